@@ -1,0 +1,1 @@
+"""Engines load a merge and answer prompts with it."""

@@ -1,0 +1,158 @@
+"""The reference engine: transformers, on a CPU or a GPU.
+
+B: prompts of a batch, T: their tokens after the shared ones, left-padded to the longest.
+"""
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers.initialization import no_init_weights
+
+from objectives.merge.recipe import MergeRecipe
+from objectives.merge.sources import Sources
+from objectives.merge.stream import MergeStream
+
+from .engine import Answer, EngineError, Prompt
+
+
+class TransformersEngine:
+    """Holds one model; `load` overwrites its weights in place."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        device: str = "cpu",
+        dtype: str = "float32",
+        batch_tokens: int = 8192,
+    ) -> None:
+        """`dtype` is what the model computes in; `batch_tokens` bounds a batch, padding and all."""
+        transformers.utils.logging.set_verbosity_error()
+        config = AutoConfig.for_model(**sources.merged_config(dtype))
+        with no_init_weights(), torch.device(device):
+            self._model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        self._model.eval().requires_grad_(False)
+        self._parameters = dict(self._model.named_parameters())
+        self._stream = MergeStream(sources)
+        self._ends = _end_tokens(config.eos_token_id)
+        self._device, self._batch_tokens = device, batch_tokens
+        self._prefixes: dict[tuple[int, ...], DynamicCache] = {}
+
+    def load(self, recipe: MergeRecipe) -> None:
+        self._prefixes.clear()
+        missing = set(self._parameters)
+        for name, tensor in self._stream.tensors(recipe):
+            live = self._parameters.get(name)
+            if live is None or live.shape != tensor.shape:
+                shape = "absent" if live is None else list(live.shape)
+                raise EngineError(
+                    f"merged tensor {name} is {list(tensor.shape)}, in the model {shape}"
+                )
+            live.copy_(tensor)
+            missing.discard(name)
+        if missing:
+            raise EngineError(f"the merge lacks {len(missing)} tensors, first {min(missing)}")
+
+    @torch.inference_mode()
+    def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        groups = defaultdict(list)
+        for i, prompt in enumerate(prompts):
+            groups[prompt.tokens[: prompt.shared], prompt.max_tokens].append(i)
+        answers: dict[int, Answer] = {}
+        for (prefix, max_tokens), members in groups.items():
+            members.sort(key=lambda i: len(prompts[i].tokens))
+            for batch in self._batches([len(prompts[i].tokens) - len(prefix) for i in members]):
+                chosen = [members[j] for j in batch]
+                replies = self._batch([prompts[i] for i in chosen], prefix, max_tokens)
+                answers.update(zip(chosen, replies, strict=True))
+        return [answers[i] for i in range(len(prompts))]
+
+    def close(self) -> None:
+        self._prefixes.clear()
+        self._parameters.clear()
+        del self._model
+        if self._device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+    def _batches(self, lengths: list[int]) -> Iterator[range]:
+        """Runs of ascending lengths that fit `batch_tokens` when padded to their last."""
+        start = 0
+        for stop, length in enumerate(lengths):
+            if stop > start and (stop + 1 - start) * length > self._batch_tokens:
+                yield range(start, stop)
+                start = stop
+        yield range(start, len(lengths))
+
+    def _batch(
+        self, prompts: list[Prompt], prefix: tuple[int, ...], max_tokens: int
+    ) -> list[Answer]:
+        own = [prompt.tokens[len(prefix) :] for prompt in prompts]
+        ids_BT, mask_BT = _left_padded(own, self._device)
+        mask_BT = torch.cat([mask_BT.new_ones(len(own), len(prefix)), mask_BT], dim=1)
+        cache = self._prefix(prefix, len(own))
+        logits = self._forward(ids_BT, mask_BT, cache)
+        logprobs = logits.log_softmax(dim=-1)
+        finite = torch.isfinite(logits).all(dim=-1)
+        steps = [logits.argmax(dim=-1)]
+        over = torch.isin(steps[0], self._ends.to(logits.device))
+        while len(steps) < max_tokens and not over.all():
+            mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(own), 1)], dim=1)
+            logits = self._forward(steps[-1][:, None], mask_BT, cache)
+            finite &= torch.isfinite(logits).all(dim=-1)
+            steps.append(logits.argmax(dim=-1))
+            over |= torch.isin(steps[-1], self._ends.to(logits.device))
+        rows = torch.stack(steps, dim=1).tolist()
+        wanted = [logprobs[b, list(prompt.options)].tolist() for b, prompt in enumerate(prompts)]
+        ends = set(self._ends.tolist())
+        return [
+            Answer(_until(row, ends), tuple(options), fine)
+            for row, options, fine in zip(rows, wanted, finite.tolist(), strict=True)
+        ]
+
+    def _forward(self, ids_BT: Tensor, mask_BT: Tensor, cache: DynamicCache) -> Tensor:
+        """Float32 logits of the next token, [B, vocabulary]."""
+        positions = (mask_BT.cumsum(dim=1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
+        output = self._model(
+            input_ids=ids_BT,
+            attention_mask=None if mask_BT.all() else mask_BT,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+    def _prefix(self, prefix: tuple[int, ...], copies: int) -> DynamicCache:
+        """A cache that holds the prefix, once for each prompt of a batch."""
+        if not prefix:
+            return DynamicCache()
+        if prefix not in self._prefixes:
+            cache = DynamicCache()
+            ids = torch.tensor([prefix], device=self._device)
+            self._forward(ids, torch.ones_like(ids), cache)
+            self._prefixes[prefix] = cache
+        batch = copy.deepcopy(self._prefixes[prefix])
+        batch.batch_repeat_interleave(copies)
+        return batch
+
+
+def _left_padded(rows: list[tuple[int, ...]], device: str) -> tuple[Tensor, Tensor]:
+    """Token ids and a mask that is 1 at tokens, both [B, T]."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask.to(device)
+
+
+def _end_tokens(ends: int | list[int] | None) -> Tensor:
+    return torch.tensor([] if ends is None else ends, dtype=torch.int64).flatten()
+
+
+def _until(row: list[int], ends: set[int]) -> tuple[int, ...]:
+    stop = next((i for i, token in enumerate(row) if token in ends), len(row))
+    return tuple(row[:stop])

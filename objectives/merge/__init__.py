@@ -1,0 +1,1 @@
+"""Recipes and sources in, merged tensors out."""

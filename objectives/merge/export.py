@@ -1,0 +1,155 @@
+"""A merge as a Hugging Face folder, through the same stream that engines are fed from."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import ExportError
+from .mergekit_yaml import to_mergekit
+from .recipe import MergeRecipe
+from .sources import Sources
+from .stream import MergeStream
+
+SHARD_BYTES = 5_000_000_000
+MERGEKIT_FILE, RECIPE_FILE = "mergekit_config.yml", "recipe.json"
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+
+def export(
+    recipe: MergeRecipe,
+    sources: Sources,
+    references: Mapping[str, str],
+    out: Path,
+    card: str,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> Path:
+    """Write weights, config, tokenizer, recipe, mergekit YAML and model card; gives the folder.
+
+    `references` says where each label's model comes from. The folder appears whole or not at
+    all. Raises ExportError.
+    """
+    out = out.resolve()
+    if out.exists() and not overwrite and (out.is_file() or any(out.iterdir())):
+        raise ExportError(f"{out} is there already; choose another folder or --overwrite")
+    beside = out.with_name(f".{out.name}.part-{os.getpid()}")
+    try:
+        beside.mkdir(parents=True)
+        _write_weights(recipe, sources, beside, shard_bytes)
+        _write_texts(recipe, sources, references, beside, card)
+        for path in beside.iterdir():
+            _sync(path)
+        if out.exists():
+            old = out.with_name(f".{out.name}.old-{os.getpid()}")
+            out.rename(old)
+            beside.rename(out)
+            shutil.rmtree(old)
+        else:
+            beside.rename(out)
+        _sync(out.parent)
+    except OSError as error:
+        raise ExportError(f"cannot write {out}: {error}") from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return out
+
+
+def _write_weights(
+    recipe: MergeRecipe, sources: Sources, folder: Path, shard_bytes: int
+) -> None:
+    itemsize = torch.empty(0, dtype=getattr(torch, recipe.dtype)).element_size()
+    sizes = {info.name: math.prod(info.shape) * itemsize for info in sources.layout}
+    shards = _planned(sizes, shard_bytes)
+    tensors = MergeStream(sources).tensors(recipe)
+    for file, names in shards.items():
+        save_file(_take(tensors, names), folder / file, metadata={"format": "pt"})
+    if len(shards) > 1:
+        index = {
+            "metadata": {"total_size": sum(sizes.values())},
+            "weight_map": {name: file for file, names in shards.items() for name in names},
+        }
+        _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _planned(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
+    """File names and the tensors that go into each, in the order of the stream."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    if len(shards) == 1:
+        return {"model.safetensors": shards[0]}
+    return {
+        f"model-{i:05}-of-{len(shards):05}.safetensors": names for i, names in enumerate(shards, 1)
+    }
+
+
+def _take(tensors: Iterator[tuple[str, Tensor]], names: list[str]) -> dict[str, Tensor]:
+    taken = {}
+    for expected in names:
+        name, tensor = next(tensors)
+        assert name == expected
+        taken[name] = tensor.contiguous()
+    return taken
+
+
+def _write_texts(
+    recipe: MergeRecipe,
+    sources: Sources,
+    references: Mapping[str, str],
+    folder: Path,
+    card: str,
+) -> None:
+    reference = sources.reference.folder
+    config = sources.merged_config(recipe.dtype)
+    _write_json(folder / "config.json", config)
+    _write_json(folder / RECIPE_FILE, recipe.to_dict())
+    tokenizer_source = "base" if recipe.base and sources.vocabularies_differ else None
+    merge = to_mergekit(recipe, references, tokenizer_source)
+    (folder / MERGEKIT_FILE).write_text(yaml.safe_dump(merge, sort_keys=False), encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    for name in _TOKENIZER_FILES:
+        if (reference / name).exists():
+            shutil.copyfile(reference / name, folder / name)
+    generation = reference / "generation_config.json"
+    if generation.exists():
+        shutil.copyfile(generation, folder / generation.name)
+    else:
+        ids = {key: config.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        _write_json(folder / generation.name, {k: v for k, v in ids.items() if v is not None})
+
+
+def _write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,61 @@
+"""Random masks that are a function of what they mask, not of when they were drawn.
+
+Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") gives every
+element of every tensor a fixed 24-bit draw, keyed by (seed, model, tensor name). An element is
+kept where its draw is below the density, so masks are nested in the density and depend neither
+on order, device or shard, nor on any other density.
+"""
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+DRAW_BITS = 24
+_ROUNDS = 10
+_MULTIPLY = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_LOW = 0xFFFFFFFF
+
+
+def key(seed: int, model: str, tensor: str) -> tuple[int, int]:
+    """The two 32-bit words of the Philox key."""
+    text = f"{seed}\0{model}\0{tensor}".encode()
+    digest = hashlib.blake2b(text, digest_size=8).digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+
+def philox(counters: Tensor, key: tuple[int, int]) -> Tensor:
+    """Four 32-bit words for each 64-bit counter, as int64 of shape [*counters.shape, 4]."""
+    c0, c1 = counters & _LOW, counters >> 32 & _LOW
+    c2 = c3 = torch.zeros_like(counters)
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        high0, low0 = _multiply(c0, _MULTIPLY[0])
+        high1, low1 = _multiply(c2, _MULTIPLY[1])
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
+    return torch.stack([c0, c1, c2, c3], dim=-1)
+
+
+def draws(key: tuple[int, int], shape: torch.Size, device: torch.device | str = "cpu") -> Tensor:
+    """A draw in [0, 2**24) for every element, int32 of the given shape.
+
+    Element i takes word i % 4 of counter i // 4, counted in row-major order.
+    """
+    count = math.prod(shape)
+    counters = torch.arange((count + 3) // 4, dtype=torch.int64, device=device)
+    words = philox(counters, key) >> (32 - DRAW_BITS)
+    return words.to(torch.int32).flatten()[:count].view(shape)
+
+
+def threshold(density: float) -> int:
+    """Draws below this are kept."""
+    return round(min(max(density, 0.0), 1.0) * 2**DRAW_BITS)
+
+
+def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
+    """High and low word of a 32 x 32 bit product: int64 wraps, its bits stay right."""
+    product = a * b
+    return product >> 32 & _LOW, product & _LOW

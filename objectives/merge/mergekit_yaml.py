@@ -1,0 +1,101 @@
+"""A recipe in mergekit's own format, which `mergekit-yaml` accepts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .recipe import MergeRecipe, slerp_pair
+
+
+def to_mergekit(
+    recipe: MergeRecipe, references: Mapping[str, str], tokenizer_source: str | None = None
+) -> dict[str, Any]:
+    """The recipe as a mergekit configuration.
+
+    `references` gives each label's folder or hub id. mergekit draws random masks of its own, so
+    for the dare methods its result has the same distribution as ours and not the same bits.
+    """
+    config: dict[str, Any] = {"merge_method": recipe.method}
+    if recipe.method == "slerp":
+        config["slices"] = _slerp_slices(recipe, references)
+    elif recipe.smooth:
+        config["models"] = _models(recipe, references)
+    else:
+        config["slices"] = _slices(recipe, references)
+    if recipe.base is not None:
+        config["base_model"] = references[recipe.base]
+    shared: dict[str, Any] = {} if recipe.method == "slerp" else {"normalize": recipe.normalize}
+    if recipe.scale != 1.0:
+        shared["lambda"] = recipe.scale
+    config["parameters"] = shared | {"int8_mask": True}
+    config["dtype"], config["out_dtype"] = "float32", recipe.dtype
+    if tokenizer_source is not None:
+        config["tokenizer_source"] = tokenizer_source
+    return config
+
+
+def _slices(recipe: MergeRecipe, references: Mapping[str, str]) -> list[dict[str, Any]]:
+    slices = []
+    for knot, layers in enumerate(_layer_ranges(recipe)):
+        sources: list[dict[str, Any]] = []
+        for m, model in enumerate(recipe.models):
+            values = {
+                name: _filtered(recipe, [values_KMF[knot][m][f] for f in _sets(recipe)])
+                for name, values_KMF in recipe.values.items()
+            }
+            sources.append(
+                {"model": references[model], "layer_range": layers, "parameters": values}
+            )
+        if recipe.base is not None and recipe.base not in recipe.models:
+            sources.append({"model": references[recipe.base], "layer_range": layers})
+        slices.append({"sources": sources})
+    return slices
+
+
+def _models(recipe: MergeRecipe, references: Mapping[str, str]) -> list[dict[str, Any]]:
+    models: list[dict[str, Any]] = []
+    for m, model in enumerate(recipe.models):
+        values = {
+            name: _filtered(
+                recipe, [_line([knot[m][f] for knot in values_KMF]) for f in _sets(recipe)]
+            )
+            for name, values_KMF in recipe.values.items()
+        }
+        models.append({"model": references[model], "parameters": values})
+    if recipe.base is not None and recipe.base not in recipe.models:
+        models.append({"model": references[recipe.base]})
+    return models
+
+
+def _slerp_slices(recipe: MergeRecipe, references: Mapping[str, str]) -> list[dict[str, Any]]:
+    slices = []
+    for knot, layers in enumerate(_layer_ranges(recipe)):
+        first, second, t = slerp_pair(tuple(model[0] for model in recipe.values["t"][knot]))
+        pair = [references[recipe.models[i]] for i in (first, second)]
+        slices.append(
+            {
+                "sources": [{"model": model, "layer_range": layers} for model in pair],
+                "base_model": pair[0],
+                "parameters": {"t": t},
+            }
+        )
+    return slices
+
+
+def _layer_ranges(recipe: MergeRecipe) -> list[list[int]]:
+    step = recipe.num_layers // len(next(iter(recipe.values.values())))
+    return [[start, start + step] for start in range(0, recipe.num_layers, step)]
+
+
+def _sets(recipe: MergeRecipe) -> range:
+    return range(len(recipe.filters) + 1)
+
+
+def _filtered(recipe: MergeRecipe, values: list[Any]) -> Any:
+    if not recipe.filters:
+        return values[0]
+    names = [*recipe.filters, None]
+    return [{"filter": name, "value": v} for name, v in zip(names, values, strict=True)]
+
+
+def _line(values: list[float]) -> Any:
+    return values[0] if len(values) == 1 else values

@@ -1,0 +1,109 @@
+"""Merge methods. Each takes tensors and gives a tensor: no files, no names, no config.
+
+M: source models, *: the shape of the tensor being merged. All arithmetic is float32.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+NOTHING = 1e-7
+"""An L1 sum below this is not divided by."""
+
+
+def linear(tensors_M: Sequence[Tensor], weights: Sequence[float], normalize: bool) -> Tensor:
+    """The weighted sum, or mean (Wortsman et al. 2022, "Model soups")."""
+    mixed = sum_of(tensors_M, weights)
+    return mixed / sum(weights) if normalize else mixed
+
+
+def task_arithmetic(
+    base: Tensor,
+    deltas_M: Sequence[Tensor],
+    weights: Sequence[float],
+    normalize: bool = False,
+    scale: float = 1.0,
+) -> Tensor:
+    """Add the weighted deltas (Ilharco et al. 2023, section 2)."""
+    mixed = sum_of(deltas_M, weights)
+    if normalize:
+        total = sum(weights)
+        mixed = mixed / (total if abs(total) >= 1e-8 else 1.0)
+    return base + scale * mixed
+
+
+def ties(
+    base: Tensor,
+    deltas_M: Sequence[Tensor],
+    weights: Sequence[float],
+    normalize: bool = True,
+    scale: float = 1.0,
+) -> Tensor:
+    """Add the weighted deltas that agree with the sign of their sum (Yadav et al. 2023, 3.2).
+
+    A sum of zero counts as positive. Trimmed or masked deltas are zero and agree with nothing.
+    """
+    weighted_M = torch.stack([d * w for d, w in zip(deltas_M, weights, strict=True)])
+    majority = torch.where(weighted_M.sum(dim=0) >= 0, 1.0, -1.0)
+    agrees_M = weighted_M.sign() == majority
+    mixed = (weighted_M * agrees_M).sum(dim=0)
+    if normalize:
+        column = torch.tensor(weights, device=base.device).view(-1, *[1] * base.ndim)
+        divisor = (column * agrees_M).sum(dim=0)
+        mixed = mixed / torch.where(divisor == 0, 1.0, divisor)
+    return base + scale * mixed
+
+
+def trim(delta: Tensor, density: float) -> Tensor:
+    """Keep the largest entries, a share `density` of them (Yadav et al. 2023, 3.1).
+
+    All entries as large as the smallest one kept stay, so equal magnitudes share one fate.
+    """
+    if density >= 1 or delta.numel() == 0:
+        return delta
+    if density <= 0:
+        return torch.zeros_like(delta)
+    kept = max(1, int(density * delta.numel()))
+    magnitudes = delta.abs()
+    smallest = magnitudes.flatten().kthvalue(delta.numel() - kept + 1).values
+    return delta * (magnitudes >= smallest)
+
+
+def drop_and_rescale(delta: Tensor, kept: Tensor) -> Tensor:
+    """Zero the entries that are not kept and restore the L1 norm (Yu et al. 2024, DARE).
+
+    mergekit's form: the factor is the ratio of the L1 sums, not 1 / density.
+    """
+    masked = delta * kept
+    before, after = delta.abs().sum(), masked.abs().sum()
+    lost = (before < NOTHING) | (after < NOTHING)
+    return masked * torch.where(lost, 1.0, before / torch.where(lost, 1.0, after))
+
+
+def slerp(first: Tensor, second: Tensor, t: float) -> Tensor:
+    """Go the share t along the arc from the first tensor to the second (Shoemake 1985).
+
+    Nearly parallel tensors (|cosine| above 0.9995) are interpolated linearly.
+    """
+    a, b = first.flatten(), second.flatten()
+    cosine = float(torch.dot(a / _norm(a), b / _norm(b)).clamp(-1, 1))
+    if abs(cosine) > 0.9995:
+        return (1 - t) * first + t * second
+    angle = torch.acos(torch.tensor(cosine))
+    share_first = torch.sin((1 - t) * angle) / torch.sin(angle)
+    share_second = torch.sin(t * angle) / torch.sin(angle)
+    return share_first * first + share_second * second
+
+
+def sum_of(tensors_M: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The weighted sum, in the order given."""
+    total = torch.zeros_like(tensors_M[0])
+    for tensor, weight in zip(tensors_M, weights, strict=True):
+        total = total + weight * tensor
+    return total
+
+
+def _norm(vector: Tensor) -> Tensor:
+    norm = torch.linalg.vector_norm(vector)
+    return torch.where(norm > 1e-8, norm, 1.0)

@@ -1,0 +1,121 @@
+"""Answers into scores: task means, the weighted objective, and its error.
+
+Q: questions of one task.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.engines.engine import Answer, Engine, Prompt
+from objectives.tasks.task import Task, Tokenizer
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """One trial's scores of one task, question by question, in the order of the questions."""
+
+    weight: float
+    right_Q: Floats
+    """How right each answer was, 0 to 1: what is reported and searched."""
+    soft_Q: Floats
+    """The probability of a right answer, 0 to 1."""
+    broken: int = 0
+    """Answers in which the model gave NaN or infinity; they count as the worst."""
+
+    @property
+    def mean(self) -> float:
+        return float(self.right_Q.mean(dtype=np.float64))
+
+    @property
+    def soft(self) -> float:
+        return float(self.soft_Q.mean(dtype=np.float64))
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean over questions; infinite for a single question."""
+        if len(self.right_Q) < 2:
+            return math.inf
+        return float(self.right_Q.std(ddof=1, dtype=np.float64)) / math.sqrt(len(self.right_Q))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One trial's scores of every task."""
+
+    tasks: Mapping[str, TaskScores]
+
+    @property
+    def value(self) -> float:
+        """The objective: the weighted sum of the tasks' means, as in mergekit-evolve."""
+        return sum(task.weight * task.mean for task in self.tasks.values())
+
+    @property
+    def soft(self) -> float:
+        return sum(task.weight * task.soft for task in self.tasks.values())
+
+    @property
+    def error(self) -> float:
+        """The standard error of the objective over questions."""
+        return math.sqrt(sum((task.weight * task.error) ** 2 for task in self.tasks.values()))
+
+    @property
+    def broken(self) -> int:
+        return sum(task.broken for task in self.tasks.values())
+
+
+class Exam:
+    """The questions of every task, tokenised once and asked as often as there are merges."""
+
+    def __init__(self, tasks: Sequence[Task], tokenizer: Tokenizer) -> None:
+        """Raises TaskError where a task's prompts do not suit the tokenizer."""
+        self.tasks, self._tokenizer = tuple(tasks), tokenizer
+        self._prompts = [task.prompts(tokenizer) for task in self.tasks]
+
+    @property
+    def questions(self) -> int:
+        return sum(map(len, self._prompts))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt and its answer."""
+        return max((len(p.tokens) + p.max_tokens for ps in self._prompts for p in ps), default=0)
+
+    def digests(self) -> dict[str, str]:
+        """For each task the number of its questions and a hash of labels and prompts."""
+        texts = {}
+        for task, prompts in zip(self.tasks, self._prompts, strict=True):
+            digest = hashlib.blake2b(digest_size=6)
+            for question, prompt in zip(task.questions, prompts, strict=True):
+                digest.update(repr((question.labels, prompt)).encode())
+            texts[task.name] = f"{len(prompts)} ({digest.hexdigest()})"
+        return texts
+
+    def ask(self, engine: Engine) -> Scores:
+        """Scores of the merge that the engine holds. Raises EngineError."""
+        answers = iter(engine.answer([p for prompts in self._prompts for p in prompts]))
+        return Scores(
+            {
+                task.name: self._scored(task, prompts, [next(answers) for _ in prompts])
+                for task, prompts in zip(self.tasks, self._prompts, strict=True)
+            }
+        )
+
+    def _scored(self, task: Task, prompts: list[Prompt], answers: list[Answer]) -> TaskScores:
+        worst = 0.0 if task.weight >= 0 else 1.0
+        right, soft = [], []
+        for question, prompt, answer in zip(task.questions, prompts, answers, strict=True):
+            if not answer.finite:
+                right.append(worst)
+                soft.append(worst)
+                continue
+            right.append(task.score(question, prompt, answer, self._tokenizer))
+            soft.append(task.soft(question, answer))
+        broken = sum(not answer.finite for answer in answers)
+        return TaskScores(task.weight, np.float32(right), np.float32(soft), broken)

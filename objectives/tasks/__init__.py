@@ -1,0 +1,1 @@
+"""Tasks turn question files into prompts, and answers into scores."""

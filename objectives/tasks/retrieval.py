@@ -1,0 +1,87 @@
+"""Retrieval: pick the (mostly three) right ones of a numbered list."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from objectives.engines.engine import Answer, Prompt
+
+from .data import BadRow, Row, question_of
+from .multiple_choice import Scorer
+from .prompts import Template, prompts
+from .task import Question, Tokenizer
+
+PICKED = 3
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    name: str
+    weight: float
+    questions: tuple[Question, ...]
+    template: Template
+    max_tokens: int = 7
+    scorer: Scorer = "official"
+
+    def only(self, questions: Sequence[Question]) -> "Retrieval":
+        """The same task with these questions."""
+        return dataclasses.replace(self, questions=tuple(questions))
+
+    def prompts(self, tokenizer: Tokenizer) -> list[Prompt]:
+        return prompts(
+            self.name, self.questions, self.template, tokenizer, self.max_tokens, "{},".format
+        )
+
+    def score(
+        self, question: Question, prompt: Prompt, answer: Answer, tokenizer: Tokenizer
+    ) -> float:
+        """hit@3, or with the exact scorer 1 where the answer is the labels and nothing else."""
+        picked = picks(tokenizer.decode(answer.tokens, skip_special_tokens=True))
+        if self.scorer == "exact":
+            return float(sorted(picked) == list(question.labels))
+        hits = set(picked[:PICKED]) & set(question.labels)
+        return len(hits) / len(question.labels)
+
+    def soft(self, question: Question, answer: Answer) -> float:
+        """The probability that the first token begins a label.
+
+        Labels that begin with the same token (1 and 10, where digits are tokens) share it.
+        """
+        starts: dict[float, float] = {}
+        for label in question.labels:
+            logprob = answer.logprobs[question.options.index(label)]
+            starts[logprob] = math.exp(logprob)
+        return min(1.0, sum(starts.values()))
+
+
+def picks(text: str) -> list[int]:
+    """KDD Cup 2024's parser: digits, commas and spaces are kept, commas separate.
+
+    Repeats stay, and so use up picks; what is no number between commas is passed over.
+    """
+    kept = "".join(c for c in text if c.isdecimal() or c in ", ")
+    return [int(part) for part in kept.split(",") if part.strip().isdecimal()]
+
+
+def parse(row: Row) -> Question:
+    """A row of a question file. Raises BadRow."""
+    return question_of(row, _labels)
+
+
+def _labels(raw: Any) -> tuple[int, ...]:
+    if isinstance(raw, int) and not isinstance(raw, bool):
+        raw = [raw]
+    if isinstance(raw, str):
+        if not re.fullmatch(r"[\s\[(]*\d+(?:[\s,;]+\d+)*[\s\])]*", raw):
+            raise BadRow(f"output_field {raw!r} is not a list of numbers such as 1,4,9")
+        raw = re.findall(r"\d+", raw)
+    try:
+        labels = tuple(sorted(int(item) for item in raw))
+    except (TypeError, ValueError):
+        raise BadRow(f"output_field {raw!r} is not a list of numbers") from None
+    if len(set(labels)) < len(labels):
+        raise BadRow(f"output_field {raw!r} names a candidate twice")
+    return labels

@@ -1,0 +1,1 @@
+"""What survives a crash: studies, trials and answers, in SQLite or Postgres."""

@@ -1,0 +1,181 @@
+"""Opens databases and the studies in them, and refuses what does not fit together."""
+
+import contextlib
+import fcntl
+import hashlib
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import optuna
+from optuna.storages import RDBStorage
+from sqlalchemy import Engine, create_engine, event, inspect, text
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+
+from .url import StorageError, redacted, sqlite_path
+
+FINGERPRINT = "fingerprint"
+_OPTUNA_TABLES = {"studies", "trials", "version_info"}
+_CONNECT_SECONDS = 10
+
+
+class StudyMismatch(Exception):
+    """A stored study of this name has other contents: the differences are listed."""
+
+
+class StudyBusy(Exception):
+    """Another process runs this study."""
+
+
+def open_storage(url: str, create: bool = True) -> RDBStorage:
+    """Optuna's storage at a URL; with `create` its tables are made. Raises StorageError."""
+    path = sqlite_path(url)
+    if path is not None:
+        _prepare_file(path, create)
+    seconds = {"timeout": 60} if path is not None else {"connect_timeout": _CONNECT_SECONDS}
+    options = {"pool_pre_ping": True, "connect_args": seconds}
+    try:
+        engine = create_engine(url, **options)
+        with contextlib.closing(engine.connect()):
+            _check_tables(url, engine, create)
+        engine.dispose()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = RDBStorage(url, engine_kwargs=options)
+    except StorageError:
+        raise
+    except (SQLAlchemyError, OSError, sqlite3.Error, RuntimeError) as error:
+        raise StorageError(f"cannot use {redacted(url)}: {_cause(error)}") from None
+    if path is not None:
+        event.listen(storage.engine, "connect", _enforce_foreign_keys)
+        storage.engine.dispose()
+    return storage
+
+
+def create_study(storage: RDBStorage, name: str) -> optuna.Study:
+    """The study of this name, made if it is not there."""
+    return optuna.create_study(
+        storage=storage, study_name=name, direction="maximize", load_if_exists=True
+    )
+
+
+def stored_fingerprint(study: optuna.Study) -> dict[str, str]:
+    """What was stored by `hold_fingerprint`; empty for a new study."""
+    return dict(study.user_attrs.get(FINGERPRINT, {}))
+
+
+def hold_fingerprint(study: optuna.Study, fingerprint: Mapping[str, str]) -> None:
+    """Store a new study's fingerprint, or compare. Raises StudyMismatch where they differ.
+
+    A fingerprint says what a study searches over and by which rules, each entry a short text.
+    """
+    stored, name = stored_fingerprint(study), study.study_name
+    if not stored and not study.get_trials(deepcopy=False):
+        study.set_user_attr(FINGERPRINT, dict(fingerprint))
+        return
+    if not stored:
+        raise StudyMismatch(
+            f"the stored study {name} was not made by this project; choose another study.name"
+        )
+    if differences := _differences(stored, fingerprint):
+        listed = "\n".join(f"  {line}" for line in differences)
+        raise StudyMismatch(
+            f"the stored study {name} has other contents, so it is not resumed:\n{listed}\n"
+            "put them back, or choose another study.name"
+        )
+
+
+def find_study(storage: RDBStorage, name: str) -> optuna.Study:
+    """A study that is there. Raises StorageError where it is not."""
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        known = sorted(study.study_name for study in storage.get_all_studies())
+        there = f"; there are {', '.join(known[:5])}" if known else ""
+        raise StorageError(f"no study {name} in {redacted(storage.url)}{there}") from None
+
+
+@contextlib.contextmanager
+def sole_run(storage: RDBStorage, name: str) -> Iterator[None]:
+    """Hold the right to run a study; it ends with the process, however that ends.
+
+    Raises StudyBusy where another process holds it.
+    """
+    path = sqlite_path(storage.url)
+    hold = _postgres_lock(storage.engine, name) if path is None else _file_lock(path, name)
+    with hold:
+        yield
+
+
+@contextlib.contextmanager
+def _file_lock(path: Path, name: str) -> Iterator[None]:
+    with path.with_name(f"{path.name}-{_number(name):x}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StudyBusy(f"study {name} is being run by another process") from None
+        yield
+
+
+@contextlib.contextmanager
+def _postgres_lock(engine: Engine, name: str) -> Iterator[None]:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        taken = connection.execute(
+            text("SELECT pg_try_advisory_lock(:number)"), {"number": _number(name)}
+        )
+        if not taken.scalar():
+            raise StudyBusy(f"study {name} is being run by another process")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(DBAPIError):  # a lost connection has given the lock back
+                connection.execute(
+                    text("SELECT pg_advisory_unlock(:number)"), {"number": _number(name)}
+                )
+
+
+def _number(name: str) -> int:
+    digest = hashlib.blake2b(f"merge study {name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _prepare_file(path: Path, create: bool) -> None:
+    """Make the folder and turn on write-ahead logging. Raises StorageError."""
+    if not path.exists() and not create:
+        raise StorageError(f"there is no database {path}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+    except (OSError, sqlite3.Error) as error:
+        raise StorageError(f"cannot use {path} as a SQLite database: {error}") from None
+
+
+def _check_tables(url: str, engine: Engine, create: bool) -> None:
+    tables = set(inspect(engine).get_table_names())
+    if tables >= _OPTUNA_TABLES or (create and not tables):
+        return
+    if not tables:
+        raise StorageError(f"{redacted(url)} holds no studies yet")
+    raise StorageError(
+        f"{redacted(url)} is no Optuna database: it holds {', '.join(sorted(tables)[:3])}; "
+        "give the study a database of its own"
+    )
+
+
+def _enforce_foreign_keys(connection: sqlite3.Connection, _: object) -> None:
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _differences(stored: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
+    lines = [
+        f"{key}: {stored.get(key, 'nothing')} stored, {given.get(key, 'nothing')} now"
+        for key in sorted(stored.keys() | given.keys())
+        if stored.get(key) != given.get(key)
+    ]
+    return lines if len(lines) <= 8 else [*lines[:8], f"and {len(lines) - 8} more"]
+
+
+def _cause(error: Exception) -> str:
+    """What the driver said, in one line."""
+    original = error.orig if isinstance(error, OperationalError | DBAPIError) else None
+    return " ".join(str(original or error).split())

@@ -1,0 +1,74 @@
+"""What the commands share: logs on stderr, and expected errors as one message without traceback."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+ConfigPath = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="study.yaml or evol_merge_config.yaml")
+]
+StorageUrl = Annotated[
+    str | None, typer.Option("--storage", metavar="URL", help="database in place of the config's")
+]
+BAD_INPUT, ENGINE_FAILED = 2, 3
+
+log_console = Console(stderr=True)
+
+
+def application(command: Any) -> typer.Typer:
+    """A command line of one command."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    return app
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Turn the errors a user can cause into `error: ...` and exit code 2."""
+    from objectives.engines.engine import EngineError
+    from objectives.merge.errors import ExportError, SourceError
+    from objectives.tasks.data import QuestionError
+    from objectives.tasks.task import TaskError
+    from storage.studies import StudyBusy, StudyMismatch
+    from storage.url import StorageError
+
+    from .config import ConfigError
+
+    bad_input = (
+        ConfigError,
+        ExportError,
+        QuestionError,
+        SourceError,
+        StorageError,
+        StudyBusy,
+        StudyMismatch,
+        TaskError,
+    )
+    try:
+        yield
+    except bad_input as error:
+        fail(error)
+    except EngineError as error:
+        fail(error, ENGINE_FAILED)
+
+
+def fail(error: object, code: int = BAD_INPUT) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def start_logging() -> None:
+    handler: logging.Handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    if log_console.is_terminal:
+        handler = RichHandler(console=log_console, show_path=False, show_level=False)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in ("study", "objectives", "storage", "__main__"):
+        logging.getLogger(name).setLevel(logging.INFO)

@@ -1,0 +1,338 @@
+"""study.yaml (or an evol_merge_config.yaml) in, a frozen StudyConfig out, or a ConfigError.
+
+The file is a superset of mergekit-evolve's: `genome`, `tasks` and the options beside them mean
+what they mean there; `study`, `space` and `engine` are ours. Paths are relative to the file.
+"""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from objectives.merge.recipe import METHODS
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used: names the file, the key, and what would be right."""
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not a truth value")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_number)]
+
+
+class Section(BaseModel):
+    """A mapping of the file: frozen, and a key it does not know is an error with a suggestion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_every_key(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        unknown = [f"{key}: {_unknown(str(key), known)}" for key in data if key not in known]
+        if unknown:
+            raise ValueError("\n".join(unknown))
+        return data
+
+
+class GenomeConfig(Section):
+    """What is merged with what, exactly as in mergekit-evolve."""
+
+    models: tuple[str, ...]
+    """Folders relative to the file, or hub ids; `id@revision` pins one."""
+    merge_method: str
+    base_model: str | None = None
+    layer_granularity: Whole = Field(default=0, ge=0)
+    """Layers per block; 0 makes all layers one block."""
+    allow_negative_weights: bool = False
+    normalize: bool | None = None
+    """None takes the method's default: true for ties, dare_ties and linear."""
+    filters: tuple[str, ...] | None = None
+    """Texts in tensor names; each gets parameters of its own, the first match wins."""
+    smooth: bool = False
+    """Interpolate linearly between blocks."""
+    tokenizer_source: Literal["base"] | None = None
+    """The merge keeps the base's vocabulary; other sources are not there yet."""
+
+    @field_validator("merge_method")
+    @classmethod
+    def _known_method(cls, name: str) -> str:
+        if name not in METHODS:
+            raise ValueError(f"unknown method {name}{_closest(name, METHODS)}; {_one_of(METHODS)}")
+        return name
+
+    @field_validator("models")
+    @classmethod
+    def _several_models(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        if len(models) < 2:
+            raise ValueError(f"at least 2 models are needed, not {len(models)}")
+        if len(set(models)) < len(models):
+            raise ValueError("a model stands there twice")
+        return models
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> Self:
+        if METHODS[self.merge_method].needs_base and self.base_model is None:
+            raise ValueError(f"base_model: {self.merge_method} needs one")
+        if self.merge_method == "slerp" and (self.smooth or self.filters):
+            raise ValueError("merge_method: slerp takes neither smooth nor filters")
+        return self
+
+
+class Range(Section):
+    """Where a parameter is searched; in the file `[low, high]` or a mapping."""
+
+    low: Number
+    high: Number
+    start: Number | None = None
+    """Where the search begins; None is the middle."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_pair(cls, data: Any) -> Any:
+        if isinstance(data, list | tuple):
+            if len(data) != 2:
+                raise ValueError("must be [low, high]")
+            return {"low": data[0], "high": data[1]}
+        return data
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        if self.start is not None and not self.low <= self.start <= self.high:
+            raise ValueError(f"start {self.start:g} is outside {self.low:g} to {self.high:g}")
+        return self
+
+
+class SpaceConfig(Section):
+    """The bounds of the search. docs/search.md says how the defaults were chosen."""
+
+    weight: Range | None = None
+    """None is 0 to 1.4, or -0.4 to 1.4 where negative weights are allowed."""
+    density: Range = Range(low=0.4, high=1.0)
+    t: Range = Range(low=0.0, high=1.0)
+    """slerp's preference for each model: a softmax over the top two."""
+    scale: Range | None = Field(default=None, alias="lambda")
+    """Search `lambda` too, one number for the whole merge; None keeps it 1."""
+
+    @field_validator("density")
+    @classmethod
+    def _a_share(cls, density: Range) -> Range:
+        if density.low <= 0 or density.high > 1:
+            raise ValueError("must stay above 0 and at most 1")
+        return density
+
+
+class StudySection(Section):
+    """The study itself."""
+
+    name: str | None = Field(default=None, min_length=1, pattern=r"^[\w.+-]+$")
+    """None takes the file's name."""
+    storage: str | None = None
+    """A database URL; None is SQLite in runs/<name>/study.db under the current folder."""
+    trials: Whole = Field(default=1000, ge=1)
+    """Search trials to finish; baselines come on top."""
+    seed: Whole = Field(default=0, ge=0)
+    population: Whole | None = Field(default=None, gt=2)
+    """CMA-ES population; None takes 4 + floor(3 ln n), twice that beyond 350 trials."""
+    sigma: Number = Field(default=1 / 6, gt=0, le=1)
+    """First step size, as a share of each parameter's range."""
+    held_out: Number = Field(default=0.25, ge=0, lt=1)
+    """Share of the questions that the search never sees."""
+
+
+class EngineConfig(Section):
+    """What runs the merges."""
+
+    kind: Literal["auto", "transformers"] = "auto"
+    device: str | None = None
+    """A torch device; None is cuda where there is one, else cpu."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """What the model computes in; None is bfloat16 on a GPU and float32 on a CPU."""
+    batch_tokens: Whole = Field(default=8192, ge=1)
+
+
+class TaskConfig(Section):
+    """One task. A bare name is looked up as NAME.yaml beside the file."""
+
+    name: str = Field(min_length=1)
+    weight: Number = 1.0
+    """Share in the objective; a negative one minimises the task's score."""
+    metric: Literal["acc,none"] = "acc,none"
+    kind: Literal["multiple_choice", "retrieval"] | None = None
+    data: Path | None = None
+    prompt: str | None = None
+    """A template's name or file; None takes the kind's own."""
+    scorer: Literal["official", "exact"] = "official"
+    max_tokens: Whole | None = Field(default=None, ge=1)
+    """None is 1 for multiple choice and 7 for retrieval."""
+    on_bad: Literal["refuse", "skip"] = "refuse"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+
+class StudyConfig(Section):
+    """A whole file."""
+
+    genome: GenomeConfig
+    tasks: tuple[TaskConfig, ...]
+    limit: Whole | None = Field(default=None, ge=1)
+    """At most this many search questions a task."""
+    num_fewshot: Whole | None = Field(default=None, ge=0)
+    """How many of the template's examples stand in a prompt; None is all."""
+    shuffle: bool = False
+    """Let the seed choose which questions `limit` leaves."""
+    random_init: bool = False
+    """Start the search at a random point instead of the uniform merge."""
+    apply_chat_template: Literal[False] | None = None
+    fewshot_as_multiturn: Literal[False] | None = None
+    study: StudySection = StudySection()
+    space: SpaceConfig = SpaceConfig()
+    engine: EngineConfig = EngineConfig()
+    folder: Path = Field(default=Path(), exclude=True)
+
+    @field_validator("tasks")
+    @classmethod
+    def _some_tasks(cls, tasks: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
+        if not tasks:
+            raise ValueError("at least one task is needed")
+        names = [task.name for task in tasks]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"{twice} stands there twice")
+        if not any(task.weight for task in tasks):
+            raise ValueError("all weights are 0")
+        return tasks
+
+    @field_validator("apply_chat_template", "fewshot_as_multiturn", mode="before")
+    @classmethod
+    def _templates_only(cls, value: Any) -> Any:
+        if value is True:
+            raise ValueError("is not there for native tasks: their template is used as it stands")
+        return value
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        weight = self.space.weight
+        if weight and weight.low < 0 and not self.genome.allow_negative_weights:
+            raise ValueError("space.weight: below 0 needs genome.allow_negative_weights: true")
+        return self
+
+    @property
+    def name(self) -> str:
+        assert self.study.name is not None
+        return self.study.name
+
+
+def load_config(path: Path, task_folders: Iterable[Path] = ()) -> StudyConfig:
+    """Read and check a file; tasks without a kind are looked up. Raises ConfigError."""
+    data = _mapping(path)
+    folder = path.resolve().parent
+    if isinstance(data.get("tasks"), list):
+        places = [*task_folders, folder, folder / "tasks"]
+        data["tasks"] = [_resolved(path, task, places) for task in data["tasks"]]
+    if isinstance(data.setdefault("study", {}) or {}, dict):
+        data["study"] = {"name": path.stem} | (data["study"] or {})
+    try:
+        return StudyConfig.model_validate(data | {"folder": folder})
+    except ValidationError as error:
+        raise ConfigError(_message(path, error)) from None
+
+
+def _resolved(path: Path, task: Any, places: list[Path]) -> Any:
+    """The task with the kind, data and prompt of its own file, where it has none inline."""
+    given = {"name": task} if isinstance(task, str) else task
+    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+        return task
+    if "kind" in given:
+        if given.get("data") is None:
+            raise ConfigError(f"{path}: tasks.{given['name']}: data: a question file is needed")
+        return given | {"data": path.resolve().parent / str(given["data"])}
+    found = next((p for p in (f / f"{given['name']}.yaml" for f in places) if p.exists()), None)
+    if found is None:
+        raise ConfigError(
+            f"{path}: tasks.{given['name']}: has no kind and data, and there is no "
+            f"{given['name']}.yaml beside it (tasks of lm-eval cannot be run yet)"
+        )
+    own = _mapping(found)
+    if "kind" not in own or "data" not in own:
+        raise ConfigError(f"{found}: a task file needs kind and data (lm-eval's cannot be run yet)")
+    folder = found.resolve().parent
+    own["data"] = folder / str(own["data"])
+    if (folder / str(own.get("prompt"))).is_file():
+        own["prompt"] = str(folder / str(own["prompt"]))
+    return own | given
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.YAMLError(f"key {twice} stands twice, line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} is not a study: it must be a mapping with genome and tasks")
+    return data
+
+
+def _message(path: Path, error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"])
+        text = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "missing":
+            text = "is missing"
+        for line in text.split("\n"):
+            joint = "." if place and ": " in line and problem["type"] == "value_error" else ": "
+            lines.append(f"{place}{joint}{line}" if place else line)
+    if len(lines) == 1:
+        return f"{path}: {lines[0]}"
+    return f"{path} is not a valid study:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    return f"unknown key{_closest(key, known) or '; ' + _one_of(known)}"
+
+
+def _closest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _one_of(known: Iterable[str]) -> str:
+    return "known are " + ", ".join(known)

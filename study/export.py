@@ -1,0 +1,93 @@
+"""python -m study.export CONFIG --out DIR: write a trial's merge as a Hugging Face folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .command import ConfigPath, StorageUrl, application, reported, start_logging
+
+if TYPE_CHECKING:
+    from storage.trials import TrialRecord
+
+    from .setup import Setup
+
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="folder to write")]
+TrialChoice = Annotated[
+    str, typer.Option("--trial", metavar="best|N", help="which trial's merge to write")
+]
+Overwrite = Annotated[bool, typer.Option(help="replace the folder if it is there")]
+
+
+def export(
+    config: ConfigPath,
+    out: Out,
+    trial: TrialChoice = "best",
+    storage: StorageUrl = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a trial's merge as a Hugging Face folder, with its recipe and a model card."""
+    start_logging()
+    with reported():
+        print(_export(config, out, trial, storage, overwrite))
+
+
+def _export(path: Path, out: Path, trial: str, storage: str | None, overwrite: bool) -> Path:
+    from storage.answers import Answers
+    from storage.studies import find_study, open_storage
+    from storage.trials import Trials
+    from storage.url import storage_url
+
+    from .config import load_config
+
+    config = load_config(path)
+    url = storage_url(
+        storage or config.study.storage, config.name, Path() if storage else config.folder
+    )
+    database = open_storage(url, create=False)
+    study = find_study(database, config.name)
+    from .card import model_card
+    from .setup import build, check_fingerprint
+    from .summary import stored_lines
+
+    setup = build(config)
+    check_fingerprint(setup, study)
+    records = Trials(study).all()
+    chosen = choose(records, trial)
+    lines = stored_lines(records, setup.genome, Answers(database.engine))
+    return export_trial(setup, chosen, out, model_card(setup, chosen, lines), overwrite)
+
+
+def choose(records: "list[TrialRecord]", trial: str) -> "TrialRecord":
+    """The trial that --trial names. Raises ConfigError."""
+    from storage.trials import best_merge
+
+    from .config import ConfigError
+
+    if trial == "best":
+        best = best_merge(records)
+        if best is None:
+            raise ConfigError("--trial best: no merge has been scored yet")
+        return best
+    found = next((r for r in records if str(r.number) == trial), None)
+    if found is None:
+        raise ConfigError(f"--trial {trial}: must be best or a number up to {len(records) - 1}")
+    if not found.complete:
+        raise ConfigError(f"--trial {trial}: that trial is {found.state.name.lower()}, not scored")
+    return found
+
+
+def export_trial(
+    setup: "Setup", record: "TrialRecord", out: Path, card: str, overwrite: bool = False
+) -> Path:
+    """Write the merge that a trial scored; gives the folder. Raises ExportError."""
+    from objectives.merge.export import export as write
+
+    from .summary import recipe_of
+
+    recipe = recipe_of(record, setup.genome)
+    return write(recipe, setup.sources, setup.locations, out, card, overwrite)
+
+
+if __name__ == "__main__":
+    application(export)()

@@ -1,0 +1,169 @@
+"""Our Optuna sampler: CMA-ES replayed from the stored trials.
+
+The trial in slot k of generation g is a function of (seed, g, k) and of the scores of the
+generations before it. Nothing but trials is stored, so an interrupted study proposes what an
+uninterrupted one does, and a trial that failed is proposed again in its place.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from cmaes import CMA
+from numpy.typing import NDArray
+from optuna import Study
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+from threadpoolctl import threadpool_limits
+
+from .config import Range
+
+GENERATION, SLOT = "generation", "slot"
+"""The trial attributes that hold a place."""
+
+
+class Place(NamedTuple):
+    """Where in the search a trial stands."""
+
+    generation: int
+    slot: int
+
+
+class Replay:
+    """CMA-ES as a function of finished trials. Coordinates are shares of each range, 0 to 1."""
+
+    def __init__(
+        self, space: Mapping[str, Range], seed: int, population: int, sigma: float, start: Sequence[float]
+    ) -> None:
+        self._space, self._seed, self.population, self._sigma = space, seed, population, sigma
+        self._start = np.array(start, dtype=np.float64)
+        self._rewind()
+
+    def propose(
+        self, place: Place, finished: Mapping[Place, tuple[Mapping[str, float], float]]
+    ) -> dict[str, float]:
+        """Parameters for a place, given (parameters, value) of at least all earlier generations."""
+        with threadpool_limits(1):  # the last bits of an eigenvector hang on the thread count
+            if place.generation < self._cma.generation:
+                self._rewind()
+            while self._cma.generation < place.generation:
+                self._tell(self._cma.generation, finished)
+            self._cma.reseed_rng(_seed_of(self._seed, place))
+            return self._scaled(self._cma.ask())
+
+    def next_place(self, taken: Collection[Place], finished: Collection[Place]) -> Place | None:
+        """The first free place of the generation under way; None while all of it is running."""
+        generation = generation_of(finished, self.population)
+        places = (Place(generation, slot) for slot in range(self.population))
+        return next((place for place in places if place not in taken), None)
+
+    def _rewind(self) -> None:
+        bounds = np.array([[0.0, 1.0]] * len(self._space))
+        self._cma = CMA(self._start.copy(), self._sigma, bounds, population_size=self.population)
+
+    def _tell(
+        self, generation: int, finished: Mapping[Place, tuple[Mapping[str, float], float]]
+    ) -> None:
+        solutions = []
+        for slot in range(self.population):
+            params, value = finished[Place(generation, slot)]
+            solutions.append((self._shares(params), -value))
+        self._cma.tell(solutions)
+
+    def _scaled(self, shares: NDArray[np.float64]) -> dict[str, float]:
+        params = {}
+        for share, (name, range_) in zip(shares, self._space.items(), strict=True):
+            value = range_.low + float(share) * (range_.high - range_.low)
+            params[name] = min(max(value, range_.low), range_.high)
+        return params
+
+    def _shares(self, params: Mapping[str, float]) -> NDArray[np.float64]:
+        return np.array([(params[n] - r.low) / (r.high - r.low) for n, r in self._space.items()])
+
+
+class ReplaySampler(BaseSampler):
+    """`Replay` behind Optuna's interface, for `study.optimize` as well as for our own loop."""
+
+    def __init__(self, replay: Replay, space: Mapping[str, Range]) -> None:
+        self.replay = replay
+        self._space = {name: FloatDistribution(r.low, r.high) for name, r in space.items()}
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return dict(self._space)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Takes the next place. Raises RuntimeError where others run all that is left of a
+        generation: CMA-ES has nothing to propose before their scores."""
+        trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        finished, taken = places_of(trials)
+        place = self.replay.next_place(taken, finished)
+        if place is None:
+            raise RuntimeError("every place of this generation is running; wait for their scores")
+        for key, value in ((GENERATION, place.generation), (SLOT, place.slot)):
+            study._storage.set_trial_user_attr(trial._trial_id, key, value)
+        return self.replay.propose(place, finished)
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        raise ValueError(f"{param_name} is not a parameter of this study's space")
+
+
+def places_of(
+    trials: Sequence[FrozenTrial],
+) -> tuple[dict[Place, tuple[Mapping[str, float], float]], set[Place]]:
+    """Finished places with parameters and value, and all places that are finished or running.
+
+    A place that was somehow evaluated twice counts by its first trial.
+    """
+    finished: dict[Place, tuple[Mapping[str, float], float]] = {}
+    taken = set()
+    for trial in trials:
+        attributes = trial.user_attrs
+        if GENERATION not in attributes or SLOT not in attributes:
+            continue
+        place = Place(attributes[GENERATION], attributes[SLOT])
+        if trial.state in (TrialState.RUNNING, TrialState.COMPLETE):
+            taken.add(place)
+        if trial.state == TrialState.COMPLETE and trial.value is not None:
+            finished.setdefault(place, (trial.params, trial.value))
+    return finished, taken
+
+
+def generation_of(finished: Collection[Place], population: int) -> int:
+    """The first generation with a place that is not finished."""
+    generation = 0
+    while all(Place(generation, slot) in finished for slot in range(population)):
+        generation += 1
+    return generation
+
+
+def default_population(parameters: int, trials: int) -> int:
+    """4 + floor(3 ln n) (Hansen 2016, equation 48), and twice that beyond 350 trials."""
+    population = 4 + math.floor(3 * math.log(parameters))
+    return population if trials <= 350 else 2 * population
+
+
+def start_of(space: Mapping[str, Range], seed: int, random: bool) -> list[float]:
+    """The first mean, as shares of the ranges: each range's start or middle, or random."""
+    if random:
+        generator = np.random.default_rng(np.random.SeedSequence([seed, len(space)]))
+        return [float(u) for u in generator.random(len(space))]
+    return [
+        0.5 if r.start is None else (r.start - r.low) / (r.high - r.low) for r in space.values()
+    ]
+
+
+def _seed_of(seed: int, place: Place) -> int:
+    """32 bits that no two places of a study share but by chance."""
+    return int(np.random.SeedSequence([seed, *place]).generate_state(1)[0])

@@ -1,0 +1,173 @@
+"""From a StudyConfig to what a run needs: sources, genome, tasks, and the study's fingerprint."""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import optuna
+import transformers
+from transformers import AutoTokenizer
+
+from objectives.engines.engine import Engine
+from objectives.merge.fingerprint import fingerprints
+from objectives.merge.locate import locate
+from objectives.merge.sources import Sources
+from objectives.scoring import Exam
+from objectives.tasks import multiple_choice, retrieval
+from objectives.tasks.data import read_questions, split
+from objectives.tasks.multiple_choice import MultipleChoice
+from objectives.tasks.prompts import load_template
+from objectives.tasks.retrieval import Retrieval
+from objectives.tasks.task import Question, TaskError, Tokenizer
+
+from storage.studies import hold_fingerprint, stored_fingerprint
+
+from .config import ConfigError, StudyConfig, TaskConfig
+from .genome import Genome, references
+from .sampler import Replay, ReplaySampler, default_population, start_of
+
+log = logging.getLogger(__name__)
+
+_KINDS = {
+    "multiple_choice": (multiple_choice.parse, MultipleChoice, 1),
+    "retrieval": (retrieval.parse, Retrieval, 7),
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything about a study that does not change while it runs."""
+
+    config: StudyConfig
+    locations: Mapping[str, str]
+    """Label to what mergekit reads the model from: a folder, or a hub id."""
+    sources: Sources
+    genome: Genome
+    search: Exam
+    held_out: Exam
+
+    @property
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        return {name: (r.low, r.high) for name, r in self.genome.space.items()}
+
+    def population(self) -> int:
+        """CMA-ES population of a new study."""
+        given = self.config.study.population
+        return given or default_population(len(self.genome.space), self.config.study.trials)
+
+    def sampler(self, population: int) -> ReplaySampler:
+        study, space = self.config.study, self.genome.space
+        start = start_of(space, study.seed, self.config.random_init)
+        return ReplaySampler(Replay(space, study.seed, population, study.sigma, start), space)
+
+    def fingerprint(self, population: int) -> dict[str, str]:
+        """What must stay the same for trials to belong together, each a short text."""
+        study, genome = self.config.study, self.config.genome
+        facts = {
+            "seed": str(study.seed),
+            "population": str(population),
+            "sigma": f"{study.sigma:g}",
+            "random_init": str(self.config.random_init),
+            "held_out": f"{study.held_out:g}",
+            "merge_method": genome.merge_method,
+            "normalize": str(self.genome.normalize),
+            "allow_negative_weights": str(genome.allow_negative_weights),
+            "smooth": str(genome.smooth),
+        }
+        for name, r in self.genome.space.items():
+            begin = "" if r.start is None else f" from {r.start:g}"
+            facts[f"space {name}"] = f"{r.low:g} to {r.high:g}{begin}"
+        for label, digest in fingerprints(self.sources).items():
+            facts[f"model {label}"] = digest[:12]
+        for task in self.config.tasks:
+            facts[f"task {task.name}"] = f"weight {task.weight:g}, scorer {task.scorer}"
+        for part, exam in (("search", self.search), ("held-out", self.held_out)):
+            for name, text in exam.digests().items():
+                facts[f"{part} questions of {name}"] = text
+        return facts
+
+
+def build(config: StudyConfig) -> Setup:
+    """Check and open everything. Raises ConfigError, SourceError, QuestionError, TaskError."""
+    transformers.utils.logging.set_verbosity_error()
+    tasks = [_task(config, task) for task in config.tasks]
+    wanted = references(config.genome)
+    folders = {label: locate(name, config.folder) for label, name in wanted.items()}
+    reference = config.genome.base_model or config.genome.models[0]
+    label = next(label for label, name in wanted.items() if name == reference)
+    sources = Sources(folders, label)
+    genome = Genome(config.genome, config.space, sources.num_layers, config.study.seed)
+    sources.check_values()
+    try:
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folders[label])
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{reference} has no tokenizer that loads: {error}") from None
+    parts = [split(task.questions, config.study.held_out) for task in tasks]
+    search = [
+        task.only(_limited(config, kept)) for task, (kept, _) in zip(tasks, parts, strict=True)
+    ]
+    held = [task.only(out) for task, (_, out) in zip(tasks, parts, strict=True) if out]
+    for task in search:
+        if not task.questions:
+            raise TaskError(f"{task.name}: every question is held out; lower study.held_out")
+    locations = {
+        label: str(folders[label]) if (config.folder / name).is_dir() else name
+        for label, name in wanted.items()
+    }
+    return Setup(config, locations, sources, genome, Exam(search, tokenizer), Exam(held, tokenizer))
+
+
+def check_fingerprint(setup: Setup, study: optuna.Study) -> int:
+    """The study's population, once its stored fingerprint is found to be the config's.
+
+    A population that the config does not give is the stored one, so that the budget of a study
+    may grow. Raises StudyMismatch.
+    """
+    stored = stored_fingerprint(study)
+    population = setup.population()
+    if setup.config.study.population is None and "population" in stored:
+        population = int(stored["population"])
+    hold_fingerprint(study, setup.fingerprint(population))
+    return population
+
+
+def open_engine(config: StudyConfig, sources: Sources, kind: str | None = None) -> Engine:
+    """Start the engine that the config, or `kind` in its place, asks for."""
+    import torch
+
+    from objectives.engines.transformers import TransformersEngine
+
+    kind = kind or config.engine.kind
+    if kind not in ("auto", "transformers"):
+        raise ConfigError(f"engine: unknown kind {kind}; known are auto, transformers")
+    device = config.engine.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = config.engine.dtype or ("float32" if device == "cpu" else "bfloat16")
+    log.info("engine transformers on %s, computing in %s", device, dtype)
+    return TransformersEngine(sources, device, dtype, config.engine.batch_tokens)
+
+
+def _task(config: StudyConfig, given: TaskConfig) -> MultipleChoice | Retrieval:
+    assert given.kind is not None
+    assert given.data is not None
+    parse, make, tokens = _KINDS[given.kind]
+    name = given.prompt or f"{given.kind}_kdd"
+    template = load_template(name, config.folder, config.num_fewshot)
+    questions = read_questions(config.folder / given.data, given.kind, parse, given.on_bad)
+    max_tokens = given.max_tokens or tokens
+    return make(given.name, given.weight, questions, template, max_tokens, given.scorer)
+
+
+def _limited(config: StudyConfig, questions: Sequence[Question]) -> list[Question]:
+    """The first `limit` by id, or with `shuffle` by a hash of seed and id; ids are hashes."""
+    if config.limit is None:
+        return list(questions)
+    seed = config.study.seed if config.shuffle else None
+
+    def rank(question: Question) -> bytes:
+        text = f"{question.id}" if seed is None else f"{seed} {question.id}"
+        return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+    chosen = sorted(questions, key=rank)[: config.limit]
+    return sorted(chosen, key=lambda q: q.id)
+
