@@ -118,4 +118,8 @@ class Exam:
             right.append(task.score(question, prompt, answer, self._tokenizer))
             soft.append(task.soft(question, answer))
         broken = sum(not answer.finite for answer in answers)
-        return TaskScores(task.weight, np.float32(right), np.float32(soft), broken)
+        return TaskScores(task.weight, _floats(right), _floats(soft), broken)
+
+
+def _floats(values: Sequence[float]) -> Floats:
+    return np.array(values, dtype=np.float32)

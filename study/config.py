@@ -40,7 +40,7 @@ Whole = Annotated[int, BeforeValidator(_number)]
 class Section(BaseModel):
     """A mapping of the file: frozen, and a key it does not know is an error with a suggestion."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
@@ -290,7 +290,7 @@ class _Loader(yaml.SafeLoader):
     """YAML in which a key that stands twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         if twice := next((key for key in keys if keys.count(key) > 1), None):
             raise yaml.YAMLError(f"key {twice} stands twice, line {node.start_mark.line + 1}")
         return super().construct_mapping(node, deep)

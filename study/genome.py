@@ -89,7 +89,7 @@ class Genome:
 
     def baselines(self) -> list[Baseline]:
         """The base, each parent alone, and uniform merges over a sweep of weights."""
-        found = []
+        found: list[Baseline] = []
         for label in [*filter(None, [self.base]), *self.models]:
             kind = "base" if label == self.base else "parent"
             if label not in [b.name for b in found]:
@@ -105,13 +105,13 @@ class Genome:
             weights += UNIFORM_WEIGHTS
         found = []
         for weight in weights:
-            params = self._point({model: weight for model in self.models})
+            params = self._point(dict.fromkeys(self.models, weight))
             recipe = self.recipe(params)
             if self._method.needs_base:
                 recipe = replace(recipe, normalize=False, values=self._filled(recipe, weight))
             found.append(Baseline(f"uniform {weight:.2f}", "uniform", recipe, params))
         if self.normalize and self._method.needs_base:
-            params = self._point({model: 1.0 for model in self.models})
+            params = self._point(dict.fromkeys(self.models, 1.0))
             name = "uniform normalized"
             found.append(Baseline(name, "uniform", self.recipe(params), params))
         return found

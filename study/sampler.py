@@ -35,7 +35,12 @@ class Replay:
     """CMA-ES as a function of finished trials. Coordinates are shares of each range, 0 to 1."""
 
     def __init__(
-        self, space: Mapping[str, Range], seed: int, population: int, sigma: float, start: Sequence[float]
+        self,
+        space: Mapping[str, Range],
+        seed: int,
+        population: int,
+        sigma: float,
+        start: Sequence[float],
     ) -> None:
         self._space, self._seed, self.population, self._sigma = space, seed, population, sigma
         self._start = np.array(start, dtype=np.float64)

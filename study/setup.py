@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 import transformers
@@ -20,7 +21,6 @@ from objectives.tasks.multiple_choice import MultipleChoice
 from objectives.tasks.prompts import load_template
 from objectives.tasks.retrieval import Retrieval
 from objectives.tasks.task import Question, TaskError, Tokenizer
-
 from storage.studies import hold_fingerprint, stored_fingerprint
 
 from .config import ConfigError, StudyConfig, TaskConfig
@@ -29,7 +29,7 @@ from .sampler import Replay, ReplaySampler, default_population, start_of
 
 log = logging.getLogger(__name__)
 
-_KINDS = {
+_KINDS: dict[str, tuple[Any, type[MultipleChoice | Retrieval], int]] = {
     "multiple_choice": (multiple_choice.parse, MultipleChoice, 1),
     "retrieval": (retrieval.parse, Retrieval, 7),
 }
@@ -170,4 +170,3 @@ def _limited(config: StudyConfig, questions: Sequence[Question]) -> list[Questio
 
     chosen = sorted(questions, key=rank)[: config.limit]
     return sorted(chosen, key=lambda q: q.id)
-

@@ -81,7 +81,9 @@ def _text(found: dict[str, Any]) -> str:
     tasks = ", ".join(f"{name} {mean:.3f}" for name, mean in best["tasks"].items())
     name = f" ({best['baseline']})" if best["baseline"] else ""
     error = f" ± {best['error']:.4f}" if best["error"] is not None else ""
-    return "\n".join([*lines, f"best trial {best['trial']}{name}: {best['value']:.4f}{error} ({tasks})"])
+    return "\n".join(
+        [*lines, f"best trial {best['trial']}{name}: {best['value']:.4f}{error} ({tasks})"]
+    )
 
 
 if __name__ == "__main__":

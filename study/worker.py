@@ -183,4 +183,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, Interrupted):
         return f"interrupted by {error}"
     return f"{type(error).__name__}: {error}"
-

@@ -35,6 +35,7 @@ class TransformersEngine:
         config = AutoConfig.for_model(**sources.merged_config(dtype))
         with no_init_weights(), torch.device(device):
             self._model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        self._model.tie_weights()
         self._model.eval().requires_grad_(False)
         self._parameters = dict(self._model.named_parameters())
         self._stream = MergeStream(sources)

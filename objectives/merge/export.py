@@ -73,9 +73,7 @@ def export(
     return out
 
 
-def _write_weights(
-    recipe: MergeRecipe, sources: Sources, folder: Path, shard_bytes: int
-) -> None:
+def _write_weights(recipe: MergeRecipe, sources: Sources, folder: Path, shard_bytes: int) -> None:
     itemsize = torch.empty(0, dtype=getattr(torch, recipe.dtype)).element_size()
     sizes = {info.name: math.prod(info.shape) * itemsize for info in sources.layout}
     shards = _planned(sizes, shard_bytes)

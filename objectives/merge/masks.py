@@ -52,7 +52,7 @@ def draws(key: tuple[int, int], shape: torch.Size, device: torch.device | str = 
 
 def threshold(density: float) -> int:
     """Draws below this are kept."""
-    return round(min(max(density, 0.0), 1.0) * 2**DRAW_BITS)
+    return int(min(max(density, 0.0), 1.0) * 2**DRAW_BITS + 0.5)
 
 
 def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:

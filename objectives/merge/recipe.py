@@ -125,11 +125,15 @@ def labels(references: Sequence[str]) -> tuple[str, ...]:
     >>> labels(["org/Mistral-7B", "models/base/", "other/base"])
     ('Mistral-7B', 'models--base', 'other--base')
     """
-    parts = [reference.rstrip("/").replace("@", "/").split("/") for reference in references]
+    parts = [reference.rstrip("/").split("@")[0].split("/") for reference in references]
     short = [part[-1] for part in parts]
+    longer = ["--".join(part[-2:]) for part in parts]
     return tuple(
-        name if short.count(name) == 1 else "--".join(part[-2:])
-        for name, part in zip(short, parts, strict=True)
+        next(
+            (name for name, among in ((a, short), (b, longer)) if among.count(name) == 1),
+            reference.replace("/", "--"),
+        )
+        for a, b, reference in zip(short, longer, references, strict=True)
     )
 
 

@@ -113,7 +113,7 @@ def options_in(text: str) -> tuple[int, ...]:
     if len(numbers) - start >= 2:
         return tuple(numbers[start:])
     scales = [(int(m[1]), int(m[2])) for m in _SCALE.finditer(text)]
-    low, high = next(((a, b) for a, b in scales if a in (0, 1) and 1 < b), (0, 3))
+    low, high = next(((a, b) for a, b in scales if a in (0, 1) and b > 1), (0, 3))
     return tuple(range(low, high + 1))
 
 

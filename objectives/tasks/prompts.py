@@ -4,7 +4,6 @@ A template is a YAML file; `turn` is Jinja with `question` and `cue`, and ends w
 begins. Templates that come with the project stand in templates/ and are named without ending.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +112,7 @@ def prompts(
     """
     texts = [template.render(question) for question in questions]
     encoded = [tuple(tokenizer.encode(text)) for text in texts]
-    shared = len(os.path.commonprefix(encoded)) if len(encoded) > 1 else 0
-    shared = min([shared, *(len(tokens) - 1 for tokens in encoded)])
+    shared = _shared(encoded)
     known: dict[tuple[str, int], int] = {}
     made = []
     for question, text, tokens in zip(questions, texts, encoded, strict=True):
@@ -126,6 +124,15 @@ def prompts(
         options = tuple(known[question.cue, option] for option in question.options)
         made.append(Prompt(tokens, shared, max_tokens, options))
     return made
+
+
+def _shared(encoded: Sequence[tuple[int, ...]]) -> int:
+    """Leading tokens that all have in common, with at least one left to each."""
+    if len(encoded) < 2:
+        return 0
+    first, last = min(encoded), max(encoded)
+    most = min(map(len, encoded)) - 1
+    return next((i for i in range(most) if first[i] != last[i]), most)
 
 
 def _first_token(

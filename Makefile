@@ -1,0 +1,44 @@
+# make demo   set everything up and run the demo study
+# make test   set everything up and run every check
+# make check  the checks alone
+
+PYTHON ?= python3
+# The torch that is installed first. A pip that is set up for a CPU index gets a CPU build here;
+# the plain package brings CUDA with it.
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: demo test check clean
+
+demo: .venv/installed
+	$(BIN)/python -m study.run examples/demo/study.yaml
+
+test: .venv/installed-dev
+	$(MAKE) check
+
+check:
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+.venv/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(PYTHON) is older than 3.11; try make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' \
+		|| { echo "error: $(PYTHON) has no venv; on Debian: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet "$(TORCH)"
+	touch $@
+
+.venv/installed: .venv/made pyproject.toml
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/installed-dev: .venv/made pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@ .venv/installed
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,163 @@
+"""Real parts for the tests: tiny checkpoints made on the spot, the demo's trained models, Postgres."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+
+DEMO = Path(__file__).parent.parent / "examples" / "demo"
+WORDS = ["<s>", "</s>", *"abcdefghij", *"0123456789", *(f"{i}," for i in range(16))]
+
+MakeModel = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_model() -> MakeModel:
+    """make_model(folder, seed, ...): a random Mistral folder with a word-level tokenizer."""
+
+    def make(
+        folder: Path,
+        seed: int,
+        layers: int = 4,
+        words: list[str] | None = None,
+        tied: bool = False,
+        dtype: torch.dtype = torch.float32,
+        shard: str = "5GB",
+        hidden: int = 16,
+        rows: int | None = None,
+    ) -> Path:
+        words = WORDS if words is None else words
+        torch.manual_seed(seed)
+        config = MistralConfig(
+            vocab_size=rows or len(words),
+            hidden_size=hidden,
+            intermediate_size=24,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            max_position_embeddings=128,
+            sliding_window=None,
+            tie_word_embeddings=tied,
+            bos_token_id=0,
+            eos_token_id=1,
+        )
+        model = MistralForCausalLM(config).to(dtype)
+        model.save_pretrained(folder, max_shard_size=shard)
+        tokenizer = Tokenizer(
+            models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=words[2])
+        )
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, bos_token=words[0], eos_token=words[1]
+        ).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def family(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A base and three finetunes of four layers, float32, that differ everywhere."""
+    root = tmp_path_factory.mktemp("family")
+    return {
+        name: make_model(root / name, seed) for seed, name in enumerate(("base", "x", "y", "z"))
+    }
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a server on which databases can be made."""
+    given = os.environ.get("STUDY_TEST_POSTGRES")
+    for url in filter(None, [given, "postgresql+psycopg2://postgres@127.0.0.1:5432/postgres"]):
+        if _answers(url):
+            yield url
+            return
+    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    if given or not binaries:
+        reason = f"no Postgres: {given or '127.0.0.1:5432'} does not answer, none is installed"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(f"POSTGRES TESTS DID NOT RUN: {reason}; set STUDY_TEST_POSTGRES")
+    yield from _own_server(binaries[-1].parent)
+
+
+@pytest.fixture
+def postgres(postgres_server: str) -> Iterator[str]:
+    """URL of an empty database of the test's own."""
+    name = f"study_test_{uuid.uuid4().hex}"
+    admin = create_engine(postgres_server, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty database, once of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/study.db"
+    url: str = request.getfixturevalue("postgres")
+    return url
+
+
+def _answers(url: str) -> bool:
+    engine = create_engine(url, connect_args={"connect_timeout": 3})
+    try:
+        with engine.connect():
+            return True
+    except OperationalError:
+        return False
+    finally:
+        engine.dispose()
+
+
+def _own_server(binaries: Path) -> Iterator[str]:
+    user = "postgres" if os.geteuid() == 0 else None
+    folder = Path("/tmp") / f"study-postgres-{uuid.uuid4().hex}"
+    folder.mkdir()
+    if user:
+        shutil.chown(folder, user)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = folder / "data"
+    subprocess.run(
+        [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust"],
+        user=user,
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    server = subprocess.Popen(
+        [binaries / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1"],
+        user=user,
+        cwd=folder,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres"
+    try:
+        for _ in range(100):
+            if _answers(url):
+                break
+            time.sleep(0.1)
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
+        shutil.rmtree(folder)

@@ -1,0 +1,203 @@
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from sqlalchemy import create_engine, text
+
+from storage.answers import HELD_OUT, SEARCH, Answers, TaskAnswers
+from storage.studies import (
+    StudyBusy,
+    StudyMismatch,
+    create_study,
+    find_study,
+    hold_fingerprint,
+    open_storage,
+    sole_run,
+)
+from storage.trials import Trials
+from storage.url import StorageError, redacted, storage_url
+
+
+def some(seed: int, count: int = 7) -> TaskAnswers:
+    rng = np.random.default_rng(seed)
+    scores = rng.random((2, count), dtype=np.float32)
+    return TaskAnswers(0.875, scores[0], scores[1], seed)
+
+
+def same(a: TaskAnswers, b: TaskAnswers) -> bool:
+    return (
+        (a.weight, a.broken) == (b.weight, b.broken)
+        and np.array_equal(a.right_Q, b.right_Q)
+        and np.array_equal(a.soft_Q, b.soft_Q)
+    )
+
+
+def trial(trials: Trials) -> int:
+    return trials.start({"a": 0.1, "b": 0.2}, {"a": (0, 1), "b": (0, 1)}, {"generation": 0})
+
+
+def test_answers_come_back_as_they_were_and_replace_each_other(database: str) -> None:
+    storage = open_storage(database)
+    trial_id = trial(Trials(create_study(storage, "s")))
+    answers = Answers(storage.engine)
+    answers.write(trial_id, SEARCH, {"one": some(1), "two": some(2)})
+    answers.write(trial_id, HELD_OUT, {"one": some(3)})
+    answers.write(trial_id, SEARCH, {"one": some(4), "two": some(2)})
+    found = answers.read(trial_id, SEARCH)
+    assert found.keys() == {"one", "two"}
+    assert same(found["one"], some(4))
+    assert same(found["two"], some(2))
+    assert same(answers.read(trial_id, HELD_OUT)["one"], some(3))
+    assert answers.read(trial_id + 1, SEARCH) == {}
+
+
+def test_answers_go_with_their_study(database: str) -> None:
+    storage = open_storage(database)
+    study = create_study(storage, "s")
+    trial_id = trial(Trials(study))
+    answers = Answers(storage.engine)
+    answers.write(trial_id, SEARCH, {"one": some(1)})
+    optuna.delete_study(study_name="s", storage=storage)
+    assert answers.read(trial_id, SEARCH) == {}
+
+
+def test_a_trial_is_written_whole_and_read_back(database: str) -> None:
+    trials = Trials(create_study(open_storage(database), "s"))
+    trial_id = trial(trials)
+    trials.finish(trial_id, 0.5, {"t": 0.25}, {"error": 0.1, "seconds": {"merge": 1.5}})
+    [record] = Trials(find_study(open_storage(database), "s")).all()
+    assert record.params == {"a": 0.1, "b": 0.2}
+    assert (record.value, record.error, record.tasks) == (0.5, 0.1, {"t": 0.25})
+    assert record.seconds == {"merge": 1.5}
+    assert record.kind == "search"
+    assert record.complete
+
+
+def test_a_trial_is_created_in_one_transaction(database: str) -> None:
+    storage = open_storage(database)
+    trials = Trials(create_study(storage, "s"))
+    bounds = {f"p{i}": (0.0, 1.0) for i in range(48)}
+    commits = []
+    from sqlalchemy import event
+
+    event.listen(storage.engine, "commit", lambda _: commits.append(1))
+    trials.start(dict.fromkeys(bounds, 0.5), bounds, {"generation": 1, "slot": 2})
+    assert len(commits) == 1
+    assert len(trials.all()[0].params) == 48
+
+
+def test_trials_left_running_are_failed_with_a_reason(database: str) -> None:
+    trials = Trials(create_study(open_storage(database), "s"))
+    trials.finish(trial(trials), 1.0, {}, {})
+    trial(trials)
+    assert trials.fail_running("gone") == [1]
+    assert [r.state.name for r in trials.all()] == ["COMPLETE", "FAIL"]
+    assert trials.all()[1].attributes["failure"] == "gone"
+
+
+def test_a_study_with_other_contents_is_refused_with_the_differences(database: str) -> None:
+    study = create_study(open_storage(database), "s")
+    hold_fingerprint(study, {"seed": "0", "space a": "0 to 1"})
+    again = create_study(open_storage(database), "s")
+    hold_fingerprint(again, {"seed": "0", "space a": "0 to 1"})
+    with pytest.raises(StudyMismatch, match=r"seed: 0 stored, 1 now\n  space b: nothing stored"):
+        hold_fingerprint(again, {"seed": "1", "space a": "0 to 1", "space b": "0 to 2"})
+
+
+def test_a_study_of_somebody_else_is_refused(database: str) -> None:
+    storage = open_storage(database)
+    other = optuna.create_study(study_name="s", storage=storage, direction="maximize")
+    other.add_trial(optuna.trial.create_trial(value=1.0))
+    with pytest.raises(StudyMismatch, match="not made by this project"):
+        hold_fingerprint(create_study(storage, "s"), {"seed": "0"})
+
+
+def test_only_one_process_runs_a_study(database: str) -> None:
+    one, two = open_storage(database), open_storage(database)
+    with sole_run(one, "s"):
+        with pytest.raises(StudyBusy, match="another process"), sole_run(two, "s"):
+            pass
+        with sole_run(two, "another"):
+            pass
+    with sole_run(two, "s"):
+        pass
+
+
+def test_a_database_of_something_else_is_refused(database: str) -> None:
+    engine = create_engine(database)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE customers (id INTEGER)"))
+    engine.dispose()
+    with pytest.raises(StorageError, match="no Optuna database: it holds customers"):
+        open_storage(database)
+
+
+def test_looking_does_not_create(tmp_path: Path, postgres: str) -> None:
+    with pytest.raises(StorageError, match="no database"):
+        open_storage(f"sqlite:///{tmp_path}/none.db", create=False)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(StorageError, match="holds no studies"):
+        open_storage(postgres, create=False)
+
+
+def test_a_missing_study_names_those_there_are(database: str) -> None:
+    storage = open_storage(database)
+    create_study(storage, "here")
+    with pytest.raises(StorageError, match=r"no study gone in .*; there are here"):
+        find_study(storage, "gone")
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_text("x" * 5000)
+    with pytest.raises(StorageError, match="not a database"):
+        open_storage(f"sqlite:///{tmp_path}/study.db")
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://user:secret@127.0.0.1:1/none", "refused"),
+        ("postgresql://user:secret@nowhere.invalid/none", "nowhere.invalid"),
+    ],
+)
+def test_an_unreachable_server_is_named_without_the_password(url: str, reason: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        open_storage(storage_url(url, "s", Path()))
+    assert reason in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "opened"),
+    [
+        ("postgresql://u@h/d", "postgresql+psycopg2://u@h/d"),
+        ("postgres://u:p@h/d", "postgresql+psycopg2://u:p@h/d"),
+        ("sqlite:///a/b.db", "sqlite:////base/a/b.db"),
+        ("sqlite:////x/b.db", "sqlite:////x/b.db"),
+    ],
+)
+def test_urls_get_a_driver_and_an_absolute_path(given: str, opened: str) -> None:
+    assert storage_url(given, "s", Path("/base")) == opened
+
+
+@pytest.mark.parametrize("url", ["mysql://h/d", "study.db", "sqlite://", "postgresql://h:port/d"])
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(StorageError):
+        storage_url(url, "s", Path())
+
+
+def test_a_password_is_never_shown() -> None:
+    assert "secret" not in redacted("postgresql://u:secret@h/d")
+    assert redacted("postgresql://u:secret@h/d") == "postgresql://u:***@h/d"
+
+
+def test_sqlite_writes_ahead_and_its_default_file_is_under_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    open_storage(storage_url(None, "demo", Path("/elsewhere")))
+    with sqlite3.connect(tmp_path / "runs" / "demo" / "study.db") as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
