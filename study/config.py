@@ -169,7 +169,8 @@ class EngineConfig(Section):
     """A torch device; None is cuda where there is one, else cpu."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """What the model computes in; None is bfloat16 on a GPU and float32 on a CPU."""
-    batch_tokens: Whole = Field(default=8192, ge=1)
+    batch_tokens: Whole | None = Field(default=None, ge=1)
+    """Tokens of a batch, padding and all; None is 4096 on a CPU, else 16384."""
 
 
 class TaskConfig(Section):

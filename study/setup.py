@@ -143,8 +143,9 @@ def open_engine(config: StudyConfig, sources: Sources, kind: str | None = None) 
         raise ConfigError(f"engine: unknown kind {kind}; known are auto, transformers")
     device = config.engine.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = config.engine.dtype or ("float32" if device == "cpu" else "bfloat16")
+    batch_tokens = config.engine.batch_tokens or (4096 if device == "cpu" else 16384)
     log.info("engine transformers on %s, computing in %s", device, dtype)
-    return TransformersEngine(sources, device, dtype, config.engine.batch_tokens)
+    return TransformersEngine(sources, device, dtype, batch_tokens)
 
 
 def _task(config: StudyConfig, given: TaskConfig) -> MultipleChoice | Retrieval:

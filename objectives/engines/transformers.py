@@ -28,7 +28,7 @@ class TransformersEngine:
         sources: Sources,
         device: str = "cpu",
         dtype: str = "float32",
-        batch_tokens: int = 8192,
+        batch_tokens: int = 4096,
     ) -> None:
         """`dtype` is what the model computes in; `batch_tokens` bounds a batch, padding and all."""
         transformers.utils.logging.set_verbosity_error()

@@ -1,0 +1,153 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import DEMO
+
+from study.config import ConfigError, load_config
+
+EXAMPLES = sorted(p for p in DEMO.parent.rglob("*.yaml") if "genome:" in p.read_text())
+
+
+def study(**changes: Any) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "genome": {
+            "models": ["a", "b"],
+            "base_model": "c",
+            "merge_method": "dare_ties",
+            "layer_granularity": 4,
+        },
+        "tasks": [{"name": "t", "weight": 0.5, "kind": "multiple_choice", "data": "q.jsonl"}],
+    }
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        place = data
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return data
+
+
+def load(tmp_path: Path, data: Any) -> Any:
+    path = tmp_path / "study.yaml"
+    path.write_text(data if isinstance(data, str) else yaml.safe_dump(data))
+    return load_config(path)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.parent.name)
+def test_every_example_is_a_valid_study(path: Path) -> None:
+    config = load_config(path)
+    assert config.tasks[0].weight == 0.875
+
+
+def test_the_main_study_is_the_one_the_project_exists_for() -> None:
+    config = load_config(DEMO.parent / "track2" / "study.yaml")
+    assert [m.split("/")[1] for m in config.genome.models] == [
+        "MetaMath-Mistral-7B",
+        "Starling-LM-7B-beta",
+        "Infinity-Instruct-3M-0613-Mistral-7B",
+    ]
+    assert config.genome.layer_granularity == 4
+    assert config.genome.allow_negative_weights
+    assert [(t.name, t.weight) for t in config.tasks] == [
+        ("multiple_choice_kdd", 0.875),
+        ("retrieval_kdd", 0.125),
+    ]
+    assert config.study.trials == 1000
+    assert config.study.storage is not None
+    assert config.study.storage.startswith("postgresql")
+
+
+def test_a_config_is_frozen_and_carries_its_folder(tmp_path: Path) -> None:
+    config = load(tmp_path, study())
+    assert config.folder == tmp_path
+    assert config.name == "study"
+    with pytest.raises(Exception, match="frozen"):
+        config.limit = 3
+
+
+def test_a_plain_mergekit_evolve_file_runs_when_its_tasks_resolve(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "shop.yaml").write_text("kind: retrieval\ndata: q.jsonl\n")
+    config = load(
+        tmp_path,
+        "genome:\n  models: [a, b]\n  merge_method: linear\n  layer_granularity: 8\n"
+        "tasks:\n  - shop\n  - name: other\n    weight: 0.5\n    metric: acc,none\n"
+        "    kind: multiple_choice\n    data: o.jsonl\nlimit: 50\nnum_fewshot: 2\nshuffle: true\n"
+        "random_init: true\n",
+    )
+    assert config.tasks[0].data == tmp_path / "tasks" / "q.jsonl"
+    assert config.tasks[0].weight == 1.0
+    assert config.tasks[1].data == tmp_path / "o.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"genome__layer_granularty": 4}, "layer_granularty: unknown key; did you mean layer_gra"),
+        ({"study__trails": 4}, "study.trails: unknown key; did you mean trials?"),
+        ({"limits": 4}, "limits: unknown key; did you mean limit?"),
+        ({"genome__models": ["a"]}, "genome.models: at least 2 models are needed, not 1"),
+        ({"genome__models": ["a", "a"]}, "genome.models: a model stands there twice"),
+        ({"genome__base_model": None}, "base_model: dare_ties needs one"),
+        ({"genome__merge_method": "dare_tie"}, "unknown method dare_tie; did you mean dare_ties?"),
+        ({"genome__layer_granularity": -1}, "genome.layer_granularity"),
+        ({"tasks": []}, "tasks: at least one task is needed"),
+        ({"tasks": "shop"}, "tasks"),
+        ({"tasks": [{"name": "t", "kind": "choice", "data": "q"}]}, "kind"),
+        ({"tasks": [{"name": "t", "kind": "retrieval"}]}, "a question file is needed"),
+        ({"tasks": ["hellaswag"]}, "no hellaswag.yaml beside it"),
+        ({"tasks": [{"name": "t", "kind": "retrieval", "data": "q", "weight": "x"}]}, "weight"),
+        ({"tasks": [{"name": "t", "kind": "retrieval", "data": "q", "weight": True}]}, "weight"),
+        ({"tasks": [{"name": "t", "kind": "retrieval", "data": "q", "weight": 0}]}, "all weights"),
+        ({"tasks": [{"name": "t", "kind": "retrieval", "data": "q"}] * 2}, "t stands there twice"),
+        ({"space__weight": [1, 0]}, "low 1 must be below high 0"),
+        ({"space__weight": [1]}, r"must be \[low, high\]"),
+        ({"space__weight": [-1, 1]}, "needs genome.allow_negative_weights"),
+        ({"space__weight": {"low": 0, "high": 1, "start": 2}}, "start 2 is outside 0 to 1"),
+        ({"space__density": [0, 1]}, "must stay above 0"),
+        ({"space__density": [0.5, 1.5]}, "at most 1"),
+        ({"study__trials": 0}, "study.trials"),
+        ({"study__held_out": 1.0}, "study.held_out"),
+        ({"study__seed": True}, "must be a number"),
+        ({"study__name": "a b"}, "study.name"),
+        ({"apply_chat_template": True}, "is not there for native tasks"),
+        ({"engine__kind": "onnx"}, "engine.kind"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(tmp_path, study(**changes))
+    assert "study.yaml" in str(caught.value)
+    assert "pydantic" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is not YAML"),
+        ("- a\n- b", "must be a mapping"),
+        ("", "must be a mapping"),
+        ("genome: 3\ntasks: []", "genome"),
+        ("a: 1\na: 2", "key a stands twice"),
+    ],
+)
+def test_a_file_that_is_no_study_says_so(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, text)
+
+
+def test_several_mistakes_are_told_together(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, study(study__trails=3, genome__models=["a"]))
+    lines = str(caught.value).split("\n")
+    assert lines[0].endswith("is not a valid study:")
+    assert len(lines) == 3
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_config(tmp_path)

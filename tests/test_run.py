@@ -1,0 +1,407 @@
+"""The commands as people run them: real models, real engine, real databases, signals."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import DEMO
+from safetensors.torch import load_file
+
+from storage.answers import SEARCH, Answers
+from storage.studies import find_study, open_storage
+from storage.trials import TrialRecord, Trials
+from storage.url import storage_url
+from study.config import load_config
+from study.export import choose, export_trial
+from study.setup import Setup, build, open_engine
+from study.summary import recipe_of
+
+TRIALS, POPULATION = 10, 4
+Change = Callable[[dict[str, Any]], None]
+
+
+def write_study(folder: Path, change: Change = lambda data: None) -> Path:
+    """A study of the demo's models and few of its questions."""
+    data = yaml.safe_load((DEMO / "study.yaml").read_text())
+    genome = data["genome"]
+    genome["models"] = [str(DEMO / model) for model in genome["models"]]
+    genome["base_model"] = str(DEMO / genome["base_model"])
+    for task, count in zip(data["tasks"], (60, 16), strict=True):
+        lines = (DEMO / task["data"]).read_text().split("\n")
+        (folder / Path(task["data"]).name).write_text("\n".join(lines[::-1][: count + 1]))
+        task["data"] = Path(task["data"]).name
+    data["study"] |= {"trials": TRIALS, "population": POPULATION, "held_out": 0.5}
+    change(data)
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def command(name: str, *words: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"study.{name}", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=False,
+        timeout=300,
+    )
+
+
+def started(config: Path, url: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "study.run", str(config), "--storage", url]
+    return subprocess.Popen(
+        words, cwd=config.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def records(url: str) -> list[TrialRecord]:
+    return Trials(find_study(open_storage(url, create=False), "demo")).all()
+
+
+def finished(url: str) -> int:
+    """Complete trials, 0 before there is a study."""
+    try:
+        return sum(record.complete for record in records(url))
+    except Exception:
+        return 0
+
+
+def wait_for(process: subprocess.Popen[str], url: str, count: int) -> None:
+    while finished(url) < count:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.05)
+
+
+def search_of(url: str) -> dict[tuple[int, int], tuple[Mapping[str, float], float]]:
+    """What a study proposed and what that scored, by place."""
+    return {
+        (r.attributes["generation"], r.attributes["slot"]): (r.params, r.value or 0.0)
+        for r in records(url)
+        if r.complete and r.kind == "search"
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """A study run in one go: its config, its storage, what it printed."""
+    folder = tmp_path_factory.mktemp("whole")
+    config = write_study(folder)
+    result = command("run", config, folder=folder)
+    assert result.returncode == 0, result.stderr
+    return config, f"sqlite:///{folder}/runs/demo/study.db", result.stdout
+
+
+@pytest.fixture(scope="module")
+def opened(whole: tuple[Path, str, str]) -> Setup:
+    return build(load_config(whole[0]))
+
+
+def test_a_study_ends_with_its_table_and_the_folder_of_the_best_merge(
+    whole: tuple[Path, str, str],
+) -> None:
+    config, url, printed = whole
+    for name in ("base base", "parent numeric", "parent catalogue", "best uniform", "best found"):
+        assert name in printed
+    assert "multiple_choice" in printed
+    folder = config.parent / printed.strip().split(": ")[-1]
+    assert (folder / "model.safetensors").exists()
+    assert len(search_of(url)) == TRIALS
+
+
+def test_run_again_it_says_that_the_budget_is_reached(whole: tuple[Path, str, str]) -> None:
+    config, url, printed = whole
+    before = len(records(url))
+    again = command("run", config, folder=config.parent)
+    assert again.returncode == 0
+    assert again.stdout == printed
+    assert "10 of 10 search trials finished" in again.stderr
+    assert len(records(url)) == before
+
+
+@pytest.mark.parametrize("after", [1, 11, 14, 18])
+def test_a_killed_study_goes_on_as_if_nothing_had_been(
+    whole: tuple[Path, str, str], database: str, tmp_path: Path, after: int
+) -> None:
+    config = write_study(tmp_path)
+    process = started(config, database)
+    wait_for(process, database, after)
+    process.kill()
+    process.communicate()
+    lost = [r for r in records(database) if not r.complete]
+    assert len(lost) <= 1
+    result = command("run", config, "--storage", database, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert search_of(database) == search_of(whole[1])
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+)
+def test_a_signal_ends_the_run_and_says_how_to_go_on(
+    whole: tuple[Path, str, str], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    config, url = write_study(tmp_path), f"sqlite:///{tmp_path}/s.db"
+    process = started(config, url)
+    wait_for(process, url, 5)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert f"python -m study.run {config} --storage {url}" in err
+    states = [r.state.name for r in records(url)]
+    assert "RUNNING" not in states
+    assert states.count("FAIL") <= 1
+    assert command("run", config, "--storage", url, folder=tmp_path).returncode == 0
+    assert search_of(url) == search_of(whole[1])
+
+
+def test_a_timeout_ends_between_trials_and_a_smaller_budget_is_kept_to(tmp_path: Path) -> None:
+    config, url = write_study(tmp_path), f"sqlite:///{tmp_path}/runs/demo/study.db"
+    result = command("run", config, "--timeout", 0, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "the same command goes on" in result.stdout
+    assert command("run", config, "--trials", 3, folder=tmp_path).returncode == 0
+    assert len(search_of(url)) == 3
+
+
+def test_two_runs_of_one_study_at_once_are_refused(tmp_path: Path, database: str) -> None:
+    config = write_study(tmp_path)
+    process = started(config, database)
+    wait_for(process, database, 1)
+    second = command("run", config, "--storage", database, folder=tmp_path)
+    process.kill()
+    process.communicate()
+    assert second.returncode == 2
+    assert second.stderr.strip().endswith("study demo is being run by another process")
+
+
+def test_status_tells_where_a_study_stands(whole: tuple[Path, str, str]) -> None:
+    config, url, _ = whole
+    found = json.loads(command("status", config, "--json", folder=config.parent).stdout)
+    assert found["study"] == "demo"
+    assert found["storage"] == url
+    assert found["trials"] == {"complete": 9 + TRIALS, "failed": 0, "running": 0}
+    assert found["generation"] == TRIALS // POPULATION
+    assert found["best"].keys() >= {"trial", "value", "tasks"}
+    best = records(url)[found["best"]["trial"]]
+    assert best.value == found["best"]["value"]
+    assert best.tasks == found["best"]["tasks"]
+    text = command("status", config, folder=config.parent).stdout
+    assert f"best trial {best.number}" in text
+
+
+def test_an_exported_merge_scores_exactly_what_its_trial_scored(
+    whole: tuple[Path, str, str], opened: Setup, tmp_path: Path
+) -> None:
+    """Loaded by transformers from the folder, and asked the same questions."""
+    config, url, _ = whole
+    result = command("export", config, "--out", tmp_path / "m", folder=config.parent)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == str(tmp_path / "m")
+    from objectives.merge.recipe import MergeRecipe
+    from objectives.merge.sources import Sources
+
+    storage = open_storage(url)
+    best = choose(Trials(find_study(storage, "demo")).all(), "best")
+    engine = open_engine(opened.config, Sources({"m": tmp_path / "m"}, "m"))
+    engine.load(MergeRecipe.single("m", 32))
+    scores = opened.search.ask(engine)
+    stored = Answers(storage.engine).read(best.id, SEARCH)
+    for name, task in scores.tasks.items():
+        assert (task.right_Q == stored[name].right_Q).all()
+        assert (task.soft_Q == stored[name].soft_Q).all()
+    assert scores.value == best.value
+
+
+def test_an_exported_folder_is_whole(whole: tuple[Path, str, str], tmp_path: Path) -> None:
+    from mergekit.config import MergeConfiguration
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    config, out = whole[0], tmp_path / "m"
+    assert command("export", config, "--out", out, "--trial", 12, folder=config.parent).stdout
+    assert AutoModelForCausalLM.from_pretrained(out).dtype.itemsize == 2
+    assert AutoTokenizer.from_pretrained(out).encode("kettle")[1] > 3
+    assert GenerationConfig.from_pretrained(out).eos_token_id == 2
+    text = (out / "mergekit_config.yml").read_text()
+    assert MergeConfiguration.from_yaml(text).merge_method == "dare_ties"
+    _, front, body = (out / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(front)["tags"][0] == "merge"
+    assert len(yaml.safe_load(front)["base_model"]) == 4
+    assert "| best found" in body
+    again = command("export", config, "--out", out, folder=config.parent)
+    assert again.returncode == 2
+    assert "is there already" in again.stderr
+    over = command("export", config, "--out", out, "--overwrite", folder=config.parent)
+    assert over.returncode == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
+
+
+def test_a_large_merge_is_written_in_shards_with_an_index(
+    whole: tuple[Path, str, str], opened: Setup, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from objectives.merge.export import export
+
+    best = choose(records(whole[1]), "best")
+    recipe = recipe_of(best, opened.genome)
+    one = export_trial(opened, best, tmp_path / "one", "card")
+    many = export(
+        recipe, opened.sources, opened.locations, tmp_path / "many", "card", shard_bytes=1_000_000
+    )
+    index = json.loads((many / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) == 4
+    stored = load_file(one / "model.safetensors")
+    loaded = AutoModelForCausalLM.from_pretrained(many).state_dict()
+    assert all((loaded[name] == tensor).all() for name, tensor in stored.items())
+
+
+def test_a_changed_study_is_not_resumed(whole: tuple[Path, str, str], tmp_path: Path) -> None:
+    def reseed(data: dict[str, Any]) -> None:
+        data["study"]["seed"] = 5
+        data["space"] = {"weight": [0.0, 1.0]}
+
+    config, url, _ = whole
+    before = len(records(url))
+    for words in (("run",), ("export", "--out", tmp_path / "m")):
+        changed = write_study(tmp_path, reseed)
+        result = command(words[0], changed, *words[1:], "--storage", url, folder=tmp_path)
+        assert result.returncode == 2
+        assert "seed: 0 stored, 5 now" in result.stderr
+        assert "0 to 1.4 stored, 0 to 1 now" in result.stderr
+    assert len(records(url)) == before
+    assert config.exists()
+
+
+def test_a_budget_may_grow(whole: tuple[Path, str, str], tmp_path: Path) -> None:
+    def no_population(data: dict[str, Any]) -> None:
+        del data["study"]["population"]
+        data["study"]["trials"] = 1000
+
+    shutil.copytree(whole[0].parent / "runs", tmp_path / "runs")
+    config = write_study(tmp_path, no_population)
+    result = command("run", config, "--trials", TRIALS + 1, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "population 4" in result.stderr
+
+
+def edit(path: str, value: Any) -> Change:
+    def change(data: dict[str, Any]) -> None:
+        *parents, last = path.split(".")
+        place: Any = data
+        for parent in parents:
+            place = place[int(parent) if parent.isdigit() else parent]
+        place[int(last) if last.isdigit() else last] = value
+
+    return change
+
+
+def spoilt(tmp_path: Path, name: str) -> Path:
+    """A model folder with one thing wrong."""
+    folder = Path(shutil.copytree(DEMO / "models" / "numeric", tmp_path / name))
+    weights = folder / "model.safetensors"
+    if name == "no-config":
+        (folder / "config.json").unlink()
+    elif name == "no-weights":
+        weights.unlink()
+    elif name == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif name == "wider":
+        config = json.loads((folder / "config.json").read_text())
+        config["architectures"] = ["LlamaForCausalLM"]
+        (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no-config", "no-config: .* has no config.json"),
+        ("no-weights", "no-weights: .* has no .safetensors files"),
+        ("truncated", "truncated: .*model.safetensors is not a whole safetensors file"),
+        ("wider", "wider and base cannot be merged: architectures"),
+    ],
+)
+def test_a_bad_model_folder_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    folder = spoilt(tmp_path, name)
+    refused(tmp_path, edit("genome.models.0", str(folder)), message)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("genome.models.0", "./nowhere", r"\./nowhere: there is no folder"),
+        ("genome.layer_granularity", 5, "5 does not divide the 32 layers"),
+        ("tasks.0.data", "none.jsonl", "none.jsonl does not exist"),
+        ("tasks.0.prompt", "none", "no template none"),
+        ("study.storage", "postgresql://u:secret@127.0.0.1:1/x", "refused"),
+        ("study.storage", "mysql://h/d", "only sqlite and postgresql"),
+        ("engine", {"device": "nonsense"}, "nonsense"),
+    ],
+)
+def test_bad_input_is_one_line_and_stores_nothing(
+    tmp_path: Path, path: str, value: Any, message: str
+) -> None:
+    refused(tmp_path, edit(path, value), message)
+
+
+def refused(folder: Path, change: Change, message: str) -> None:
+    import re
+
+    result = command("run", write_study(folder, change), folder=folder)
+    assert result.returncode == 2, result.stderr
+    [line] = [text for text in result.stderr.split("\n") if text.startswith("error: ")]
+    assert re.search(message, line)
+    assert "Traceback" not in result.stderr
+    assert "secret" not in result.stderr
+    database = folder / "runs" / "demo" / "study.db"
+    if database.exists():
+        with sqlite3.connect(database) as connection:
+            assert connection.execute("SELECT count(*) FROM trials").fetchone() == (0,)
+
+
+def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        target = "/proc/study.db"
+    else:
+        (tmp_path / "locked").mkdir(mode=0o500)
+        target = f"{tmp_path}/locked/study.db"
+    result = command(
+        "run", write_study(tmp_path), "--storage", f"sqlite:///{target}", folder=tmp_path
+    )
+    assert result.returncode == 2
+    assert "cannot use" in result.stderr
+
+
+def test_the_dashboard_opens_a_study(whole: tuple[Path, str, str]) -> None:
+    """optuna-dashboard's own app, over the study's database."""
+    import io
+
+    from optuna_dashboard import wsgi
+
+    app = wsgi(storage_url(whole[1], "demo", Path()))
+    sent: list[str] = []
+    environ = {
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": "/api/studies",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": sys.stderr,
+        "wsgi.url_scheme": "http",
+    }
+    body = b"".join(app(environ, lambda status, headers: sent.append(status)))
+    assert sent == ["200 OK"]
+    [summary] = json.loads(body)["study_summaries"]
+    assert summary["study_name"] == "demo"
