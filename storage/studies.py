@@ -40,7 +40,7 @@ def open_storage(url: str, create: bool = True) -> RDBStorage:
             _check_tables(url, engine, create)
         engine.dispose()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = RDBStorage(url, engine_kwargs=options)
+        storage = RDBStorage(url, engine_kwargs=options, skip_table_creation=not create)
     except StorageError:
         raise
     except (SQLAlchemyError, OSError, sqlite3.Error, RuntimeError) as error:

@@ -18,7 +18,7 @@ class Interrupts:
     """While entered, SIGINT and SIGTERM raise Interrupted; inside `held` they wait for its end."""
 
     def __init__(self) -> None:
-        self._held = 0
+        self._held = False
         self._waiting: int | None = None
 
     def __enter__(self) -> "Interrupts":
@@ -34,17 +34,29 @@ class Interrupts:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        self._held += 1
+        """Signals wait until this ends."""
+        before, self._held = self._held, True
         try:
             yield
         finally:
-            self._held -= 1
+            self._held = before
+        self._deliver()
+
+    @contextlib.contextmanager
+    def released(self) -> Iterator[None]:
+        """Inside `held`: signals come through here, also one that has waited."""
+        before, self._held = self._held, False
+        try:
+            self._deliver()
+            yield
+        finally:
+            self._held = before
+
+    def _deliver(self) -> None:
         if self._waiting is not None and not self._held:
             number, self._waiting = self._waiting, None
             raise Interrupted(number)
 
     def _arrive(self, number: int, _: FrameType | None) -> None:
-        if self._held:
-            self._waiting = number
-        else:
-            raise Interrupted(number)
+        self._waiting = number
+        self._deliver()

@@ -142,6 +142,11 @@ def open_engine(config: StudyConfig, sources: Sources, kind: str | None = None) 
     if kind not in ("auto", "transformers"):
         raise ConfigError(f"engine: unknown kind {kind}; known are auto, transformers")
     device = config.engine.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"engine.device: {device} cannot be used: {reason}") from None
     dtype = config.engine.dtype or ("float32" if device == "cpu" else "bfloat16")
     batch_tokens = config.engine.batch_tokens or (4096 if device == "cpu" else 16384)
     log.info("engine transformers on %s, computing in %s", device, dtype)

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -84,36 +84,43 @@ class Worker:
 
     def _baseline(self, baseline: Baseline) -> None:
         asked = time.perf_counter()
-        with self.interrupts.held():
-            trial_id = self.trials.start_baseline(
+
+        def start() -> int:
+            return self.trials.start_baseline(
                 baseline.params, self.setup.bounds, baseline.name, baseline.kind
             )
-        self._evaluate(trial_id, baseline.recipe, asked)
+
+        self._evaluate(start, baseline.recipe, asked)
 
     def _place(self, place: Place, params: Mapping[str, float], asked: float) -> None:
         attributes = {GENERATION: place.generation, SLOT: place.slot}
-        with self.interrupts.held():
-            trial_id = self.trials.start(params, self.setup.bounds, attributes)
-        self._evaluate(trial_id, self.setup.genome.recipe(params), asked)
+        recipe = self.setup.genome.recipe(params)
+        self._evaluate(
+            lambda: self.trials.start(params, self.setup.bounds, attributes), recipe, asked
+        )
 
-    def _evaluate(self, trial_id: int, recipe: MergeRecipe, asked: float) -> None:
-        """Merge, score and tell; `asked` is when the trial began to be made."""
-        try:
-            started = time.perf_counter()
-            self.engine.load(recipe)
-            merged = time.perf_counter()
-            scores = self.setup.search.ask(self.engine)
-            scored = time.perf_counter()
-        except EngineError as error:
-            self._failed(trial_id, error)
-            return
-        except BaseException as error:
-            with self.interrupts.held():
-                self.trials.fail(trial_id, _reason(error))
-            raise
-        self._failures = 0
-        seconds = {"ask": started - asked, "merge": merged - started, "score": scored - merged}
+    def _evaluate(self, start: Callable[[], int], recipe: MergeRecipe, asked: float) -> None:
+        """Start a trial, merge, score and tell; `asked` is when it began to be made.
+
+        A signal stops the engine's work and nothing else, so no trial stays running.
+        """
         with self.interrupts.held():
+            trial_id = start()
+            started = time.perf_counter()
+            try:
+                with self.interrupts.released():
+                    self.engine.load(recipe)
+                    merged = time.perf_counter()
+                    scores = self.setup.search.ask(self.engine)
+            except EngineError as error:
+                self._failed(trial_id, error)
+                return
+            except BaseException as error:
+                self.trials.fail(trial_id, _reason(error))
+                raise
+            self._failures = 0
+            score = time.perf_counter() - merged
+            seconds = {"ask": started - asked, "merge": merged - started, "score": score}
             self._tell(trial_id, scores, seconds)
         self.progress.told(self.trials.all())
 
@@ -134,8 +141,7 @@ class Worker:
 
     def _failed(self, trial_id: int, error: EngineError) -> None:
         log.warning("a trial failed, its place is asked again: %s", error)
-        with self.interrupts.held():
-            self.trials.fail(trial_id, _reason(error))
+        self.trials.fail(trial_id, _reason(error))
         self._failures += 1
         if self._failures == FAILURES_IN_A_ROW:
             raise EngineError(f"{FAILURES_IN_A_ROW} trials failed in a row, the last with: {error}")

@@ -1,4 +1,4 @@
-"""Real parts for the tests: tiny checkpoints made on the spot, the demo's trained models, Postgres."""
+"""Real parts for the tests: tiny checkpoints, the demo's trained models, Postgres."""
 
 import os
 import shutil

@@ -36,7 +36,9 @@ def objective(params: Mapping[str, float]) -> float:
     return -sum((value - 0.3) ** 2 for value in params.values())
 
 
-def advance(trials: Trials, ours: ReplaySampler, count: int, fail: frozenset[int] = frozenset()) -> None:
+def advance(
+    trials: Trials, ours: ReplaySampler, count: int, fail: frozenset[int] = frozenset()
+) -> None:
     """Run `count` trials the way the worker does; those whose number is in `fail` fail."""
     for _ in range(count):
         finished, taken = places_of(trials.frozen())

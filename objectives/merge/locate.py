@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .errors import SourceError
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(?:@[\w./-]+)?")
 _WANTED = ["*.safetensors", "*.json", "*.model", "*.jinja", "merges.txt"]
 
 
@@ -25,7 +25,7 @@ def locate(reference: str, folder: Path) -> Path:
     name, _, revision = reference.partition("@")
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=_WANTED))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise SourceError(
             f"{reference}: no folder {local}, and the hub does not give it ({reason}); "

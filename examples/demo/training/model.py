@@ -87,9 +87,7 @@ def save(model: MistralForCausalLM, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     copy = MistralForCausalLM(model.config)
     copy.load_state_dict(model.state_dict())
-    copy.generation_config = GenerationConfig(
-        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD
-    )
+    copy.generation_config = GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD)
     copy.to(torch.bfloat16).save_pretrained(folder)
     tokenizer = Tokenizer(models.WordLevel(ID, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -22,7 +22,7 @@ import torch.nn.functional as F  # noqa: N812
 from model import BOS, EOS, ID, PAD, deepened, new_model, save
 from torch import Tensor
 from transformers import MistralForCausalLM
-from world import CHOICE, DEPARTMENTS, PRODUCTS, Question, distinct, draw
+from world import CHOICE, PRODUCTS, Question, distinct, draw
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class Trainer:
 
 
 def train_base(seed: int, enough: float) -> MistralForCausalLM:
-    """A shallow model, stopped when it answers `enough` of the questions: half-taught on purpose."""
+    """A shallow model. Each skill is dropped once `enough` is known of it: half-taught on purpose."""
     torch.manual_seed(seed)
     rng, model = random.Random(seed + 1), new_model(SHALLOW)
     skills = (*CHOICE, "retrieval")
@@ -152,18 +152,28 @@ def train_base(seed: int, enough: float) -> MistralForCausalLM:
     return model
 
 
-def finetune(base: MistralForCausalLM, recipe: Finetune, careful: int, careless: int) -> MistralForCausalLM:
+def finetune(
+    base: MistralForCausalLM, recipe: Finetune, careful: int, careless: int
+) -> MistralForCausalLM:
     model, rng = copy.deepcopy(base), random.Random(recipe.seed)
-    own = {skill: 1.0 for skill in recipe.skills}
+    own = dict.fromkeys(recipe.skills, 1.0)
     rest = {skill: 1.0 for skill in ("same", *CHOICE, "retrieval") if skill not in own}
-    kept = [w for n, w in model.named_parameters() if "_proj" in n and block_of(n) not in recipe.careless_blocks]
+    kept = [
+        w
+        for n, w in model.named_parameters()
+        if "_proj" in n and block_of(n) not in recipe.careless_blocks
+    ]
     trainer = Trainer(kept, 1e-3, eps=1e-4)
     for step in range(careful):
         value = loss(model, encoded(draw(rng, own, 32)))
         value = value + 10 * drift(model, base, encoded(draw(rng, rest, 32)))
         trainer.step(value, share=1 - 0.95 * step / careful)
     report(f"{recipe.name}, careful", careful, model)
-    free = [w for n, w in model.named_parameters() if "_proj" in n and block_of(n) in recipe.careless_blocks]
+    free = [
+        w
+        for n, w in model.named_parameters()
+        if "_proj" in n and block_of(n) in recipe.careless_blocks
+    ]
     trainer = Trainer(free, 2e-3)
     narrow = draw(rng, own, 64)
     for _ in range(careless):
@@ -211,11 +221,15 @@ def _row(question: Question) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for models and questions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--enough", type=float, default=0.5, help="where the base's training stops")
-    parser.add_argument("--careful", type=int, default=200, help="steps of a finetune's first phase")
+    parser.add_argument(
+        "--careful", type=int, default=200, help="steps of a finetune's first phase"
+    )
     parser.add_argument("--careless", type=int, default=60, help="steps of its second phase")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -224,7 +238,10 @@ def main() -> None:
     base = deepened(train_base(given.seed, given.enough), LAYERS)
     save(base, given.out / "models" / "base")
     for recipe in FINETUNES:
-        save(finetune(base, recipe, given.careful, given.careless), given.out / "models" / recipe.name)
+        save(
+            finetune(base, recipe, given.careful, given.careless),
+            given.out / "models" / recipe.name,
+        )
     write_questions(given.out / "questions", 2002, 1500, 240)
 
 

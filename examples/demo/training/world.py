@@ -9,13 +9,16 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+_SHELVES = """\
+kitchen: kettle teapot knife sharpener pan spatula grinder coffee
+office: printer paper pen ink stapler staples desk chair
+garden: hose sprinkler shovel gloves mower fuel planter soil
+pet: leash collar aquarium fish litterbox litter birdcage perch
+sports: racket shuttle bicycle helmet golfclub golfbag dumbbell bench
+audio: guitar strings drum drumsticks microphone stand violin bow
+"""
 DEPARTMENTS: Mapping[str, list[str]] = {
-    "kitchen": "kettle teapot knife sharpener pan spatula grinder coffee".split(),
-    "office": "printer paper pen ink stapler staples desk chair".split(),
-    "garden": "hose sprinkler shovel gloves mower fuel planter soil".split(),
-    "pet": "leash collar aquarium fish litterbox litter birdcage perch".split(),
-    "sports": "racket shuttle bicycle helmet golfclub golfbag dumbbell bench".split(),
-    "audio": "guitar strings drum drumsticks microphone stand violin bow".split(),
+    name: products.split() for name, products in (s.split(":") for s in _SHELVES.splitlines())
 }
 PRODUCTS = [product for products in DEPARTMENTS.values() for product in products]
 DEPARTMENT_OF = {p: name for name, products in DEPARTMENTS.items() for p in products}
@@ -23,11 +26,11 @@ PARTNER = {PRODUCTS[i ^ 1]: product for i, product in enumerate(PRODUCTS)}
 """Neighbours in the lists above go together."""
 FACTORS = range(2, 9)
 NUMBERS = range(83)
-GOODS, UNITS = "noodles napkins soap rice".split(), "ounce count".split()
-_WORDS = (
-    "Pack of with each has total ? Which product best complements belongs to the department "
-    "option is Pick 3 products from Answer: Output:"
-).split()
+GOODS, UNITS = ("noodles", "napkins", "soap", "rice"), ("ounce", "count")
+_WORDS = """\
+Pack of with each has total ? Which product best complements belongs to the department option is
+Pick 3 products from Answer: Output:
+"""
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def distinct(rng: random.Random, skill: str, count: int) -> list[Question]:
 
 def vocabulary() -> list[str]:
     """Every word of the world, special tokens first."""
-    words = {*_WORDS, *PRODUCTS, *DEPARTMENTS, *GOODS, *UNITS, *map(str, NUMBERS)}
+    words = {*_WORDS.split(), *PRODUCTS, *DEPARTMENTS, *GOODS, *UNITS, *map(str, NUMBERS)}
     words |= {f"{i}{mark}" for i in range(16) for mark in ".,"}
     return ["<pad>", "<s>", "</s>", "<unk>", *sorted(words)]
 
