@@ -1,22 +1,19 @@
-"""Opens databases and the studies in them, and refuses what does not fit together."""
+"""The studies in a database: found or made, held to their fingerprint, run by one process."""
 
 import contextlib
 import fcntl
 import hashlib
-import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import optuna
 from optuna.storages import RDBStorage
-from sqlalchemy import Engine, create_engine, event, inspect, text
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from .url import StorageError, redacted, sqlite_path
 
 FINGERPRINT = "fingerprint"
-_OPTUNA_TABLES = {"studies", "trials", "version_info"}
-_CONNECT_SECONDS = 10
 
 
 class StudyMismatch(Exception):
@@ -25,30 +22,6 @@ class StudyMismatch(Exception):
 
 class StudyBusy(Exception):
     """Another process runs this study."""
-
-
-def open_storage(url: str, create: bool = True) -> RDBStorage:
-    """Optuna's storage at a URL; with `create` its tables are made. Raises StorageError."""
-    path = sqlite_path(url)
-    if path is not None:
-        _prepare_file(path, create)
-    seconds = {"timeout": 60} if path is not None else {"connect_timeout": _CONNECT_SECONDS}
-    options = {"pool_pre_ping": True, "connect_args": seconds}
-    try:
-        engine = create_engine(url, **options)
-        with contextlib.closing(engine.connect()):
-            _check_tables(url, engine, create)
-        engine.dispose()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = RDBStorage(url, engine_kwargs=options, skip_table_creation=not create)
-    except StorageError:
-        raise
-    except (SQLAlchemyError, OSError, sqlite3.Error, RuntimeError) as error:
-        raise StorageError(f"cannot use {redacted(url)}: {_cause(error)}") from None
-    if path is not None:
-        event.listen(storage.engine, "connect", _enforce_foreign_keys)
-        storage.engine.dispose()
-    return storage
 
 
 def create_study(storage: RDBStorage, name: str) -> optuna.Study:
@@ -138,34 +111,6 @@ def _number(name: str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def _prepare_file(path: Path, create: bool) -> None:
-    """Make the folder and turn on write-ahead logging. Raises StorageError."""
-    if not path.exists() and not create:
-        raise StorageError(f"there is no database {path}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-    except (OSError, sqlite3.Error) as error:
-        raise StorageError(f"cannot use {path} as a SQLite database: {error}") from None
-
-
-def _check_tables(url: str, engine: Engine, create: bool) -> None:
-    tables = set(inspect(engine).get_table_names())
-    if tables >= _OPTUNA_TABLES or (create and not tables):
-        return
-    if not tables:
-        raise StorageError(f"{redacted(url)} holds no studies yet")
-    raise StorageError(
-        f"{redacted(url)} is no Optuna database: it holds {', '.join(sorted(tables)[:3])}; "
-        "give the study a database of its own"
-    )
-
-
-def _enforce_foreign_keys(connection: sqlite3.Connection, _: object) -> None:
-    connection.execute("PRAGMA foreign_keys=ON")
-
-
 def _differences(stored: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
     lines = [
         f"{key}: {stored.get(key, 'nothing')} stored, {given.get(key, 'nothing')} now"
@@ -173,9 +118,3 @@ def _differences(stored: Mapping[str, str], given: Mapping[str, str]) -> list[st
         if stored.get(key) != given.get(key)
     ]
     return lines if len(lines) <= 8 else [*lines[:8], f"and {len(lines) - 8} more"]
-
-
-def _cause(error: Exception) -> str:
-    """What the driver said, in one line."""
-    original = error.orig if isinstance(error, OperationalError | DBAPIError) else None
-    return " ".join(str(original or error).split())

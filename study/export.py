@@ -34,7 +34,8 @@ def export(
 
 def _export(path: Path, out: Path, trial: str, storage: str | None, overwrite: bool) -> Path:
     from storage.answers import Answers
-    from storage.studies import find_study, open_storage
+    from storage.database import open_storage
+    from storage.studies import find_study
     from storage.trials import Trials
     from storage.url import storage_url
 

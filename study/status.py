@@ -20,7 +20,8 @@ def status(config: ConfigPath, storage: StorageUrl = None, as_json: AsJson = Fal
 
 
 def _status(path: Path, storage: str | None) -> dict[str, Any]:
-    from storage.studies import find_study, open_storage, stored_fingerprint
+    from storage.database import open_storage
+    from storage.studies import find_study, stored_fingerprint
     from storage.trials import Trials
     from storage.url import redacted, storage_url
 

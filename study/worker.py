@@ -13,7 +13,8 @@ from objectives.engines.engine import Engine, EngineError
 from objectives.merge.recipe import MergeRecipe
 from objectives.scoring import Scores
 from storage.answers import HELD_OUT, SEARCH, Answers
-from storage.studies import create_study, open_storage, sole_run
+from storage.database import open_storage
+from storage.studies import create_study, sole_run
 from storage.trials import TrialRecord, Trials
 from storage.url import redacted
 

@@ -18,7 +18,8 @@ from conftest import DEMO
 from safetensors.torch import load_file
 
 from storage.answers import SEARCH, Answers
-from storage.studies import find_study, open_storage
+from storage.database import open_storage
+from storage.studies import find_study
 from storage.trials import TrialRecord, Trials
 from storage.url import StorageError, storage_url
 from study.config import load_config

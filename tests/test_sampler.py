@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.studies import create_study, open_storage
+from storage.database import open_storage
+from storage.studies import create_study
 from storage.trials import Trials
 from study.config import Range
 from study.sampler import (

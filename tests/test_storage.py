@@ -7,13 +7,13 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from storage.answers import HELD_OUT, SEARCH, Answers, TaskAnswers
+from storage.database import open_storage
 from storage.studies import (
     StudyBusy,
     StudyMismatch,
     create_study,
     find_study,
     hold_fingerprint,
-    open_storage,
     sole_run,
 )
 from storage.trials import Trials
@@ -86,6 +86,22 @@ def test_a_trial_is_created_in_one_transaction(database: str) -> None:
     trials.start(dict.fromkeys(bounds, 0.5), bounds, {"generation": 1, "slot": 2})
     assert len(commits) == 1
     assert len(trials.all()[0].params) == 48
+
+
+def test_optuna_reads_our_trials_as_its_own(database: str) -> None:
+    bounds = {"a": (0.0, 1.0), "b": (-0.4, 1.4)}
+    trials = Trials(create_study(open_storage(database), "s"))
+    trials.finish(trials.start({"a": 0.25, "b": -0.125}, bounds, {"slot": 3}), 0.5, {}, {})
+    [stock] = optuna.load_study(study_name="s", storage=database).trials
+    made = optuna.create_study(study_name="t", storage=database, direction="maximize")
+    asked = made.ask()
+    for name, (low, high) in bounds.items():
+        asked.suggest_float(name, low, high)
+    made.tell(asked, 0.5)
+    assert stock.params == {"a": 0.25, "b": -0.125}
+    assert stock.distributions == made.trials[0].distributions
+    assert (stock.value, stock.number) == (0.5, 0)
+    assert trials.all()[0].params == stock.params
 
 
 def test_trials_left_running_are_failed_with_a_reason(database: str) -> None:

@@ -130,7 +130,7 @@ class Trainer:
 
 
 def train_base(seed: int, enough: float) -> MistralForCausalLM:
-    """A shallow model. Each skill is dropped once `enough` is known of it: half-taught on purpose."""
+    """A shallow model, half-taught on purpose: a skill is dropped once `enough` of it is known."""
     torch.manual_seed(seed)
     rng, model = random.Random(seed + 1), new_model(SHALLOW)
     skills = (*CHOICE, "retrieval")
