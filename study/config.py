@@ -1,7 +1,7 @@
-"""study.yaml (or an evol_merge_config.yaml) in, a frozen StudyConfig out, or a ConfigError.
+"""What a study file may say, section by section; each key is documented where it stands.
 
 The file is a superset of mergekit-evolve's: `genome`, `tasks` and the options beside them mean
-what they mean there; `study`, `space` and `engine` are ours. Paths are relative to the file.
+what they mean there; `study`, `space` and `engine` are ours.
 """
 
 import difflib
@@ -9,13 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -245,85 +243,6 @@ class StudyConfig(Section):
     def name(self) -> str:
         assert self.study.name is not None
         return self.study.name
-
-
-def load_config(path: Path, task_folders: Iterable[Path] = ()) -> StudyConfig:
-    """Read and check a file; tasks without a kind are looked up. Raises ConfigError."""
-    data = _mapping(path)
-    folder = path.resolve().parent
-    if isinstance(data.get("tasks"), list):
-        places = [*task_folders, folder, folder / "tasks"]
-        data["tasks"] = [_resolved(path, task, places) for task in data["tasks"]]
-    if isinstance(data.setdefault("study", {}) or {}, dict):
-        data["study"] = {"name": path.stem} | (data["study"] or {})
-    try:
-        return StudyConfig.model_validate(data | {"folder": folder})
-    except ValidationError as error:
-        raise ConfigError(_message(path, error)) from None
-
-
-def _resolved(path: Path, task: Any, places: list[Path]) -> Any:
-    """The task with the kind, data and prompt of its own file, where it has none inline."""
-    given = {"name": task} if isinstance(task, str) else task
-    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
-        return task
-    if "kind" in given:
-        if given.get("data") is None:
-            raise ConfigError(f"{path}: tasks.{given['name']}: data: a question file is needed")
-        return given | {"data": path.resolve().parent / str(given["data"])}
-    found = next((p for p in (f / f"{given['name']}.yaml" for f in places) if p.exists()), None)
-    if found is None:
-        raise ConfigError(
-            f"{path}: tasks.{given['name']}: has no kind and data, and there is no "
-            f"{given['name']}.yaml beside it (tasks of lm-eval cannot be run yet)"
-        )
-    own = _mapping(found)
-    if "kind" not in own or "data" not in own:
-        raise ConfigError(f"{found}: a task file needs kind and data (lm-eval's cannot be run yet)")
-    folder = found.resolve().parent
-    own["data"] = folder / str(own["data"])
-    if (folder / str(own.get("prompt"))).is_file():
-        own["prompt"] = str(folder / str(own["prompt"]))
-    return own | given
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
-            raise yaml.YAMLError(f"key {twice} stands twice, line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} is not a study: it must be a mapping with genome and tasks")
-    return data
-
-
-def _message(path: Path, error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"])
-        text = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "missing":
-            text = "is missing"
-        for line in text.split("\n"):
-            joint = "." if place and ": " in line and problem["type"] == "value_error" else ": "
-            lines.append(f"{place}{joint}{line}" if place else line)
-    if len(lines) == 1:
-        return f"{path}: {lines[0]}"
-    return f"{path} is not a valid study:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def _unknown(key: str, known: list[str]) -> str:

@@ -39,7 +39,7 @@ def _export(path: Path, out: Path, trial: str, storage: str | None, overwrite: b
     from storage.trials import Trials
     from storage.url import storage_url
 
-    from .config import load_config
+    from .config_file import load_config
 
     config = load_config(path)
     url = storage_url(

@@ -57,7 +57,7 @@ def _run(
 ) -> None:
     from storage.url import storage_url
 
-    from .config import load_config
+    from .config_file import load_config
 
     config = load_config(path)
     url = storage_url(

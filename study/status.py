@@ -25,7 +25,7 @@ def _status(path: Path, storage: str | None) -> dict[str, Any]:
     from storage.trials import Trials
     from storage.url import redacted, storage_url
 
-    from .config import load_config
+    from .config_file import load_config
     from .sampler import generation_of, places_of
 
     config = load_config(path)

@@ -5,7 +5,8 @@ import pytest
 import yaml
 from conftest import DEMO
 
-from study.config import ConfigError, load_config
+from study.config import ConfigError
+from study.config_file import load_config
 
 EXAMPLES = sorted(p for p in DEMO.parent.rglob("*.yaml") if "genome:" in p.read_text())
 

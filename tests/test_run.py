@@ -22,7 +22,7 @@ from storage.database import open_storage
 from storage.studies import find_study
 from storage.trials import TrialRecord, Trials
 from storage.url import StorageError, storage_url
-from study.config import load_config
+from study.config_file import load_config
 from study.export import choose, export_trial
 from study.setup import Setup, build, open_engine
 from study.summary import recipe_of

@@ -1,0 +1,78 @@
+"""What must not drift apart: commands and README, config and its page, imports and their cost."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from study import config
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = ("run", "status", "export")
+SECTIONS = [
+    value
+    for value in vars(config).values()
+    if isinstance(value, type) and issubclass(value, config.Section) and value.model_fields
+]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_stands_in_the_readme(name: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", f"study.{name}", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"COLUMNS": "200", "NO_COLOR": "1", "PATH": ""},
+        cwd=ROOT,
+    )
+    readme = (ROOT / "README.md").read_text()
+    [row] = [line for line in readme.split("\n") if line.startswith(f"| `python -m study.{name} ")]
+    first = next(
+        line.strip()
+        for line in result.stdout.split("\n")[1:]
+        if line.strip() and "Usage" not in line
+    )
+    assert first.rstrip(".") in row
+    for option in re.findall(r"--[a-z-]+", result.stdout):
+        if option not in ("--help", "--no-overwrite"):
+            assert option in row or option == "--storage"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_imports_nothing_heavy(name: str) -> None:
+    code = (
+        f"import sys, runpy; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_module('study.{name}', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'transformers', 'optuna', 'numpy') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert result.stdout.strip().endswith("[]")
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda s: s.__name__)
+def test_every_key_stands_on_the_config_page(section: type[BaseModel]) -> None:
+    page = (ROOT / "docs" / "config.md").read_text()
+    for name, field in section.model_fields.items():
+        if not field.exclude:
+            assert f"`{field.alias or name}`" in page or f"## {name}\n" in page, name
+
+
+def test_every_module_stands_in_the_readmes_tree() -> None:
+    tree = (ROOT / "README.md").read_text().split("## Files")[1]
+    for path in [*ROOT.glob("study/*.py"), *ROOT.glob("storage/*.py")]:
+        assert path.name == "__init__.py" or path.name in tree, path
+    for path in ROOT.glob("objectives/merge/*.py"):
+        assert path.name == "__init__.py" or f"merge/{path.name}" in tree, path
+
+
+def test_no_module_is_long() -> None:
+    for package in ("study", "objectives", "storage"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert len(path.read_text().split("\n")) <= 320, path
