@@ -10,13 +10,13 @@ from optuna.distributions import distribution_to_json
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
-from sqlalchemy import Engine, create_engine, event, insert, inspect
+from sqlalchemy import Engine, create_engine, event, insert, inspect, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from .url import StorageError, redacted, sqlite_path
 
-_OPTUNA_TABLES = {"studies", "trials", "version_info"}
+_OPTUNA_TABLES = {"studies", "trials", "version_info", "alembic_version"}
 _CONNECT_SECONDS = 10
 
 
@@ -57,9 +57,10 @@ def open_storage(url: str, create: bool = True) -> Database:
     options = {"pool_pre_ping": True, "connect_args": seconds}
     try:
         engine = create_engine(url, **options)
-        with contextlib.closing(engine.connect()):
+        try:
             _check_tables(url, engine, create)
-        engine.dispose()
+        finally:
+            engine.dispose()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = Database(url, engine_kwargs=options, skip_table_creation=not create)
     except StorageError:
@@ -74,8 +75,10 @@ def open_storage(url: str, create: bool = True) -> Database:
 
 def _prepare_file(path: Path, create: bool) -> None:
     """Make the folder and turn on write-ahead logging. Raises StorageError."""
-    if not path.exists() and not create:
-        raise StorageError(f"there is no database {path}")
+    if not create:
+        if not path.exists():
+            raise StorageError(f"there is no database {path}")
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
@@ -86,14 +89,21 @@ def _prepare_file(path: Path, create: bool) -> None:
 
 def _check_tables(url: str, engine: Engine, create: bool) -> None:
     tables = set(inspect(engine).get_table_names())
-    if tables >= _OPTUNA_TABLES or (create and not tables):
-        return
-    if not tables:
+    if tables and not tables & _OPTUNA_TABLES:
+        raise StorageError(
+            f"{redacted(url)} is no Optuna database: it holds {', '.join(sorted(tables)[:3])}; "
+            "give the study a database of its own"
+        )
+    if not create and not (tables >= _OPTUNA_TABLES and _is_stamped(engine)):
         raise StorageError(f"{redacted(url)} holds no studies yet")
-    raise StorageError(
-        f"{redacted(url)} is no Optuna database: it holds {', '.join(sorted(tables)[:3])}; "
-        "give the study a database of its own"
-    )
+
+
+def _is_stamped(engine: Engine) -> bool:
+    """Whether Optuna has finished making its tables; before that, only their maker may write."""
+    with engine.connect() as connection:
+        return (
+            connection.execute(select(text("version_num FROM alembic_version"))).first() is not None
+        )
 
 
 def _enforce_foreign_keys(connection: sqlite3.Connection, _: object) -> None:

@@ -39,7 +39,11 @@ def lines(
 ) -> list[Line]:
     """The base, each parent, the best uniform merge, and the best merge of the search."""
     complete = [r for r in records if r.complete]
-    chosen = [(f"{r.kind} {r.baseline}", r) for r in complete if r.kind in ("base", "parent")]
+    chosen = [
+        (r.kind if r.kind == r.baseline else f"{r.kind} {r.baseline}", r)
+        for r in complete
+        if r.kind in ("base", "parent")
+    ]
     uniform = best([r for r in complete if r.kind == "uniform"])
     found = best([r for r in complete if r.kind == "search"])
     chosen += [(f"best {uniform.baseline}", uniform)] if uniform else []

@@ -116,7 +116,7 @@ def test_a_study_ends_with_its_table_and_the_folder_of_the_best_merge(
     whole: tuple[Path, str, str],
 ) -> None:
     config, url, printed = whole
-    for name in ("base base", "parent numeric", "parent catalogue", "best uniform", "best found"):
+    for name in ("base ", "parent numeric", "parent catalogue", "best uniform", "best found"):
         assert name in printed
     assert "multiple_choice" in printed
     folder = config.parent / printed.strip().split(": ")[-1]
