@@ -1,6 +1,6 @@
 """Where to search: uniform merges over weights and densities, and whole searches in several spaces.
 
-    python benchmarks/space.py [--trials 120] [--seeds 2] [--grid-only]
+    python benchmarks/space.py [--trials 120] [--seeds 3] [--no-grid]
 
 On the demo's models and questions. The grid is scored on all questions. Each search is a study of
 its own; what counts is the held-out score of its best trial against the best uniform merge.
@@ -97,17 +97,16 @@ def search(config: StudyConfig, space: dict[str, object], seed: int, trials: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=120)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--grid-only", action="store_true")
+    parser.add_argument("--seeds", type=int, default=3, help="of the default space; others get one")
+    parser.add_argument("--no-grid", action="store_true")
     given = parser.parse_args()
     config = load_config(DEMO)
-    grid(config)
-    if given.grid_only:
-        return
+    if not given.no_grid:
+        grid(config)
     print("\n| space | seed | best uniform, search / held-out | best found | gain held-out |")
     print("|---|---|---|---|---|")
     for name, space in SPACES.items():
-        for seed in range(given.seeds):
+        for seed in range(given.seeds if not space else 1):
             print(f"| {name} | {search(config, space, seed, given.trials)} |", flush=True)
 
 

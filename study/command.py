@@ -65,10 +65,13 @@ def fail(error: object, code: int = BAD_INPUT) -> NoReturn:
 
 
 def start_logging() -> None:
+    """Logs to stderr, above the progress line where stderr is a terminal."""
     handler: logging.Handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     if log_console.is_terminal:
-        handler = RichHandler(console=log_console, show_path=False, show_level=False)
+        handler = RichHandler(
+            console=log_console, show_time=False, show_level=False, show_path=False
+        )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("study", "objectives", "storage", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)

@@ -24,6 +24,7 @@ class Progress:
         self._budget, self._population = budget, population
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._lasting = console.is_terminal
+        self._line = ""
         self._told: list[float] = [time.monotonic()]
 
     def __enter__(self) -> "Progress":
@@ -34,16 +35,18 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._lasting:
             self._live.stop()
+            if self._line:
+                log.info(self._line)
 
     def told(self, records: Sequence[TrialRecord]) -> None:
         """Take note of a finished trial."""
         self._told = [*self._told[-_REMEMBERED:], time.monotonic()]
         finished = sum(r.complete and r.kind == "search" for r in records)
-        line = self.line(records, finished)
+        self._line = self.line(records, finished)
         if self._lasting:
-            self._live.update(Text(line, overflow="ellipsis", no_wrap=True), refresh=True)
+            self._live.update(Text(self._line, overflow="ellipsis", no_wrap=True), refresh=True)
         elif finished % self._population == 0:
-            log.info(line)
+            log.info(self._line)
 
     def line(self, records: Sequence[TrialRecord], finished: int) -> str:
         pace = statistics.median(

@@ -49,10 +49,17 @@ class Worker:
         `deadline` is a time of `time.monotonic`. Gives whether the budget is reached. Raises
         EngineError after three failed trials in a row.
         """
+        with self.progress:
+            return self._baselines(deadline) and self._places(budget, deadline)
+
+    def _baselines(self, deadline: float) -> bool:
         for baseline in self._missing_baselines():
             if time.monotonic() >= deadline:
                 return False
             self._baseline(baseline)
+        return True
+
+    def _places(self, budget: int, deadline: float) -> bool:
         while True:
             asked = time.perf_counter()
             finished, taken = places_of(self.trials.frozen())
@@ -73,6 +80,7 @@ class Worker:
             return None
         stored = self.answers.read(record.id, HELD_OUT)
         if not stored:
+            log.info("trial %d: held-out questions", record.number)
             self.engine.load(recipe)
             stored = answers_of(self.setup.held_out.ask(self.engine))
             with self.interrupts.held():
@@ -181,7 +189,7 @@ def open_worker(
         )
         running = open_engine(setup.config, setup.sources, engine)
         stack.callback(running.close)
-        progress = stack.enter_context(Progress(console, budget, population))
+        progress = Progress(console, budget, population)
         sampler = setup.sampler(population)
         yield Worker(setup, trials, answers, sampler, running, interrupts, progress)
 
