@@ -37,12 +37,12 @@ def stored_fingerprint(study: optuna.Study) -> dict[str, str]:
 
 
 def hold_fingerprint(study: optuna.Study, fingerprint: Mapping[str, str]) -> None:
-    """Store a new study's fingerprint, or compare. Raises StudyMismatch where they differ.
+    """Store it where there are no trials, else compare. Raises StudyMismatch where they differ.
 
     A fingerprint says what a study searches over and by which rules, each entry a short text.
     """
     stored, name = stored_fingerprint(study), study.study_name
-    if not stored and not study.get_trials(deepcopy=False):
+    if not study.get_trials(deepcopy=False):
         study.set_user_attr(FINGERPRINT, dict(fingerprint))
         return
     if not stored:

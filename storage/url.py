@@ -24,8 +24,11 @@ def storage_url(given: str | None, study: str, folder: Path) -> str:
         )
     try:
         url = make_url(given)
-    except (ArgumentError, ValueError) as error:
-        raise StorageError(f"storage is not a database URL: {error}") from None
+    except (ArgumentError, ValueError):  # their text may quote a part of the password
+        raise StorageError(
+            "storage is not a database URL; write postgresql://USER:PASSWORD@HOST:PORT/NAME, "
+            "special characters of the password percent-encoded"
+        ) from None
     if url.drivername in ("postgres", "postgresql"):
         url = url.set(drivername="postgresql+psycopg2")
     if url.get_backend_name() not in ("sqlite", "postgresql"):

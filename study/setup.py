@@ -98,6 +98,7 @@ def build(config: StudyConfig) -> Setup:
     label = next(label for label, name in wanted.items() if name == reference)
     sources = Sources(folders, label)
     genome = Genome(config.genome, config.space, sources.num_layers, config.study.seed)
+    log.info("checking the values of %d models in %s", len(folders), _gigabytes(sources))
     sources.check_values()
     try:
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folders[label])
@@ -151,6 +152,11 @@ def open_engine(config: StudyConfig, sources: Sources, kind: str | None = None) 
     batch_tokens = config.engine.batch_tokens or (4096 if device == "cpu" else 16384)
     log.info("engine transformers on %s, computing in %s", device, dtype)
     return TransformersEngine(sources, device, dtype, batch_tokens)
+
+
+def _gigabytes(sources: Sources) -> str:
+    paths = [path for c in sources.checkpoints.values() for path in c.paths]
+    return f"{sum(path.stat().st_size for path in paths) / 1e9:.2f} GB"
 
 
 def _task(config: StudyConfig, given: TaskConfig) -> MultipleChoice | Retrieval:

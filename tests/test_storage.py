@@ -115,7 +115,9 @@ def test_trials_left_running_are_failed_with_a_reason(database: str) -> None:
 
 def test_a_study_with_other_contents_is_refused_with_the_differences(database: str) -> None:
     study = create_study(open_storage(database), "s")
+    hold_fingerprint(study, {"seed": "7"})
     hold_fingerprint(study, {"seed": "0", "space a": "0 to 1"})
+    trial(Trials(study))
     again = create_study(open_storage(database), "s")
     hold_fingerprint(again, {"seed": "0", "space a": "0 to 1"})
     with pytest.raises(StudyMismatch, match=r"seed: 0 stored, 1 now\n  space b: nothing stored"):

@@ -54,7 +54,7 @@ class Checkpoint:
         return config
 
     def _open(self) -> list[Any]:
-        paths = self._paths()
+        paths = self.paths
         if not paths:
             raise SourceError(
                 f"{self.label}: {self.folder} has no .safetensors files "
@@ -71,7 +71,9 @@ class Checkpoint:
                 ) from None
         return files
 
-    def _paths(self) -> list[Path]:
+    @property
+    def paths(self) -> list[Path]:
+        """Its safetensors files."""
         index = self.folder / _INDEX
         if not index.exists():
             return sorted(self.folder.glob("*.safetensors"))
