@@ -7,6 +7,7 @@ from pathlib import Path
 
 import optuna
 from optuna.distributions import distribution_to_json
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
@@ -66,7 +67,7 @@ def open_storage(url: str, create: bool = True) -> Database:
     except StorageError:
         raise
     except (SQLAlchemyError, OSError, sqlite3.Error, RuntimeError) as error:
-        raise StorageError(f"cannot use {redacted(url)}: {_cause(error)}") from None
+        raise StorageError(f"cannot use {redacted(url)}: {cause(error)}") from None
     if path is not None:
         event.listen(storage.engine, "connect", _enforce_foreign_keys)
         storage.engine.dispose()
@@ -110,7 +111,9 @@ def _enforce_foreign_keys(connection: sqlite3.Connection, _: object) -> None:
     connection.execute("PRAGMA foreign_keys=ON")
 
 
-def _cause(error: Exception) -> str:
+def cause(error: Exception) -> str:
     """What the driver said, in one line."""
+    if isinstance(error, StorageInternalError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     original = error.orig if isinstance(error, DBAPIError) else None
     return " ".join(str(original or error).split())

@@ -17,7 +17,7 @@ ConfigPath = Annotated[
 StorageUrl = Annotated[
     str | None, typer.Option("--storage", metavar="URL", help="database in place of the config's")
 ]
-BAD_INPUT, ENGINE_FAILED = 2, 3
+BAD_INPUT, FAILED = 2, 3
 
 log_console = Console(stderr=True)
 
@@ -32,10 +32,14 @@ def application(command: Any) -> typer.Typer:
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
     """Turn the errors a user can cause into `error: ...` and exit code 2."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
     from objectives.engines.engine import EngineError
     from objectives.merge.errors import ExportError, SourceError
     from objectives.tasks.data import QuestionError
     from objectives.tasks.task import TaskError
+    from storage.database import cause
     from storage.studies import StudyBusy, StudyMismatch
     from storage.url import StorageError
 
@@ -56,7 +60,9 @@ def reported() -> Iterator[None]:
     except bad_input as error:
         fail(error)
     except EngineError as error:
-        fail(error, ENGINE_FAILED)
+        fail(error, FAILED)
+    except (SQLAlchemyError, StorageInternalError) as error:
+        fail(f"the database failed: {cause(error)}; the same command goes on from there", FAILED)
 
 
 def fail(error: object, code: int = BAD_INPUT) -> NoReturn:

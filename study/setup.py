@@ -11,6 +11,7 @@ import transformers
 from transformers import AutoTokenizer
 
 from objectives.engines.engine import Engine
+from objectives.merge import masks
 from objectives.merge.fingerprint import fingerprints
 from objectives.merge.locate import locate
 from objectives.merge.sources import Sources
@@ -71,6 +72,7 @@ class Setup:
             "random_init": str(self.config.random_init),
             "held_out": f"{study.held_out:g}",
             "merge_method": genome.merge_method,
+            "masks": masks.SCHEME,
             "normalize": str(self.genome.normalize),
             "allow_negative_weights": str(genome.allow_negative_weights),
             "smooth": str(genome.smooth),
@@ -148,8 +150,9 @@ def open_engine(config: StudyConfig, sources: Sources, kind: str | None = None) 
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
         raise ConfigError(f"engine.device: {device} cannot be used: {reason}") from None
-    dtype = config.engine.dtype or ("float32" if device == "cpu" else "bfloat16")
-    batch_tokens = config.engine.batch_tokens or (4096 if device == "cpu" else 16384)
+    on_cpu = torch.device(device).type == "cpu"
+    dtype = config.engine.dtype or ("float32" if on_cpu else "bfloat16")
+    batch_tokens = config.engine.batch_tokens or (4096 if on_cpu else 16384)
     log.info("engine transformers on %s, computing in %s", device, dtype)
     return TransformersEngine(sources, device, dtype, batch_tokens)
 

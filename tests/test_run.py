@@ -16,6 +16,8 @@ import pytest
 import yaml
 from conftest import DEMO
 from safetensors.torch import load_file
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
 
 from storage.answers import SEARCH, Answers
 from storage.database import open_storage
@@ -182,6 +184,24 @@ def test_a_timeout_ends_between_trials_and_a_smaller_budget_is_kept_to(tmp_path:
     assert "the same command goes on" in result.stdout
     assert command("run", config, "--trials", 3, folder=tmp_path).returncode == 0
     assert len(search_of(url)) == 3
+
+
+def test_a_database_that_goes_away_ends_the_run_in_one_line(tmp_path: Path, postgres: str) -> None:
+    process = started(write_study(tmp_path), postgres)
+    wait_for(process, postgres, 2)
+    name = make_url(postgres).database
+    admin = create_engine(make_url(postgres).set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
+        connection.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"),
+            {"name": name},
+        )
+    admin.dispose()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert "error: the database failed: " in err
+    assert "Traceback" not in err
 
 
 def test_two_runs_of_one_study_at_once_are_refused(tmp_path: Path, database: str) -> None:

@@ -3,6 +3,7 @@
 B: prompts of a batch, T: their tokens after the shared ones, left-padded to the longest.
 """
 
+import contextlib
 import copy
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,10 @@ class TransformersEngine:
         self._prefixes: dict[tuple[int, ...], DynamicCache] = {}
 
     def load(self, recipe: MergeRecipe) -> None:
+        with _memory_named():
+            self._load(recipe)
+
+    def _load(self, recipe: MergeRecipe) -> None:
         self._prefixes.clear()
         missing = set(self._parameters)
         for name, tensor in self._stream.tensors(recipe):
@@ -58,8 +63,11 @@ class TransformersEngine:
         if missing:
             raise EngineError(f"the merge lacks {len(missing)} tensors, first {min(missing)}")
 
-    @torch.inference_mode()
     def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        with _memory_named(), torch.inference_mode():
+            return self._answer(prompts)
+
+    def _answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
         groups = defaultdict(list)
         for i, prompt in enumerate(prompts):
             groups[prompt.tokens[: prompt.shared], prompt.max_tokens].append(i)
@@ -140,6 +148,16 @@ class TransformersEngine:
         batch = copy.deepcopy(self._prefixes[prefix])
         batch.batch_repeat_interleave(copies)
         return batch
+
+
+@contextlib.contextmanager
+def _memory_named() -> Iterator[None]:
+    """Out of memory as an EngineError: the trial fails, the study goes on."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise EngineError(f"out of memory: {str(error).splitlines()[0]}") from None
 
 
 def _left_padded(rows: list[tuple[int, ...]], device: str) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 DRAW_BITS = 16
+SCHEME = "philox 4x32-10, 16 bits"
+"""Changes whenever the same seed gives other masks: stored trials are then another study's."""
 _DRAWS = 128 // DRAW_BITS
 _ROUNDS = 10
 _MULTIPLY = (0xD2511F53, 0xCD9E8D57)
