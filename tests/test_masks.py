@@ -47,3 +47,10 @@ def test_seed_model_and_tensor_each_change_the_draws() -> None:
     one, other = (masks.draws(masks.key(0, m, "p"), SHAPE) for m in ("a", "b"))
     agree = ((one < masks.threshold(0.5)) == (other < masks.threshold(0.5))).float().mean().item()
     assert agree == pytest.approx(0.5, abs=0.05)
+
+
+def test_elements_take_the_halves_of_the_words_in_order() -> None:
+    key = masks.key(7, "x", "y")
+    words = masks.philox(torch.arange(2), key).flatten().tolist()
+    halves = [half for word in words for half in (word & 0xFFFF, word >> 16)]
+    assert masks.draws(key, torch.Size([13])).tolist() == halves[:13]
