@@ -32,12 +32,12 @@ check:
 	$(BIN)/pip install --quiet "$(TORCH)"
 	touch $@
 
-.venv/installed: .venv/made pyproject.toml
-	$(BIN)/pip install --quiet --editable .
+.venv/installed: .venv/made pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
-.venv/installed-dev: .venv/made pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[dev]'
+.venv/installed-dev: .venv/made pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ .venv/installed
 
 clean:
