@@ -18,7 +18,7 @@ from objectives.scoring import Scores
 from study.config import SpaceConfig, StudyConfig
 from study.config_file import load_config
 from study.interrupts import Interrupts
-from study.setup import build, open_engine
+from study.setup import build, choose_engine
 from study.summary import lines
 from study.worker import open_worker
 
@@ -44,7 +44,7 @@ def grid(config: StudyConfig) -> None:
     for normalize in (False, True):
         genome = everything.genome.model_copy(update={"normalize": normalize})
         setup = build(everything.model_copy(update={"genome": genome}))
-        engine = open_engine(config, setup.sources)
+        engine = choose_engine(config).start(setup.sources)
         print(f"\nnormalize: {normalize} ({setup.search.questions} questions)")
         print("| weight | " + " | ".join(f"density {d:g}" for d in DENSITIES) + " |")
         print("|---" * (len(DENSITIES) + 1) + "|")

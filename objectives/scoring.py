@@ -116,7 +116,7 @@ class Exam:
                 soft.append(worst)
                 continue
             right.append(task.score(question, prompt, answer, self._tokenizer))
-            soft.append(task.soft(question, answer))
+            soft.append(task.soft(question, prompt, answer))
         broken = sum(not answer.finite for answer in answers)
         return TaskScores(task.weight, _floats(right), _floats(soft), broken)
 

@@ -57,9 +57,10 @@ class TaskAnswers:
 class Answers:
     """The table, over an engine whose database already holds Optuna's tables."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, create: bool = True) -> None:
         self._engine = engine
-        _tables.create_all(engine, tables=[_answers])
+        if create:
+            _tables.create_all(engine, tables=[_answers])
 
     def write(self, trial_id: int, split: str, tasks: Mapping[str, TaskAnswers]) -> None:
         """Store a trial's answers in one transaction; written again, they replace the old."""

@@ -67,7 +67,9 @@ def open_storage(url: str, create: bool = True) -> Database:
     except StorageError:
         raise
     except (SQLAlchemyError, OSError, sqlite3.Error, RuntimeError) as error:
-        raise StorageError(f"cannot use {redacted(url)}: {cause(error)}") from None
+        remedy = "is the server up, and are host, port, user, password and name right?"
+        hint = "" if path is not None else f"; {remedy}"
+        raise StorageError(f"cannot use {redacted(url)}: {cause(error)}{hint}") from None
     if path is not None:
         event.listen(storage.engine, "connect", _enforce_foreign_keys)
         storage.engine.dispose()

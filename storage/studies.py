@@ -25,10 +25,15 @@ class StudyBusy(Exception):
 
 
 def create_study(storage: RDBStorage, name: str) -> optuna.Study:
-    """The study of this name, made if it is not there."""
-    return optuna.create_study(
+    """The study of this name, made if it is not there. Raises StudyMismatch."""
+    study = optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True
     )
+    if study.directions != [optuna.study.StudyDirection.MAXIMIZE]:
+        raise StudyMismatch(
+            f"the stored study {name} does not maximize one value; choose another study.name"
+        )
+    return study
 
 
 def stored_fingerprint(study: optuna.Study) -> dict[str, str]:
@@ -36,14 +41,17 @@ def stored_fingerprint(study: optuna.Study) -> dict[str, str]:
     return dict(study.user_attrs.get(FINGERPRINT, {}))
 
 
-def hold_fingerprint(study: optuna.Study, fingerprint: Mapping[str, str]) -> None:
+def hold_fingerprint(
+    study: optuna.Study, fingerprint: Mapping[str, str], store: bool = True
+) -> None:
     """Store it where there are no trials, else compare. Raises StudyMismatch where they differ.
 
     A fingerprint says what a study searches over and by which rules, each entry a short text.
     """
     stored, name = stored_fingerprint(study), study.study_name
     if not study.get_trials(deepcopy=False):
-        study.set_user_attr(FINGERPRINT, dict(fingerprint))
+        if store:
+            study.set_user_attr(FINGERPRINT, dict(fingerprint))
         return
     if not stored:
         raise StudyMismatch(

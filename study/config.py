@@ -14,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     field_validator,
     model_validator,
 )
@@ -33,6 +34,8 @@ def _number(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]
+Text = Annotated[str, Field(min_length=1)]
+Bound = Annotated[float, BeforeValidator(_number), Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -55,16 +58,16 @@ class Section(BaseModel):
 class GenomeConfig(Section):
     """What is merged with what, exactly as in mergekit-evolve."""
 
-    models: tuple[str, ...]
+    models: tuple[Text, ...]
     """Folders relative to the file, or hub ids; `id@revision` pins one."""
     merge_method: str
-    base_model: str | None = None
+    base_model: Text | None = None
     layer_granularity: Whole = Field(default=0, ge=0)
     """Layers per block; 0 makes all layers one block."""
     allow_negative_weights: bool = False
     normalize: bool | None = None
     """None takes the method's default: true for ties, dare_ties and linear."""
-    filters: tuple[str, ...] | None = None
+    filters: tuple[Text, ...] | None = None
     """Texts in tensor names; each gets parameters of its own, the first match wins."""
     smooth: bool = False
     """Interpolate linearly between blocks."""
@@ -99,9 +102,9 @@ class GenomeConfig(Section):
 class Range(Section):
     """Where a parameter is searched; in the file `[low, high]` or a mapping."""
 
-    low: Number
-    high: Number
-    start: Number | None = None
+    low: Bound
+    high: Bound
+    start: Bound | None = None
     """Where the search begins; None is the middle."""
 
     @model_validator(mode="before")
@@ -151,7 +154,7 @@ class StudySection(Section):
     trials: Whole = Field(default=1000, ge=1)
     """Search trials to finish; baselines come on top."""
     seed: Whole = Field(default=0, ge=0)
-    population: Whole | None = Field(default=None, gt=2)
+    population: Whole | None = Field(default=None, ge=4)
     """CMA-ES population; None takes 4 + floor(3 ln n), twice that beyond 350 trials."""
     sigma: Number = Field(default=1 / 6, gt=0, le=1)
     """First step size, as a share of each parameter's range."""
@@ -211,7 +214,7 @@ class StudyConfig(Section):
     study: StudySection = StudySection()
     space: SpaceConfig = SpaceConfig()
     engine: EngineConfig = EngineConfig()
-    folder: Path = Field(default=Path(), exclude=True)
+    _folder: Path = PrivateAttr(default=Path())
 
     @field_validator("tasks")
     @classmethod
@@ -238,6 +241,26 @@ class StudyConfig(Section):
         if weight and weight.low < 0 and not self.genome.allow_negative_weights:
             raise ValueError("space.weight: below 0 needs genome.allow_negative_weights: true")
         return self
+
+    @model_validator(mode="after")
+    def _all_of_it_counts(self) -> Self:
+        method = METHODS[self.genome.merge_method]
+        searched = {*method.parameters, *(["scale"] if method.needs_base else [])}
+        if idle := sorted(self.space.model_fields_set - searched):
+            key = SpaceConfig.model_fields[idle[0]].alias or idle[0]
+            raise ValueError(f"space.{key}: {self.genome.merge_method} has no {key}")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The file's folder, which its relative paths start from."""
+        return self._folder
+
+    def at(self, folder: Path) -> Self:
+        """The same config, its paths relative to `folder`."""
+        copy = self.model_copy()
+        copy._folder = folder
+        return copy
 
     @property
     def name(self) -> str:

@@ -23,9 +23,9 @@ def load_config(path: Path, task_folders: Iterable[Path] = ()) -> StudyConfig:
     if isinstance(data.setdefault("study", {}) or {}, dict):
         data["study"] = {"name": path.stem} | (data["study"] or {})
     try:
-        return StudyConfig.model_validate(data | {"folder": folder})
+        return StudyConfig.model_validate(data).at(folder)
     except ValidationError as error:
-        raise ConfigError(_message(path, error)) from None
+        raise ConfigError(_message(path, data, error)) from None
 
 
 def _resolved(path: Path, task: Any, places: list[Path]) -> Any:
@@ -77,16 +77,33 @@ def _mapping(path: Path) -> dict[str, Any]:
     return data
 
 
-def _message(path: Path, error: ValidationError) -> str:
+_PLAIN = {
+    "missing": "is missing",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "string_type": "must be a text",
+}
+
+
+def _message(path: Path, data: dict[str, Any], error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"])
-        text = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "missing":
-            text = "is missing"
+        place = _place(problem["loc"], data)
+        text = _PLAIN.get(problem["type"], problem["msg"]).removeprefix("Value error, ")
         for line in text.split("\n"):
             joint = "." if place and ": " in line and problem["type"] == "value_error" else ": "
             lines.append(f"{place}{joint}{line}" if place else line)
     if len(lines) == 1:
         return f"{path}: {lines[0]}"
     return f"{path} is not a valid study:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _place(loc: tuple[int | str, ...], data: dict[str, Any]) -> str:
+    """The key's path, a task by its name where it has one."""
+    parts = [str(part) for part in loc]
+    if len(loc) > 1 and loc[0] == "tasks" and isinstance(loc[1], int):
+        task = data["tasks"][loc[1]]
+        if isinstance(task, dict) and isinstance(task.get("name"), str):
+            parts[1] = task["name"]
+    return ".".join(parts)

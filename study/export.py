@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .command import ConfigPath, StorageUrl, application, reported, start_logging
+from .interrupts import Interrupted, Interrupts
 
 if TYPE_CHECKING:
     from storage.trials import TrialRecord
@@ -28,8 +29,12 @@ def export(
 ) -> None:
     """Write a trial's merge as a Hugging Face folder, with its recipe and a model card."""
     start_logging()
-    with reported():
-        print(_export(config, out, trial, storage, overwrite))
+    with Interrupts():
+        try:
+            with reported():
+                print(_export(config, out, trial, storage, overwrite))
+        except Interrupted as stop:
+            raise SystemExit(stop.exit_code) from None
 
 
 def _export(path: Path, out: Path, trial: str, storage: str | None, overwrite: bool) -> Path:
@@ -55,7 +60,7 @@ def _export(path: Path, out: Path, trial: str, storage: str | None, overwrite: b
     check_fingerprint(setup, study)
     records = Trials(study).all()
     chosen = choose(records, trial)
-    lines = stored_lines(records, setup.genome, Answers(database.engine))
+    lines = stored_lines(records, setup.genome, Answers(database.engine, create=False))
     return export_trial(setup, chosen, out, model_card(setup, chosen, lines), overwrite)
 
 
@@ -72,9 +77,10 @@ def choose(records: "list[TrialRecord]", trial: str) -> "TrialRecord":
         return best
     found = next((r for r in records if str(r.number) == trial), None)
     if found is None:
-        raise ConfigError(f"--trial {trial}: must be best or a number up to {len(records) - 1}")
+        raise ConfigError(f"--trial {trial}: must be best or a number from 0 to {len(records) - 1}")
     if not found.complete:
-        raise ConfigError(f"--trial {trial}: that trial is {found.state.name.lower()}, not scored")
+        state = {"FAIL": "has failed"}.get(found.state.name, f"is {found.state.name.lower()}")
+        raise ConfigError(f"--trial {trial}: that trial {state}, so there is nothing to export")
     return found
 
 

@@ -104,11 +104,12 @@ class Genome:
         if self._method.needs_base:
             weights += UNIFORM_WEIGHTS
         found = []
-        for weight in weights:
+        for weight in dict.fromkeys(weights):
             params = self._point(dict.fromkeys(self.models, weight))
             recipe = self.recipe(params)
             if self._method.needs_base:
-                recipe = replace(recipe, normalize=False, values=self._filled(recipe, weight))
+                values = self._filled(recipe, weight)
+                recipe = replace(recipe, normalize=False, scale=1.0, values=values)
             found.append(Baseline(f"uniform {weight:.2f}", "uniform", recipe, params))
         if self.normalize and self._method.needs_base:
             params = self._point(dict.fromkeys(self.models, 1.0))
@@ -177,6 +178,10 @@ class Genome:
             "t": space.t,
         }
         ranges = {name: of[name.split("/")[-1]] for name in self._names()}
+        if len(ranges) < len(self._names()):
+            raise ConfigError(
+                "genome.filters: two of them, or one and the rest, give parameters of one name"
+            )
         return ranges | ({SCALE: space.scale} if space.scale else {})
 
     def _folded(self, flat_KMF: Sequence[float]) -> ValuesKMF:

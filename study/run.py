@@ -15,12 +15,8 @@ from .interrupts import Interrupted, Interrupts
 if TYPE_CHECKING:
     from .worker import Worker
 
-Trials = Annotated[
-    int | None, typer.Option(min=1, help="search trials in all, in place of the config's")
-]
-Timeout = Annotated[
-    float | None, typer.Option(min=0, help="seconds after which no new trial starts")
-]
+Trials = Annotated[int | None, typer.Option(help="search trials in all, in place of the config's")]
+Timeout = Annotated[float | None, typer.Option(help="seconds after which no new trial starts")]
 EngineName = Annotated[
     str | None, typer.Option("--engine", metavar="NAME", help="engine in place of the config's")
 ]
@@ -44,6 +40,8 @@ def run(
             options = {"--storage": storage and _shown(storage), "--trials": trials}
             print(f"stopped by {stop}; this goes on from there:", file=sys.stderr)
             print(f"  {_command(config, {**options, '--engine': engine})}", file=sys.stderr)
+            if storage and "***" in _shown(storage):
+                print("  (with the password in place of ***)", file=sys.stderr)
             raise SystemExit(stop.exit_code) from None
 
 
@@ -57,9 +55,12 @@ def _run(
 ) -> None:
     from storage.url import storage_url
 
+    from .config import ConfigError
     from .config_file import load_config
 
     config = load_config(path)
+    if trials is not None and trials < 1:
+        raise ConfigError(f"--trials {trials}: must be at least 1")
     url = storage_url(
         storage or config.study.storage, config.name, Path() if storage else config.folder
     )
@@ -76,11 +77,12 @@ def _conclude(worker: "Worker", reached: bool) -> None:
     """Score the main merges on held-out questions, print the table, export the best."""
     from rich.console import Console
 
+    from objectives.merge.export import holds
     from storage.trials import best_merge
 
     from .card import model_card
     from .export import export_trial
-    from .summary import lines, table
+    from .summary import lines, recipe_of, table
 
     setup, records = worker.setup, worker.trials.all()
     shown = lines(records, setup.genome, worker.answers, worker.ask_held_out)
@@ -93,8 +95,9 @@ def _conclude(worker: "Worker", reached: bool) -> None:
     if best.baseline:
         print(f"no merge of the search beats the {best.baseline} one on the search questions")
     out = Path("runs", setup.config.name, f"merge-{best.number}")
-    if not out.exists():
-        export_trial(setup, best, out, model_card(setup, best, shown))
+    if not holds(out, recipe_of(best, setup.genome), setup.sources):
+        card = model_card(setup, best, shown)
+        export_trial(setup, best, out, card, overwrite=True)
     print(f"the budget is reached; the best merge is trial {best.number}: {out}")
 
 

@@ -7,21 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+import torch
 import transformers
-from transformers import AutoTokenizer
 
 from objectives.engines.engine import Engine
 from objectives.merge import masks
+from objectives.merge.errors import SourceError
 from objectives.merge.fingerprint import fingerprints
 from objectives.merge.locate import locate
 from objectives.merge.sources import Sources
+from objectives.merge.tokenizer import load_tokenizer
 from objectives.scoring import Exam
 from objectives.tasks import multiple_choice, retrieval
 from objectives.tasks.data import read_questions, split
 from objectives.tasks.multiple_choice import MultipleChoice
 from objectives.tasks.prompts import load_template
 from objectives.tasks.retrieval import Retrieval
-from objectives.tasks.task import Question, TaskError, Tokenizer
+from objectives.tasks.task import Question, TaskError
 from storage.studies import hold_fingerprint, stored_fingerprint
 
 from .config import ConfigError, StudyConfig, TaskConfig
@@ -68,9 +70,12 @@ class Setup:
         facts = {
             "seed": str(study.seed),
             "population": str(population),
-            "sigma": f"{study.sigma:g}",
+            "sigma": str(study.sigma),
             "random_init": str(self.config.random_init),
-            "held_out": f"{study.held_out:g}",
+            "held_out": str(study.held_out),
+            "models": ", ".join(self.genome.models),
+            "base_model": str(self.genome.base),
+            "filters": ", ".join(self.genome.filters),
             "merge_method": genome.merge_method,
             "masks": masks.SCHEME,
             "normalize": str(self.genome.normalize),
@@ -78,12 +83,12 @@ class Setup:
             "smooth": str(genome.smooth),
         }
         for name, r in self.genome.space.items():
-            begin = "" if r.start is None else f" from {r.start:g}"
-            facts[f"space {name}"] = f"{r.low:g} to {r.high:g}{begin}"
+            begin = "" if r.start is None else f" from {r.start}"
+            facts[f"space {name}"] = f"{r.low} to {r.high}{begin}"
         for label, digest in fingerprints(self.sources).items():
             facts[f"model {label}"] = digest[:12]
         for task in self.config.tasks:
-            facts[f"task {task.name}"] = f"weight {task.weight:g}, scorer {task.scorer}"
+            facts[f"task {task.name}"] = f"weight {task.weight}, scorer {task.scorer}"
         for part, exam in (("search", self.search), ("held-out", self.held_out)):
             for name, text in exam.digests().items():
                 facts[f"{part} questions of {name}"] = text
@@ -102,10 +107,9 @@ def build(config: StudyConfig) -> Setup:
     genome = Genome(config.genome, config.space, sources.num_layers, config.study.seed)
     log.info("checking the values of %d models in %s", len(folders), _gigabytes(sources))
     sources.check_values()
-    try:
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folders[label])
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{reference} has no tokenizer that loads: {error}") from None
+    tokenizer = load_tokenizer(label, folders[label])
+    if tokenizer is None:
+        raise SourceError(f"{label}: {folders[label]} has no tokenizer files")
     parts = [split(task.questions, config.study.held_out) for task in tasks]
     search = [
         task.only(_limited(config, kept)) for task, (kept, _) in zip(tasks, parts, strict=True)
@@ -114,33 +118,64 @@ def build(config: StudyConfig) -> Setup:
     for task in search:
         if not task.questions:
             raise TaskError(f"{task.name}: every question is held out; lower study.held_out")
+    if held and len(held) < len(search):
+        lacking = {task.name for task in search} - {task.name for task in held}
+        log.warning("no question is held out of %s: no weighted held-out score", min(lacking))
     locations = {
         label: str(folders[label]) if (config.folder / name).is_dir() else name
         for label, name in wanted.items()
     }
-    return Setup(config, locations, sources, genome, Exam(search, tokenizer), Exam(held, tokenizer))
+    setup = Setup(
+        config, locations, sources, genome, Exam(search, tokenizer), Exam(held, tokenizer)
+    )
+    context = sources.reference.config.get("max_position_embeddings")
+    longest = max(setup.search.longest, setup.held_out.longest)
+    if context is not None and longest > context:
+        raise TaskError(
+            f"the longest prompt has {longest} tokens with its answer, the models take {context}; "
+            "shorten the template (num_fewshot) or leave the question out"
+        )
+    return setup
 
 
-def check_fingerprint(setup: Setup, study: optuna.Study) -> int:
+def check_fingerprint(setup: Setup, study: optuna.Study, dtype: str | None = None) -> int:
     """The study's population, once its stored fingerprint is found to be the config's.
 
     A population that the config does not give is the stored one, so that the budget of a study
-    may grow. Raises StudyMismatch.
+    may grow. With the `dtype` of an engine a new study's fingerprint is stored, and trials of
+    another dtype are refused; without, nothing is written. Raises StudyMismatch.
     """
     stored = stored_fingerprint(study)
     population = setup.population()
     if setup.config.study.population is None and "population" in stored:
         population = int(stored["population"])
-    hold_fingerprint(study, setup.fingerprint(population))
+    facts = setup.fingerprint(population)
+    if dtype is not None:
+        facts["engine.dtype"] = dtype
+    elif "engine.dtype" in stored:
+        facts["engine.dtype"] = stored["engine.dtype"]
+    hold_fingerprint(study, facts, store=dtype is not None)
     return population
 
 
-def open_engine(config: StudyConfig, sources: Sources, kind: str | None = None) -> Engine:
-    """Start the engine that the config, or `kind` in its place, asks for."""
-    import torch
+@dataclass(frozen=True)
+class EngineChoice:
+    """What `engine: auto` and the defaults beside it come to on this machine."""
 
-    from objectives.engines.transformers import TransformersEngine
+    kind: str
+    device: str
+    dtype: str
+    batch_tokens: int
 
+    def start(self, sources: Sources) -> Engine:
+        from objectives.engines.transformers import TransformersEngine
+
+        log.info("engine %s on %s, computing in %s", self.kind, self.device, self.dtype)
+        return TransformersEngine(sources, self.device, self.dtype, self.batch_tokens)
+
+
+def choose_engine(config: StudyConfig, kind: str | None = None) -> EngineChoice:
+    """The engine that the config, or `kind` in its place, asks for. Raises ConfigError."""
     kind = kind or config.engine.kind
     if kind not in ("auto", "transformers"):
         raise ConfigError(f"engine: unknown kind {kind}; known are auto, transformers")
@@ -153,8 +188,7 @@ def open_engine(config: StudyConfig, sources: Sources, kind: str | None = None) 
     on_cpu = torch.device(device).type == "cpu"
     dtype = config.engine.dtype or ("float32" if on_cpu else "bfloat16")
     batch_tokens = config.engine.batch_tokens or (4096 if on_cpu else 16384)
-    log.info("engine transformers on %s, computing in %s", device, dtype)
-    return TransformersEngine(sources, device, dtype, batch_tokens)
+    return EngineChoice("transformers", device, dtype, batch_tokens)
 
 
 def _gigabytes(sources: Sources) -> str:

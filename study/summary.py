@@ -28,7 +28,10 @@ class Line:
         for task in tasks:
             held = self.held_out.tasks.get(task) if self.held_out else None
             made.append(f"{self.search.tasks[task].mean:.3f} / {_mean(held)}")
-        return [*made, f"{self.search.value:.3f} / {_with_error(self.held_out)}"]
+        held_out = self.held_out
+        if held_out is not None and held_out.tasks.keys() != self.search.tasks.keys():
+            held_out = None  # a sum over some of the tasks would be read as one over all
+        return [*made, f"{self.search.value:.3f} / {_with_error(held_out)}"]
 
 
 HeldOut = Callable[[TrialRecord, MergeRecipe], Scores | None]

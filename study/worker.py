@@ -22,7 +22,7 @@ from .genome import Baseline
 from .interrupts import Interrupted, Interrupts
 from .progress import Progress
 from .sampler import GENERATION, SLOT, Place, ReplaySampler, places_of
-from .setup import Setup, check_fingerprint, open_engine
+from .setup import Setup, check_fingerprint, choose_engine
 from .summary import answers_of, scores_of
 
 log = logging.getLogger(__name__)
@@ -169,13 +169,13 @@ def open_worker(
 
     Raises StorageError, StudyMismatch, StudyBusy and EngineError.
     """
-    name = setup.config.name
+    name, choice = setup.config.name, choose_engine(setup.config, engine)
     with contextlib.ExitStack() as stack:
         database = open_storage(url)
         stack.callback(database.engine.dispose)
         stack.enter_context(sole_run(database, name))
         study = create_study(database, name)
-        population = check_fingerprint(setup, study)
+        population = check_fingerprint(setup, study, choice.dtype)
         trials, answers = Trials(study), Answers(database.engine)
         left = trials.fail_running("its run ended without a word")
         if left:
@@ -187,7 +187,7 @@ def open_worker(
             "%d of %d search trials finished, %d parameters, population %d, %d questions a trial",
             *(finished, budget, len(setup.genome.space), population, setup.search.questions),
         )
-        running = open_engine(setup.config, setup.sources, engine)
+        running = choice.start(setup.sources)
         stack.callback(running.close)
         progress = Progress(console, budget, population)
         sampler = setup.sampler(population)

@@ -43,7 +43,9 @@ def test_a_choice_is_read_however_it_is_labelled(label: Any) -> None:
     assert multiple_choice.parse(choice(label)).labels == (1,)
 
 
-@pytest.mark.parametrize("label", ["blood", "", None, True, [1, 2], "12", 4, -1, {}, 1.5])
+@pytest.mark.parametrize(
+    "label", ["blood", "", None, True, [1, 2], "12", 4, -1, {}, 1.5, "9" * 5000]
+)
 def test_a_label_that_is_no_option_is_refused(label: Any) -> None:
     with pytest.raises(BadRow):
         multiple_choice.parse(choice(label))
@@ -54,7 +56,10 @@ def test_retrieval_labels_are_read_however_they_are_written(label: Any) -> None:
     assert retrieval.parse(picked(label)).labels == (1, 4, 5)
 
 
-@pytest.mark.parametrize("label", [[0, 1], "1,9", [], "one", [1, 1], {"a": 1}, True, "1.5"])
+@pytest.mark.parametrize(
+    "label",
+    [[0, 1], "1,9", [], "one", [1, 1], {"1": 1}, True, "1.5", [1.9, 2.7], [True], [float("inf")]],
+)
 def test_a_bad_retrieval_label_is_refused(label: Any) -> None:
     with pytest.raises(BadRow):
         retrieval.parse(picked(label))
@@ -116,7 +121,12 @@ def test_any_question_that_is_written_out_is_read_back(
     assert (question.text, question.options) == (text, tuple(options))
     assert question.labels == tuple(sorted(labels))
     assert question.cue == ending.strip().removesuffix(":")
-    single = multiple_choice.parse(choice(f"{labels[0]}. thing", text + ending))
+    row = choice(f"{labels[0]}. thing", text + ending)
+    if options[-1] > 9:
+        with pytest.raises(BadRow, match="is no single digit"):
+            multiple_choice.parse(row)
+        return
+    single = multiple_choice.parse(row)
     assert single.labels == (labels[0],)
     assert single.id == question.id
 

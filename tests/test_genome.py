@@ -196,6 +196,21 @@ def test_baselines_are_base_parents_and_uniform_merges(method: str) -> None:
             assert genome.space[name].low <= value <= genome.space[name].high
 
 
+def test_two_models_get_each_uniform_merge_once() -> None:
+    config = GenomeConfig(models=("a", "b"), base_model="d", merge_method="ties")
+    names = [b.name for b in Genome(config, SpaceConfig(), 4).baselines()]
+    assert len(set(names)) == len(names)
+    assert "uniform 0.50" in names
+
+
+def test_filters_that_would_share_a_parameter_are_refused() -> None:
+    config = GenomeConfig(
+        models=("a", "b"), base_model="c", merge_method="ties", filters=("mlp", "mlp")
+    )
+    with pytest.raises(ConfigError, match="give parameters of one name"):
+        Genome(config, SpaceConfig(), 4)
+
+
 def test_a_granularity_that_does_not_divide_is_refused_with_those_that_do() -> None:
     config = GenomeConfig(models=("a", "b"), merge_method="linear", layer_granularity=5)
     with pytest.raises(ConfigError, match=r"5 does not divide the 32 layers; 1, 2, 4, 8, 16, 32"):

@@ -26,7 +26,7 @@ from storage.trials import TrialRecord, Trials
 from storage.url import StorageError, storage_url
 from study.config_file import load_config
 from study.export import choose, export_trial
-from study.setup import Setup, build, open_engine
+from study.setup import Setup, build, choose_engine
 from study.summary import recipe_of
 
 TRIALS, POPULATION = 10, 4
@@ -243,7 +243,7 @@ def test_an_exported_merge_scores_exactly_what_its_trial_scored(
 
     storage = open_storage(url)
     best = choose(Trials(find_study(storage, "demo")).all(), "best")
-    engine = open_engine(opened.config, Sources({"m": tmp_path / "m"}, "m"))
+    engine = choose_engine(opened.config).start(Sources({"m": tmp_path / "m"}, "m"))
     engine.load(MergeRecipe.single("m", 32))
     scores = opened.search.ask(engine)
     stored = Answers(storage.engine).read(best.id, SEARCH)
@@ -308,7 +308,7 @@ def test_a_changed_study_is_not_resumed(whole: tuple[Path, str, str], tmp_path: 
         result = command(words[0], changed, *words[1:], "--storage", url, folder=tmp_path)
         assert result.returncode == 2
         assert "seed: 0 stored, 5 now" in result.stderr
-        assert "0 to 1.4 stored, 0 to 1 now" in result.stderr
+        assert "0.0 to 1.4 stored, 0.0 to 1.0 now" in result.stderr
     assert len(records(url)) == before
     assert config.exists()
 
@@ -323,6 +323,59 @@ def test_a_budget_may_grow(whole: tuple[Path, str, str], tmp_path: Path) -> None
     result = command("run", config, "--trials", TRIALS + 1, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "population 4" in result.stderr
+
+
+def test_other_contents_of_any_kind_are_not_resumed(opened: Setup) -> None:
+    from dataclasses import replace
+
+    from study.genome import Genome
+
+    facts = opened.fingerprint(4)
+    genome = opened.config.genome
+    turned = genome.model_copy(update={"models": genome.models[::-1]})
+    other = Genome(turned, opened.config.space, 32)
+    assert replace(opened, genome=other).fingerprint(4) != facts
+    task = opened.config.tasks[0].model_copy(update={"weight": 0.8750004})
+    config = opened.config.model_copy(update={"tasks": (task, *opened.config.tasks[1:])})
+    assert replace(opened, config=config).fingerprint(4) != facts
+
+
+def test_the_folder_of_another_merge_is_written_anew(
+    whole: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    def reseed(data: dict[str, Any]) -> None:
+        data["study"] |= {"seed": 1, "trials": 2}
+
+    shutil.copytree(whole[0].parent / "runs", tmp_path / "runs")
+    for folder in (tmp_path / "runs" / "demo").glob("merge-*"):
+        for number in range(20):
+            if not (copy := folder.with_name(f"merge-{number}")).exists():
+                shutil.copytree(folder, copy)
+        old = (folder / "recipe.json").read_text()
+    url = f"sqlite:///{tmp_path}/other.db"
+    config = write_study(tmp_path, reseed)
+    result = command("run", config, "--storage", url, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    named = tmp_path / result.stdout.strip().split(": ")[-1]
+    assert (named / "recipe.json").read_text() != old
+
+
+def test_a_signal_leaves_no_half_written_folder(
+    whole: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    words = ["export", str(whole[0]), "--out", str(tmp_path / "m")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"study.{words[0]}", *words[1:]],
+        cwd=whole[0].parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    while process.poll() is None and not list(tmp_path.glob(".m.part-*")):
+        time.sleep(0.002)
+    process.terminate()
+    process.communicate()
+    assert process.returncode in (0, 143)
+    assert not list(tmp_path.glob(".m*"))
 
 
 def edit(path: str, value: Any) -> Change:
@@ -346,6 +399,12 @@ def spoilt(tmp_path: Path, name: str) -> Path:
         weights.unlink()
     elif name == "truncated":
         weights.write_bytes(weights.read_bytes()[:-1000])
+    elif name == "list-config":
+        (folder / "config.json").write_text("[]")
+    elif name == "no-index":
+        (folder / "model.safetensors.index.json").write_text("[]")
+    elif name == "bad-tokenizer":
+        (folder / "tokenizer.json").write_text("{")
     elif name == "wider":
         config = json.loads((folder / "config.json").read_text())
         config["architectures"] = ["LlamaForCausalLM"]
@@ -359,6 +418,9 @@ def spoilt(tmp_path: Path, name: str) -> Path:
         ("no-config", "no-config: .* has no config.json"),
         ("no-weights", "no-weights: .* has no .safetensors files"),
         ("truncated", "truncated: .*model.safetensors is not a whole safetensors file"),
+        ("list-config", "list-config: .*config.json is not a mapping"),
+        ("no-index", "no-index: .* is no index of safetensors files"),
+        ("bad-tokenizer", "bad-tokenizer: cannot load the tokenizer of"),
         ("wider", "wider and base cannot be merged: architectures"),
     ],
 )
@@ -377,6 +439,12 @@ def test_a_bad_model_folder_is_refused(tmp_path: Path, name: str, message: str) 
         ("study.storage", "postgresql://u:secret@127.0.0.1:1/x", "refused"),
         ("study.storage", "mysql://h/d", "only sqlite and postgresql"),
         ("engine", {"device": "nonsense"}, "nonsense"),
+        ("genome.models.0", "", "genome.models.0"),
+        ("genome.models.0", "a\0b", "names no folder"),
+        ("genome.filters", ["mlp", "rest"], "give parameters of one name"),
+        ("space", {"t": [0, 1]}, "space.t: dare_ties has no t"),
+        ("space", {"weight": [0, 1e9]}, "space.weight"),
+        ("folder", "/nonexistent", "folder: unknown key"),
     ],
 )
 def test_bad_input_is_one_line_and_stores_nothing(

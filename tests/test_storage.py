@@ -132,6 +132,13 @@ def test_a_study_of_somebody_else_is_refused(database: str) -> None:
         hold_fingerprint(create_study(storage, "s"), {"seed": "0"})
 
 
+def test_a_study_that_minimizes_is_refused(database: str) -> None:
+    storage = open_storage(database)
+    optuna.create_study(study_name="s", storage=storage, direction="minimize")
+    with pytest.raises(StudyMismatch, match="does not maximize"):
+        create_study(storage, "s")
+
+
 def test_only_one_process_runs_a_study(database: str) -> None:
     one, two = open_storage(database), open_storage(database)
     with sole_run(one, "s"):

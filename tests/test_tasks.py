@@ -137,6 +137,15 @@ def test_hits_count_among_the_first_three_and_repeats_use_them_up() -> None:
         assert task.score(PICK, prompt, said(text), Characters()) == pytest.approx(score)
 
 
+def test_labels_of_one_token_count_once_and_of_one_probability_each(tmp_path: Path) -> None:
+    task = Retrieval("pick", 1.0, (PICK,), load_template("plain", tmp_path))
+    [prompt] = task.prompts(Characters())
+    even = said("1", *[math.log(0.25)] * 4)
+    assert task.soft(PICK, prompt, even) == pytest.approx(0.75)
+    shared = Prompt(prompt.tokens, 0, 7, (5, 6, 5, 5))
+    assert task.soft(PICK, shared, even) == pytest.approx(0.25)
+
+
 def test_the_exact_scorers_want_the_answer_and_nothing_else() -> None:
     plain = load_template("plain", Path())
     pick = Retrieval("pick", 1.0, (PICK,), plain, scorer="exact")

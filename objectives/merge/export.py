@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import ExportError
+from .fingerprint import fingerprints
 from .mergekit_yaml import to_mergekit
 from .recipe import MergeRecipe
 from .sources import Sources
@@ -49,7 +50,9 @@ def export(
     all. Raises ExportError.
     """
     out = out.resolve()
-    if out.exists() and not overwrite and (out.is_file() or any(out.iterdir())):
+    if out.is_file():
+        raise ExportError(f"{out} is a file; choose another name")
+    if out.exists() and not overwrite and any(out.iterdir()):
         raise ExportError(f"{out} is there already; choose another folder or --overwrite")
     beside = out.with_name(f".{out.name}.part-{os.getpid()}")
     try:
@@ -71,6 +74,21 @@ def export(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return out
+
+
+def identity(recipe: MergeRecipe, sources: Sources) -> dict[str, Any]:
+    """What makes a merge: its numbers and its sources. Two folders with the same are the same."""
+    data = {"recipe": recipe.to_dict(), "sources": fingerprints(sources)}
+    return dict(json.loads(json.dumps(data)))
+
+
+def holds(folder: Path, recipe: MergeRecipe, sources: Sources) -> bool:
+    """Whether a folder is this merge, exported before."""
+    try:
+        stored = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(stored == identity(recipe, sources))
 
 
 def _write_weights(recipe: MergeRecipe, sources: Sources, folder: Path, shard_bytes: int) -> None:
@@ -124,7 +142,7 @@ def _write_texts(
     reference = sources.reference.folder
     config = sources.merged_config(recipe.dtype)
     _write_json(folder / "config.json", config)
-    _write_json(folder / RECIPE_FILE, recipe.to_dict())
+    _write_json(folder / RECIPE_FILE, identity(recipe, sources))
     tokenizer_source = "base" if recipe.base and sources.vocabularies_differ else None
     merge = to_mergekit(recipe, references, tokenizer_source)
     (folder / MERGEKIT_FILE).write_text(yaml.safe_dump(merge, sort_keys=False), encoding="utf-8")

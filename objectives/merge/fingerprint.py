@@ -1,4 +1,4 @@
-"""What identifies a source checkpoint: its shapes and samples of its bytes."""
+"""What identifies a source: its config, its vocabulary, its shapes and samples of its bytes."""
 
 import hashlib
 import json
@@ -25,6 +25,7 @@ def fingerprints(sources: Sources) -> dict[str, str]:
 def _digest(sources: Sources, label: str) -> str:
     checkpoint = sources.checkpoints[label]
     digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps([checkpoint.config, sources.rows_of(label)], sort_keys=True).encode())
     for info in sources.layout:
         name = checkpoint.stored_name(info.weight)
         assert name is not None

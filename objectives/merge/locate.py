@@ -14,9 +14,12 @@ def locate(reference: str, folder: Path) -> Path:
 
     A hub id may pin a revision: `org/name@revision`. HF_HUB_OFFLINE=1 keeps to the cache.
     """
-    local = (folder / Path(reference).expanduser()).resolve()
-    if local.is_dir():
-        return local
+    try:
+        local = (folder / Path(reference).expanduser()).resolve()
+        if local.is_dir():
+            return local
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SourceError(f"{reference[:80]!r} names no folder: {error}") from None
     if local.exists() or not _HUB_ID.fullmatch(reference):
         raise SourceError(f"{reference}: there is no folder {local}, and it is no hub id")
     from huggingface_hub import snapshot_download

@@ -116,7 +116,7 @@ def slerp_pair(values: tuple[float, ...]) -> tuple[int, int, float]:
     mergekit-evolve's rule: t is the softmax share of the second, so it is at most a half.
     """
     first, second = sorted(range(len(values)), key=lambda i: (-values[i], i))[:2]
-    return first, second, 1 / (1 + math.exp(values[first] - values[second]))
+    return first, second, 1 / (1 + math.exp(min(values[first] - values[second], 700.0)))
 
 
 def labels(references: Sequence[str]) -> tuple[str, ...]:

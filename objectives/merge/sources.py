@@ -44,13 +44,15 @@ class Checkpoint:
     def _read_config(self) -> dict[str, Any]:
         path = self.folder / "config.json"
         try:
-            config: dict[str, Any] = json.loads(path.read_text())
+            config = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise SourceError(
                 f"{self.label}: {self.folder} has no config.json; is it a model folder?"
             ) from None
         except (OSError, ValueError) as error:
             raise SourceError(f"{self.label}: cannot read {path}: {error}") from None
+        if not isinstance(config, dict):
+            raise SourceError(f"{self.label}: {path} is not a mapping")
         return config
 
     def _open(self) -> list[Any]:
@@ -78,10 +80,10 @@ class Checkpoint:
         if not index.exists():
             return sorted(self.folder.glob("*.safetensors"))
         try:
-            names = set(json.loads(index.read_text())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
-            raise SourceError(f"{self.label}: cannot read {index}: {error!r}") from None
-        return sorted(self.folder / name for name in names)
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            return sorted(self.folder / name for name in names)
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            raise SourceError(f"{self.label}: {index} is no index of safetensors files") from None
 
     @property
     def names(self) -> frozenset[str]:
@@ -129,12 +131,12 @@ class Sources:
         for checkpoint in self.checkpoints.values():
             self._compare(checkpoint)
         self._rows = {
-            label: row_map(self.reference.folder, c.folder, *self._vocabulary_sizes(c))
+            label: row_map(self.reference, c, *self._vocabulary_sizes(c))
             for label, c in self.checkpoints.items()
         }
 
     def _read_layout(self) -> tuple[int, tuple[TensorInfo, ...]]:
-        config = AutoConfig.from_pretrained(self.reference.folder)
+        config = self._transformers_config()
         info = arch_info_for_config(config) if config.architectures else None
         if info is None or len(info.modules) != 1:
             raise SourceError(
@@ -159,6 +161,14 @@ class Sources:
             shape = self.reference.shape(stored)
             layout.append(TensorInfo(weight.name, layer, shape, weight))
         return num_layers, tuple(layout)
+
+    def _transformers_config(self) -> Any:
+        try:
+            return AutoConfig.from_pretrained(self.reference.folder)
+        except Exception as error:  # transformers raises whatever a field's check raises
+            reason = " ".join(str(error).split())[:200]
+            path = self.reference.folder / "config.json"
+            raise SourceError(f"{self.reference.label}: cannot use {path}: {reason}") from None
 
     def _compare(self, checkpoint: Checkpoint) -> None:
         reference = self.reference
@@ -216,6 +226,11 @@ class Sources:
         name = checkpoint.stored_name(info.weight)
         assert name is not None
         return checkpoint.read(name)
+
+    def rows_of(self, label: str) -> list[int] | None:
+        """For each row of the merge the model's row, -1 where it has none; None if all agree."""
+        rows = self._rows[label]
+        return None if rows is None else rows.tolist()
 
     @property
     def vocabularies_differ(self) -> bool:

@@ -7,34 +7,45 @@ it out of the merge.
 
 import logging
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer
+
+from .errors import SourceError
 
 log = logging.getLogger(__name__)
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
-def row_map(reference: Path, model: Path, reference_rows: int, model_rows: int) -> Tensor | None:
+class Model(Protocol):
+    """What is needed of a checkpoint here."""
+
+    label: str
+    folder: Path
+
+
+def row_map(reference: Model, model: Model, reference_rows: int, model_rows: int) -> Tensor | None:
     """For each row of the reference the model's row, -1 where it has none; None if all agree.
 
     Rows without a token (padding) keep their number. A folder without a tokenizer is taken to
     number its tokens like the reference.
     """
-    if reference == model:
+    if reference is model:
         return None
-    ours, theirs = _vocabulary(reference), _vocabulary(model)
+    ours, theirs = (load_tokenizer(m.label, m.folder) for m in (reference, model))
     rows = torch.arange(reference_rows)
     if ours is not None and theirs is not None:
-        for token, row in ours.items():
+        known = theirs.get_vocab()
+        for token, row in ours.get_vocab().items():
             if row < reference_rows:
-                rows[row] = theirs.get(token, -1)
+                rows[row] = known.get(token, -1)
     rows[rows >= model_rows] = -1
     absent = int((rows < 0).sum())
     if absent:
-        log.info("%s: %d tokens take the rows of %s", model.name, absent, reference.name)
+        log.info("%s: %d tokens take the rows of %s", model.label, absent, reference.label)
     unchanged = reference_rows == model_rows and torch.equal(rows, torch.arange(reference_rows))
     return None if unchanged else rows
 
@@ -46,8 +57,12 @@ def align(tensor: Tensor, reference: Tensor, rows: Tensor, axis: int) -> Tensor:
     return torch.where(absent, reference.to(picked.dtype), picked)
 
 
-def _vocabulary(folder: Path) -> dict[str, int] | None:
+def load_tokenizer(label: str, folder: Path) -> Any:
+    """The folder's tokenizer, None where it has no files of one. Raises SourceError."""
     if not any((folder / name).exists() for name in _FILES):
         return None
-    vocabulary: dict[str, int] = AutoTokenizer.from_pretrained(folder).get_vocab()
-    return vocabulary
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # broken files raise whatever their parser raises
+        reason = " ".join(str(error).split())[:200]
+        raise SourceError(f"{label}: cannot load the tokenizer of {folder}: {reason}") from None

@@ -41,7 +41,7 @@ class MultipleChoice:
         text = tokenizer.decode(answer.tokens, skip_special_tokens=True)
         return float(first_digit(text) == question.labels[0])
 
-    def soft(self, question: Question, answer: Answer) -> float:
+    def soft(self, question: Question, prompt: Prompt, answer: Answer) -> float:
         """The probability of the right option, among all tokens of the vocabulary."""
         return math.exp(answer.logprobs[question.options.index(question.labels[0])])
 
@@ -54,7 +54,10 @@ def first_digit(text: str) -> int | None:
 
 def parse(row: Row) -> Question:
     """A row of a question file. Raises BadRow."""
-    return question_of(row, _label)
+    question = question_of(row, _label)
+    if question.options[-1] > 9:
+        raise BadRow(f"option {question.options[-1]} is no single digit, so no one token answers")
+    return question
 
 
 def _label(raw: Any) -> tuple[int, ...]:
@@ -64,7 +67,7 @@ def _label(raw: Any) -> tuple[int, ...]:
         raw = int(raw)
     if isinstance(raw, int) and not isinstance(raw, bool):
         return (raw,)
-    match = re.match(r"\s*(\d+)\b", raw) if isinstance(raw, str) else None
+    match = re.match(r"\s*(\d{1,3})\b", raw) if isinstance(raw, str) else None
     if match is None:
         raise BadRow(f"output_field {raw!r} does not begin with the number of an option")
     return (int(match[1]),)

@@ -45,15 +45,13 @@ class Retrieval:
         hits = set(picked[:PICKED]) & set(question.labels)
         return len(hits) / len(question.labels)
 
-    def soft(self, question: Question, answer: Answer) -> float:
+    def soft(self, question: Question, prompt: Prompt, answer: Answer) -> float:
         """The probability that the first token begins a label.
 
         Labels that begin with the same token (1 and 10, where digits are tokens) share it.
         """
-        starts: dict[float, float] = {}
-        for label in question.labels:
-            logprob = answer.logprobs[question.options.index(label)]
-            starts[logprob] = math.exp(logprob)
+        places = [question.options.index(label) for label in question.labels]
+        starts = {prompt.options[i]: math.exp(answer.logprobs[i]) for i in places}
         return min(1.0, sum(starts.values()))
 
 
@@ -75,13 +73,12 @@ def _labels(raw: Any) -> tuple[int, ...]:
     if isinstance(raw, int) and not isinstance(raw, bool):
         raw = [raw]
     if isinstance(raw, str):
-        if not re.fullmatch(r"[\s\[(]*\d+(?:[\s,;]+\d+)*[\s\])]*", raw):
-            raise BadRow(f"output_field {raw!r} is not a list of numbers such as 1,4,9")
+        if not re.fullmatch(r"[\s\[(]*\d{1,3}(?:[\s,;]+\d{1,3})*[\s\])]*", raw):
+            raise BadRow(f"output_field {raw[:40]!r} is not a list of numbers such as 1,4,9")
         raw = re.findall(r"\d+", raw)
-    try:
-        labels = tuple(sorted(int(item) for item in raw))
-    except (TypeError, ValueError):
-        raise BadRow(f"output_field {raw!r} is not a list of numbers") from None
+    if not isinstance(raw, list) or not all(re.fullmatch(r"\d{1,3}", str(item)) for item in raw):
+        raise BadRow(f"output_field {str(raw)[:40]} is not a list of numbers such as [1, 4, 9]")
+    labels = tuple(sorted(int(item) for item in raw))
     if len(set(labels)) < len(labels):
         raise BadRow(f"output_field {raw!r} names a candidate twice")
     return labels

@@ -61,5 +61,5 @@ class Task(Protocol):
     ) -> float:
         """0 to 1: how right the answer is."""
 
-    def soft(self, question: Question, answer: Answer) -> float:
+    def soft(self, question: Question, prompt: Prompt, answer: Answer) -> float:
         """0 to 1: the probability of a right answer at the first token."""
