@@ -11,7 +11,9 @@ from .genome import references as references_of
 from .setup import Setup
 from .summary import Line
 
-_CARD = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
+_CARD = Environment(
+    undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+).from_string(
     """\
 ---
 {{ front }}---

@@ -98,6 +98,7 @@ def _write_weights(recipe: MergeRecipe, sources: Sources, folder: Path, shard_by
     tensors = MergeStream(sources).tensors(recipe)
     for file, names in shards.items():
         save_file(_take(tensors, names), folder / file, metadata={"format": "pt"})
+        (folder / file).chmod(0o644)  # safetensors makes files that only their owner reads
     if len(shards) > 1:
         index = {
             "metadata": {"total_size": sum(sizes.values())},
