@@ -10,8 +10,7 @@ from pathlib import Path
 from storage.database import open_storage
 from storage.studies import find_study
 from storage.trials import Trials
-from storage.url import storage_url
-from study.config_file import load_config
+from study.config_file import load_config, study_url
 
 
 def main() -> None:
@@ -20,7 +19,7 @@ def main() -> None:
     parser.add_argument("--storage")
     given = parser.parse_args()
     config = load_config(given.config)
-    url = storage_url(given.storage or config.study.storage, config.name, config.folder)
+    url = study_url(config, given.storage)
     trials = Trials(find_study(open_storage(url, create=False), config.name))
     searched = [t for t in trials.all() if t.complete and t.kind == "search"]
     whole = [

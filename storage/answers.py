@@ -96,7 +96,10 @@ class Answers:
         }
 
     def sweep(self) -> None:
-        """Drop answers whose trial is gone: SQLite lets others delete a study without them."""
+        """Drop answers whose trial is gone.
+
+        On SQLite others can delete a study without them, and a new trial may get an old id.
+        """
         with self._engine.begin() as connection:
             orphaned = _answers.c.trial_id.not_in(select(_trials.c.trial_id))
             connection.execute(delete(_answers).where(orphaned))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import optuna
@@ -22,7 +21,6 @@ class TrialRecord:
     params: Mapping[str, float]
     value: float | None
     attributes: Mapping[str, Any]
-    started: datetime | None
 
     @property
     def baseline(self) -> str | None:
@@ -123,7 +121,6 @@ def record(trial: FrozenTrial) -> TrialRecord:
         trial.params,
         trial.value if trial.state == TrialState.COMPLETE else None,
         trial.user_attrs,
-        trial.datetime_start,
     )
 
 

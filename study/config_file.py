@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from storage.url import storage_url
+
 from .config import ConfigError, StudyConfig
 
 
@@ -26,6 +28,14 @@ def load_config(path: Path, task_folders: Iterable[Path] = ()) -> StudyConfig:
         return StudyConfig.model_validate(data).at(folder)
     except ValidationError as error:
         raise ConfigError(_message(path, data, error)) from None
+
+
+def study_url(config: StudyConfig, given: str | None = None) -> str:
+    """The database of a study: the one `given` on the command line, relative to the current
+    folder, or the file's own, relative to the file. Raises StorageError."""
+    if given is not None:
+        return storage_url(given, config.name, Path())
+    return storage_url(config.study.storage, config.name, config.folder)
 
 
 def _resolved(path: Path, task: Any, places: list[Path]) -> Any:

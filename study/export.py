@@ -42,14 +42,11 @@ def _export(path: Path, out: Path, trial: str, storage: str | None, overwrite: b
     from storage.database import open_storage
     from storage.studies import find_study
     from storage.trials import Trials
-    from storage.url import storage_url
 
-    from .config_file import load_config
+    from .config_file import load_config, study_url
 
     config = load_config(path)
-    url = storage_url(
-        storage or config.study.storage, config.name, Path() if storage else config.folder
-    )
+    url = study_url(config, storage)
     database = open_storage(url, create=False)
     study = find_study(database, config.name)
     from .card import model_card

@@ -53,17 +53,13 @@ def _run(
     engine: str | None,
     interrupts: Interrupts,
 ) -> None:
-    from storage.url import storage_url
-
     from .config import ConfigError
-    from .config_file import load_config
+    from .config_file import load_config, study_url
 
     config = load_config(path)
     if trials is not None and trials < 1:
         raise ConfigError(f"--trials {trials}: must be at least 1")
-    url = storage_url(
-        storage or config.study.storage, config.name, Path() if storage else config.folder
-    )
+    url = study_url(config, storage)
     budget = trials or config.study.trials
     from .setup import build  # torch from here on: what is wrong in the file is said before
     from .worker import open_worker

@@ -23,15 +23,13 @@ def _status(path: Path, storage: str | None) -> dict[str, Any]:
     from storage.database import open_storage
     from storage.studies import find_study, stored_fingerprint
     from storage.trials import Trials
-    from storage.url import redacted, storage_url
+    from storage.url import redacted
 
-    from .config_file import load_config
+    from .config_file import load_config, study_url
     from .sampler import generation_of, places_of
 
     config = load_config(path)
-    url = storage_url(
-        storage or config.study.storage, config.name, Path() if storage else config.folder
-    )
+    url = study_url(config, storage)
     study = find_study(open_storage(url, create=False), config.name)
     trials = Trials(study)
     records = trials.all()

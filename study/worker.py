@@ -177,6 +177,7 @@ def open_worker(
         study = create_study(database, name)
         population = check_fingerprint(setup, study, choice.dtype)
         trials, answers = Trials(study), Answers(database.engine)
+        answers.sweep()
         left = trials.fail_running("its run ended without a word")
         if left:
             log.info("trials that an earlier run left running are failed: %s", left)

@@ -63,6 +63,20 @@ def test_answers_go_with_their_study(database: str) -> None:
     assert answers.read(trial_id, SEARCH) == {}
 
 
+def test_answers_of_a_study_that_others_deleted_are_swept(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    storage = open_storage(url)
+    kept, gone = (trial(Trials(create_study(storage, name))) for name in ("kept", "gone"))
+    answers = Answers(storage.engine)
+    for trial_id in (kept, gone):
+        answers.write(trial_id, HELD_OUT, {"one": some(1)})
+    optuna.delete_study(study_name="gone", storage=url)
+    assert answers.read(gone, HELD_OUT)
+    answers.sweep()
+    assert not answers.read(gone, HELD_OUT)
+    assert answers.read(kept, HELD_OUT)
+
+
 def test_a_trial_is_written_whole_and_read_back(database: str) -> None:
     trials = Trials(create_study(open_storage(database), "s"))
     trial_id = trial(trials)

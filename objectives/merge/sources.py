@@ -1,7 +1,6 @@
 """Source checkpoints: folders of safetensors, read one tensor at a time through the page cache."""
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,6 @@ from transformers import AutoConfig
 
 from .errors import SourceError
 from .tokenizer import align, row_map
-
-log = logging.getLogger(__name__)
 
 _DTYPES = ("BF16", "F16", "F32", "F64")
 _INDEX = "model.safetensors.index.json"
