@@ -1,134 +1,142 @@
-"""What the storage costs a trial: ours beside stock Optuna, on SQLite and on Postgres.
+"""What a trial costs beside merging and scoring, for ours and for stock Optuna, in one run.
 
-    python benchmarks/overhead.py [--trials 1000] [--postgres URL]
+    python benchmarks/overhead.py [--trials 1000] [--workers 1 8] [--postgres URL]
 
-Every trial of ours does what the worker does around merging and scoring: read the finished
-places, propose, create, write the answers of 2,250 questions, tell, read for the progress line.
-Stock is Optuna's CmaEsSampler with 48 suggest_float calls. Scores are random.
+Ours is the whole worker of benchmarks/tiny.py with 48 parameters, the answers of 2,250 questions a
+trial and a score that takes no time: read, propose, claim, store, and the dashboard's note after
+every generation. Stock is Optuna's CmaEsSampler with 48 suggest_float calls and a value. A figure
+is the time from one finished trial to the next, all workers together, over the twenty trials
+around the one named.
 """
 
 import argparse
-import statistics
+import collections
+import multiprocessing
 import tempfile
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import optuna
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
+from optuna.trial import FrozenTrial, TrialState
+from temporary import postgres_database
+from tiny import LAYERS, NAME, start, tiny_config
 
-from storage.answers import SEARCH, Answers, TaskAnswers
 from storage.database import open_storage
-from storage.studies import create_study, find_study
-from storage.trials import Trials, best
-from study.config import Range
-from study.sampler import GENERATION, SLOT, Replay, places_of
+from storage.studies import find_study
+from storage.trials import Trials
+from study.genome import Genome
+from study.sampler import Replay, places_of, start_of
 
-SPACE = {f"model-{i % 3}/layers.{i // 3}/p": Range(low=0.0, high=1.4) for i in range(48)}
-BOUNDS = {name: (r.low, r.high) for name, r in SPACE.items()}
-RNG = np.random.default_rng(0)
-
-
-def ours(url: str, count: int) -> list[float]:
-    """Seconds of each trial."""
-    storage = open_storage(url)
-    trials, answers = Trials(create_study(storage, "ours")), Answers(storage.engine)
-    replay = Replay(SPACE, 0, 30, 1 / 6, [0.5] * 48)
-    seconds = []
-    for _ in range(count):
-        scores = {
-            name: TaskAnswers(0.5, *RNG.random((2, n), dtype=np.float32), 0)
-            for name, n in (("multiple_choice", 2000), ("retrieval", 250))
-        }
-        began = time.perf_counter()
-        finished, taken = places_of(trials.frozen())
-        place = replay.next_place(taken, finished)
-        assert place is not None
-        params = replay.propose(place, finished)
-        attributes = {GENERATION: place.generation, SLOT: place.slot}
-        trial_id = trials.start(params, BOUNDS, attributes)
-        answers.write(trial_id, SEARCH, scores)
-        result = {"error": 0.01, "soft": 0.5, "seconds": {"merge": 0.1}}
-        trials.finish(trial_id, float(RNG.random()), {"multiple_choice": 0.5}, result)
-        best(trials.all())
-        seconds.append(time.perf_counter() - began)
-    storage.engine.dispose()
-    return seconds
+POPULATION = 30
+CONFIG = tiny_config(1, POPULATION, wide=True)
+GENOME = Genome(CONFIG.genome, CONFIG.space, LAYERS)
 
 
-def stock(url: str, count: int) -> list[float]:
-    study = optuna.create_study(
-        storage=url,
-        study_name="stock",
-        direction="maximize",
-        sampler=optuna.samplers.CmaEsSampler(seed=0, popsize=30),
-    )
-    seconds = []
-    for _ in range(count):
-        began = time.perf_counter()
-        trial = study.ask()
-        for name, (low, high) in BOUNDS.items():
-            trial.suggest_float(name, low, high)
-        study.tell(trial, float(RNG.random()))
-        seconds.append(time.perf_counter() - began)
-    return seconds
+def ours(url: str, count: int, workers: int) -> list[FrozenTrial]:
+    config = tiny_config(count, POPULATION, wide=True)
+    crew = [start(url, config) for _ in range(workers)]
+    for process in crew:
+        process.join()
+    assert not any(process.exitcode for process in crew)
+    database = open_storage(url, create=False)
+    trials = find_study(database, NAME).get_trials()
+    database.engine.dispose()
+    return [t for t in trials if "generation" in t.user_attrs and t.state == TrialState.COMPLETE]
+
+
+def stock(url: str, count: int, workers: int) -> list[FrozenTrial]:
+    optuna.create_study(storage=url, study_name="stock", direction="maximize")
+    crew = [
+        multiprocessing.get_context("fork").Process(
+            target=_stock_worker, args=(url, n, count // workers)
+        )
+        for n in range(workers)
+    ]
+    for process in crew:
+        process.start()
+    for process in crew:
+        process.join()
+    return optuna.load_study(storage=url, study_name="stock").get_trials()
+
+
+def _stock_worker(url: str, number: int, count: int) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = optuna.samplers.CmaEsSampler(seed=number, popsize=POPULATION)
+    study = optuna.load_study(storage=url, study_name="stock", sampler=sampler)
+
+    def objective(trial: optuna.Trial) -> float:
+        return -sum(
+            (trial.suggest_float(name, r.low, r.high) - 1 / 3) ** 2
+            for name, r in GENOME.space.items()
+        )
+
+    study.optimize(objective, count)
+
+
+def near(trials: Sequence[FrozenTrial], number: int) -> str:
+    """Milliseconds from one trial to the next, over the twenty around this one."""
+    ends = sorted(t.datetime_complete for t in trials if t.datetime_complete)
+    first, last = max(0, number - 11), min(number + 9, len(ends) - 1)
+    if len(ends) < number:
+        return "-"
+    return f"{1000 * (ends[last] - ends[first]).total_seconds() / (last - first):.1f}"
+
+
+def wasted(trials: Sequence[FrozenTrial]) -> str:
+    """Trials a generation, in the mean, whose scores the search never used."""
+    counts: collections.Counter[int] = collections.Counter()
+    for trial in trials:
+        attributes = {**trial.user_attrs, **trial.system_attrs}
+        generation = attributes.get("generation", attributes.get("cma:generation"))
+        if generation is not None:
+            counts[generation] += 1
+    whole = [count for _, count in sorted(counts.items())[:-1]]
+    if not whole:
+        return "-"
+    return f"{sum(count - POPULATION for count in whole) / len(whole):.1f}"
 
 
 def reopen(url: str) -> float:
     """Seconds to open a study and know the next trial."""
     began = time.perf_counter()
-    trials = Trials(find_study(open_storage(url, create=False), "ours"))
-    finished, taken = places_of(trials.frozen())
-    replay = Replay(SPACE, 0, 30, 1 / 6, [0.5] * 48)
-    place = replay.next_place(taken, finished)
-    assert place is not None
-    replay.propose(place, finished)
+    database = open_storage(url, create=False)
+    records = Trials(database, find_study(database, NAME)).all()
+    finished, taken = places_of(records)
+    replay = Replay(GENOME.space, 0, POPULATION, 1 / 6, start_of(GENOME.space, 0, False))
+    replay.propose(replay.free_places(taken, finished)[0], finished)
+    database.engine.dispose()
     return time.perf_counter() - began
 
 
-def near(seconds: list[float], trial: int) -> str:
-    """Median over up to twenty trials that end at this one, in milliseconds."""
-    if len(seconds) < trial:
-        return "-"
-    return f"{1000 * statistics.median(seconds[max(0, trial - 20) : trial]):.1f}"
-
-
-def measure(name: str, url: str, count: int) -> None:
-    runs: list[tuple[str, Callable[[str, int], list[float]]]] = [("ours", ours), ("stock", stock)]
-    for who, run in runs:
-        seconds = run(url, count)
-        columns = " | ".join(near(seconds, trial) for trial in (10, 100, 1000))
-        print(f"| {name} | {who} | {columns} |", flush=True)
-    print(f"{name}: reopening {count} trials takes {reopen(url):.2f} s", flush=True)
+def measure(name: str, url: str, count: int, workers: int) -> None:
+    for who, run in (("ours", ours), ("stock", stock)):
+        trials = run(url, count, workers)
+        columns = " | ".join(near(trials, number) for number in (10, 100, 1000))
+        print(f"| {name} | {workers} | {who} | {columns} | {wasted(trials)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 8])
     parser.add_argument(
         "--postgres", default="postgresql+psycopg2://postgres@127.0.0.1:5432/postgres"
     )
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    print("| database | who | ms at trial 10 | 100 | 1000 |\n|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        url = f"sqlite:///{Path(folder) / 'study.db'}"
-        measure("SQLite", url, given.trials)
-        size = sum(path.stat().st_size for path in Path(folder).iterdir())
-        print(f"SQLite: {size / 1e6:.1f} MB for both studies")
-    database = f"overhead_{uuid.uuid4().hex}"
-    admin = create_engine(given.postgres, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {database}"))
-    try:
-        url = make_url(given.postgres).set(database=database)
-        measure("Postgres", url.render_as_string(hide_password=False), given.trials)
-    finally:
-        with admin.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {database} WITH (FORCE)"))
+    print("| database | workers | who | ms at trial 10 | 100 | 1000 | wasted a generation |")
+    print("|---|---|---|---|---|---|---|")
+    notes = []
+    for workers in given.workers:
+        with tempfile.TemporaryDirectory() as folder:
+            url = f"sqlite:///{Path(folder) / 'study.db'}"
+            measure("SQLite", url, given.trials, workers)
+            notes.append(f"SQLite: reopened in {reopen(url):.2f} s")
+        with postgres_database(given.postgres) as url:
+            measure("Postgres", url, given.trials, workers)
+            notes.append(f"Postgres: reopened in {reopen(url):.2f} s")
+    print("\n".join(notes[:2]))
 
 
 if __name__ == "__main__":

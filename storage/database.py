@@ -1,24 +1,26 @@
-"""Opens databases: SQLite files and Postgres, with Optuna's tables in them."""
+"""Opens databases: SQLite files and Postgres, with Optuna's tables and ours in them."""
 
 import contextlib
 import copy
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 from optuna.distributions import distribution_to_json
-from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
-from sqlalchemy import Engine, create_engine, event, insert, inspect, select, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import Engine, insert, inspect, select, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from .connections import engine_options, exclusive, make_engine, prepare, use_write_ahead_log
+from .patience import Patience, cause
+from .tables import OURS, metadata
 from .url import StorageError, redacted, sqlite_path
 
 _OPTUNA_TABLES = {"studies", "trials", "version_info", "alembic_version"}
-_CONNECT_SECONDS = 10
 
 
 class Database(RDBStorage):
@@ -27,6 +29,9 @@ class Database(RDBStorage):
     Optuna asks the database two questions before each parameter (96 for 48); what they would
     find out, that the space is the study's, the study's fingerprint has told already.
     """
+
+    patience = Patience(0)
+    """What our own reads and writes go through; a run puts a longer one here."""
 
     def _get_prepared_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None, session: Session
@@ -48,31 +53,49 @@ class Database(RDBStorage):
         session.execute(insert(models.TrialParamModel), rows)
         return trial
 
+    def insert_trial(self, session: Session, study_id: int, template: FrozenTrial) -> int:
+        """Create a trial within a transaction of the caller's; gives its id.
+
+        Raises KeyError where there is no such study.
+        """
+        models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+        trial = self._get_prepared_new_trial(study_id, template, session)
+        session.flush()
+        return int(trial.trial_id)
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """One process at a time: for what a study is made of at its start."""
+        with exclusive(self.engine, self.url):
+            yield
+
 
 def open_storage(url: str, create: bool = True) -> Database:
-    """Optuna's storage at a URL; with `create` its tables are made. Raises StorageError."""
+    """Optuna's storage at a URL; with `create` all tables are made. Raises StorageError."""
     path = sqlite_path(url)
     if path is not None:
         _prepare_file(path, create)
-    seconds = {"timeout": 60} if path is not None else {"connect_timeout": _CONNECT_SECONDS}
-    options = {"pool_pre_ping": True, "connect_args": seconds}
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        engine = create_engine(url, **options)
+        engine = make_engine(url)
         try:
             _check_tables(url, engine, create)
+            with exclusive(engine, url) if create else contextlib.nullcontext():
+                storage = Database(
+                    url, engine_kwargs=engine_options(url), skip_table_creation=not create
+                )
+                if create:
+                    metadata.create_all(engine, tables=OURS)
         finally:
             engine.dispose()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = Database(url, engine_kwargs=options, skip_table_creation=not create)
     except StorageError:
         raise
     except (SQLAlchemyError, OSError, sqlite3.Error, RuntimeError) as error:
         remedy = "is the server up, and are host, port, user, password and name right?"
         hint = "" if path is not None else f"; {remedy}"
         raise StorageError(f"cannot use {redacted(url)}: {cause(error)}{hint}") from None
-    if path is not None:
-        event.listen(storage.engine, "connect", _enforce_foreign_keys)
-        storage.engine.dispose()
+    prepare(storage.engine)
+    storage.engine.dispose()
     return storage
 
 
@@ -84,8 +107,7 @@ def _prepare_file(path: Path, create: bool) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+        use_write_ahead_log(path)
     except (OSError, sqlite3.Error) as error:
         raise StorageError(f"cannot use {path} as a SQLite database: {error}") from None
 
@@ -97,8 +119,9 @@ def _check_tables(url: str, engine: Engine, create: bool) -> None:
             f"{redacted(url)} is no Optuna database: it holds {', '.join(sorted(tables)[:3])}; "
             "give the study a database of its own"
         )
-    if not create and not (tables >= _OPTUNA_TABLES and _is_stamped(engine)):
-        raise StorageError(f"{redacted(url)} holds no studies yet")
+    needed = _OPTUNA_TABLES | {table.name for table in OURS}
+    if not create and not (tables >= needed and _is_stamped(engine)):
+        raise StorageError(f"{redacted(url)} holds no studies of this project yet")
 
 
 def _is_stamped(engine: Engine) -> bool:
@@ -107,15 +130,3 @@ def _is_stamped(engine: Engine) -> bool:
         return (
             connection.execute(select(text("version_num FROM alembic_version"))).first() is not None
         )
-
-
-def _enforce_foreign_keys(connection: sqlite3.Connection, _: object) -> None:
-    connection.execute("PRAGMA foreign_keys=ON")
-
-
-def cause(error: Exception) -> str:
-    """What the driver said, in one line."""
-    if isinstance(error, StorageInternalError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    original = error.orig if isinstance(error, DBAPIError) else None
-    return " ".join(str(original or error).split())

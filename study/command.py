@@ -15,7 +15,13 @@ ConfigPath = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="study.yaml or evol_merge_config.yaml")
 ]
 StorageUrl = Annotated[
-    str | None, typer.Option("--storage", metavar="URL", help="database in place of the config's")
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        envvar="STUDY_STORAGE",
+        help="database in place of the config's",
+    ),
 ]
 BAD_INPUT, FAILED = 2, 3
 
@@ -39,8 +45,8 @@ def reported() -> Iterator[None]:
     from objectives.merge.errors import ExportError, SourceError
     from objectives.tasks.data import QuestionError
     from objectives.tasks.task import TaskError
-    from storage.database import cause
-    from storage.studies import StudyBusy, StudyMismatch
+    from storage.patience import cause
+    from storage.studies import StudyMismatch
     from storage.url import StorageError
 
     from .config import ConfigError
@@ -51,7 +57,6 @@ def reported() -> Iterator[None]:
         QuestionError,
         SourceError,
         StorageError,
-        StudyBusy,
         StudyMismatch,
         TaskError,
     )
@@ -70,14 +75,14 @@ def fail(error: object, code: int = BAD_INPUT) -> NoReturn:
     raise SystemExit(code)
 
 
-def start_logging() -> None:
+def start_logging(prefix: str = "", level: int = logging.INFO) -> None:
     """Logs to stderr, above the progress line where stderr is a terminal."""
     handler: logging.Handler = logging.StreamHandler()
     if log_console.is_terminal:
         handler = RichHandler(
             console=log_console, show_time=False, show_level=False, show_path=False
         )
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("study", "objectives", "storage", "__main__"):
-        logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger(name).setLevel(level)

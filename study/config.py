@@ -156,10 +156,22 @@ class StudySection(Section):
     seed: Whole = Field(default=0, ge=0)
     population: Whole | None = Field(default=None, ge=4)
     """CMA-ES population; None takes 4 + floor(3 ln n), twice that beyond 350 trials."""
+    fit_population: bool = False
+    """Round a new study's population up to a multiple of the workers it is started with."""
     sigma: Number = Field(default=1 / 6, gt=0, le=1)
     """First step size, as a share of each parameter's range."""
     held_out: Number = Field(default=0.25, ge=0, lt=1)
     """Share of the questions that the search never sees."""
+    grace: Number = Field(default=60.0, ge=1)
+    """Seconds of silence after which a worker on another host is taken for dead."""
+    outage_limit: Number = Field(default=600.0, ge=0)
+    """Seconds that a run waits for a database that is away."""
+
+    @model_validator(mode="after")
+    def _population_is_free_to_fit(self) -> Self:
+        if self.fit_population and self.population is not None:
+            raise ValueError("fit_population: population is given, so there is nothing to fit")
+        return self
 
 
 class EngineConfig(Section):
@@ -215,6 +227,7 @@ class StudyConfig(Section):
     space: SpaceConfig = SpaceConfig()
     engine: EngineConfig = EngineConfig()
     _folder: Path = PrivateAttr(default=Path())
+    _file: Path = PrivateAttr(default=Path("study.yaml"))
 
     @field_validator("tasks")
     @classmethod
@@ -256,10 +269,15 @@ class StudyConfig(Section):
         """The file's folder, which its relative paths start from."""
         return self._folder
 
-    def at(self, folder: Path) -> Self:
-        """The same config, its paths relative to `folder`."""
+    @property
+    def file(self) -> Path:
+        """Where it was read from."""
+        return self._file
+
+    def at(self, file: Path) -> Self:
+        """The same config as read from `file`, its paths relative to the file's folder."""
         copy = self.model_copy()
-        copy._folder = folder
+        copy._file, copy._folder = file, file.resolve().parent
         return copy
 
     @property

@@ -25,7 +25,7 @@ def load_config(path: Path, task_folders: Iterable[Path] = ()) -> StudyConfig:
     if isinstance(data.setdefault("study", {}) or {}, dict):
         data["study"] = {"name": path.stem} | (data["study"] or {})
     try:
-        return StudyConfig.model_validate(data).at(folder)
+        return StudyConfig.model_validate(data).at(path)
     except ValidationError as error:
         raise ConfigError(_message(path, data, error)) from None
 

@@ -29,12 +29,11 @@ def export(
 ) -> None:
     """Write a trial's merge as a Hugging Face folder, with its recipe and a model card."""
     start_logging()
-    with Interrupts():
-        try:
-            with reported():
-                print(_export(config, out, trial, storage, overwrite))
-        except Interrupted as stop:
-            raise SystemExit(stop.exit_code) from None
+    try:
+        with Interrupts(), reported():
+            print(_export(config, out, trial, storage, overwrite))
+    except Interrupted as stop:
+        raise SystemExit(stop.exit_code) from None
 
 
 def _export(path: Path, out: Path, trial: str, storage: str | None, overwrite: bool) -> Path:
@@ -55,9 +54,9 @@ def _export(path: Path, out: Path, trial: str, storage: str | None, overwrite: b
 
     setup = build(config)
     check_fingerprint(setup, study)
-    records = Trials(study).all()
+    records = Trials(database, study).all()
     chosen = choose(records, trial)
-    lines = stored_lines(records, setup.genome, Answers(database.engine, create=False))
+    lines = stored_lines(records, setup.genome, Answers(database))
     return export_trial(setup, chosen, out, model_card(setup, chosen, lines), overwrite)
 
 

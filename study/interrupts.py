@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -15,22 +16,24 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """While entered, SIGINT and SIGTERM raise Interrupted; inside `held` they wait for its end."""
+    """While entered, SIGINT and SIGTERM (or those given) raise Interrupted; inside `held` they wait
+    for its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self._numbers = numbers or (signal.SIGINT, signal.SIGTERM)
         self._held = False
         self._waiting: int | None = None
+        self._raised: int | None = None
 
     def __enter__(self) -> "Interrupts":
-        self._before = {
-            number: signal.signal(number, self._arrive)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        self._before = {number: signal.signal(number, self._arrive) for number in self._numbers}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._raised and error is not None and not isinstance(error, Interrupted):
+            raise Interrupted(self._raised) from error  # a library made another error of it
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -52,10 +55,15 @@ class Interrupts:
         finally:
             self._held = before
 
+    def pause(self, seconds: float) -> None:
+        """Sleep; signals come through, also inside `held`."""
+        with self.released():
+            time.sleep(seconds)
+
     def _deliver(self) -> None:
         if self._waiting is not None and not self._held:
-            number, self._waiting = self._waiting, None
-            raise Interrupted(number)
+            self._raised, self._waiting = self._waiting, None
+            raise Interrupted(self._raised)
 
     def _arrive(self, number: int, _: FrameType | None) -> None:
         self._waiting = number

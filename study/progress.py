@@ -1,7 +1,9 @@
-"""The progress line: one that stays where stderr is a terminal, else one a generation."""
+"""The progress line: one that stays where stderr is a terminal, else one a generation.
+
+The pace is that of all workers together.
+"""
 
 import logging
-import statistics
 import time
 from collections.abc import Sequence
 
@@ -25,7 +27,8 @@ class Progress:
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._lasting = console.is_terminal
         self._line = ""
-        self._told: list[float] = [time.monotonic()]
+        self._told: list[tuple[float, int]] = []
+        self._generation: int | None = None
 
     def __enter__(self) -> "Progress":
         if self._lasting:
@@ -39,29 +42,33 @@ class Progress:
                 log.info(self._line)
 
     def told(self, records: Sequence[TrialRecord]) -> None:
-        """Take note of a finished trial."""
-        self._told = [*self._told[-_REMEMBERED:], time.monotonic()]
+        """Take note of what is finished now."""
+        complete = sum(r.complete for r in records)
+        if self._told and self._told[-1][1] == complete:
+            return
+        self._told = [*self._told[-_REMEMBERED:], (time.monotonic(), complete)]
         finished = sum(r.complete and r.kind == "search" for r in records)
         self._line = self.line(records, finished)
         if self._lasting:
             self._live.update(Text(self._line, overflow="ellipsis", no_wrap=True), refresh=True)
-        elif finished % self._population == 0:
+        elif self._generation is not None and finished // self._population > self._generation:
             log.info(self._line)
+        self._generation = finished // self._population
 
     def line(self, records: Sequence[TrialRecord], finished: int) -> str:
-        pace = statistics.median(
-            after - before for before, after in zip(self._told, self._told[1:], strict=False)
-        )
+        (first, before), (last, after) = self._told[0], self._told[-1]
+        pace = (last - first) / max(1, after - before)
+        speed = f"  {pace:.2f} s/trial" if after > before else ""
         if not finished:
-            return f"baseline {sum(r.complete for r in records)}  {pace:.2f} s/trial"
+            return f"baseline {sum(r.complete for r in records)}{speed}"
         top = best([r for r in records if r.kind == "search"])
         assert top is not None
         assert top.value is not None
         doubt = "" if top.error is None else f" ± {top.error:.4f}"
-        left = duration(pace * max(0, self._budget - finished))
+        left = f"  {duration(pace * max(0, self._budget - finished))} left" if speed else ""
         return (
             f"trial {finished}/{self._budget}  generation {(finished - 1) // self._population}  "
-            f"best {top.value:.4f}{doubt}  {pace:.2f} s/trial  {left} left"
+            f"best {top.value:.4f}{doubt}{speed}{left}"
         )
 
 

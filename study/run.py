@@ -1,9 +1,13 @@
 """python -m study.run CONFIG: start a study, or resume it."""
 
+import contextlib
+import fcntl
 import math
+import os
 import shlex
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,10 +17,16 @@ from .command import ConfigPath, StorageUrl, application, log_console, reported,
 from .interrupts import Interrupted, Interrupts
 
 if TYPE_CHECKING:
-    from .worker import Worker
+    from storage.trials import TrialRecord
+
+    from .setup import Setup
+    from .summary import Line
 
 Trials = Annotated[int | None, typer.Option(help="search trials in all, in place of the config's")]
 Timeout = Annotated[float | None, typer.Option(help="seconds after which no new trial starts")]
+Workers = Annotated[
+    int | None, typer.Option(help="processes on this host, one GPU each; none is this one alone")
+]
 EngineName = Annotated[
     str | None, typer.Option("--engine", metavar="NAME", help="engine in place of the config's")
 ]
@@ -27,22 +37,23 @@ def run(
     storage: StorageUrl = None,
     trials: Trials = None,
     timeout: Timeout = None,
+    workers: Workers = None,
     engine: EngineName = None,
 ) -> None:
-    """Start a study, or resume it where it stopped."""
+    """Start a study, join it beside others, or resume it where it stopped."""
     start_logging()
     deadline = math.inf if timeout is None else time.monotonic() + timeout
-    with Interrupts() as interrupts:
-        try:
-            with reported():
-                _run(config, storage, trials, deadline, engine, interrupts)
-        except Interrupted as stop:
-            options = {"--storage": storage and _shown(storage), "--trials": trials}
-            print(f"stopped by {stop}; this goes on from there:", file=sys.stderr)
-            print(f"  {_command(config, {**options, '--engine': engine})}", file=sys.stderr)
-            if storage and "***" in _shown(storage):
-                print("  (with the password in place of ***)", file=sys.stderr)
-            raise SystemExit(stop.exit_code) from None
+    try:
+        with Interrupts() as interrupts, reported():
+            _run(config, storage, trials, deadline, workers, engine, interrupts)
+    except Interrupted as stop:
+        options = {"--storage": storage and _shown(storage), "--trials": trials}
+        options |= {"--workers": workers, "--engine": engine}
+        print(f"stopped by {stop}; this goes on from there:", file=sys.stderr)
+        print(f"  {_command(config, options)}", file=sys.stderr)
+        if storage and "***" in _shown(storage):
+            print("  (with the password in place of ***)", file=sys.stderr)
+        raise SystemExit(stop.exit_code) from None
 
 
 def _run(
@@ -50,6 +61,7 @@ def _run(
     storage: str | None,
     trials: int | None,
     deadline: float,
+    workers: int | None,
     engine: str | None,
     interrupts: Interrupts,
 ) -> None:
@@ -57,20 +69,41 @@ def _run(
     from .config_file import load_config, study_url
 
     config = load_config(path)
-    if trials is not None and trials < 1:
-        raise ConfigError(f"--trials {trials}: must be at least 1")
+    for option, number in (("--trials", trials), ("--workers", workers)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{option} {number}: must be at least 1")
     url = study_url(config, storage)
     budget = trials or config.study.trials
-    from .setup import build  # torch from here on: what is wrong in the file is said before
-    from .worker import open_worker
+    from .setup import (  # torch from here on: what is wrong in the file is said before
+        build,
+        choose_engine,
+    )
+    from .summary import lines
 
-    with open_worker(build(config), url, budget, engine, interrupts, log_console) as worker:
-        reached = worker.search(budget, deadline)
-        _conclude(worker, reached)
+    if workers is not None:
+        from .supervisor import supervise
+
+        conclude_later = supervise(path, config, url, budget, deadline, workers, engine, interrupts)
+        _conclude(*conclude_later)
+        return
+    from .join import open_worker
+    from .progress import Progress
+
+    choice = choose_engine(config, engine)
+    with open_worker(build(config), url, budget, choice, interrupts) as worker:
+        with Progress(log_console, budget, worker.population) as progress:
+            progress.told(worker.trials.all())
+            worker.told = progress.told
+            reached = worker.search(budget, deadline)
+        records = worker.trials.all()
+        shown = lines(records, worker.setup.genome, worker.answers, worker.ask_held_out)
+        _conclude(worker.setup, records, shown, reached)
 
 
-def _conclude(worker: "Worker", reached: bool) -> None:
-    """Score the main merges on held-out questions, print the table, export the best."""
+def _conclude(
+    setup: "Setup", records: "Sequence[TrialRecord]", shown: "Sequence[Line]", reached: bool
+) -> None:
+    """Print the table and export the best."""
     from rich.console import Console
 
     from objectives.merge.export import holds
@@ -78,10 +111,8 @@ def _conclude(worker: "Worker", reached: bool) -> None:
 
     from .card import model_card
     from .export import export_trial
-    from .summary import lines, recipe_of, table
+    from .summary import recipe_of, table
 
-    setup, records = worker.setup, worker.trials.all()
-    shown = lines(records, setup.genome, worker.answers, worker.ask_held_out)
     tasks = [task.name for task in setup.config.tasks]
     Console(width=None if sys.stdout.isatty() else 140).print(table(shown, tasks))
     best = best_merge(records)
@@ -91,10 +122,28 @@ def _conclude(worker: "Worker", reached: bool) -> None:
     if best.baseline:
         print(f"no merge of the search beats the {best.baseline} one on the search questions")
     out = Path("runs", setup.config.name, f"merge-{best.number}")
-    if not holds(out, recipe_of(best, setup.genome), setup.sources):
-        card = model_card(setup, best, shown)
-        export_trial(setup, best, out, card, overwrite=True)
+    with _alone_in(out.parent):  # runs that share a study end together
+        if not holds(out, recipe_of(best, setup.genome), setup.sources):
+            card = model_card(setup, best, shown)
+            export_trial(setup, best, out, card, overwrite=True)
     print(f"the budget is reached; the best merge is trial {best.number}: {out}")
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time; the folder is made where it is not there."""
+    from objectives.merge.errors import ExportError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ExportError(f"cannot write {folder}: {error}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _shown(url: str) -> str:
@@ -103,7 +152,7 @@ def _shown(url: str) -> str:
     return redacted(url)
 
 
-def _command(config: Path, options: dict[str, object]) -> str:
+def _command(config: Path, options: Mapping[str, object]) -> str:
     words = ["python", "-m", "study.run", str(config)]
     for name, value in options.items():
         words += [name, str(value)] if value is not None else []

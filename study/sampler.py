@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from threadpoolctl import threadpool_limits
 
-from .config import Range
+from storage.trials import GENERATION, SLOT, TrialRecord, record
 
-GENERATION, SLOT = "generation", "slot"
-"""The trial attributes that hold a place."""
+from .config import Range
 
 
 class Place(NamedTuple):
@@ -51,18 +50,35 @@ class Replay:
     ) -> dict[str, float]:
         """Parameters for a place, given (parameters, value) of at least all earlier generations."""
         with threadpool_limits(1):  # the last bits of an eigenvector hang on the thread count
-            if place.generation < self._cma.generation:
-                self._rewind()
-            while self._cma.generation < place.generation:
-                self._tell(self._cma.generation, finished)
+            self._advance(place.generation, finished)
             self._cma.reseed_rng(_seed_of(self._seed, place))
             return self._scaled(self._cma.ask())
 
-    def next_place(self, taken: Collection[Place], finished: Collection[Place]) -> Place | None:
-        """The first free place of the generation under way; None while all of it is running."""
+    def mean(
+        self, generation: int, finished: Mapping[Place, tuple[Mapping[str, float], float]]
+    ) -> dict[str, float]:
+        """The middle of the distribution that a generation is drawn from."""
+        with threadpool_limits(1):
+            self._advance(generation, finished)
+            return self._scaled(np.clip(self._cma.mean, 0.0, 1.0))
+
+    def free_places(self, taken: Collection[Place], finished: Collection[Place]) -> list[Place]:
+        """The places of the generation under way that nobody has; none while all are running."""
         generation = generation_of(finished, self.population)
         places = (Place(generation, slot) for slot in range(self.population))
-        return next((place for place in places if place not in taken), None)
+        return [place for place in places if place not in taken]
+
+    def place_at(self, index: int) -> Place:
+        """Places in the order of the search."""
+        return Place(*divmod(index, self.population))
+
+    def _advance(
+        self, generation: int, finished: Mapping[Place, tuple[Mapping[str, float], float]]
+    ) -> None:
+        if generation < self._cma.generation:
+            self._rewind()
+        while self._cma.generation < generation:
+            self._tell(self._cma.generation, finished)
 
     def _rewind(self) -> None:
         bounds = np.array([[0.0, 1.0]] * len(self._space))
@@ -106,10 +122,11 @@ class ReplaySampler(BaseSampler):
         """Takes the next place. Raises RuntimeError where others run all that is left of a
         generation: CMA-ES has nothing to propose before their scores."""
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-        finished, taken = places_of(trials)
-        place = self.replay.next_place(taken, finished)
-        if place is None:
+        finished, taken = places_of([record(t) for t in trials])
+        free = self.replay.free_places(taken, finished)
+        if not free:
             raise RuntimeError("every place of this generation is running; wait for their scores")
+        place = free[0]
         for key, value in ((GENERATION, place.generation), (SLOT, place.slot)):
             study._storage.set_trial_user_attr(trial._trial_id, key, value)
         return self.replay.propose(place, finished)
@@ -125,7 +142,7 @@ class ReplaySampler(BaseSampler):
 
 
 def places_of(
-    trials: Sequence[FrozenTrial],
+    records: Sequence[TrialRecord],
 ) -> tuple[dict[Place, tuple[Mapping[str, float], float]], set[Place]]:
     """Finished places with parameters and value, and all places that are finished or running.
 
@@ -133,14 +150,14 @@ def places_of(
     """
     finished: dict[Place, tuple[Mapping[str, float], float]] = {}
     taken = set()
-    for trial in trials:
-        attributes = trial.user_attrs
+    for trial in records:
+        attributes = trial.attributes
         if GENERATION not in attributes or SLOT not in attributes:
             continue
         place = Place(attributes[GENERATION], attributes[SLOT])
-        if trial.state in (TrialState.RUNNING, TrialState.COMPLETE):
+        if trial.under_way:
             taken.add(place)
-        if trial.state == TrialState.COMPLETE and trial.value is not None:
+        if trial.value is not None:
             finished.setdefault(place, (trial.params, trial.value))
     return finished, taken
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,10 +55,13 @@ class Setup:
     def bounds(self) -> dict[str, tuple[float, float]]:
         return {name: (r.low, r.high) for name, r in self.genome.space.items()}
 
-    def population(self) -> int:
-        """CMA-ES population of a new study."""
-        given = self.config.study.population
-        return given or default_population(len(self.genome.space), self.config.study.trials)
+    def population(self, workers: int = 1) -> int:
+        """CMA-ES population of a new study, run by so many workers."""
+        study = self.config.study
+        if study.population is not None:
+            return study.population
+        population = default_population(len(self.genome.space), study.trials)
+        return math.ceil(population / workers) * workers if study.fit_population else population
 
     def sampler(self, population: int) -> ReplaySampler:
         study, space = self.config.study, self.genome.space
@@ -95,8 +99,11 @@ class Setup:
         return facts
 
 
-def build(config: StudyConfig) -> Setup:
-    """Check and open everything. Raises ConfigError, SourceError, QuestionError, TaskError."""
+def build(config: StudyConfig, check_values: bool = True) -> Setup:
+    """Check and open everything. Raises ConfigError, SourceError, QuestionError, TaskError.
+
+    `check_values` reads the models whole, to find what is not a number.
+    """
     transformers.utils.logging.set_verbosity_error()
     tasks = [_task(config, task) for task in config.tasks]
     wanted = references(config.genome)
@@ -105,8 +112,9 @@ def build(config: StudyConfig) -> Setup:
     label = next(label for label, name in wanted.items() if name == reference)
     sources = Sources(folders, label)
     genome = Genome(config.genome, config.space, sources.num_layers, config.study.seed)
-    log.info("checking the values of %d models in %s", len(folders), _gigabytes(sources))
-    sources.check_values()
+    if check_values:
+        log.info("checking the values of %d models in %s", len(folders), _gigabytes(sources))
+        sources.check_values()
     tokenizer = load_tokenizer(label, folders[label])
     if tokenizer is None:
         raise SourceError(f"{label}: {folders[label]} has no tokenizer files")
@@ -138,15 +146,23 @@ def build(config: StudyConfig) -> Setup:
     return setup
 
 
-def check_fingerprint(setup: Setup, study: optuna.Study, dtype: str | None = None) -> int:
+def check_fingerprint(
+    setup: Setup,
+    study: optuna.Study,
+    dtype: str | None = None,
+    begun: bool = False,
+    workers: int = 1,
+) -> int:
     """The study's population, once its stored fingerprint is found to be the config's.
 
     A population that the config does not give is the stored one, so that the budget of a study
     may grow. With the `dtype` of an engine a new study's fingerprint is stored, and trials of
-    another dtype are refused; without, nothing is written. Raises StudyMismatch.
+    another dtype are refused; without, nothing is written. A study with workers has `begun`
+    before its first trial. A new study's population suits `workers` where the config lets it.
+    Raises StudyMismatch.
     """
     stored = stored_fingerprint(study)
-    population = setup.population()
+    population = setup.population(workers)
     if setup.config.study.population is None and "population" in stored:
         population = int(stored["population"])
     facts = setup.fingerprint(population)
@@ -154,7 +170,7 @@ def check_fingerprint(setup: Setup, study: optuna.Study, dtype: str | None = Non
         facts["engine.dtype"] = dtype
     elif "engine.dtype" in stored:
         facts["engine.dtype"] = stored["engine.dtype"]
-    hold_fingerprint(study, facts, store=dtype is not None)
+    hold_fingerprint(study, facts, store=dtype is not None, begun=begun)
     return population
 
 
@@ -174,14 +190,18 @@ class EngineChoice:
         return TransformersEngine(sources, self.device, self.dtype, self.batch_tokens)
 
 
-def choose_engine(config: StudyConfig, kind: str | None = None) -> EngineChoice:
-    """The engine that the config, or `kind` in its place, asks for. Raises ConfigError."""
+def choose_engine(config: StudyConfig, kind: str | None = None, probe: bool = True) -> EngineChoice:
+    """The engine that the config, or `kind` in its place, asks for. Raises ConfigError.
+
+    `probe` tries the device, which on a GPU takes memory for as long as the process lives.
+    """
     kind = kind or config.engine.kind
     if kind not in ("auto", "transformers"):
         raise ConfigError(f"engine: unknown kind {kind}; known are auto, transformers")
     device = config.engine.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)
+        if probe:
+            torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
         raise ConfigError(f"engine.device: {device} cannot be used: {reason}") from None

@@ -2,17 +2,24 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .command import ConfigPath, StorageUrl, application, reported, start_logging
 
+if TYPE_CHECKING:
+    from storage.workers import Watch, WorkerRecord, Workers
+
+_PACE_SECONDS = 600.0
+_SHOWN = 20
+"""Workers at most; the latest."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
 
 
 def status(config: ConfigPath, storage: StorageUrl = None, as_json: AsJson = False) -> None:
-    """Show where a study stands: trials, generation, and the best merge so far."""
+    """Show where a study stands: trials, generation, workers, and the best merge so far."""
     start_logging()
     with reported():
         found = _status(config, storage)
@@ -24,18 +31,20 @@ def _status(path: Path, storage: str | None) -> dict[str, Any]:
     from storage.studies import find_study, stored_fingerprint
     from storage.trials import Trials
     from storage.url import redacted
+    from storage.workers import Watch, Workers
 
     from .config_file import load_config, study_url
     from .sampler import generation_of, places_of
 
     config = load_config(path)
     url = study_url(config, storage)
-    study = find_study(open_storage(url, create=False), config.name)
-    trials = Trials(study)
-    records = trials.all()
+    database = open_storage(url, create=False)
+    study = find_study(database, config.name)
+    records = Trials(database, study).all()
     states = [record.state.name for record in records]
     population = int(stored_fingerprint(study).get("population", 0))
-    finished, _ = places_of(trials.frozen())
+    finished, _ = places_of(records)
+    workers = Workers(database, study._study_id)
     return {
         "study": config.name,
         "storage": redacted(url),
@@ -48,7 +57,38 @@ def _status(path: Path, storage: str | None) -> dict[str, Any]:
         "generation": generation_of(finished, population) if population else 0,
         "population": population,
         "best": _best(records),
+        "trials_an_hour": workers.pace(_PACE_SECONDS),
+        "workers": _workers(workers, Watch(config.study.grace)),
     }
+
+
+def _workers(workers: "Workers", watch: "Watch") -> list[dict[str, Any]]:
+    """Those at work, and those that died and were not seen off since the last one started."""
+    listed, now = workers.listed()
+    gone = {record.id for record in watch.dead(listed, now)}
+    held = workers.at_work()
+    found = []
+    for record in listed:
+        died = record.id in gone or (record.end or "").startswith("died")
+        if record.end is not None and not died:
+            continue
+        found.append(
+            {
+                "worker": record.name,
+                "device": record.device,
+                "silent_seconds": round(record.silent, 1),
+                "state": _state(record, watch, died),
+                "doing": record.end if record.end else record.doing,
+                "holds": {c.what: round(c.seconds, 1) for c in held.get(record.id, [])},
+            }
+        )
+    return found[-_SHOWN:]
+
+
+def _state(record: "WorkerRecord", watch: "Watch", died: bool) -> str:
+    if died:
+        return "dead"
+    return "silent" if record.silent > watch.grace else "at work"
 
 
 def _best(records: Any) -> dict[str, Any] | None:
@@ -66,6 +106,22 @@ def _best(records: Any) -> dict[str, Any] | None:
     }
 
 
+def _line(worker: dict[str, Any]) -> str:
+    name = f"worker {worker['worker']} on {worker['device']}: {worker['state']}"
+    heard = f"last heard of {_ago(worker['silent_seconds'])} ago"
+    held = [f"{what} for {_ago(seconds)}" for what, seconds in worker["holds"].items()]
+    at = ", ".join(held) or worker["doing"]
+    if worker["state"] == "at work":
+        return f"{name}, {at}; {heard}"
+    return f"{name}, {heard}; it was at {at}" if held else f"{name}, {heard}; {at}"
+
+
+def _ago(seconds: float) -> str:
+    from .progress import duration
+
+    return duration(seconds)
+
+
 def _text(found: dict[str, Any]) -> str:
     counts, search = found["trials"], found["search_trials"]
     lines = [
@@ -74,6 +130,10 @@ def _text(found: dict[str, Any]) -> str:
         f"{found['generation']}, population {found['population']}",
         ", ".join(f"{count} {state}" for state, count in counts.items()) + ", baselines included",
     ]
+    at_work = any(worker["state"] == "at work" for worker in found["workers"])
+    if at_work and found["trials_an_hour"] is not None:
+        lines.append(f"{found['trials_an_hour']:.0f} trials an hour")
+    lines += [_line(worker) for worker in found["workers"]]
     best = found["best"]
     if best is None:
         return "\n".join([*lines, "no merge has been scored yet"])

@@ -1,144 +1,204 @@
 """The objective, and the loop that runs it."""
 
-import contextlib
 import logging
 import math
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-
-from rich.console import Console
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from objectives.engines.engine import Engine, EngineError
 from objectives.merge.recipe import MergeRecipe
 from objectives.scoring import Scores
-from storage.answers import HELD_OUT, SEARCH, Answers
-from storage.database import open_storage
-from storage.studies import create_study, sole_run
-from storage.trials import TrialRecord, Trials
-from storage.url import redacted
+from storage.answers import HELD_OUT, Answers
+from storage.claims import Claims, ClaimTaken, TrialLost
+from storage.heartbeat import Heartbeat
+from storage.trials import GENERATION, TrialRecord, Trials, best_search
+from storage.workers import Workers
 
-from .genome import Baseline
-from .interrupts import Interrupted, Interrupts
-from .progress import Progress
-from .sampler import GENERATION, SLOT, Place, ReplaySampler, places_of
-from .setup import Setup, check_fingerprint, choose_engine
-from .summary import answers_of, scores_of
+from .interrupts import Interrupts
+from .jobs import Job, Jobs, held_out_name
+from .sampler import ReplaySampler, generation_of, places_of
+from .setup import Setup
+from .summary import answers_of, recipe_of, scores_of
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+Told = Callable[[Sequence[TrialRecord]], None]
+
 FAILURES_IN_A_ROW = 3
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 1.0
+_REMEMBERED = 20
+"""Trials from which a worker knows how long one takes."""
 
 
 @dataclass
 class Worker:
-    """One process that asks, merges, scores and tells."""
+    """One process that asks, merges, scores and tells, beside any number of others."""
 
     setup: Setup
     trials: Trials
     answers: Answers
+    claims: Claims
+    workers: Workers
     sampler: ReplaySampler
     engine: Engine
     interrupts: Interrupts
-    progress: Progress
+    heartbeat: Heartbeat
+    told: Told | None = None
+    """Called with all trials after each that this worker finished."""
     _failures: int = 0
+    _held_out: set[int] = field(default_factory=set)
+    """Trials known to have held-out answers."""
+
+    @property
+    def population(self) -> int:
+        return self.sampler.replay.population
 
     def search(self, budget: int, deadline: float) -> bool:
-        """Baselines, then places until `budget` search trials are finished.
+        """Work until every baseline and `budget` places are finished, by this worker or others.
 
-        `deadline` is a time of `time.monotonic`. Gives whether the budget is reached. Raises
-        EngineError after three failed trials in a row.
+        `deadline` is a time of `time.monotonic`. Gives whether the budget is reached. A signal
+        stops the engine's work or a wait, and nothing else. Raises EngineError after three failed
+        trials in a row.
         """
-        with self.progress:
-            return self._baselines(deadline) and self._places(budget, deadline)
+        with self.interrupts.held():
+            return self._search(Jobs(self.setup.genome, self.sampler.replay, budget), deadline)
 
-    def _baselines(self, deadline: float) -> bool:
-        for baseline in self._missing_baselines():
-            if time.monotonic() >= deadline:
-                return False
-            self._baseline(baseline)
-        return True
-
-    def _places(self, budget: int, deadline: float) -> bool:
+    def _search(self, jobs: Jobs, deadline: float) -> bool:
+        turn = 0
         while True:
             asked = time.perf_counter()
-            finished, taken = places_of(self.trials.frozen())
-            if len(finished) >= budget:
+            records = self.trials.all()
+            if jobs.done(records):
+                self._post(records)
                 return True
             if time.monotonic() >= deadline:
                 return False
-            place = self.sampler.replay.next_place(taken, finished)
-            assert place is not None  # nobody else runs places of this study
-            self._place(place, self.sampler.replay.propose(place, finished), asked)
+            job = jobs.next(records, turn)
+            if job is None:
+                self._meanwhile(jobs, records)
+            else:
+                turn = 0 if self._evaluate(job, asked) else turn + 1
 
     def ask_held_out(self, record: TrialRecord, recipe: MergeRecipe) -> Scores | None:
         """A trial's scores on the held-out questions, from the storage or from the engine.
 
-        None where the study holds nothing out.
+        None where the study holds nothing out. Waits where another worker is asking them.
         """
         if not self.setup.held_out.tasks:
             return None
-        stored = self.answers.read(record.id, HELD_OUT)
-        if not stored:
-            log.info("trial %d: held-out questions", record.number)
-            self.engine.load(recipe)
-            stored = answers_of(self.setup.held_out.ask(self.engine))
-            with self.interrupts.held():
-                self.answers.write(record.id, HELD_OUT, stored)
+        with self.interrupts.held():
+            while not (stored := self.answers.read(record.id, HELD_OUT)):
+                if not self._score_held_out(record, recipe):
+                    self._patiently(self.heartbeat.bury_dead)
+                    self.interrupts.pause(_LONGEST_WAIT)
         return scores_of(stored)
 
-    def _missing_baselines(self) -> list[Baseline]:
-        done = {record.baseline for record in self.trials.all() if record.complete}
-        return [b for b in self.setup.genome.baselines() if b.name not in done]
+    def _score_held_out(self, record: TrialRecord, recipe: MergeRecipe) -> bool:
+        """False where another worker is at it."""
+        what = held_out_name(record.number)
+        try:
+            self.claims.take(what)
+        except ClaimTaken:
+            return False
+        log.info("trial %d: held-out questions", record.number)
+        self.heartbeat.doing = what
+        with self.interrupts.released():
+            self.engine.load(recipe)
+            answers = answers_of(self.setup.held_out.ask(self.engine))
+        self.answers.write(record.id, HELD_OUT, answers)
+        self.claims.release(what)
+        return True
 
-    def _baseline(self, baseline: Baseline) -> None:
-        asked = time.perf_counter()
+    def _meanwhile(self, jobs: Jobs, records: Sequence[TrialRecord]) -> None:
+        """Others run all there is to begin: do something useful if there is time, else wait."""
+        self.heartbeat.doing = "waiting for the others' places"
+        self._patiently(self.heartbeat.bury_dead)
+        typical = _typical_seconds(records)
+        if self._seconds_left(typical) >= typical / 2:
+            aside = jobs.aside(records)
+            if aside is not None:
+                self._evaluate(aside, time.perf_counter())
+                return
+            top = best_search(records)
+            if top is not None and self._is_without_held_out(top):
+                self._score_held_out(top, recipe_of(top, self.setup.genome))
+                return
+        self.interrupts.pause(min(max(typical / 20, _SHORTEST_WAIT), _LONGEST_WAIT))
 
-        def start() -> int:
-            return self.trials.start_baseline(
-                baseline.params, self.setup.bounds, baseline.name, baseline.kind
-            )
+    def _seconds_left(self, typical: float) -> float:
+        """Until the trial that was begun last ends, if it takes a typical time."""
+        held = self._patiently(self.workers.at_work)
+        claims = [claim for worker in held.values() for claim in worker]
+        running = [c.seconds for c in claims if c.trial_id is not None]
+        return typical - min(running, default=typical)
 
-        self._evaluate(start, baseline.recipe, asked)
+    def _is_without_held_out(self, record: TrialRecord) -> bool:
+        if not self.setup.held_out.tasks or record.id in self._held_out:
+            return False
+        if self.answers.read(record.id, HELD_OUT):
+            self._held_out.add(record.id)
+            return False
+        return True
 
-    def _place(self, place: Place, params: Mapping[str, float], asked: float) -> None:
-        attributes = {GENERATION: place.generation, SLOT: place.slot}
-        recipe = self.setup.genome.recipe(params)
-        self._evaluate(
-            lambda: self.trials.start(params, self.setup.bounds, attributes), recipe, asked
-        )
-
-    def _evaluate(self, start: Callable[[], int], recipe: MergeRecipe, asked: float) -> None:
+    def _evaluate(self, job: Job, asked: float) -> bool:
         """Start a trial, merge, score and tell; `asked` is when it began to be made.
 
-        A signal stops the engine's work and nothing else, so no trial stays running.
+        False where another worker was first.
         """
-        with self.interrupts.held():
-            trial_id = start()
-            started = time.perf_counter()
-            try:
-                with self.interrupts.released():
-                    self.engine.load(recipe)
-                    merged = time.perf_counter()
-                    scores = self.setup.search.ask(self.engine)
-            except EngineError as error:
-                self._failed(trial_id, error)
-                return
-            except BaseException as error:
-                self.trials.fail(trial_id, _reason(error))
-                raise
-            self._failures = 0
-            score = time.perf_counter() - merged
-            seconds = {"ask": started - asked, "merge": merged - started, "score": score}
-            self._tell(trial_id, scores, seconds)
-        self.progress.told(self.trials.all())
+        try:
+            trial_id = self._start(job)
+        except ClaimTaken:
+            return False
+        self.heartbeat.doing = job.what
+        started = time.perf_counter()
+        try:
+            with self.interrupts.released():
+                self.engine.load(job.recipe)
+                merged = time.perf_counter()
+                scores = self.setup.search.ask(self.engine)
+        except EngineError as error:
+            self._failed(trial_id, error)
+            return True
+        self._failures = 0
+        score = time.perf_counter() - merged
+        seconds = {"ask": started - asked, "merge": merged - started, "score": score}
+        self._tell(job, trial_id, scores, seconds)
+        records = self.trials.all()
+        if self.told is not None:
+            self.told(records)
+        under_way = generation_of(places_of(records)[0], self.population)
+        if job.attributes.get(GENERATION, under_way) < under_way:
+            self._post(records)
+        return True
 
-    def _tell(self, trial_id: int, scores: Scores, seconds: dict[str, float]) -> None:
+    def _post(self, records: Sequence[TrialRecord]) -> None:
+        """Write the dashboard's note and figures anew."""
+        from storage.board import post  # plotly takes a second, which the first trial need not wait
+
+        from .figures import figures
+        from .note import note
+
+        database, study = self.trials.database, self.trials.study
+        text = note(self.setup, records, self.population, database.url)
+        shown = figures(records)
+        try:
+            self._patiently(lambda: post(database, study, text, shown))
+        except Exception as error:  # a study does not end because of its note
+            log.warning("the dashboard's note was not written: %s: %s", type(error).__name__, error)
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        return self.trials.database.patience(work)
+
+    def _start(self, job: Job) -> int:
+        return self.claims.start(job.what, job.params, self.setup.bounds, job.attributes)
+
+    def _tell(self, job: Job, trial_id: int, scores: Scores, seconds: dict[str, float]) -> None:
         if scores.broken:
             log.warning("trial gave NaN or infinity in %d answers: they score 0", scores.broken)
-        began = time.perf_counter()
-        self.answers.write(trial_id, SEARCH, answers_of(scores))
-        seconds["store"] = time.perf_counter() - began
         tasks = {name: task.mean for name, task in scores.tasks.items()}
         result = {
             "error": scores.error if math.isfinite(scores.error) else None,
@@ -146,56 +206,28 @@ class Worker:
             "broken": scores.broken,
             "seconds": {part: round(s, 4) for part, s in seconds.items()},
         }
-        self.trials.finish(trial_id, scores.value, tasks, result)
+        answers = answers_of(scores)
+        while True:
+            try:
+                self.claims.finish(trial_id, scores.value, tasks, result, answers)
+                return
+            except TrialLost:
+                log.warning("this worker was taken for dead while it did %s", job.what)
+            try:  # the result is good: it goes to a new trial if nobody has begun one
+                trial_id = self._start(job)
+            except ClaimTaken:
+                log.warning("another worker does %s now: this result is dropped", job.what)
+                return
 
     def _failed(self, trial_id: int, error: EngineError) -> None:
         log.warning("a trial failed, its place is asked again: %s", error)
-        self.trials.fail(trial_id, _reason(error))
+        self.claims.fail(trial_id, f"{type(error).__name__}: {error}")
         self._failures += 1
         if self._failures == FAILURES_IN_A_ROW:
             raise EngineError(f"{FAILURES_IN_A_ROW} trials failed in a row, the last with: {error}")
 
 
-@contextlib.contextmanager
-def open_worker(
-    setup: Setup,
-    url: str,
-    budget: int,
-    engine: str | None,
-    interrupts: Interrupts,
-    console: Console,
-) -> Iterator[Worker]:
-    """A worker on the study at `url`, new or resumed, with its engine running.
-
-    Raises StorageError, StudyMismatch, StudyBusy and EngineError.
-    """
-    name, choice = setup.config.name, choose_engine(setup.config, engine)
-    with contextlib.ExitStack() as stack:
-        database = open_storage(url)
-        stack.callback(database.engine.dispose)
-        stack.enter_context(sole_run(database, name))
-        study = create_study(database, name)
-        population = check_fingerprint(setup, study, choice.dtype)
-        trials, answers = Trials(study), Answers(database.engine)
-        answers.sweep()
-        left = trials.fail_running("its run ended without a word")
-        if left:
-            log.info("trials that an earlier run left running are failed: %s", left)
-        finished = len(places_of(trials.frozen())[0])
-        verb = "resuming" if trials.frozen() else "starting"
-        log.info("%s study %s in %s", verb, name, redacted(url))
-        log.info(
-            "%d of %d search trials finished, %d parameters, population %d, %d questions a trial",
-            *(finished, budget, len(setup.genome.space), population, setup.search.questions),
-        )
-        running = choice.start(setup.sources)
-        stack.callback(running.close)
-        progress = Progress(console, budget, population)
-        sampler = setup.sampler(population)
-        yield Worker(setup, trials, answers, sampler, running, interrupts, progress)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, Interrupted):
-        return f"interrupted by {error}"
-    return f"{type(error).__name__}: {error}"
+def _typical_seconds(records: Sequence[TrialRecord]) -> float:
+    """The median time of the last trials; 0 before there is one."""
+    last = [sum(r.seconds.values()) for r in records if r.complete][-_REMEMBERED:]
+    return statistics.median(last) if last else 0.0

@@ -1,10 +1,6 @@
 """Real parts for the tests: tiny checkpoints, the demo's trained models, Postgres."""
 
 import os
-import shutil
-import socket
-import subprocess
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +10,7 @@ import torch
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
+from temporary import Server
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
@@ -85,13 +82,34 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if _answers(url):
             yield url
             return
-    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-    if given or not binaries:
-        reason = f"no Postgres: {given or '127.0.0.1:5432'} does not answer, none is installed"
+    made = _server()
+    yield made.url
+    made.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A Postgres server of the test's own, to stop and start."""
+    made = _server()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def guarded_server() -> Iterator[Server]:
+    """One that wants a password."""
+    made = _server("right")
+    yield made
+    made.close()
+
+
+def _server(password: str | None = None) -> Server:
+    try:
+        return Server(password)
+    except FileNotFoundError as error:
         if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(f"POSTGRES TESTS DID NOT RUN: {reason}; set STUDY_TEST_POSTGRES")
-    yield from _own_server(binaries[-1].parent)
+            pytest.fail(str(error))
+        pytest.skip(f"POSTGRES TESTS DID NOT RUN: {error}; STUDY_TEST_POSTGRES names a server")
 
 
 @pytest.fixture
@@ -125,39 +143,3 @@ def _answers(url: str) -> bool:
         return False
     finally:
         engine.dispose()
-
-
-def _own_server(binaries: Path) -> Iterator[str]:
-    user = "postgres" if os.geteuid() == 0 else None
-    folder = Path("/tmp") / f"study-postgres-{uuid.uuid4().hex}"
-    folder.mkdir()
-    if user:
-        shutil.chown(folder, user)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data = folder / "data"
-    subprocess.run(
-        [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust"],
-        user=user,
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
-    server = subprocess.Popen(
-        [binaries / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1"],
-        user=user,
-        cwd=folder,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres"
-    try:
-        for _ in range(100):
-            if _answers(url):
-                break
-            time.sleep(0.1)
-        yield url
-    finally:
-        server.terminate()
-        server.wait()
-        shutil.rmtree(folder)

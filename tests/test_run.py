@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -16,14 +17,14 @@ import pytest
 import yaml
 from conftest import DEMO
 from safetensors.torch import load_file
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
+from temporary import Server
 
 from storage.answers import SEARCH, Answers
 from storage.database import open_storage
 from storage.studies import find_study
 from storage.trials import TrialRecord, Trials
 from storage.url import StorageError, storage_url
+from storage.workers import WorkerRecord, Workers, is_gone
 from study.config_file import load_config
 from study.export import choose, export_trial
 from study.setup import Setup, build, choose_engine
@@ -64,14 +65,19 @@ def command(name: str, *words: object, folder: Path) -> subprocess.CompletedProc
 def started(config: Path, url: str) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", "study.run", str(config), "--storage", url]
     return subprocess.Popen(
-        words, cwd=config.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words,
+        cwd=config.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # several at once wait for each other's threads
     )
 
 
 def records(url: str) -> list[TrialRecord]:
     storage = open_storage(url, create=False)
     try:
-        return Trials(find_study(storage, "demo")).all()
+        return Trials(storage, find_study(storage, "demo")).all()
     finally:
         storage.engine.dispose()
 
@@ -88,6 +94,19 @@ def wait_for(process: subprocess.Popen[str], url: str, count: int) -> None:
     while finished(url) < count:
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.05)
+
+
+def workers_of(url: str) -> list[WorkerRecord]:
+    storage = open_storage(url, create=False)
+    try:
+        return Workers(storage, find_study(storage, "demo")._study_id).listed()[0]
+    finally:
+        storage.engine.dispose()
+
+
+def wait_for_true(claim: Callable[[], bool]) -> None:
+    while not claim():
+        time.sleep(0.1)
 
 
 def search_of(url: str) -> dict[tuple[int, int], tuple[Mapping[str, float], float]]:
@@ -186,33 +205,79 @@ def test_a_timeout_ends_between_trials_and_a_smaller_budget_is_kept_to(tmp_path:
     assert len(search_of(url)) == 3
 
 
-def test_a_database_that_goes_away_ends_the_run_in_one_line(tmp_path: Path, postgres: str) -> None:
-    process = started(write_study(tmp_path), postgres)
-    wait_for(process, postgres, 2)
-    name = make_url(postgres).database
-    admin = create_engine(make_url(postgres).set(database="postgres"), isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
-        connection.execute(
-            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"),
-            {"name": name},
-        )
-    admin.dispose()
+def test_a_database_that_stays_away_ends_the_run_in_one_line(
+    tmp_path: Path, server: Server
+) -> None:
+    def impatient(data: dict[str, Any]) -> None:
+        data["study"]["outage_limit"] = 3
+
+    process = started(write_study(tmp_path, impatient), server.url)
+    wait_for(process, server.url, 2)
+    server.stop()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 3
+    assert "the database fails since " in err
     assert "error: the database failed: " in err
     assert "Traceback" not in err
 
 
-def test_two_runs_of_one_study_at_once_are_refused(tmp_path: Path, database: str) -> None:
+def test_ctrl_c_ends_a_run_that_waits_for_its_database(tmp_path: Path, server: Server) -> None:
+    process = started(write_study(tmp_path), server.url)
+    wait_for(process, server.url, 2)
+    server.stop()
+    assert process.stderr is not None
+    while "the database fails since" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped by SIGINT" in err
+
+
+def test_two_runs_of_one_study_share_its_work(
+    whole: tuple[Path, str, str], tmp_path: Path, database: str
+) -> None:
     config = write_study(tmp_path)
-    process = started(config, database)
-    wait_for(process, database, 1)
-    second = command("run", config, "--storage", database, folder=tmp_path)
+    both = [started(config, database) for _ in range(2)]
+    ended = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    assert search_of(database) == search_of(whole[1])
+    complete = [r for r in records(database) if r.complete]
+    assert sum(r.kind != "candidate" for r in complete) == TRIALS + 9
+    assert sum("joining" in err for _, err in ended) == 1
+
+
+def test_workers_of_one_host_share_its_work(whole: tuple[Path, str, str], tmp_path: Path) -> None:
+    config = write_study(tmp_path)
+    result = command("run", config, "--workers", 2, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert search_of(f"sqlite:///{tmp_path}/runs/demo/study.db") == search_of(whole[1])
+    assert numberless(result.stdout) == numberless(whole[2])
+
+
+def numberless(text: str) -> str:
+    """Trial numbers are given in the order of starting, which hangs on who is faster."""
+    return re.sub(r"\(trial \d+\)|trial \d+|merge-\d+|[ │]+", " ", text)
+
+
+def test_a_killed_supervisor_leaves_no_worker_and_a_killed_worker_is_replaced(
+    whole: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    def long(data: dict[str, Any]) -> None:
+        data["study"]["trials"] = 2000
+
+    config, url = write_study(tmp_path, long), f"sqlite:///{tmp_path}/s.db"
+    words = [sys.executable, "-m", "study.run", str(config), "--storage", url, "--workers", "2"]
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    wait_for(process, url, 2)
+    first = workers_of(url)
+    os.kill(first[0].pid, signal.SIGKILL)
+    wait_for_true(lambda: len(workers_of(url)) == 3)
     process.kill()
-    process.communicate()
-    assert second.returncode == 2
-    assert second.stderr.strip().endswith("study demo is being run by another process")
+    _, err = process.communicate()
+    assert "was killed by SIGKILL: starting it again" in err
+    wait_for_true(lambda: all(is_gone(record.process) for record in workers_of(url)))
+    wait_for_true(lambda: all(record.end is not None for record in workers_of(url)[1:]))
 
 
 def test_status_tells_where_a_study_stands(whole: tuple[Path, str, str]) -> None:
@@ -242,11 +307,11 @@ def test_an_exported_merge_scores_exactly_what_its_trial_scored(
     from objectives.merge.sources import Sources
 
     storage = open_storage(url)
-    best = choose(Trials(find_study(storage, "demo")).all(), "best")
+    best = choose(Trials(storage, find_study(storage, "demo")).all(), "best")
     engine = choose_engine(opened.config).start(Sources({"m": tmp_path / "m"}, "m"))
     engine.load(MergeRecipe.single("m", 32))
     scores = opened.search.ask(engine)
-    stored = Answers(storage.engine).read(best.id, SEARCH)
+    stored = Answers(storage).read(best.id, SEARCH)
     for name, task in scores.tasks.items():
         assert (task.right_Q == stored[name].right_Q).all()
         assert (task.soft_Q == stored[name].soft_Q).all()

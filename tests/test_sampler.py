@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage.claims import Claims
 from storage.database import open_storage
 from storage.studies import create_study
-from storage.trials import Trials
+from storage.trials import BASELINE, KIND, Trials, record
 from study.config import Range
+from study.jobs import place_name
 from study.sampler import (
     GENERATION,
     SLOT,
@@ -42,24 +44,29 @@ def advance(
 ) -> None:
     """Run `count` trials the way the worker does; those whose number is in `fail` fail."""
     for _ in range(count):
-        finished, taken = places_of(trials.frozen())
-        place = ours.replay.next_place(taken, finished)
-        assert place is not None
+        finished, taken = places_of(trials.all())
+        place = ours.replay.free_places(taken, finished)[0]
         params = ours.replay.propose(place, finished)
-        trial_id = trials.start(params, BOUNDS, {GENERATION: place.generation, SLOT: place.slot})
+        attributes = {GENERATION: place.generation, SLOT: place.slot}
+        trial_id = claims(trials).start(place_name(place), params, BOUNDS, attributes)
         number = len(trials.all()) - 1
         if number in fail:
-            trials.fail(trial_id, "asked to")
+            claims(trials).fail(trial_id, "asked to")
         else:
-            trials.finish(trial_id, objective(params), {}, {})
+            claims(trials).finish(trial_id, objective(params), {}, {}, {})
 
 
 def proposals(trials: Trials) -> dict[Place, tuple[Mapping[str, float], float]]:
-    return places_of(trials.frozen())[0]
+    return places_of(trials.all())[0]
 
 
 def new(url: str, name: str) -> Trials:
-    return Trials(create_study(open_storage(url), name))
+    storage = open_storage(url)
+    return Trials(storage, create_study(storage, name))
+
+
+def claims(trials: Trials) -> Claims:
+    return Claims(trials.database, trials.study._study_id, "me")
 
 
 def test_an_interrupted_study_proposes_the_same_trials(database: str) -> None:
@@ -84,8 +91,9 @@ def test_baselines_take_no_place(database: str) -> None:
     advance(plain, sampler(), 12)
     for i in range(3):
         params = {name: r.low for name, r in SPACE.items()}
-        trial_id = mixed.start_baseline(params, BOUNDS, f"baseline {i}", "parent")
-        mixed.finish(trial_id, 1e9, {}, {})
+        attributes = {BASELINE: f"{i}", KIND: "parent"}
+        trial_id = claims(mixed).start(f"baseline {i}", params, BOUNDS, attributes)
+        claims(mixed).finish(trial_id, 1e9, {}, {}, {})
         advance(mixed, sampler(), 4)
     assert proposals(mixed) == proposals(plain)
 
@@ -94,14 +102,14 @@ def test_a_running_trial_keeps_its_place_for_itself(database: str) -> None:
     trials, ours = new(database, "s"), sampler()
     places = []
     for _ in range(POPULATION):
-        finished, taken = places_of(trials.frozen())
-        place = ours.replay.next_place(taken, finished)
-        assert place is not None
+        finished, taken = places_of(trials.all())
+        place = ours.replay.free_places(taken, finished)[0]
         places.append(place)
-        trials.start(ours.replay.propose(place, finished), BOUNDS, place._asdict())
+        params = ours.replay.propose(place, finished)
+        claims(trials).start(place_name(place), params, BOUNDS, place._asdict())
     assert places == [Place(0, slot) for slot in range(POPULATION)]
-    finished, taken = places_of(trials.frozen())
-    assert ours.replay.next_place(taken, finished) is None
+    finished, taken = places_of(trials.all())
+    assert ours.replay.free_places(taken, finished) == []
 
 
 def test_nothing_but_trials_is_stored(database: str) -> None:
@@ -130,7 +138,7 @@ def test_optunas_own_loop_gets_the_same_trials(tmp_path: object) -> None:
     advance(ours, sampler(), 13)
     study = optuna.create_study(sampler=stock, direction="maximize")
     study.optimize(lambda t: objective({n: t.suggest_float(n, *BOUNDS[n]) for n in SPACE}), 13)
-    assert places_of(study.get_trials())[0] == proposals(ours)
+    assert places_of([record(t) for t in study.get_trials()])[0] == proposals(ours)
 
 
 def test_another_seed_is_another_search_and_slots_differ() -> None:

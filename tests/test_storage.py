@@ -7,15 +7,9 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from storage.answers import HELD_OUT, SEARCH, Answers, TaskAnswers
+from storage.claims import Claims
 from storage.database import open_storage
-from storage.studies import (
-    StudyBusy,
-    StudyMismatch,
-    create_study,
-    find_study,
-    hold_fingerprint,
-    sole_run,
-)
+from storage.studies import StudyMismatch, create_study, find_study, hold_fingerprint
 from storage.trials import Trials
 from storage.url import StorageError, redacted, storage_url
 
@@ -34,14 +28,19 @@ def same(a: TaskAnswers, b: TaskAnswers) -> bool:
     )
 
 
-def trial(trials: Trials) -> int:
-    return trials.start({"a": 0.1, "b": 0.2}, {"a": (0, 1), "b": (0, 1)}, {"generation": 0})
+def new(url: str, name: str = "s") -> tuple[Trials, Claims]:
+    storage = open_storage(url)
+    study = create_study(storage, name)
+    return Trials(storage, study), Claims(storage, study._study_id, "me")
+
+
+def trial(claims: Claims, what: str = "one") -> int:
+    return claims.start(what, {"a": 0.1, "b": 0.2}, {"a": (0, 1), "b": (0, 1)}, {"generation": 0})
 
 
 def test_answers_come_back_as_they_were_and_replace_each_other(database: str) -> None:
-    storage = open_storage(database)
-    trial_id = trial(Trials(create_study(storage, "s")))
-    answers = Answers(storage.engine)
+    trials, claims = new(database)
+    trial_id, answers = trial(claims), Answers(trials.database)
     answers.write(trial_id, SEARCH, {"one": some(1), "two": some(2)})
     answers.write(trial_id, HELD_OUT, {"one": some(3)})
     answers.write(trial_id, SEARCH, {"one": some(4), "two": some(2)})
@@ -54,20 +53,17 @@ def test_answers_come_back_as_they_were_and_replace_each_other(database: str) ->
 
 
 def test_answers_go_with_their_study(database: str) -> None:
-    storage = open_storage(database)
-    study = create_study(storage, "s")
-    trial_id = trial(Trials(study))
-    answers = Answers(storage.engine)
+    trials, claims = new(database)
+    trial_id, answers = trial(claims), Answers(trials.database)
     answers.write(trial_id, SEARCH, {"one": some(1)})
-    optuna.delete_study(study_name="s", storage=storage)
+    optuna.delete_study(study_name="s", storage=trials.database)
     assert answers.read(trial_id, SEARCH) == {}
 
 
 def test_answers_of_a_study_that_others_deleted_are_swept(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
-    storage = open_storage(url)
-    kept, gone = (trial(Trials(create_study(storage, name))) for name in ("kept", "gone"))
-    answers = Answers(storage.engine)
+    (trials, one), (_, two) = new(url, "kept"), new(url, "gone")
+    kept, gone, answers = trial(one), trial(two), Answers(trials.database)
     for trial_id in (kept, gone):
         answers.write(trial_id, HELD_OUT, {"one": some(1)})
     optuna.delete_study(study_name="gone", storage=url)
@@ -78,10 +74,12 @@ def test_answers_of_a_study_that_others_deleted_are_swept(tmp_path: Path) -> Non
 
 
 def test_a_trial_is_written_whole_and_read_back(database: str) -> None:
-    trials = Trials(create_study(open_storage(database), "s"))
-    trial_id = trial(trials)
-    trials.finish(trial_id, 0.5, {"t": 0.25}, {"error": 0.1, "seconds": {"merge": 1.5}})
-    [record] = Trials(find_study(open_storage(database), "s")).all()
+    _, claims = new(database)
+    result = {"error": 0.1, "seconds": {"merge": 1.5}}
+    claims.finish(trial(claims), 0.5, {"t": 0.25}, result, {"t": some(1)})
+    storage = open_storage(database, create=False)
+    [record] = Trials(storage, find_study(storage, "s")).all()
+    assert same(Answers(storage).read(record.id, SEARCH)["t"], some(1))
     assert record.params == {"a": 0.1, "b": 0.2}
     assert (record.value, record.error, record.tasks) == (0.5, 0.1, {"t": 0.25})
     assert record.seconds == {"merge": 1.5}
@@ -89,23 +87,26 @@ def test_a_trial_is_written_whole_and_read_back(database: str) -> None:
     assert record.complete
 
 
-def test_a_trial_is_created_in_one_transaction(database: str) -> None:
-    storage = open_storage(database)
-    trials = Trials(create_study(storage, "s"))
+def test_a_trial_is_made_and_finished_in_one_transaction_each(database: str) -> None:
+    trials, claims = new(database)
     bounds = {f"p{i}": (0.0, 1.0) for i in range(48)}
     commits = []
     from sqlalchemy import event
 
-    event.listen(storage.engine, "commit", lambda _: commits.append(1))
-    trials.start(dict.fromkeys(bounds, 0.5), bounds, {"generation": 1, "slot": 2})
+    event.listen(trials.database.engine, "commit", lambda _: commits.append(1))
+    attributes = {"generation": 1, "slot": 2}
+    trial_id = claims.start("it", dict.fromkeys(bounds, 0.5), bounds, attributes)
     assert len(commits) == 1
+    claims.finish(trial_id, 0.5, {"t": 0.5}, {"soft": 0.5}, {"t": some(1)})
+    assert len(commits) == 2
     assert len(trials.all()[0].params) == 48
 
 
 def test_optuna_reads_our_trials_as_its_own(database: str) -> None:
     bounds = {"a": (0.0, 1.0), "b": (-0.4, 1.4)}
-    trials = Trials(create_study(open_storage(database), "s"))
-    trials.finish(trials.start({"a": 0.25, "b": -0.125}, bounds, {"slot": 3}), 0.5, {}, {})
+    trials, claims = new(database)
+    trial_id = claims.start("it", {"a": 0.25, "b": -0.125}, bounds, {"slot": 3})
+    claims.finish(trial_id, 0.5, {}, {}, {})
     [stock] = optuna.load_study(study_name="s", storage=database).trials
     made = optuna.create_study(study_name="t", storage=database, direction="maximize")
     asked = made.ask()
@@ -118,20 +119,11 @@ def test_optuna_reads_our_trials_as_its_own(database: str) -> None:
     assert trials.all()[0].params == stock.params
 
 
-def test_trials_left_running_are_failed_with_a_reason(database: str) -> None:
-    trials = Trials(create_study(open_storage(database), "s"))
-    trials.finish(trial(trials), 1.0, {}, {})
-    trial(trials)
-    assert trials.fail_running("gone") == [1]
-    assert [r.state.name for r in trials.all()] == ["COMPLETE", "FAIL"]
-    assert trials.all()[1].attributes["failure"] == "gone"
-
-
 def test_a_study_with_other_contents_is_refused_with_the_differences(database: str) -> None:
-    study = create_study(open_storage(database), "s")
-    hold_fingerprint(study, {"seed": "7"})
-    hold_fingerprint(study, {"seed": "0", "space a": "0 to 1"})
-    trial(Trials(study))
+    trials, claims = new(database)
+    hold_fingerprint(trials.study, {"seed": "7"})
+    hold_fingerprint(trials.study, {"seed": "0", "space a": "0 to 1"})
+    trial(claims)
     again = create_study(open_storage(database), "s")
     hold_fingerprint(again, {"seed": "0", "space a": "0 to 1"})
     with pytest.raises(StudyMismatch, match=r"seed: 0 stored, 1 now\n  space b: nothing stored"):
@@ -151,17 +143,6 @@ def test_a_study_that_minimizes_is_refused(database: str) -> None:
     optuna.create_study(study_name="s", storage=storage, direction="minimize")
     with pytest.raises(StudyMismatch, match="does not maximize"):
         create_study(storage, "s")
-
-
-def test_only_one_process_runs_a_study(database: str) -> None:
-    one, two = open_storage(database), open_storage(database)
-    with sole_run(one, "s"):
-        with pytest.raises(StudyBusy, match="another process"), sole_run(two, "s"):
-            pass
-        with sole_run(two, "another"):
-            pass
-    with sole_run(two, "s"):
-        pass
 
 
 def test_a_database_of_something_else_is_refused(database: str) -> None:

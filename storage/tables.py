@@ -1,0 +1,81 @@
+"""Our tables beside Optuna's, and the database's clock."""
+
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+metadata = MetaData()
+
+# Optuna's own, as far as ours point at them.
+studies = Table("studies", metadata, Column("study_id", Integer, primary_key=True))
+trials = Table("trials", metadata, Column("trial_id", Integer, primary_key=True))
+
+
+answers = Table(
+    "trial_answers",
+    metadata,
+    Column("trial_id", ForeignKey("trials.trial_id", ondelete="CASCADE"), primary_key=True),
+    Column("task", String(255), primary_key=True),
+    Column("split", String(16), primary_key=True),
+    Column("weight", Float(53), nullable=False),
+    Column("questions", Integer, nullable=False),
+    Column("scores", LargeBinary, nullable=False),
+    Column("soft", LargeBinary, nullable=False),
+    Column("broken", Integer, nullable=False),
+)
+
+workers = Table(
+    "study_workers",
+    metadata,
+    Column("worker_id", String(32), primary_key=True),
+    Column("study_id", ForeignKey("studies.study_id", ondelete="CASCADE"), nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process", String(255), nullable=False),
+    Column("device", String(64), nullable=False),
+    Column("doing", String(255), nullable=False),
+    Column("started", Float(53), nullable=False),
+    Column("beat", Float(53), nullable=False),
+    Column("ended", Float(53)),
+    Column("end", String(255)),
+)
+
+claims = Table(
+    "study_claims",
+    metadata,
+    Column("study_id", ForeignKey("studies.study_id", ondelete="CASCADE"), primary_key=True),
+    Column("what", String(255), primary_key=True),
+    Column("worker_id", String(32), nullable=False, index=True),
+    Column("trial_id", ForeignKey("trials.trial_id", ondelete="CASCADE")),
+    Column("since", Float(53), nullable=False),
+)
+
+OURS = (answers, workers, claims)
+
+
+class database_now(FunctionElement[float]):  # noqa: N801  # reads as the SQL function it is
+    """Seconds since 1970 in UTC by the database's clock, at this moment of the transaction."""
+
+    type = Float(53)
+    inherit_cache = True
+
+
+@compiles(database_now, "postgresql")
+def _on_postgres(*_: Any, **__: Any) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+@compiles(database_now, "sqlite")
+def _on_sqlite(*_: Any, **__: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"

@@ -1,0 +1,106 @@
+"""How a process becomes a worker of a study, alone or beside others."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from storage.answers import Answers
+from storage.claims import Claims
+from storage.database import Database, open_storage
+from storage.heartbeat import Heartbeat
+from storage.patience import Patience
+from storage.studies import create_study
+from storage.trials import Trials
+from storage.url import redacted
+from storage.workers import Watch, Workers
+
+from .interrupts import Interrupts
+from .sampler import places_of
+from .setup import EngineChoice, Setup, check_fingerprint
+from .worker import Worker
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def open_worker(
+    setup: Setup,
+    url: str,
+    budget: int,
+    choice: EngineChoice,
+    interrupts: Interrupts,
+) -> Iterator[Worker]:
+    """A worker on the study at `url`, new or resumed, with its engine running.
+
+    Raises StorageError, StudyMismatch and EngineError.
+    """
+    config = setup.config
+    with contextlib.ExitStack() as stack:
+        database = open_storage(url)
+        stack.callback(database.engine.dispose)
+        database.patience = Patience(config.study.outage_limit, interrupts.pause)
+        trials, population, worker_id = enter_study(setup, database, choice)
+        workers = Workers(database, trials.study._study_id)
+        heartbeat = Heartbeat(workers, worker_id, config.study.grace)
+        stack.enter_context(heartbeat)
+        records = trials.all()
+        verb = "resuming" if records else "starting"
+        log.info("%s study %s in %s", verb, config.name, redacted(url))
+        log.info(
+            "%d of %d search trials finished, %d parameters, population %d, %d questions a trial",
+            *(len(places_of(records)[0]), budget, len(setup.genome.space), population),
+            setup.search.questions,
+        )
+        heartbeat.doing = "starting the engine"
+        running = choice.start(setup.sources)
+        stack.callback(running.close)
+        heartbeat.doing = "looking for work"
+        claims = Claims(database, trials.study._study_id, worker_id)
+        yield Worker(
+            setup,
+            trials,
+            Answers(database),
+            claims,
+            workers,
+            setup.sampler(population),
+            running,
+            interrupts,
+            heartbeat,
+        )
+
+
+def make_study(
+    setup: Setup, database: Database, choice: EngineChoice, together: int = 1
+) -> tuple[Trials, int]:
+    """Make or find a study for workers that start `together`; gives its trials and population.
+
+    Raises StudyMismatch. Where others may do so too it needs `database.exclusive`.
+    """
+    study = create_study(database, setup.config.name)
+    at_work, _ = Workers(database, study._study_id).listed(ended=False)
+    population = check_fingerprint(setup, study, choice.dtype, bool(at_work), together)
+    return Trials(database, study), population
+
+
+def enter_study(setup: Setup, database: Database, choice: EngineChoice) -> tuple[Trials, int, str]:
+    """Make or join a study; gives its trials, its population and this worker's id.
+
+    One process at a time does this, so that of two that begin a study with different contents
+    one is refused. Raises StudyMismatch.
+    """
+    with database.exclusive():
+        study = create_study(database, setup.config.name)
+        workers, watch = Workers(database, study._study_id), Watch(setup.config.study.grace)
+        listed, now = workers.listed(ended=False)
+        for record in watch.dead(listed, now):
+            freed = workers.bury(record)
+            if freed:
+                log.info("worker %s died during %s: it is free again", record.name, freed[0])
+        trials, population = make_study(setup, database, choice)
+        Answers(database).sweep()
+        others = [record.name for record in workers.listed(ended=False)[0]]
+        if others:
+            log.info("joining %s", ", ".join(others))
+        elif left := workers.fail_unclaimed("its run ended without a word"):
+            log.info("trials that were left running are failed: %s", left)
+        return trials, population, workers.register(choice.device)

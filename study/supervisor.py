@@ -1,0 +1,224 @@
+"""`--workers N`: worker processes on this host, started, watched, started again and stopped."""
+
+import logging
+import math
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from storage.answers import Answers
+from storage.database import open_storage
+from storage.patience import Patience
+from storage.trials import TrialRecord, Trials
+
+from .command import FAILED, log_console, reported, start_logging
+from .config import ConfigError, StudyConfig
+from .interrupts import Interrupted, Interrupts
+from .jobs import Jobs
+from .join import make_study, open_worker
+from .progress import Progress
+from .setup import EngineChoice, Setup, build, choose_engine
+from .summary import Line, lines, stored_lines
+
+log = logging.getLogger(__name__)
+
+DEATHS_IN_A_ROW = 3
+_LONG_LIFE = 600.0
+"""Seconds after which a worker's earlier deaths are forgiven."""
+_LOOK_SECONDS, _LEAVE_SECONDS = 0.5, 60.0
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker process is told to do."""
+
+    path: Path
+    url: str
+    budget: int
+    seconds: float
+    engine: str | None
+    number: int
+    threads: int | None
+    """What a worker that computes on the CPU may use."""
+
+
+@dataclass
+class Seat:
+    """One worker's place on this host: its GPU, and the process that has it now."""
+
+    order: Order
+    gpu: str | None
+    process: BaseProcess
+    deaths: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+
+def supervise(
+    path: Path,
+    config: StudyConfig,
+    url: str,
+    budget: int,
+    deadline: float,
+    count: int,
+    engine: str | None,
+    interrupts: Interrupts,
+) -> tuple[Setup, list[TrialRecord], list[Line], bool]:
+    """Run a study with `count` processes; gives what its table shows and if the budget is reached.
+
+    Raises ConfigError and what `make_study` raises; ends the program where every worker has
+    failed.
+    """
+    choice = choose_engine(config, engine, probe=False)
+    gpus = gpus_for(choice, count)
+    setup = build(config)
+    database = open_storage(url)
+    database.patience = Patience(config.study.outage_limit, interrupts.pause)
+    try:
+        with database.exclusive():
+            trials, population = make_study(setup, database, choice, count)
+        seconds = deadline - time.monotonic()
+        threads = None if gpus[0] else max(1, (os.cpu_count() or 1) // count)
+        orders = [Order(path, url, budget, seconds, engine, n, threads) for n in range(count)]
+        with Progress(log_console, budget, population) as progress:
+            code = _run_all(orders, gpus, trials, progress, interrupts)
+        records = trials.all()
+        reached = Jobs(setup.genome, setup.sampler(population).replay, budget).done(records)
+        if code and not reached:
+            raise SystemExit(code)
+        return setup, records, stored_lines(records, setup.genome, Answers(database)), reached
+    finally:
+        database.engine.dispose()
+
+
+def gpus_for(choice: EngineChoice, count: int) -> list[str | None]:
+    """The GPU of each worker; None for each on a CPU. Raises ConfigError."""
+    if torch.device(choice.device).type != "cuda":
+        return [None] * count
+    if torch.device(choice.device).index is not None:
+        raise ConfigError(
+            f"engine.device: {choice.device} is one GPU; with --workers write cuda, and choose "
+            f"GPUs with {_VISIBLE}"
+        )
+    there = torch.cuda.device_count()
+    if count > there:
+        raise ConfigError(f"--workers {count}: a worker takes a GPU, and here are {there}")
+    visible = os.environ.get(_VISIBLE)
+    names = visible.split(",") if visible else [str(n) for n in range(there)]
+    return list(names[:count])
+
+
+def _run_all(
+    orders: Sequence[Order],
+    gpus: Sequence[str | None],
+    trials: Trials,
+    progress: Progress,
+    interrupts: Interrupts,
+) -> int:
+    """Keep the workers running until each has ended by itself; gives the first failing code."""
+    seats: list[Seat] = []
+    codes = []
+    try:
+        for order, gpu in zip(orders, gpus, strict=True):
+            seats.append(Seat(order, gpu, _started(order, gpu)))
+        running = list(seats)
+        while running:
+            progress.told(trials.all())
+            interrupts.pause(_LOOK_SECONDS)
+            for seat in [s for s in running if s.process.exitcode is not None]:
+                if not _again(seat):
+                    running.remove(seat)
+                    codes.append(seat.process.exitcode or 0)
+    finally:
+        _stop([seat.process for seat in seats])
+    return next((code if code > 0 else FAILED for code in codes if code), 0)
+
+
+def _again(seat: Seat) -> bool:
+    """Start a worker again that was killed; not one that ended, nor one killed too often."""
+    code = seat.process.exitcode
+    assert code is not None
+    if code >= 0:
+        if code:
+            log.warning("worker %d ended with exit code %d", seat.order.number, code)
+        return False
+    seat.deaths = 1 if time.monotonic() - seat.started > _LONG_LIFE else seat.deaths + 1
+    how = signal.Signals(-code).name
+    if seat.deaths == DEATHS_IN_A_ROW:
+        log.warning("worker %d was killed by %s once more: it stays down", seat.order.number, how)
+        return False
+    log.warning("worker %d was killed by %s: starting it again", seat.order.number, how)
+    seat.process, seat.started = _started(seat.order, seat.gpu), time.monotonic()
+    return True
+
+
+def _started(order: Order, gpu: str | None) -> BaseProcess:
+    process = multiprocessing.get_context("spawn").Process(
+        target=work, args=(order,), name=f"worker {order.number}"
+    )
+    before = os.environ.get(_VISIBLE)
+    try:
+        if gpu is not None:
+            os.environ[_VISIBLE] = gpu  # read once, when the process begins
+        process.start()
+    finally:
+        if before is not None:
+            os.environ[_VISIBLE] = before
+        elif gpu is not None:
+            del os.environ[_VISIBLE]
+    return process
+
+
+def _stop(processes: Sequence[BaseProcess]) -> None:
+    for process in processes:
+        if process.exitcode is None:
+            process.terminate()
+    until = time.monotonic() + _LEAVE_SECONDS
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+
+
+def work(order: Order) -> None:
+    """A worker process: search, and score what the table shows on the held-out questions."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which stops us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    start_logging(f"worker {order.number}: ", logging.WARNING)
+    if order.threads is not None:
+        torch.set_num_threads(order.threads)
+    deadline = time.monotonic() + order.seconds if math.isfinite(order.seconds) else math.inf
+    try:
+        with Interrupts(signal.SIGTERM) as interrupts, reported():
+            _work(order, deadline, interrupts)
+    except Interrupted as stop:
+        raise SystemExit(stop.exit_code) from None
+
+
+def _work(order: Order, deadline: float, interrupts: Interrupts) -> None:
+    from .config_file import load_config
+
+    config = load_config(order.path)
+    choice = choose_engine(config, order.engine)
+    setup = build(config, check_values=False)
+    with open_worker(setup, order.url, order.budget, choice, interrupts) as worker:
+        if worker.search(order.budget, deadline):
+            lines(worker.trials.all(), setup.genome, worker.answers, worker.ask_held_out)
+
+
+def _end_with_parent() -> None:
+    """A supervisor that was killed leaves nothing behind."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
