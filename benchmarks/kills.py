@@ -39,7 +39,7 @@ def disturb(url: str, trials: int, kills: int, workers: int, rng: random.Random)
     lost, done = 0, 0
     reader = None
     while any(process.is_alive() for process in crew):
-        time.sleep(rng.uniform(0.02, 0.5))
+        time.sleep(rng.uniform(0.3, 1.5))
         if reader is None:
             try:
                 database = open_storage(url, create=False)
@@ -86,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--workers", type=int, default=3)
-    parser.add_argument("--trials", type=int, default=500)
+    parser.add_argument("--trials", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--postgres", default="postgresql+psycopg2://postgres@127.0.0.1:5432/postgres"

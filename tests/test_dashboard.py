@@ -105,7 +105,7 @@ def test_it_shows_the_study_with_its_note_and_figures(shown: Served) -> None:
     assert "Best merge so far: trial " in body
     assert "| layers.0-3 | " in body
     assert "python -m study.run" in body
-    ids = {plot["graph_object_id"] for plot in found["plotly_graph_objects"]}
+    ids = {plot["id"] for plot in found["plotly_graph_objects"]}
     assert ids == {"best-so-far", "population", "tasks"}
 
 
