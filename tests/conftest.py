@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import interpreted  # noqa: F401
 import pytest
 import torch
 from sqlalchemy import create_engine, text
@@ -13,6 +14,8 @@ from sqlalchemy.exc import OperationalError
 from temporary import Server
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+
+from study.genome import Genome
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo"
 WORDS = ["<s>", "</s>", *"abcdefghij", *"0123456789", *(f"{i}," for i in range(16))]
@@ -63,6 +66,15 @@ def make_model() -> MakeModel:
         return folder
 
     return make
+
+
+def point(genome: Genome, seed: int) -> dict[str, float]:
+    """A random point of the search space."""
+    shares = torch.rand(len(genome.space), generator=torch.Generator().manual_seed(seed)).tolist()
+    return {
+        name: r.low + share * (r.high - r.low)
+        for (name, r), share in zip(genome.space.items(), shares, strict=True)
+    }
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,13 @@
 M: source models, *: the shape of the tensor being merged. All arithmetic is float32.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-NOTHING = 1e-7
-"""An L1 sum below this is not divided by."""
+from . import sums
 
 
 def linear(tensors_M: Sequence[Tensor], weights: Sequence[float], normalize: bool) -> Tensor:
@@ -28,9 +28,14 @@ def task_arithmetic(
     """Add the weighted deltas (Ilharco et al. 2023, section 2)."""
     mixed = sum_of(deltas_M, weights)
     if normalize:
-        total = sum(weights)
-        mixed = mixed / (total if abs(total) >= 1e-8 else 1.0)
+        mixed = mixed / divisor(weights)
     return base + scale * mixed
+
+
+def divisor(weights: Sequence[float]) -> float:
+    """What task arithmetic divides by: the sum of the weights, unless that is nothing."""
+    total = sum(weights)
+    return total if abs(total) >= 1e-8 else 1.0
 
 
 def ties(
@@ -44,13 +49,14 @@ def ties(
 
     A sum of zero counts as positive. Trimmed or masked deltas are zero and agree with nothing.
     """
-    weighted_M = torch.stack([d * w for d, w in zip(deltas_M, weights, strict=True)])
-    majority = torch.where(weighted_M.sum(dim=0) >= 0, 1.0, -1.0)
-    agrees_M = weighted_M.sign() == majority
-    mixed = (weighted_M * agrees_M).sum(dim=0)
+    majority = torch.where(sum_of(deltas_M, weights) >= 0, 1.0, -1.0)
+    mixed, divisor = torch.zeros_like(base), torch.zeros_like(base)
+    for delta, weight in zip(deltas_M, weights, strict=True):
+        weighted = weight * delta
+        agrees = weighted.sign() == majority
+        mixed = mixed + torch.where(agrees, weighted, 0.0)
+        divisor = divisor + torch.where(agrees, weight, 0.0)
     if normalize:
-        column = torch.tensor(weights, device=base.device).view(-1, *[1] * base.ndim)
-        divisor = (column * agrees_M).sum(dim=0)
         mixed = mixed / torch.where(divisor == 0, 1.0, divisor)
     return base + scale * mixed
 
@@ -62,12 +68,15 @@ def trim(delta: Tensor, density: float) -> Tensor:
     """
     if density >= 1 or delta.numel() == 0:
         return delta
+    return torch.where(delta.abs() >= smallest_kept(delta, density), delta, 0.0)
+
+
+def smallest_kept(delta: Tensor, density: float) -> Tensor:
+    """The magnitude that `trim` cuts at, a scalar; infinity where it keeps nothing."""
     if density <= 0:
-        return torch.zeros_like(delta)
+        return torch.full((), math.inf, device=delta.device)
     kept = max(1, int(density * delta.numel()))
-    magnitudes = delta.abs()
-    smallest = magnitudes.flatten().kthvalue(delta.numel() - kept + 1).values
-    return delta * (magnitudes >= smallest)
+    return delta.abs().flatten().kthvalue(delta.numel() - kept + 1).values
 
 
 def drop_and_rescale(delta: Tensor, kept: Tensor) -> Tensor:
@@ -75,10 +84,10 @@ def drop_and_rescale(delta: Tensor, kept: Tensor) -> Tensor:
 
     mergekit's form: the factor is the ratio of the L1 sums, not 1 / density.
     """
-    masked = delta * kept
-    before, after = delta.abs().sum(), masked.abs().sum()
-    lost = (before < NOTHING) | (after < NOTHING)
-    return masked * torch.where(lost, 1.0, before / torch.where(lost, 1.0, after))
+    masked = torch.where(kept, delta, 0.0)
+    grain = sums.grain(delta)
+    before, after = sums.grains(delta, grain), sums.grains(masked, grain)
+    return masked * sums.ratio(before, after, grain)
 
 
 def slerp(first: Tensor, second: Tensor, t: float) -> Tensor:

@@ -15,7 +15,12 @@ from transformers import AutoConfig
 from .errors import SourceError
 from .tokenizer import align, row_map
 
-_DTYPES = ("BF16", "F16", "F32", "F64")
+_DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
 _INDEX = "model.safetensors.index.json"
 
 
@@ -212,12 +217,19 @@ class Sources:
                     raise SourceError(f"{checkpoint.label}: tensor {name} holds NaN or infinity")
 
     def read(self, label: str, info: TensorInfo) -> Tensor:
-        """One tensor of one model in float32, its vocabulary in line with the reference's."""
+        """One tensor of one model as it is stored, its vocabulary in line with the reference's."""
         tensor = self._stored(self.checkpoints[label], info)
         rows, axis = self._rows[label], info.weight.vocabulary_axis
         if axis is None or rows is None:
-            return tensor.float()
-        return align(tensor, self._stored(self.reference, info), rows, axis).float()
+            return tensor
+        return align(tensor, self._stored(self.reference, info), rows, axis)
+
+    def dtype(self, label: str, info: TensorInfo) -> torch.dtype:
+        """What `read` gives, from the header alone."""
+        checkpoint = self.checkpoints[label]
+        name = checkpoint.stored_name(info.weight)
+        assert name is not None
+        return _DTYPES[checkpoint.dtype(name)]
 
     def _stored(self, checkpoint: Checkpoint, info: TensorInfo) -> Tensor:
         name = checkpoint.stored_name(info.weight)

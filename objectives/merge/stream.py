@@ -1,6 +1,8 @@
 """A recipe and sources in, merged tensors out, one at a time."""
 
-from collections.abc import Iterator
+import importlib.util
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -8,48 +10,79 @@ from torch import Tensor
 from . import masks, methods
 from .recipe import MergeRecipe, Setting
 from .sources import Sources, TensorInfo
+from .stores import Files, Held, Store
+
+log = logging.getLogger(__name__)
 
 DRAWS_KEPT = 1 << 30
 """Bytes of random draws kept between merges; beyond them draws are made anew each time."""
 
 
 class MergeStream:
-    """Merges recipe after recipe over the same sources. Holds one tensor of each model at a time.
+    """Merges recipe after recipe over the same sources. Holds a few tensors of each model at a time.
 
-    Random draws depend on nothing that a search changes, so small models keep theirs in memory.
+    On a GPU the task-arithmetic family runs in kernels of its own, with the same bits as the
+    reference arithmetic in methods.py. Random draws depend on nothing that a search changes, so
+    the reference keeps those of small models in memory.
     """
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, store: Store | None = None) -> None:
         self.sources = sources
+        self._store = store or Files(sources)
+        self._fused = None
+        if self._store.device.type == "cuda":
+            if importlib.util.find_spec("triton"):
+                from .fused import Fused
+
+                self._fused = Fused(self._store, sources.layout)
+            else:
+                log.warning("triton is not installed: merges take many times longer")
         self._draws: dict[tuple[int, str, str], Tensor] = {}
         self._room = DRAWS_KEPT
 
     def tensors(self, recipe: MergeRecipe) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the merge with its name, in the recipe's dtype."""
+        if self._fused is not None and recipe.method != "slerp":
+            yield from self._fused.tensors(recipe)
+            return
         dtype = getattr(torch, recipe.dtype)
-        for info in self.sources.layout:
-            yield info.name, self._merge(recipe, info).to(dtype)
+        settings = [recipe.at(info.name, info.layer) for info in self.sources.layout]
+        for held, setting in zip(self._walk(recipe, settings), settings, strict=True):
+            yield held[0].name, self._merge(recipe, setting, *held).to(dtype)
 
-    def _merge(self, recipe: MergeRecipe, info: TensorInfo) -> Tensor:
-        setting = recipe.at(info.name, info.layer)
+    def close(self) -> None:
+        self._store.close()
+
+    def _walk(self, recipe: MergeRecipe, settings: Sequence[Setting]) -> Iterator[Held]:
+        base = [] if recipe.base is None else [recipe.base]
+        return self._store.walk(
+            (info, list(dict.fromkeys([*base, *setting.models])))
+            for info, setting in zip(self.sources.layout, settings, strict=True)
+        )
+
+    def _merge(
+        self, recipe: MergeRecipe, setting: Setting, info: TensorInfo, held: Mapping[str, Tensor]
+    ) -> Tensor:
         if recipe.method == "linear":
-            tensors = [self.sources.read(model, info) for model in setting.models]
+            tensors = [held[model].float() for model in setting.models]
             return methods.linear(tensors, setting.weights, recipe.normalize)
         if recipe.method == "slerp":
-            first, second = (self.sources.read(model, info) for model in setting.models)
+            first, second = (held[model].float() for model in setting.models)
             return methods.slerp(first, second, setting.t)
-        return self._merge_deltas(recipe, setting, info)
+        return self._merge_deltas(recipe, setting, info, held)
 
-    def _merge_deltas(self, recipe: MergeRecipe, setting: Setting, info: TensorInfo) -> Tensor:
+    def _merge_deltas(
+        self, recipe: MergeRecipe, setting: Setting, info: TensorInfo, held: Mapping[str, Tensor]
+    ) -> Tensor:
         assert recipe.base is not None
-        base = self.sources.read(recipe.base, info)
+        base = held[recipe.base].float()
         deltas, weights = [], []
         for model, weight, density in zip(
             setting.models, setting.weights, setting.densities, strict=True
         ):
             if model == recipe.base:
                 continue
-            delta = self.sources.read(model, info) - base
+            delta = held[model].float() - base
             deltas.append(self._thin(recipe, delta, model, info.name, density))
             weights.append(weight)
         combine = methods.ties if recipe.method.endswith("ties") else methods.task_arithmetic

@@ -1,0 +1,134 @@
+"""Merges of the task-arithmetic family, one kernel a tensor.
+
+DARE divides by the L1 sum of what its mask leaves. A mask keeps the elements whose draw is below
+the density, so that sum is a function of the density alone: it is counted once for each of the
+65,536 densities that can be told apart, and a merge then reads every tensor once.
+
+M: models of the recipe without its base.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import kernels, masks, methods, sums
+from .recipe import MergeRecipe, Setting
+from .sources import TensorInfo
+from .stores import Store
+
+log = logging.getLogger(__name__)
+
+METHODS = ("linear", "task_arithmetic", "ties", "dare_linear", "dare_ties")
+
+
+class Fused:
+    """Merges recipe after recipe over the tensors of a store, on the store's device."""
+
+    def __init__(self, store: Store, layout: Sequence[TensorInfo]) -> None:
+        self._store, self._layout = store, layout
+        self._tables: dict[tuple[int, str, str], tuple[NDArray[np.int64], float]] = {}
+        self._keys: dict[tuple[int, str, str], int] = {}
+
+    def tensors(self, recipe: MergeRecipe) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of the merge with its name, in the recipe's dtype, on the device."""
+        models = [model for model in recipe.models if model != recipe.base]
+        if recipe.method.startswith("dare"):
+            self._count(recipe, models)
+        settings = [recipe.at(info.name, info.layer) for info in self._layout]
+        numbers, draws = self._numbers(recipe, models, settings)
+        labels = models if recipe.base is None else [recipe.base, *models]
+        row = {info.name: i for i, info in enumerate(self._layout)}
+        dtype = getattr(torch, recipe.dtype)
+        for info, held in self._store.walk((info, labels) for info in self._layout):
+            i = row[info.name]
+            base = None if recipe.base is None else held[recipe.base]
+            if recipe.method == "ties":
+                self._cut(numbers[i], base, [held[m] for m in models], _kept(settings[i], models))
+            out = torch.empty(info.shape, dtype=dtype, device=self._store.device)
+            kernels.mix(
+                out,
+                base,
+                [held[model] for model in models],
+                numbers[i],
+                draws[i],
+                drop=recipe.method.startswith("dare"),
+                trim=recipe.method == "ties",
+                elect=recipe.method.endswith("ties"),
+                normalize=recipe.normalize,
+            )
+            yield info.name, out
+
+    def _count(self, recipe: MergeRecipe, models: Sequence[str]) -> None:
+        """Tables of the L1 sums, for the models that have none yet."""
+        seed, base = recipe.mask_seed, recipe.base
+        assert base is not None
+        first = self._layout[0].name
+        new = [model for model in models if (seed, model, first) not in self._tables]
+        if not new:
+            return
+        log.info("counting the L1 sums of %s", ", ".join(new))
+        for info, held in self._store.walk((info, [base, *new]) for info in self._layout):
+            for model in new:
+                place = (seed, model, info.name)
+                low, high = masks.key(*place)
+                self._keys[place] = _signed(low | high << 32)
+                grain = sums.grain(held[model].float() - held[base].float())
+                table = kernels.tally(held[base], held[model], self._keys[place], grain)
+                self._tables[place] = table.numpy(), grain
+
+    def _numbers(
+        self, recipe: MergeRecipe, models: Sequence[str], settings: Sequence[Setting]
+    ) -> tuple[Tensor, Tensor]:
+        """What `kernels.mix` takes for each tensor of the layout, one row each."""
+        M = len(models)
+        numbers = np.ones((len(settings), 3 * M + 2), np.float32)
+        draws = np.zeros((len(settings), 2 * M), np.int64)
+        for i, (info, setting) in enumerate(zip(self._layout, settings, strict=True)):
+            weights = _weights(setting, models)
+            numbers[i, :M] = weights
+            numbers[i, 3 * M] = methods.divisor(weights) if recipe.base else sum(weights)
+            numbers[i, 3 * M + 1] = recipe.scale
+            if recipe.method.startswith("dare"):
+                for m, density in enumerate(_kept(setting, models)):
+                    place = (recipe.mask_seed, models[m], info.name)
+                    table, grain = self._tables[place]
+                    below = masks.threshold(density)
+                    draws[i, m], draws[i, M + m] = self._keys[place], below
+                    numbers[i, M + m] = sums.ratio(int(table[-1]), int(table[below]), grain)
+        device = self._store.device
+        return torch.from_numpy(numbers).to(device), torch.from_numpy(draws).to(device)
+
+    def _cut(
+        self,
+        numbers: Tensor,
+        base: Tensor | None,
+        models_M: Sequence[Tensor],
+        densities: Sequence[float],
+    ) -> None:
+        """Write TIES's smallest magnitudes kept into a row of numbers."""
+        assert base is not None
+        for m, (model, density) in enumerate(zip(models_M, densities, strict=True)):
+            at = 2 * len(models_M) + m
+            if density >= 1 or model.numel() == 0:
+                numbers[at] = 0.0
+            else:
+                numbers[at] = methods.smallest_kept(model.float() - base.float(), density)
+
+
+def _weights(setting: Setting, models: Sequence[str]) -> list[float]:
+    given = dict(zip(setting.models, setting.weights, strict=True))
+    return [given[model] for model in models]
+
+
+def _kept(setting: Setting, models: Sequence[str]) -> list[float]:
+    given = dict(zip(setting.models, setting.densities, strict=True))
+    return [given[model] for model in models]
+
+
+def _signed(word: int) -> int:
+    """A 64-bit word as torch's int64 holds it."""
+    return word - (1 << 64) if word >> 63 else word

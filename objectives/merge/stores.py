@@ -1,0 +1,202 @@
+"""Where the sources live while a study runs, and how they reach the device that merges them.
+
+A store walks through tensors: for each it holds those of several models on the device at once,
+contiguous, in the dtype of their files. What it gave is good until it is asked for the next.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .errors import SourceError
+from .sources import Sources, TensorInfo
+
+Wanted = tuple[TensorInfo, Sequence[str]]
+"""A tensor and the labels of the models it is wanted from."""
+Held = tuple[TensorInfo, Mapping[str, Tensor]]
+
+_SLOTS = 2
+_ALIGNED = 512
+
+
+class Store(Protocol):
+    device: torch.device
+
+    def walk(self, wanted: Iterable[Wanted]) -> Iterator[Held]:
+        """Each tensor in turn, from the models it is wanted from."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+class Files:
+    """Nothing is kept: tensors come through the page cache, onto a CPU."""
+
+    def __init__(self, sources: Sources) -> None:
+        self.device = torch.device("cpu")
+        self._sources = sources
+
+    def walk(self, wanted: Iterable[Wanted]) -> Iterator[Held]:
+        for info, labels in wanted:
+            yield info, {label: self._sources.read(label, info).contiguous() for label in labels}
+
+    def close(self) -> None:
+        pass
+
+
+class Resident:
+    """Every tensor of every model is on the device."""
+
+    def __init__(self, sources: Sources, device: torch.device) -> None:
+        """Raises SourceError where a tensor is not finite."""
+        self.device = device
+        self._tensors = {
+            (label, info.name): sources.read(label, info).to(device).contiguous()
+            for label in sources.checkpoints
+            for info in sources.layout
+        }
+        for (label, name), tensor in self._tensors.items():
+            refuse_broken(label, name, tensor)
+
+    def walk(self, wanted: Iterable[Wanted]) -> Iterator[Held]:
+        for info, labels in wanted:
+            yield info, {label: self._tensors[label, info.name] for label in labels}
+
+    def close(self) -> None:
+        self._tensors.clear()
+
+
+class Streamed:
+    """Tensors come to the device while the ones before are merged, through two sets of buffers.
+
+    With `pinned` they are kept in page-locked host memory; else they come from the files through
+    the page cache each time.
+    """
+
+    def __init__(self, sources: Sources, device: torch.device, pinned: bool) -> None:
+        """Raises SourceError where host memory cannot be page-locked."""
+        self.device, self._sources = device, sources
+        self._labels = list(sources.checkpoints)
+        room = {label: largest(sources, label) for label in self._labels}
+        self._slots = [_Slot(room, device, staged=not pinned) for _ in range(_SLOTS)]
+        self._side = torch.cuda.Stream(device)
+        self._reader = ThreadPoolExecutor(1, "sources")
+        self._pinned = _Pinned(sources) if pinned else None
+        self._turn = 0
+
+    def walk(self, wanted: Iterable[Wanted]) -> Iterator[Held]:
+        ahead: list[tuple[Future[dict[str, Tensor]], TensorInfo, _Slot]] = []
+        queue = iter(wanted)
+        while True:
+            while len(ahead) < _SLOTS and (item := next(queue, None)) is not None:
+                slot = self._slots[self._turn % _SLOTS]
+                self._turn += 1
+                ahead.append((self._reader.submit(self._bring, slot, *item), item[0], slot))
+            if not ahead:
+                return
+            bringing, info, slot = ahead.pop(0)
+            held = bringing.result()
+            slot.arrived.wait(torch.cuda.current_stream(self.device))
+            try:
+                yield info, held
+            finally:
+                slot.done.record(torch.cuda.current_stream(self.device))
+
+    def close(self) -> None:
+        self._reader.shutdown(wait=True, cancel_futures=True)
+        torch.cuda.synchronize(self.device)
+        if self._pinned is not None:
+            for memory in self._pinned.memories:
+                _check(torch.cuda.cudart().cudaHostUnregister(memory.data_ptr()))
+            self._pinned = None
+        self._slots.clear()
+
+    def _bring(self, slot: "_Slot", info: TensorInfo, labels: Sequence[str]) -> dict[str, Tensor]:
+        """Queue the copies of one tensor from several models into a slot's buffers."""
+        held = {}
+        with torch.cuda.stream(self._side):
+            slot.done.wait(self._side)
+            if slot.staging:
+                slot.arrived.synchronize()
+            for label in labels:
+                if self._pinned is not None:
+                    tensor = self._pinned.tensors[label, info.name]
+                else:
+                    read = self._sources.read(label, info)
+                    tensor = _as(slot.staging[label], read.dtype, read.shape)
+                    tensor.copy_(read)
+                held[label] = _as(slot.buffers[label], tensor.dtype, tensor.shape)
+                held[label].copy_(tensor, non_blocking=True)
+            slot.arrived.record(self._side)
+        return held
+
+
+class _Slot:
+    """Device buffers for one tensor of every model; where staged, page-locked ones before them."""
+
+    def __init__(self, room: Mapping[str, int], device: torch.device, staged: bool) -> None:
+        self.buffers = {
+            label: torch.empty(size, dtype=torch.uint8, device=device)
+            for label, size in room.items()
+        }
+        self.staging = {
+            label: torch.empty(size, dtype=torch.uint8, pin_memory=True)
+            for label, size in (room.items() if staged else ())
+        }
+        self.arrived, self.done = torch.cuda.Event(), torch.cuda.Event()
+
+
+class _Pinned:
+    """Every model's tensors in one page-locked piece of host memory each."""
+
+    def __init__(self, sources: Sources) -> None:
+        self.memories: list[Tensor] = []
+        self.tensors: dict[tuple[str, str], Tensor] = {}
+        for label in sources.checkpoints:
+            offsets, total = {}, 0
+            for info in sources.layout:
+                offsets[info.name] = total
+                size = math.prod(info.shape) * sources.dtype(label, info).itemsize
+                total += -(-size // _ALIGNED) * _ALIGNED
+            memory = torch.empty(total, dtype=torch.uint8)
+            self.memories.append(memory)
+            for info in sources.layout:
+                tensor = _as(memory[offsets[info.name] :], sources.dtype(label, info), info.shape)
+                tensor.copy_(sources.read(label, info))
+                refuse_broken(label, info.name, tensor)
+                self.tensors[label, info.name] = tensor
+            _check(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), total, 0))
+
+
+def refuse_broken(label: str, name: str, tensor: Tensor) -> None:
+    """Raise SourceError where a tensor is not finite."""
+    if not torch.isfinite(tensor).all():
+        raise SourceError(f"{label}: tensor {name} holds NaN or infinity")
+
+
+def largest(sources: Sources, label: str) -> int:
+    """Bytes of a model's largest tensor."""
+    return max(
+        math.prod(info.shape) * sources.dtype(label, info).itemsize for info in sources.layout
+    )
+
+
+def size(sources: Sources, label: str) -> int:
+    """Bytes of a model's tensors, as far as the merge needs them."""
+    return sum(
+        math.prod(info.shape) * sources.dtype(label, info).itemsize for info in sources.layout
+    )
+
+
+def _as(memory: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """The beginning of a piece of memory as a tensor."""
+    return memory[: math.prod(shape) * dtype.itemsize].view(dtype).view(tuple(shape))
+
+
+def _check(code: object) -> None:
+    if int(code) != 0:  # type: ignore[call-overload]
+        raise SourceError(f"host memory cannot be page-locked (CUDA error {code})")
