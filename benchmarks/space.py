@@ -17,8 +17,9 @@ from rich.console import Console
 from objectives.scoring import Scores
 from study.config import SpaceConfig, StudyConfig
 from study.config_file import load_config
+from study.engine_choice import choose_engine
 from study.interrupts import Interrupts
-from study.setup import build, choose_engine
+from study.setup import build
 from study.summary import lines
 from study.worker import open_worker
 
@@ -44,7 +45,7 @@ def grid(config: StudyConfig) -> None:
     for normalize in (False, True):
         genome = everything.genome.model_copy(update={"normalize": normalize})
         setup = build(everything.model_copy(update={"genome": genome}))
-        engine = choose_engine(config).start(setup.sources)
+        engine = choose_engine(config).start(setup.sources, setup.longest)
         print(f"\nnormalize: {normalize} ({setup.search.questions} questions)")
         print("| weight | " + " | ".join(f"density {d:g}" for d in DENSITIES) + " |")
         print("|---" * (len(DENSITIES) + 1) + "|")

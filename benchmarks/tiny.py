@@ -25,11 +25,12 @@ from storage.database import open_storage
 from storage.studies import find_study
 from storage.trials import Trials
 from study.config import StudyConfig
+from study.engine_choice import EngineChoice
 from study.genome import Genome
 from study.interrupts import Interrupted, Interrupts
 from study.join import open_worker
 from study.sampler import Place, places_of
-from study.setup import EngineChoice, Setup
+from study.setup import Setup
 
 NAME = "tiny"
 LAYERS = 8
@@ -87,10 +88,10 @@ class TinySetup(Setup):
 
 @dataclass(frozen=True)
 class TinyChoice(EngineChoice):
-    seconds: float
+    seconds: float = 0.0
     fails: frozenset[int] = frozenset()
 
-    def start(self, sources: Sources) -> SleepingEngine:
+    def start(self, sources: Sources, longest: int) -> SleepingEngine:
         return SleepingEngine(self.seconds, self.fails)
 
 
@@ -129,7 +130,7 @@ def run(
     fails: frozenset[int] = frozenset(),
 ) -> bool:
     """One worker, in this process; gives whether the budget is reached."""
-    choice = TinyChoice("tiny", "cpu", "float32", 1, seconds, fails)
+    choice = TinyChoice("tiny", "cpu", "float32", 1, seconds=seconds, fails=fails)
     with Interrupts() as interrupts:
         setup, trials = tiny_setup(config), config.study.trials
         with open_worker(setup, url, trials, choice, interrupts) as worker:

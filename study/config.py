@@ -177,13 +177,24 @@ class StudySection(Section):
 class EngineConfig(Section):
     """What runs the merges."""
 
-    kind: Literal["auto", "transformers"] = "auto"
+    kind: Literal["auto", "vllm", "transformers"] = "auto"
+    """auto is vllm where there are a GPU and vLLM, else transformers."""
     device: str | None = None
     """A torch device; None is cuda where there is one, else cpu."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """What the model computes in; None is bfloat16 on a GPU and float32 on a CPU."""
     batch_tokens: Whole | None = Field(default=None, ge=1)
     """Tokens of a batch, padding and all; None is 4096 on a CPU, else 16384."""
+    sources: Literal["auto", "gpu", "pinned", "file"] = "auto"
+    """Where a GPU's sources live: on it, in page-locked host memory, or in their files. auto is
+    the first of them with room; vllm only."""
+    tensor_parallel_size: Whole = Field(default=1, ge=1)
+    """GPUs that share a model; vllm only."""
+    eager: bool = True
+    """Run vLLM without compilation and CUDA graphs: it starts sooner."""
+    deadline: Number = Field(default=900.0, gt=0)
+    """Seconds that vLLM has for a merge or a round of questions before it is started anew; its
+    start and the reading of the sources may take four times as long."""
 
 
 class TaskConfig(Section):

@@ -14,9 +14,10 @@ from storage.trials import Trials
 from storage.url import redacted
 from storage.workers import Watch, Workers
 
+from .engine_choice import EngineChoice
 from .interrupts import Interrupts
 from .sampler import places_of
-from .setup import EngineChoice, Setup, check_fingerprint
+from .setup import Setup, check_fingerprint
 from .worker import Worker
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def open_worker(
             setup.search.questions,
         )
         heartbeat.doing = "starting the engine"
-        running = choice.start(setup.sources)
+        running = choice.start(setup.sources, setup.longest)
         stack.callback(running.close)
         heartbeat.doing = "looking for work"
         claims = Claims(database, trials.study._study_id, worker_id)

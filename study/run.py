@@ -74,10 +74,7 @@ def _run(
             raise ConfigError(f"{option} {number}: must be at least 1")
     url = study_url(config, storage)
     budget = trials or config.study.trials
-    from .setup import (  # torch from here on: what is wrong in the file is said before
-        build,
-        choose_engine,
-    )
+    from .setup import build  # torch from here on: what is wrong in the file is said before
     from .summary import lines
 
     if workers is not None:
@@ -86,11 +83,13 @@ def _run(
         conclude_later = supervise(path, config, url, budget, deadline, workers, engine, interrupts)
         _conclude(*conclude_later)
         return
+    from .engine_choice import choose_engine
     from .join import open_worker
     from .progress import Progress
 
     choice = choose_engine(config, engine)
-    with open_worker(build(config), url, budget, choice, interrupts) as worker:
+    setup = build(config, check_values=not choice.reads_sources)
+    with open_worker(setup, url, budget, choice, interrupts) as worker:
         with Progress(log_console, budget, worker.population) as progress:
             progress.told(worker.trials.all())
             worker.told = progress.told

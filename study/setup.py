@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-import torch
 import transformers
 
-from objectives.engines.engine import Engine
 from objectives.merge import masks
 from objectives.merge.errors import SourceError
 from objectives.merge.fingerprint import fingerprints
@@ -27,7 +25,7 @@ from objectives.tasks.retrieval import Retrieval
 from objectives.tasks.task import Question, TaskError
 from storage.studies import hold_fingerprint, stored_fingerprint
 
-from .config import ConfigError, StudyConfig, TaskConfig
+from .config import StudyConfig, TaskConfig
 from .genome import Genome, references
 from .sampler import Replay, ReplaySampler, default_population, start_of
 
@@ -62,6 +60,11 @@ class Setup:
             return study.population
         population = default_population(len(self.genome.space), study.trials)
         return math.ceil(population / workers) * workers if study.fit_population else population
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt and its answer."""
+        return max(self.search.longest, self.held_out.longest)
 
     def sampler(self, population: int) -> ReplaySampler:
         study, space = self.config.study, self.genome.space
@@ -172,43 +175,6 @@ def check_fingerprint(
         facts["engine.dtype"] = stored["engine.dtype"]
     hold_fingerprint(study, facts, store=dtype is not None, begun=begun)
     return population
-
-
-@dataclass(frozen=True)
-class EngineChoice:
-    """What `engine: auto` and the defaults beside it come to on this machine."""
-
-    kind: str
-    device: str
-    dtype: str
-    batch_tokens: int
-
-    def start(self, sources: Sources) -> Engine:
-        from objectives.engines.transformers import TransformersEngine
-
-        log.info("engine %s on %s, computing in %s", self.kind, self.device, self.dtype)
-        return TransformersEngine(sources, self.device, self.dtype, self.batch_tokens)
-
-
-def choose_engine(config: StudyConfig, kind: str | None = None, probe: bool = True) -> EngineChoice:
-    """The engine that the config, or `kind` in its place, asks for. Raises ConfigError.
-
-    `probe` tries the device, which on a GPU takes memory for as long as the process lives.
-    """
-    kind = kind or config.engine.kind
-    if kind not in ("auto", "transformers"):
-        raise ConfigError(f"engine: unknown kind {kind}; known are auto, transformers")
-    device = config.engine.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        if probe:
-            torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise ConfigError(f"engine.device: {device} cannot be used: {reason}") from None
-    on_cpu = torch.device(device).type == "cpu"
-    dtype = config.engine.dtype or ("float32" if on_cpu else "bfloat16")
-    batch_tokens = config.engine.batch_tokens or (4096 if on_cpu else 16384)
-    return EngineChoice("transformers", device, dtype, batch_tokens)
 
 
 def _gigabytes(sources: Sources) -> str:

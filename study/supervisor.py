@@ -22,11 +22,12 @@ from storage.trials import TrialRecord, Trials
 
 from .command import FAILED, log_console, reported, start_logging
 from .config import ConfigError, StudyConfig
+from .engine_choice import EngineChoice, choose_engine
 from .interrupts import Interrupted, Interrupts
 from .jobs import Jobs
 from .join import make_study, open_worker
 from .progress import Progress
-from .setup import EngineChoice, Setup, build, choose_engine
+from .setup import Setup, build
 from .summary import Line, lines, stored_lines
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def supervise(
     """
     choice = choose_engine(config, engine, probe=False)
     gpus = gpus_for(choice, count)
-    setup = build(config)
+    setup = build(config, check_values=not choice.reads_sources)
     database = open_storage(url)
     database.patience = Patience(config.study.outage_limit, interrupts.pause)
     try:
@@ -109,12 +110,13 @@ def gpus_for(choice: EngineChoice, count: int) -> list[str | None]:
             f"engine.device: {choice.device} is one GPU; with --workers write cuda, and choose "
             f"GPUs with {_VISIBLE}"
         )
-    there = torch.cuda.device_count()
-    if count > there:
-        raise ConfigError(f"--workers {count}: a worker takes a GPU, and here are {there}")
+    there, each = torch.cuda.device_count(), choice.config.tensor_parallel_size
+    if count * each > there:
+        takes = "a GPU" if each == 1 else f"{each} GPUs"
+        raise ConfigError(f"--workers {count}: a worker takes {takes}, and here are {there}")
     visible = os.environ.get(_VISIBLE)
     names = visible.split(",") if visible else [str(n) for n in range(there)]
-    return list(names[:count])
+    return [",".join(names[n * each : (n + 1) * each]) for n in range(count)]
 
 
 def _run_all(

@@ -5,7 +5,6 @@ so the merges compared here are float32. tests/test_gpu.py compares on a GPU.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -66,7 +65,9 @@ def recipes(method: str) -> list[MergeRecipe]:
     return found
 
 
-@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties", "dare_linear", "dare_ties"])
+@pytest.mark.parametrize(
+    "method", ["linear", "task_arithmetic", "ties", "dare_linear", "dare_ties"]
+)
 def test_a_fused_merge_has_the_bits_of_the_reference(
     method: str, fused: ModuleType, sources: Sources
 ) -> None:

@@ -27,7 +27,7 @@ from storage.url import StorageError, storage_url
 from storage.workers import WorkerRecord, Workers, is_gone
 from study.config_file import load_config
 from study.export import choose, export_trial
-from study.setup import Setup, build, choose_engine
+from study.setup import Setup, build
 from study.summary import recipe_of
 
 TRIALS, POPULATION = 10, 4
@@ -308,7 +308,7 @@ def test_an_exported_merge_scores_exactly_what_its_trial_scored(
 
     storage = open_storage(url)
     best = choose(Trials(storage, find_study(storage, "demo")).all(), "best")
-    engine = choose_engine(opened.config).start(Sources({"m": tmp_path / "m"}, "m"))
+    engine = choose_engine(opened.config).start(Sources({"m": tmp_path / "m"}, "m"), 0)
     engine.load(MergeRecipe.single("m", 32))
     scores = opened.search.ask(engine)
     stored = Answers(storage).read(best.id, SEARCH)

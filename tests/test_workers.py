@@ -32,7 +32,7 @@ from study.supervisor import gpus_for
 
 TRIALS, POPULATION = 23, 5
 BOUNDS = {"a": (0.0, 1.0)}
-CHOICE = TinyChoice("tiny", "cpu", "float32", 1, 0.0)
+CHOICE = TinyChoice("tiny", "cpu", "float32", 1)
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,9 @@ def _draws(key, start, BLOCK: tl.constexpr):
     """The 16-bit draws of elements start to start + BLOCK, as masks.py defines them."""
     counters = (start // 8 + tl.arange(0, BLOCK // 8)).to(tl.uint32)
     a, b, c, d = tl.philox(key, counters, 0, 0, 0)
-    even = tl.interleave(tl.interleave(a & 0xFFFF, c & 0xFFFF), tl.interleave(b & 0xFFFF, d & 0xFFFF))
+    even = tl.interleave(
+        tl.interleave(a & 0xFFFF, c & 0xFFFF), tl.interleave(b & 0xFFFF, d & 0xFFFF)
+    )
     odd = tl.interleave(tl.interleave(a >> 16, c >> 16), tl.interleave(b >> 16, d >> 16))
     return tl.interleave(even, odd).to(tl.int32)
 

@@ -1,0 +1,368 @@
+"""A trial of real size on a GPU: four random Mistral-7B-shaped models, 2,250 questions.
+
+    python benchmarks/trial.py FOLDER [--layers 32] [--parts rates merge mergekit yaml study]
+                               [--seconds 90] [--engine KEY=VALUE ...]
+
+The models go to FOLDER (58 GB; a folder in memory shows what a warm page cache gives), the
+questions too. `study` runs python -m study.run there, as anyone would, and reads its trials;
+`merge` times the kernels alone, `mergekit` mergekit's arithmetic on the same resident tensors,
+`yaml` mergekit-yaml from the folder, `rates` what the device can do.
+"""
+
+import argparse
+import json
+import multiprocessing
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+
+NAMES = ("base", "x", "y", "z")
+ROWS = 32_000
+CHOICE, CHOICE_SHARED, CHOICE_OWN = 2000, 400, (60, 200)
+RETRIEVAL, RETRIEVAL_SHARED, RETRIEVAL_OWN = 250, 800, (200, 500)
+PARTS = ("rates", "merge", "mergekit", "yaml", "study")
+SHARD = 2_000_000_000
+
+
+def config_of(layers: int) -> MistralConfig:
+    """Mistral-7B's shapes."""
+    return MistralConfig(
+        vocab_size=ROWS,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=layers,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=32768,
+        sliding_window=None,
+        rope_theta=10000.0,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+
+
+def make_model(folder: Path, seed: int, layers: int) -> None:
+    """The base's weights from seed 0; a finetune's are those and a small change of its own."""
+    config = config_of(layers)
+    with torch.device("meta"):
+        shapes = {n: p.shape for n, p in MistralForCausalLM(config).named_parameters()}
+    config.architectures = ["MistralForCausalLM"]
+    config.save_pretrained(folder)
+    save_tokenizer(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    common = torch.Generator(device).manual_seed(0)
+    own = torch.Generator(device).manual_seed(seed)
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    for name, shape in shapes.items():
+        spread = 0.02 if len(shape) > 1 else 0.1
+        tensor = torch.randn(shape, generator=common, device=device) * spread
+        tensor += len(shape) == 1
+        if seed:
+            tensor += 0.1 * spread * torch.randn(shape, generator=own, device=device)
+        if sum(t.nbytes for t in shards[-1].values()) > SHARD:
+            shards.append({})
+        shards[-1][name] = tensor.bfloat16().cpu()
+    where = {}
+    for i, shard in enumerate(shards, 1):
+        file = f"model-{i:05}-of-{len(shards):05}.safetensors"
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(shard, file)
+    index = {"metadata": {}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def save_tokenizer(folder: Path) -> None:
+    """One token a word, so that lengths are what they are said to be."""
+    words = [
+        "<s>",
+        "</s>",
+        "<unk>",
+        "answer",
+        *(f"{i}{c}" for i in range(20) for c in ("", ".", ",")),
+    ]
+    words += [f"w{i}" for i in range(ROWS - len(words))]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    made.save_pretrained(folder)
+
+
+def make_questions(folder: Path) -> None:
+    rng = random.Random(0)
+
+    def words(count: int) -> str:
+        return " ".join(f"w{rng.randrange(ROWS - 100)}" for _ in range(count))
+
+    def question(own: tuple[int, int], options: range) -> str:
+        room = rng.randint(*own) - 1 - len(options)  # the cue, and the options' numbers
+        each = room // (len(options) + 1)
+        lines = [f"{i}. {words(each)}" for i in options]
+        return "\n".join([words(room - each * len(options)), *lines])
+
+    for name, count, shared, own, options in (
+        ("choice", CHOICE, CHOICE_SHARED, CHOICE_OWN, range(4)),
+        ("retrieval", RETRIEVAL, RETRIEVAL_SHARED, RETRIEVAL_OWN, range(1, 11)),
+    ):
+        template = {"preamble": words(shared) + "\n", "turn": "{{ question }}\nanswer\n"}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(template))
+        with (folder / f"{name}.jsonl").open("w") as file:
+            for _ in range(count):
+                labels = rng.sample(list(options), 3)
+                label: Any = labels[0] if name == "choice" else labels
+                row = {"input_field": question(own, options), "output_field": label}
+                file.write(json.dumps(row) + "\n")
+
+
+def make(folder: Path, layers: int) -> None:
+    if (folder / "choice.jsonl").exists():
+        return
+    began = time.monotonic()
+    context = multiprocessing.get_context("spawn")
+    crew = [
+        context.Process(target=make_model, args=(folder / name, seed, layers))
+        for seed, name in enumerate(NAMES)
+    ]
+    for process in crew:
+        process.start()
+    for process in crew:
+        process.join()
+        assert process.exitcode == 0
+    make_questions(folder)
+    print(f"models and questions made in {time.monotonic() - began:.0f} s", flush=True)
+
+
+def study_dict(layers: int, engine: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "genome": {
+            "models": ["x", "y", "z"],
+            "base_model": "base",
+            "merge_method": "dare_ties",
+            "layer_granularity": layers // 8,
+        },
+        "tasks": [
+            {
+                "name": "choice",
+                "weight": 0.875,
+                "kind": "multiple_choice",
+                "data": "choice.jsonl",
+                "prompt": "choice.yaml",
+            },
+            {
+                "name": "retrieval",
+                "weight": 0.125,
+                "kind": "retrieval",
+                "data": "retrieval.jsonl",
+                "prompt": "retrieval.yaml",
+            },
+        ],
+        "study": {"name": "trial", "held_out": 0},
+        "engine": engine,
+    }
+
+
+def timed(work: Callable[[], object], repeat: int = 5) -> float:
+    """Seconds of the median run, the device's work included."""
+    times = []
+    for _ in range(repeat):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def rates() -> None:
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    seconds = timed(lambda: [a @ b for _ in range(50)])
+    print(f"matmul of 8192^3 in bf16: {50 * 2 * 8192**3 / seconds / 1e12:.0f} TFLOP/s")
+    big = torch.randn(2 << 30, device="cuda", dtype=torch.bfloat16)
+    other = torch.empty_like(big)
+    seconds = timed(lambda: [other.copy_(big) for _ in range(10)])
+    print(f"copy on the device, read and written: {20 * big.nbytes / seconds / 1e12:.2f} TB/s")
+    host = torch.empty(1 << 30, dtype=torch.uint8, pin_memory=True)
+    target = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    seconds = timed(lambda: [target.copy_(host, non_blocking=True) for _ in range(5)])
+    print(f"page-locked host to device: {5 * host.nbytes / seconds / 1e9:.1f} GB/s", flush=True)
+
+
+def merge(folder: Path, layers: int) -> None:
+    from objectives.merge.recipe import MergeRecipe
+    from objectives.merge.sources import Sources
+    from objectives.merge.stores import Resident
+    from objectives.merge.stream import MergeStream
+
+    sources = Sources({name: folder / name for name in NAMES}, "base")
+    began = time.perf_counter()
+    stream = MergeStream(sources, Resident(sources, torch.device("cuda")))
+    torch.cuda.synchronize()
+    print(f"sources onto the device: {time.perf_counter() - began:.1f} s")
+    for method in ("dare_ties", "dare_linear", "task_arithmetic", "ties"):
+        recipe = random_recipe(method, layers)
+        began = time.perf_counter()
+        _drain(stream, recipe)
+        first = time.perf_counter() - began
+        seconds = timed(lambda r=recipe: _drain(stream, r), 3 if method == "ties" else 7)
+        moved = 5 * sum(t.nbytes for _, t in stream.tensors(recipe))
+        print(
+            f"merge {method}: {seconds:.4f} s, {moved / seconds / 1e12:.2f} TB/s read and "
+            f"written; the first {first:.2f} s",
+            flush=True,
+        )
+    assert isinstance(recipe, MergeRecipe)
+
+
+def _drain(stream: Any, recipe: Any) -> None:
+    for _ in stream.tensors(recipe):
+        pass
+    torch.cuda.synchronize()
+
+
+def random_recipe(method: str, layers: int) -> Any:
+    from objectives.merge.recipe import METHODS, MergeRecipe
+
+    rng = random.Random(1)
+    values = {
+        name: tuple(tuple((rng.uniform(0.4, 1.0),) for _ in range(3)) for _ in range(8))
+        for name in METHODS[method].parameters
+    }
+    return MergeRecipe(method, ("x", "y", "z"), "base", layers, values, normalize=True)
+
+
+def mergekit(folder: Path, layers: int) -> None:
+    """mergekit's arithmetic in bfloat16 on the device, tensor after tensor."""
+    from mergekit.merge_methods import merge_tensors
+
+    from objectives.merge.sources import Sources
+
+    sources = Sources({name: folder / name for name in NAMES}, "base")
+    tensors = [[sources.read(name, info).to("cuda") for name in NAMES] for info in sources.layout]
+    parameters = {"weight": [0.5, 0.7, 0.9], "density": [0.5, 0.7, 0.9], "normalize": True}
+
+    def whole() -> None:
+        for several in tensors:
+            merge_tensors(several, "dare_ties", parameters=parameters, base_index=0)
+
+    whole()
+    print(f"mergekit dare_ties on resident tensors: {timed(whole, 3):.3f} s", flush=True)
+
+
+def mergekit_yaml(folder: Path, layers: int) -> None:
+    from objectives.merge.mergekit_yaml import to_mergekit
+
+    references = {name: str(folder / name) for name in NAMES}
+    (folder / "merge.yml").write_text(
+        yaml.safe_dump(to_mergekit(random_recipe("dare_ties", layers), references, None))
+    )
+    code = "from mergekit.scripts.run_yaml import main; main()"
+    words = [str(folder / "merge.yml"), str(folder / "merged"), "--cuda", "--no-copy-tokenizer"]
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
+    print(f"mergekit-yaml --cuda from the folder: {time.perf_counter() - began:.1f} s", flush=True)
+
+
+def study(folder: Path, layers: int, seconds: float, engine: dict[str, Any]) -> None:
+    """A study of the product's own, and what its trials took."""
+    name = "-".join(str(v) for pair in engine.items() for v in pair) or "default"
+    (folder / "study.yaml").write_text(yaml.safe_dump(study_dict(layers, engine)))
+    url = f"sqlite:///{folder}/{name}.db"
+    words = [sys.executable, "-m", "study.run", str(folder / "study.yaml"), "--storage", url]
+    root = Path(__file__).resolve().parent.parent
+    began = time.perf_counter()
+    with (folder / f"{name}.log").open("w") as log:
+        subprocess.run(
+            [*words, "--timeout", str(seconds), "--engine", "vllm"],
+            cwd=root,
+            stdout=log,
+            stderr=log,
+            check=False,
+        )
+    print(f"study {name}: {time.perf_counter() - began:.0f} s in all", flush=True)
+    print((folder / f"{name}.log").read_text()[-3000:], flush=True)
+    summarise(url, layers, time.perf_counter() - began)
+
+
+def summarise(url: str, layers: int, whole: float) -> None:
+    from storage.database import open_storage
+    from storage.studies import find_study
+    from storage.trials import Trials
+
+    database = open_storage(url, create=False)
+    trials = find_study(database, "trial").get_trials()
+    records = [r for r in Trials(database, find_study(database, "trial")).all() if r.complete]
+    done = sorted((t for t in trials if t.datetime_complete), key=lambda t: t.number)
+    if len(records) < 4:
+        print(f"only {len(records)} trials")
+        return
+    later = records[3:]
+    parts = {p: statistics.median(r.seconds[p] for r in later) for p in ("ask", "merge", "score")}
+    ends = [t.datetime_complete.timestamp() for t in done[3:]]
+    gaps = [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    period = statistics.median(gaps) if gaps else float("nan")
+    rest = period - parts["merge"] - parts["score"]
+    flops = 2 * tokens_of_a_trial() * weights_of(layers)
+    print(
+        f"| trials | s a trial | merge + load | score | everything else | TFLOP/s | first trials |\n"
+        f"|---|---|---|---|---|---|---|\n"
+        f"| {len(records)} | {period:.2f} | {parts['merge']:.3f} | {parts['score']:.2f} | "
+        f"{rest:.3f} | {flops / parts['score'] / 1e12:.0f} | "
+        + ", ".join(f"{r.seconds['merge']:.2f} + {r.seconds['score']:.2f}" for r in records[:3])
+        + " |",
+        flush=True,
+    )
+
+
+def tokens_of_a_trial() -> float:
+    """Tokens that are computed: own ones, each shared start once, and the decoded ones but one."""
+    return (
+        CHOICE * sum(CHOICE_OWN) / 2
+        + RETRIEVAL * (sum(RETRIEVAL_OWN) / 2 + 6)
+        + CHOICE_SHARED
+        + RETRIEVAL_SHARED
+    )
+
+
+def weights_of(layers: int) -> float:
+    """Weights that each token is multiplied with: those of the layers."""
+    return layers * (4096 * (4096 * 2 + 1024 * 2) + 3 * 4096 * 14336)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
+    parser.add_argument("--seconds", type=float, default=90)
+    parser.add_argument("--engine", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--alone", action="store_true", help="a part in a process of its own")
+    given = parser.parse_args()
+    engine = {k: yaml.safe_load(v) for k, v in (word.split("=") for word in given.engine)}
+    if given.alone:
+        [part] = given.parts
+        {"rates": lambda *_: rates(), "merge": merge, "mergekit": mergekit, "yaml": mergekit_yaml}[
+            part
+        ](given.folder, given.layers)
+        return
+    given.folder.mkdir(parents=True, exist_ok=True)
+    make(given.folder, given.layers)
+    for part in given.parts:
+        if part == "study":
+            study(given.folder, given.layers, given.seconds, engine)
+        else:  # in a process of its own, which gives the device's memory back
+            words = [str(given.folder), "--layers", str(given.layers), "--parts", part, "--alone"]
+            subprocess.run([sys.executable, __file__, *words], check=False)
+
+
+if __name__ == "__main__":
+    main()

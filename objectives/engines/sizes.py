@@ -1,0 +1,122 @@
+"""What an engine and its sources take of a device, from headers alone, and where sources fit.
+
+All sizes are bytes.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from objectives.merge.sources import Sources
+from objectives.merge.stores import largest, size
+
+from .engine import EngineError
+
+GB = 1e9
+PLACES = ("gpu", "pinned", "file")
+_CONTEXT = 1_500_000_000
+"""CUDA's context, its libraries' workspaces, vLLM's own buffers."""
+_SLACK = 0.02
+"""Share of the device's memory that stays free."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What each part takes."""
+
+    model: int
+    kv_cache: int
+    activations: int
+    sources: Mapping[str, int]
+    """By label."""
+    buffers: int
+    """Of one set for streaming: the largest tensor of every model."""
+    merged: int
+    """The largest merged tensor: one is made while the one before is loaded."""
+
+    def on_device(self, place: str) -> int:
+        """What all that is on the device takes, with the sources in this place."""
+        sources = sum(self.sources.values()) if place == "gpu" else 2 * self.buffers
+        return sum(
+            (self.model, self.kv_cache, self.activations, sources, 2 * self.merged, _CONTEXT)
+        )
+
+    def on_host(self, place: str) -> int:
+        """Page-locked memory of the host."""
+        return {"gpu": 0, "pinned": sum(self.sources.values()), "file": 2 * self.buffers}[place]
+
+    def table(self, device: int, host: int, share: int = 1) -> str:
+        """Everything in lines, for a device and a host with so much; each GPU takes a `share`th."""
+        rows = [
+            ("model", self.model / share),
+            ("KV cache", self.kv_cache / share),
+            ("activations", self.activations),
+            *((f"source {label}", bytes_) for label, bytes_ in self.sources.items()),
+            ("buffers of streamed sources", 2 * self.buffers),
+            ("merged tensors in flight", 2 * self.merged),
+            ("CUDA and vLLM", _CONTEXT),
+        ]
+        lines = [f"  {name:<28} {bytes_ / GB:6.2f} GB" for name, bytes_ in rows]
+        for place in PLACES:
+            need, locked = self.on_device(place), self.on_host(place)
+            lines.append(
+                f"  sources {place:<20} {need / GB:6.2f} of {device / GB:.2f} GB on the device, "
+                f"{locked / GB:.2f} of {host / GB:.2f} GB of the host"
+            )
+        return "\n".join(lines)
+
+    def place(self, wanted: str, device: int, host: int) -> str:
+        """The first of gpu, pinned and file that fits, or the one wanted. Raises EngineError."""
+        for place in PLACES if wanted == "auto" else (wanted,):
+            if (
+                self.on_device(place) <= device * (1 - _SLACK)
+                and self.on_host(place) <= host * (1 - _SLACK) - GB
+            ):
+                return place
+        raise EngineError(
+            f"engine.sources: {wanted}: the study does not fit this device; what takes how much:\n"
+            + self.table(device, host)
+        )
+
+
+def sizes(sources: Sources, dtype: str, batch_tokens: int, sequences: int, kv_tokens: int) -> Sizes:
+    """For an engine that computes in `dtype`, in steps of up to `batch_tokens` tokens."""
+    config, itemsize = sources.reference.config, getattr(torch, dtype).itemsize
+    elements = {info.name: math.prod(info.shape) for info in sources.layout}
+    return Sizes(
+        model=sum(elements.values()) * itemsize,
+        kv_cache=kv_tokens * kv_bytes_per_token(config, itemsize),
+        activations=_activations(config, itemsize, batch_tokens, sequences),
+        sources={label: size(sources, label) for label in sources.checkpoints},
+        buffers=sum(largest(sources, label) for label in sources.checkpoints),
+        merged=max(elements.values()) * itemsize,
+    )
+
+
+def kv_bytes_per_token(config: Mapping[str, Any], itemsize: int) -> int:
+    """Keys and values of one token in every layer."""
+    heads = config["num_attention_heads"]
+    width = config.get("head_dim") or config["hidden_size"] // heads
+    return int(
+        2
+        * config["num_hidden_layers"]
+        * config.get("num_key_value_heads", heads)
+        * width
+        * itemsize
+    )
+
+
+def kv_tokens_for(batch_tokens: int, longest: int) -> int:
+    """Tokens the cache should hold: two steps' worth, the shared prompts, and some to spare."""
+    return 2 * batch_tokens + 8 * longest
+
+
+def _activations(config: Mapping[str, Any], itemsize: int, tokens: int, sequences: int) -> int:
+    """The residual stream and its norms, the wider of attention and gated feed-forward inside a
+    layer, and logits in float32 with their log-softmax and a copy.
+    """
+    inside = 3 * config["hidden_size"] + 3 * config["intermediate_size"]
+    return int(tokens * inside * itemsize + 3 * sequences * config["vocab_size"] * 4)

@@ -1,0 +1,160 @@
+"""vLLM in a process of its own, which merges and answers; only plain data crosses.
+
+vLLM leaves a caller waiting for ever when its engine dies. So it runs in one process, in-process
+there, and this side waits with a deadline, ends the whole group of processes at any fault, and
+starts a new one when the next merge comes.
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from objectives.merge.recipe import MergeRecipe
+
+from . import engine, vllm_process
+from .engine import Answer, EngineDeadError, EngineError, EngineTimeoutError, Prompt
+from .vllm_process import Settings
+
+log = logging.getLogger(__name__)
+
+_END_SECONDS = 10.0
+
+
+@dataclass
+class _Child:
+    """The running process, and the rounds of prompts it knows."""
+
+    process: BaseProcess
+    connection: Connection
+    rounds: set[int] = field(default_factory=set)
+
+
+class VllmEngine:
+    """Holds one model in vLLM; `load` merges into it."""
+
+    def __init__(self, settings: Settings, deadline: float, start_deadline: float) -> None:
+        """Start vLLM. A load or a round of questions may take `deadline` seconds, the start and
+        the reading of the sources `start_deadline`. Raises EngineError.
+        """
+        self._settings, self._deadline, self._start_deadline = settings, deadline, start_deadline
+        self._rounds: dict[tuple[int, ...], tuple[int, list[Prompt]]] = {}
+        self._child: _Child | None = None
+        self._start()
+
+    @property
+    def pid(self) -> int | None:
+        """The process that runs vLLM, None while there is none."""
+        return None if self._child is None else self._child.process.pid
+
+    def load(self, recipe: MergeRecipe) -> None:
+        if self._child is None:
+            log.info("starting vLLM again")
+            self._start()
+        self._ask("load", recipe.to_dict())
+
+    def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        if self._child is None:
+            raise EngineDeadError("vLLM is not running: a merge must be loaded first")
+        number, known = self._round(prompts)
+        new = None if number in self._child.rounds else known
+        answers: list[Answer] = self._ask("answer", number, new)
+        self._child.rounds.add(number)
+        return answers
+
+    def close(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        with contextlib.suppress(OSError):
+            child.connection.close()  # the child ends itself when it sees that
+        _end(child.process, _END_SECONDS)
+
+    def _round(self, prompts: Sequence[Prompt]) -> tuple[int, list[Prompt]]:
+        """The number of these very prompts, which cross to the process once."""
+        place = tuple(map(id, prompts))
+        return self._rounds.setdefault(place, (len(self._rounds), list(prompts)))
+
+    def _start(self) -> None:
+        began = time.monotonic()
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=vllm_process.serve, args=(theirs, self._settings), name="vLLM"
+        )
+        with _environment(self._settings.environment):
+            process.start()
+        theirs.close()
+        self._child = _Child(process, ours)
+        for line in self._wait(self._start_deadline, "start"):
+            log.info(line)
+        log.info("vLLM started in %.0f s", time.monotonic() - began)
+
+    def _ask(self, verb: str, *arguments: Any) -> Any:
+        assert self._child is not None
+        try:
+            self._child.connection.send((verb, *arguments))
+        except OSError:
+            raise self._dead() from None
+        return self._wait(self._deadline, verb)
+
+    def _wait(self, seconds: float, verb: str) -> Any:
+        """The child's reply. Whatever is wrong ends it."""
+        assert self._child is not None
+        try:
+            if not self._child.connection.poll(seconds):
+                self._kill()
+                raise EngineTimeoutError(f"vLLM did not {verb} within {seconds:g} s")
+            kind, value = self._child.connection.recv()
+        except (EOFError, OSError):
+            raise self._dead() from None
+        if kind == "done":
+            return value
+        self._kill()
+        raise getattr(engine, kind, EngineError)(value)
+
+    def _dead(self) -> EngineError:
+        assert self._child is not None
+        process = self._child.process
+        process.join(_END_SECONDS)
+        code = process.exitcode
+        self._kill()
+        if code is not None and code < 0:
+            return EngineDeadError(f"vLLM's process was killed by {signal.Signals(-code).name}")
+        return EngineDeadError(f"vLLM's process ended by itself (exit code {code})")
+
+    def _kill(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.connection.close()
+            _end(child.process, 0.0)
+
+
+def _end(process: BaseProcess, patience: float) -> None:
+    """Wait so long for a process to end, then kill it and all it started."""
+    process.join(patience)
+    assert process.pid is not None
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    if process.exitcode is None:
+        process.kill()
+    process.join()
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """For a child process, which reads its environment as it begins."""
+    new = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            del os.environ[name]

