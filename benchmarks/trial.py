@@ -10,6 +10,7 @@ questions too. `study` runs python -m study.run there, as anyone would, and read
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import random
@@ -308,13 +309,13 @@ def summarise(url: str, layers: int, whole: float) -> None:
     later = records[3:]
     parts = {p: statistics.median(r.seconds[p] for r in later) for p in ("ask", "merge", "score")}
     ends = [t.datetime_complete.timestamp() for t in done[3:]]
-    gaps = [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(ends)]
     period = statistics.median(gaps) if gaps else float("nan")
     rest = period - parts["merge"] - parts["score"]
     flops = 2 * tokens_of_a_trial() * weights_of(layers)
     print(
-        f"| trials | s a trial | merge + load | score | everything else | TFLOP/s | first trials |\n"
-        f"|---|---|---|---|---|---|---|\n"
+        "| trials | s a trial | merge + load | score | the rest | TFLOP/s | first trials |\n"
+        "|---|---|---|---|---|---|---|\n"
         f"| {len(records)} | {period:.2f} | {parts['merge']:.3f} | {parts['score']:.2f} | "
         f"{rest:.3f} | {flops / parts['score'] / 1e12:.0f} | "
         + ", ".join(f"{r.seconds['merge']:.2f} + {r.seconds['score']:.2f}" for r in records[:3])

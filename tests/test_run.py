@@ -26,6 +26,7 @@ from storage.trials import TrialRecord, Trials
 from storage.url import StorageError, storage_url
 from storage.workers import WorkerRecord, Workers, is_gone
 from study.config_file import load_config
+from study.engine_choice import choose_engine
 from study.export import choose, export_trial
 from study.setup import Setup, build
 from study.summary import recipe_of

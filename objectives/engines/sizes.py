@@ -100,13 +100,8 @@ def kv_bytes_per_token(config: Mapping[str, Any], itemsize: int) -> int:
     """Keys and values of one token in every layer."""
     heads = config["num_attention_heads"]
     width = config.get("head_dim") or config["hidden_size"] // heads
-    return int(
-        2
-        * config["num_hidden_layers"]
-        * config.get("num_key_value_heads", heads)
-        * width
-        * itemsize
-    )
+    kept = config.get("num_key_value_heads") or heads
+    return int(2 * config["num_hidden_layers"] * kept * width * itemsize)
 
 
 def kv_tokens_for(batch_tokens: int, longest: int) -> int:

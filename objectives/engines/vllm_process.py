@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,8 @@ def serve(connection: Connection, settings: Settings) -> None:
             connection.send(("done", host.report))
             while True:
                 verb, *arguments = connection.recv()
-                work = host.load if verb == "load" else host.answer
-                connection.send(("done", _attempt(connection, lambda: work(*arguments))))
+                work = partial(host.load if verb == "load" else host.answer, *arguments)
+                connection.send(("done", _attempt(connection, work)))
     except EOFError:
         pass
     finally:

@@ -17,7 +17,8 @@ _BINS = 65536
 
 def tally(base: Tensor, model: Tensor, key: int, grain: float) -> Tensor:
     """L1 sums of `model - base` by random draw: entry t counts, in grains, the elements whose
-    draw is below t. int64 of shape [65537], on the CPU. `key` is the Philox key, its first word the low one.
+    draw is below t. int64 of shape [65537], on the CPU. `key` is the Philox key, its first word
+    the low one.
     """
     bins = torch.zeros(_BINS, dtype=torch.int64, device=base.device)
     keys = torch.tensor([key], device=base.device)
@@ -73,10 +74,9 @@ def _draws(key, start, BLOCK: tl.constexpr):
     """The 16-bit draws of elements start to start + BLOCK, as masks.py defines them."""
     counters = (start // 8 + tl.arange(0, BLOCK // 8)).to(tl.uint32)
     a, b, c, d = tl.philox(key, counters, 0, 0, 0)
-    even = tl.interleave(
-        tl.interleave(a & 0xFFFF, c & 0xFFFF), tl.interleave(b & 0xFFFF, d & 0xFFFF)
-    )
-    odd = tl.interleave(tl.interleave(a >> 16, c >> 16), tl.interleave(b >> 16, d >> 16))
+    lows = tl.interleave(a & 0xFFFF, c & 0xFFFF), tl.interleave(b & 0xFFFF, d & 0xFFFF)
+    highs = tl.interleave(a >> 16, c >> 16), tl.interleave(b >> 16, d >> 16)
+    even, odd = tl.interleave(lows[0], lows[1]), tl.interleave(highs[0], highs[1])
     return tl.interleave(even, odd).to(tl.int32)
 
 

@@ -19,7 +19,7 @@ DRAWS_KEPT = 1 << 30
 
 
 class MergeStream:
-    """Merges recipe after recipe over the same sources. Holds a few tensors of each model at a time.
+    """Merges recipe after recipe over the same sources, a few tensors of each at a time.
 
     On a GPU the task-arithmetic family runs in kernels of its own, with the same bits as the
     reference arithmetic in methods.py. Random draws depend on nothing that a search changes, so

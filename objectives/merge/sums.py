@@ -16,7 +16,7 @@ _BITS = 62
 
 
 def grain(delta: Tensor) -> float:
-    """What the magnitudes of `delta` are counted in: at most its largest / 2**34 for 2**27 of them."""
+    """What the magnitudes of `delta` are counted in: a 2**34th of the largest for 2**27 of them."""
     peak = float(delta.abs().max()) if delta.numel() else 0.0
     return math.ldexp(1.0, math.frexp(peak)[1] + delta.numel().bit_length() - _BITS)
 
