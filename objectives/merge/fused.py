@@ -8,7 +8,8 @@ M: models of the recipe without its base.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -22,7 +23,14 @@ from .stores import Store
 
 log = logging.getLogger(__name__)
 
-METHODS = ("linear", "task_arithmetic", "ties", "dare_linear", "dare_ties")
+_METHODS = ("linear", "task_arithmetic", "ties", "dare_linear", "dare_ties")
+_MOST_MODELS = 10
+"""TIES with normalization keeps a table of every set of models."""
+
+
+def covers(recipe: MergeRecipe) -> bool:
+    """Whether there is a kernel for it."""
+    return recipe.method in _METHODS and len(recipe.models) <= _MOST_MODELS
 
 
 class Fused:
@@ -32,6 +40,7 @@ class Fused:
         self._store, self._layout = store, layout
         self._tables: dict[tuple[int, str, str], tuple[NDArray[np.int64], float]] = {}
         self._keys: dict[tuple[int, str, str], int] = {}
+        self._magnitudes: dict[tuple[str, str], NDArray[np.int64]] = {}
 
     def tensors(self, recipe: MergeRecipe) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the merge with its name, in the recipe's dtype, on the device."""
@@ -40,14 +49,16 @@ class Fused:
             self._count(recipe, models)
         settings = [recipe.at(info.name, info.layer) for info in self._layout]
         numbers, draws = self._numbers(recipe, models, settings)
+        shares = self._shares(recipe, models, settings)
         labels = models if recipe.base is None else [recipe.base, *models]
         row = {info.name: i for i, info in enumerate(self._layout)}
         dtype = getattr(torch, recipe.dtype)
         for info, held in self._store.walk((info, labels) for info in self._layout):
             i = row[info.name]
             base = None if recipe.base is None else held[recipe.base]
-            if recipe.method == "ties":
-                self._cut(numbers[i], base, [held[m] for m in models], _kept(settings[i], models))
+            if recipe.method == "ties" and recipe.base is not None:
+                densities = dict(zip(models, _kept(settings[i], models), strict=True))
+                self._cut(numbers[i], info.name, held, recipe.base, densities)
             out = torch.empty(info.shape, dtype=dtype, device=self._store.device)
             kernels.mix(
                 out,
@@ -55,6 +66,7 @@ class Fused:
                 [held[model] for model in models],
                 numbers[i],
                 draws[i],
+                shares[i],
                 drop=recipe.method.startswith("dare"),
                 trim=recipe.method == "ties",
                 elect=recipe.method.endswith("ties"),
@@ -102,21 +114,51 @@ class Fused:
         device = self._store.device
         return torch.from_numpy(numbers).to(device), torch.from_numpy(draws).to(device)
 
+    def _shares(
+        self, recipe: MergeRecipe, models: Sequence[str], settings: Sequence[Setting]
+    ) -> Tensor:
+        """For each tensor and each set of models that agree, one over the sum of their weights."""
+        if not (recipe.normalize and recipe.method.endswith("ties")):
+            return torch.ones(len(settings), 1, device=self._store.device)
+        weights = np.array([_weights(setting, models) for setting in settings], np.float32)
+        sums_ = np.zeros((len(settings), 2 ** len(models)), np.float32)
+        for m in range(len(models)):  # in the order in which methods.ties adds
+            agree = (np.arange(2 ** len(models)) >> m & 1).astype(bool)
+            sums_[:, agree] += weights[:, m : m + 1]
+        shares = 1 / np.where(sums_ == 0, np.float32(1), sums_)
+        return torch.from_numpy(shares).to(self._store.device)
+
     def _cut(
         self,
         numbers: Tensor,
-        base: Tensor | None,
-        models_M: Sequence[Tensor],
-        densities: Sequence[float],
+        name: str,
+        held: Mapping[str, Tensor],
+        base: str,
+        densities: Mapping[str, float],
     ) -> None:
-        """Write TIES's smallest magnitudes kept into a row of numbers."""
-        assert base is not None
-        for m, (model, density) in enumerate(zip(models_M, densities, strict=True)):
-            at = 2 * len(models_M) + m
-            if density >= 1 or model.numel() == 0:
+        """Write the smallest magnitudes that TIES keeps into a tensor's row of numbers."""
+        for m, (model, density) in enumerate(densities.items()):
+            at = 2 * len(densities) + m
+            kept = max(1, int(density * held[model].numel()))
+            if density >= 1 or held[model].numel() == 0:
                 numbers[at] = 0.0
+            elif density <= 0:
+                numbers[at] = math.inf
             else:
-                numbers[at] = methods.smallest_kept(model.float() - base.float(), density)
+                numbers[at] = self._smallest(name, held[base], held[model], model, kept)
+
+    def _smallest(self, name: str, base: Tensor, model: Tensor, label: str, kept: int) -> Tensor:
+        """The `kept`-th largest of |model - base|, a scalar: found by its bits, half at a time."""
+        place = (label, name)
+        if place not in self._magnitudes:
+            counts = kernels.magnitudes(base, model)
+            self._magnitudes[place] = counts.flip(0).cumsum(0).cpu().numpy()
+        from_top = self._magnitudes[place]
+        above = int(np.searchsorted(from_top, kept))
+        high, rest = len(from_top) - 1 - above, kept - int(from_top[above - 1] if above else 0)
+        counts = kernels.magnitudes_within(base, model, high)
+        low = (counts.flip(0).cumsum(0).flip(0) >= rest).sum() - 1
+        return (low.to(torch.int32) | high << 16).view(torch.float32)
 
 
 def _weights(setting: Setting, models: Sequence[str]) -> list[float]:

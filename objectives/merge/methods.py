@@ -57,7 +57,7 @@ def ties(
         mixed = mixed + torch.where(agrees, weighted, 0.0)
         divisor = divisor + torch.where(agrees, weight, 0.0)
     if normalize:
-        mixed = mixed / torch.where(divisor == 0, 1.0, divisor)
+        mixed = mixed * (1 / torch.where(divisor == 0, 1.0, divisor))
     return base + scale * mixed
 
 

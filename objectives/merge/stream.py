@@ -32,9 +32,10 @@ class MergeStream:
         self._fused = None
         if self._store.device.type == "cuda":
             if importlib.util.find_spec("triton"):
-                from .fused import Fused
+                from . import fused
 
-                self._fused = Fused(self._store, sources.layout)
+                self._covers = fused.covers
+                self._fused = fused.Fused(self._store, sources.layout)
             else:
                 log.warning("triton is not installed: merges take many times longer")
         self._draws: dict[tuple[int, str, str], Tensor] = {}
@@ -42,7 +43,7 @@ class MergeStream:
 
     def tensors(self, recipe: MergeRecipe) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the merge with its name, in the recipe's dtype."""
-        if self._fused is not None and recipe.method != "slerp":
+        if self._fused is not None and self._covers(recipe):
             yield from self._fused.tensors(recipe)
             return
         dtype = getattr(torch, recipe.dtype)
