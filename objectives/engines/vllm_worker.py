@@ -62,6 +62,18 @@ class MergeExtension:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def study_clear(self) -> None:
+        """Forget the keys and values of a merge that gave NaN: attention weighs what it masks
+        with zero, and zero times NaN would be in the answers of every merge after it.
+        """
+        caches = list(self.model_runner.kv_caches)
+        while caches:
+            cache = caches.pop()
+            if isinstance(cache, torch.Tensor):
+                cache.zero_()
+            else:
+                caches.extend(cache)
+
     def _watched(self, recipe: MergeRecipe, seen: set[str]) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self._stream.tensors(recipe):
             seen.add(name)

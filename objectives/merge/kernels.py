@@ -192,7 +192,7 @@ def _mix(
             value = tl.where(tl.abs(value) >= tl.load(numbers + 2 * M + m), value, 0.0)
         value = tl.load(numbers + m) * value
         total += value
-        values = values + (value,)  # noqa: RUF005: Triton knows no starred tuples
+        values = values + (value,)  # noqa: RUF005  # Triton knows no starred tuples
     if ELECT:
         up = total >= 0
         total = tl.zeros([BLOCK], tl.float32)

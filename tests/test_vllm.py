@@ -1,0 +1,257 @@
+"""The real vLLM on a CPU: its answers, and what goes wrong with it."""
+
+import dataclasses
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from broken_worker import EXHAUSTED, HUNG, MISSING, RAISED, RENAMED, RESHAPED
+from conftest import DEMO, point
+
+from objectives.engines import engine as errors
+from objectives.engines.engine import Answer, EngineDeadError, EngineError, Prompt
+from objectives.engines.vllm import VllmEngine
+from objectives.merge.export import export
+from objectives.merge.recipe import MergeRecipe
+from objectives.merge.sources import Sources
+from study.config import StudyConfig
+from study.config_file import load_config
+from study.engine_choice import EngineChoice, choose_engine
+from study.setup import Setup, build
+
+if importlib.util.find_spec("vllm") is None:
+    pytest.skip("VLLM TESTS DID NOT RUN: vllm is not installed", allow_module_level=True)
+
+ROOT = Path(__file__).parent.parent
+
+
+def config_with(**engine: object) -> StudyConfig:
+    config = load_config(DEMO / "study.yaml")
+    return config.model_copy(update={"engine": config.engine.model_copy(update=engine)})
+
+
+@pytest.fixture(scope="module")
+def demo() -> Setup:
+    return build(config_with(), check_values=False)
+
+
+def started(setup: Setup, **engine: object) -> VllmEngine:
+    made = choose_engine(config_with(**engine), "vllm").start(setup.sources, setup.longest)
+    assert isinstance(made, VllmEngine)
+    return made
+
+
+@pytest.fixture(scope="module")
+def vllm(demo: Setup) -> Iterator[VllmEngine]:
+    made = started(demo)
+    yield made
+    made.close()
+
+
+def questions(setup: Setup) -> list[Prompt]:
+    """Some of each task: one token and seven, with two shared starts."""
+    return [prompt for prompts in setup.search._prompts for prompt in prompts[:40]]
+
+
+def recipe(setup: Setup, seed: int) -> MergeRecipe:
+    return setup.genome.recipe(point(setup.genome, seed))
+
+
+def same(ours: list[Answer], theirs: list[Answer], within: float = 1e-4) -> bool:
+    return all(
+        a.tokens == b.tokens and a.logprobs == pytest.approx(b.logprobs, abs=within)
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def test_a_merge_leaves_nothing_of_the_one_before(demo: Setup, vllm: VllmEngine) -> None:
+    asked = questions(demo)
+    vllm.load(recipe(demo, 1))
+    first = vllm.answer(asked)
+    vllm.load(recipe(demo, 2))
+    second = vllm.answer(asked)
+    assert not same(first, second)
+    vllm.load(recipe(demo, 1))
+    assert vllm.answer(asked) == first
+    vllm.load(recipe(demo, 2))
+    assert vllm.answer(asked) == second
+
+
+def test_answers_equal_those_of_the_exported_folder(
+    demo: Setup, vllm: VllmEngine, tmp_path: Path
+) -> None:
+    merged = recipe(demo, 3)
+    references = {label: str(c.folder) for label, c in demo.sources.checkpoints.items()}
+    folder = export(merged, demo.sources, references, tmp_path / "merged", "card")
+    fresh = choose_engine(config_with(), "vllm").start(
+        Sources({"merged": folder}, "merged"), demo.longest
+    )
+    fresh.load(MergeRecipe.single("merged", 32))
+    vllm.load(merged)
+    asked = questions(demo)
+    assert vllm.answer(asked) == fresh.answer(asked)
+    fresh.close()
+
+
+def test_vllm_and_transformers_agree(demo: Setup, vllm: VllmEngine) -> None:
+    transformers = choose_engine(config_with(), "transformers").start(demo.sources, demo.longest)
+    for seed in (4, 5):
+        for engine in (vllm, transformers):
+            engine.load(recipe(demo, seed))
+        asked = questions(demo)
+        assert same(vllm.answer(asked), transformers.answer(asked), 1e-3)
+    assert demo.search.ask(vllm).value == pytest.approx(demo.search.ask(transformers).value)
+
+
+def test_a_model_of_nan_answers_and_says_so(demo: Setup, vllm: VllmEngine) -> None:
+    fields = recipe(demo, 1).to_dict() | {"method": "task_arithmetic", "scale": 1e38}
+    fields["values"] = {"weight": fields["values"]["weight"]}
+    vllm.load(MergeRecipe.from_dict(fields))
+    asked = questions(demo)
+    assert not any(answer.finite for answer in vllm.answer(asked))
+    vllm.load(recipe(demo, 1))
+    assert all(answer.finite for answer in vllm.answer(asked))
+
+
+@pytest.fixture(scope="module")
+def broken(demo: Setup) -> Iterator[VllmEngine]:
+    """Goes wrong as a recipe's mask seed says; 0 is right."""
+    choice = choose_engine(config_with(), "vllm")
+    made = choice.start(demo.sources, demo.longest)
+    assert isinstance(made, VllmEngine)
+    made.close()
+    extension = "broken_worker.BrokenExtension"
+    made._settings = dataclasses.replace(made._settings, extension=extension)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "message"),
+    [
+        (MISSING, "WeightError", "the merge lacks 1 tensors, first lm_head.weight"),
+        (RENAMED, "WeightError", "the merge does not load: .*lm_head"),
+        (RESHAPED, "WeightError", "the merge does not load: "),
+        (RAISED, "EngineError", "OSError: the disk is gone"),
+        (EXHAUSTED, "EngineMemoryError", "out of memory: tried to allocate 20 GiB$"),
+        (HUNG, "EngineTimeoutError", "vLLM did not load within 20 s"),
+    ],
+)
+def test_a_fault_is_named_and_the_engine_starts_again(
+    demo: Setup, broken: VllmEngine, fault: int, kind: str, message: str
+) -> None:
+    broken._deadline = 20.0
+    good = recipe(demo, 1)
+    with pytest.raises(getattr(errors, kind), match=message) as raised:
+        broken.load(dataclasses.replace(good, mask_seed=fault))
+    assert type(raised.value).__name__ == kind
+    assert broken.pid is None
+    with pytest.raises(EngineDeadError, match="a merge must be loaded first"):
+        broken.answer(questions(demo)[:3])
+
+
+def test_an_engine_that_was_killed_starts_again(demo: Setup, vllm: VllmEngine) -> None:
+    good, asked = recipe(demo, 1), questions(demo)[:10]
+    vllm.load(good)
+    before = vllm.answer(asked)
+    assert vllm.pid is not None
+    os.kill(vllm.pid, signal.SIGKILL)
+    with pytest.raises(EngineDeadError, match="killed by SIGKILL"):
+        vllm.answer(asked)
+    vllm.load(good)
+    assert vllm.answer(asked) == before
+
+
+def test_two_processes_that_share_the_model_answer_alike(demo: Setup, vllm: VllmEngine) -> None:
+    good, asked = recipe(demo, 1), questions(demo)
+    vllm.load(good)
+    alone = vllm.answer(asked)
+    pair = started(demo, tensor_parallel_size=2)
+    group = pair.pid
+    pair.load(good)
+    assert same(pair.answer(asked), alone, 1e-3)
+    pair.close()
+    assert group is not None
+    assert not alive(group)
+
+
+def alive(group: int) -> bool:
+    """Whether a process of the group runs."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_run_ends_with_vllm_and_leaves_nothing_when_it_is_killed(tmp_path: Path) -> None:
+    data = yaml.safe_load((DEMO / "study.yaml").read_text()) | {"limit": 20}
+    data["study"]["held_out"] = 0
+    genome = data["genome"]
+    genome["models"] = [str(DEMO / model) for model in genome["models"]]
+    genome["base_model"] = str(DEMO / genome["base_model"])
+    for task in data["tasks"]:
+        task["data"] = str(DEMO / task["data"])
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(data))
+    words = [sys.executable, "-m", "study.run", "small.yaml", "--engine", "vllm", "--trials", "2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    doomed = subprocess.Popen(
+        words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert doomed.stderr is not None
+    for line in doomed.stderr:
+        if "vLLM started" in line:
+            break
+    children = Path(f"/proc/{doomed.pid}/task/{doomed.pid}/children").read_text().split()
+    doomed.kill()
+    doomed.wait()
+    until = time.monotonic() + 60
+    while any(alive(int(child)) for child in children if is_group(int(child))):
+        assert time.monotonic() < until, "vLLM outlived the run"
+        time.sleep(0.2)
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "engine vllm on cpu" in done.stderr
+    assert "the budget is reached" in done.stdout
+
+
+def is_group(pid: int) -> bool:
+    try:
+        return os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"kind": "vllm", "device": "cuda:1"}, "CUDA_VISIBLE_DEVICES chooses a GPU"),
+        ({"kind": "vllm", "device": "cuda"}, "no GPU is found"),
+        ({"kind": "other"}, "unknown kind other"),
+    ],
+)
+def test_an_engine_that_cannot_be_is_refused(engine: dict[str, str], message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        choose_engine(config_with(**engine))
+
+
+def test_auto_without_a_gpu_is_transformers() -> None:
+    choice = choose_engine(config_with())
+    assert (choice.kind, choice.device) == ("transformers", "cpu")
+    assert isinstance(choice, EngineChoice)
+
+
+def test_too_many_options_are_refused_by_name(demo: Setup, vllm: VllmEngine) -> None:
+    many = Prompt(tuple(range(5, 20)), 0, 1, tuple(range(200)))
+    vllm.load(recipe(demo, 1))
+    with pytest.raises(EngineError, match="200 options; vLLM gives the log-probabilities of 128"):
+        vllm.answer([many])
