@@ -78,7 +78,7 @@ class Streamed:
     """
 
     def __init__(self, sources: Sources, device: torch.device, pinned: bool) -> None:
-        """Raises SourceError where host memory cannot be page-locked."""
+        """Raises SourceError where a tensor is not finite, or memory cannot be page-locked."""
         self.device, self._sources = device, sources
         self._labels = list(sources.checkpoints)
         room = {label: largest(sources, label) for label in self._labels}
@@ -87,6 +87,9 @@ class Streamed:
         self._reader = ThreadPoolExecutor(1, "sources")
         self._pinned = _Pinned(sources) if pinned else None
         self._turn = 0
+        for info, held in self.walk((info, self._labels) for info in sources.layout):
+            for label, tensor in held.items():
+                refuse_broken(label, info.name, tensor)
 
     def walk(self, wanted: Iterable[Wanted]) -> Iterator[Held]:
         ahead: list[tuple[Future[dict[str, Tensor]], TensorInfo, _Slot]] = []
@@ -167,7 +170,6 @@ class _Pinned:
             for info in sources.layout:
                 tensor = _as(memory[offsets[info.name] :], sources.dtype(label, info), info.shape)
                 tensor.copy_(sources.read(label, info))
-                refuse_broken(label, info.name, tensor)
                 self.tensors[label, info.name] = tensor
             _check(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), total, 0))
 
