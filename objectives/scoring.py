@@ -83,6 +83,11 @@ class Exam:
         return sum(map(len, self._prompts))
 
     @property
+    def prompts(self) -> dict[str, list[Prompt]]:
+        """Each task's, by its name."""
+        return {task.name: p for task, p in zip(self.tasks, self._prompts, strict=True)}
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest prompt and its answer."""
         return max((len(p.tokens) + p.max_tokens for ps in self._prompts for p in ps), default=0)

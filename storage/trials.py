@@ -67,6 +67,7 @@ class Trials:
 
     def __init__(self, database: Database, study: optuna.Study) -> None:
         self.database, self.study = database, study
+        self._known: dict[int, tuple[FrozenTrial, TrialRecord]] = {}
 
     def frozen(self) -> list[FrozenTrial]:
         """Optuna's own records, not to be changed."""
@@ -74,7 +75,14 @@ class Trials:
 
     def all(self) -> list[TrialRecord]:
         """Every trial, in the order of creation."""
-        return [record(trial) for trial in self.frozen()]
+        return [self._record(trial) for trial in self.frozen()]
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord:
+        """Optuna gives a finished trial as the same object each time."""
+        known = self._known.get(trial._trial_id)
+        if known is None or known[0] is not trial:
+            known = self._known[trial._trial_id] = (trial, record(trial))
+        return known[1]
 
 
 def record(trial: FrozenTrial) -> TrialRecord:

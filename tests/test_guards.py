@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from study import config
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("run", "status", "export", "dashboard")
+COMMANDS = ("run", "plan", "status", "export", "dashboard")
 SECTIONS = [
     value
     for value in vars(config).values()

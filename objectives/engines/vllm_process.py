@@ -159,7 +159,7 @@ class Host:
             max_num_batched_tokens=settings.batch_tokens,
             max_num_seqs=settings.sequences,
             kv_cache_memory_bytes=needed.kv_cache,
-            gpu_memory_utilization=0.05,  # vLLM refuses to start where less is free; we have counted
+            gpu_memory_utilization=0.05,  # it refuses to start where less is free: we have counted
             tensor_parallel_size=settings.tensor_parallel_size,
             enforce_eager=settings.eager,
             enable_prefix_caching=True,

@@ -1,0 +1,113 @@
+"""What a study will cost on a card: tokens, seconds, generations. Arithmetic only.
+
+Rates are the makers' figures for dense bfloat16 and memory; the shares of them that a study gets
+were measured on one NVIDIA H200 (docs/LOG.md, 2026-11-24).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from objectives.engines.engine import Prompt
+from objectives.engines.sizes import Sizes
+
+from .sampler import default_population
+
+ENOUGH_GENERATIONS = 40
+_SCORING_SHARE = 0.56
+"""Of the matrix rate: 552 of 989 TFLOP/s."""
+_MERGE_SHARE = 0.45
+"""Of the memory rate, inside a trial: a merge with its loading took 0.04 s for 87 GB."""
+_LINK_SHARE = 0.85
+_START_SECONDS = 45.0
+_OTHER_SECONDS = 0.05
+"""Of a trial: proposing and storing."""
+_BLOCK = 16
+"""vLLM shares whole blocks of so many tokens."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU: bytes, FLOP/s in dense bfloat16, bytes/s of its memory and of its link to the host."""
+
+    name: str
+    memory: float
+    flops: float
+    bandwidth: float
+    link: float
+
+
+CARDS = {
+    card.name: card
+    for card in (
+        Card("h200", 141e9, 989e12, 4.8e12, 55e9),
+        Card("h100", 80e9, 989e12, 3.35e12, 45e9),
+        Card("a100", 80e9, 312e12, 2.0e12, 25e9),
+        Card("l40s", 48e9, 362e12, 0.86e12, 25e9),
+        Card("4090", 24e9, 165e12, 1.0e12, 25e9),
+        Card("l4", 24e9, 121e12, 0.30e12, 25e9),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Of one task in one trial."""
+
+    questions: int
+    shared: int
+    """At the start of every prompt, in whole blocks; computed once."""
+    own: int
+    """All others of all prompts."""
+    decoded: int
+    """Answer tokens that are fed back: all but the last of each, at most."""
+
+    @property
+    def computed(self) -> int:
+        return self.shared + self.own + self.decoded
+
+
+def tokens_of(prompts: Sequence[Prompt]) -> Tokens:
+    """What a task's prompts cost with their common start computed once."""
+    shared = min((p.shared for p in prompts), default=0) // _BLOCK * _BLOCK
+    own = sum(len(p.tokens) - shared for p in prompts)
+    return Tokens(len(prompts), shared, own, sum(p.max_tokens - 1 for p in prompts))
+
+
+def scoring_seconds(weights: int, tokens: int, card: Card) -> float:
+    """Two operations a weight and token (Kaplan et al. 2020, section 2.1), attention apart."""
+    return 2 * weights * tokens / (card.flops * _SCORING_SHARE)
+
+
+def merge_seconds(sizes: Sizes, place: str, card: Card) -> float:
+    """Every source read once and the merge written, then copied into the model."""
+    sources = sum(sizes.sources.values())
+    on_card = (sources + 3 * sizes.model) / (card.bandwidth * _MERGE_SHARE)
+    return on_card if place == "gpu" else max(on_card, sources / (card.link * _LINK_SHARE))
+
+
+def trial_seconds(merge: float, scoring: float) -> float:
+    return merge + scoring + _OTHER_SECONDS
+
+
+def study_seconds(trials: int, baselines: int, trial: float, workers: int) -> float:
+    """Of all trials on so many workers, from the command to the last score."""
+    return _START_SECONDS + math.ceil((trials + baselines) / workers) * trial
+
+
+def generations(trials: int, population: int) -> int:
+    return trials // population
+
+
+def coarser(
+    layers: int, granularity: int, per_block: int, trials: int, population: int | None
+) -> tuple[int, int] | None:
+    """The finest coarser granularity with enough generations, and its number of parameters."""
+    for wider in range(granularity + 1, layers + 1):
+        if layers % wider:
+            continue
+        parameters = layers // wider * per_block
+        size = population or default_population(parameters, trials)
+        if generations(trials, size) >= ENOUGH_GENERATIONS:
+            return wider, parameters
+    return None

@@ -1,0 +1,172 @@
+"""python -m study.plan CONFIG: what a study will take, before it takes anything."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .command import ConfigPath, application, reported, start_logging
+
+if TYPE_CHECKING:
+    from .config import StudyConfig
+    from .cost import Card, Tokens
+    from .setup import Setup
+
+_GB = 1e9
+
+Gpu = Annotated[str, typer.Option("--gpu", help="h200, h100, a100, l40s, 4090, l4, or as 24GB")]
+Host = Annotated[float, typer.Option("--host-memory", metavar="GB", help="of the GPU's host")]
+Workers = Annotated[int, typer.Option(min=1, help="GPUs that run the study together")]
+AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
+
+
+def plan(
+    config: ConfigPath,
+    gpu: Gpu = "h100",
+    host_memory: Host = 128.0,
+    workers: Workers = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a study will take: parameters, generations, memory, tokens, and time."""
+    start_logging()
+    with reported():
+        found = _plan(config, gpu, host_memory * _GB, workers)
+    print(json.dumps(found, indent=2) if as_json else _text(found))
+
+
+def _plan(path: Path, gpu: str, host: float, workers: int) -> dict[str, Any]:
+    from objectives.engines.engine import EngineError
+    from objectives.engines.sizes import kv_tokens_for, sizes
+
+    from . import cost
+    from .config_file import load_config
+    from .setup import build
+
+    config, card = load_config(path), _card(gpu)
+    setup = build(config, check_values=False)
+    engine = config.engine
+    dtype, batch_tokens = engine.dtype or "bfloat16", engine.batch_tokens or 16384
+    kv_tokens = kv_tokens_for(batch_tokens, setup.longest)
+    needed = sizes(setup.sources, dtype, batch_tokens, 1024, kv_tokens)
+    found = _search(config, setup, workers) | {"gpu": gpu, "workers": workers}
+    found["memory"] = needed.table(int(card.memory), int(host))
+    try:
+        place = needed.place(engine.sources, int(card.memory), int(host))
+    except EngineError:
+        return found | {"sources": None, "warnings": [*found["warnings"], "it does not fit"]}
+    tasks = {name: cost.tokens_of(prompts) for name, prompts in setup.search.prompts.items()}
+    weights = _weights(setup)
+    tokens = sum(t.computed for t in tasks.values())
+    merge = cost.merge_seconds(needed, place, card)
+    scoring = cost.scoring_seconds(weights, tokens, card)
+    trial = cost.trial_seconds(merge, scoring)
+    whole = cost.study_seconds(found["trials"], found["baselines"], trial, workers)
+    return found | {
+        "sources": place,
+        "tokens": {name: _tokens(t) for name, t in tasks.items()},
+        "arithmetic": [
+            f"score: 2 x {weights / 1e9:.2f}e9 weights x {tokens} tokens at "
+            f"{2 * weights * tokens / scoring / 1e12:.0f} TFLOP/s = {scoring:.2f} s",
+            f"merge and load: {sum(needed.sources.values()) / _GB:.1f} GB of sources "
+            f"({place}), {needed.model / _GB:.1f} GB of model = {merge:.2f} s",
+        ],
+        "seconds_a_trial": round(trial, 2),
+        "seconds": round(whole),
+    }
+
+
+def _search(config: "StudyConfig", setup: "Setup", workers: int) -> dict[str, Any]:
+    """The search's own numbers, and whether it has generations enough."""
+    from . import cost
+
+    parameters, trials = len(setup.genome.space), config.study.trials
+    population = setup.population(workers)
+    generations = cost.generations(trials, population)
+    warnings = []
+    if generations < cost.ENOUGH_GENERATIONS:
+        layers = setup.sources.num_layers
+        granularity = config.genome.layer_granularity or layers
+        budget = cost.ENOUGH_GENERATIONS * population
+        advice = [f"trials: {budget}"]
+        per_block = parameters * granularity // layers
+        wider = cost.coarser(layers, granularity, per_block, trials, config.study.population)
+        if wider is not None:
+            advice.append(f"layer_granularity: {wider[0]} ({wider[1]} parameters)")
+        warnings.append(
+            f"{generations} generations are few for {parameters} parameters; "
+            f"{cost.ENOUGH_GENERATIONS} need " + ", or ".join(advice)
+        )
+    return {
+        "study": config.name,
+        "parameters": parameters,
+        "population": population,
+        "trials": trials,
+        "baselines": len(setup.genome.baselines()),
+        "generations": generations,
+        "warnings": warnings,
+    }
+
+
+def _card(name: str) -> "Card":
+    from .config import ConfigError
+    from .cost import CARDS, Card
+
+    known = CARDS.get(name.lower())
+    if known is not None:
+        return known
+    digits = name.lower().removesuffix("gb")
+    if not digits.isdecimal() or digits == name.lower() or int(digits) == 0:
+        raise ConfigError(f"--gpu {name}: known are {', '.join(CARDS)}, or a size such as 24GB")
+    slow = CARDS["l4"]
+    return Card(name, int(digits) * _GB, slow.flops, slow.bandwidth, slow.link)
+
+
+def _weights(setup: "Setup") -> int:
+    """What each token is multiplied with: all but the embedding and the head."""
+    import math
+
+    layout = setup.sources.layout
+    return sum(math.prod(i.shape) for i in layout if i.weight.vocabulary_axis is None)
+
+
+def _tokens(tokens: "Tokens") -> dict[str, int]:
+    return {
+        "questions": tokens.questions,
+        "shared": tokens.shared,
+        "own": tokens.own,
+        "decoded": tokens.decoded,
+    }
+
+
+def _text(found: dict[str, Any]) -> str:
+    lines = [
+        f"study {found['study']}: {found['parameters']} parameters, population "
+        f"{found['population']}, {found['trials']} trials = {found['generations']} generations, "
+        f"and {found['baselines']} baselines",
+        f"memory on {found['gpu']}:",
+        found["memory"],
+    ]
+    if found["sources"] is not None:
+        lines.append("tokens of a trial:")
+        lines += [
+            f"  {name}: {t['questions']} questions, {t['shared']} tokens shared, {t['own']} own, "
+            f"up to {t['decoded']} decoded"
+            for name, t in found["tokens"].items()
+        ]
+        lines += [
+            f"expected with sources: {found['sources']}, on {found['workers']} x {found['gpu']}:",
+            *(f"  {line}" for line in found["arithmetic"]),
+            f"  {found['seconds_a_trial']:.2f} s a trial, the study {_duration(found['seconds'])}",
+        ]
+    lines += [f"warning: {text}" for text in found["warnings"]]
+    return "\n".join(lines)
+
+
+def _duration(seconds: int) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
+
+
+if __name__ == "__main__":
+    application(plan)()

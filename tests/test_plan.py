@@ -1,0 +1,115 @@
+"""study.plan: from headers and question files, without a GPU."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import DEMO
+
+from objectives.engines.engine import EngineError, Prompt
+from objectives.engines.sizes import Sizes, kv_bytes_per_token, sizes
+from objectives.merge.sources import Sources
+from study import cost
+
+ROOT = Path(__file__).parent.parent
+SEVEN_B = 14_483_464_192
+MISTRALS = Sizes(
+    model=SEVEN_B,
+    kv_cache=4_300_000_000,
+    activations=2_000_000_000,
+    sources=dict.fromkeys(("base", "x", "y", "z"), SEVEN_B),
+    buffers=1_048_576_000,
+    merged=262_144_000,
+)
+
+
+def plan(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "study.plan", str(DEMO / "study.yaml"), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+
+
+def test_it_counts_what_the_config_says() -> None:
+    result = plan("--json", "--gpu", "24GB")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["parameters"], found["population"], found["trials"]) == (48, 15, 120)
+    assert (found["generations"], found["baselines"], found["sources"]) == (8, 9, "gpu")
+    assert found["warnings"] == ["8 generations are few for 48 parameters; 40 need trials: 600"]
+    tokens = found["tokens"]["multiple_choice"]
+    assert tokens["questions"] == 383
+    assert tokens["decoded"] == 0
+    assert found["seconds"] > 120 * found["seconds_a_trial"]
+
+
+def test_it_shows_its_arithmetic_and_its_doubts() -> None:
+    text = plan().stdout
+    assert "48 parameters, population 15, 120 trials = 8 generations" in text
+    assert "sources gpu" in text
+    assert "weights x" in text
+    assert "warning: 8 generations are few" in text
+
+
+def test_an_unknown_card_is_refused() -> None:
+    result = plan("--gpu", "voodoo")
+    assert result.returncode == 2
+    assert "known are h200, h100" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("memory", "host", "place"),
+    [(141e9, 0, "gpu"), (85e9, 128e9, "gpu"), (80e9, 128e9, "pinned"), (30e9, 32e9, "file")],
+)
+def test_sources_go_to_the_first_place_with_room(memory: float, host: float, place: str) -> None:
+    if place == "gpu" and host == 0:
+        host = 2e9
+    assert MISTRALS.place("auto", int(memory), int(host)) == place
+
+
+def test_what_cannot_fit_is_refused_with_the_table() -> None:
+    with pytest.raises(EngineError, match=r"(?s)does not fit.*source x +14.48 GB.*sources file"):
+        MISTRALS.place("auto", int(16e9), int(128e9))
+    with pytest.raises(EngineError, match=r"engine.sources: gpu"):
+        MISTRALS.place("gpu", int(48e9), int(128e9))
+
+
+def test_sizes_come_from_the_headers() -> None:
+    folders = {name: DEMO / "models" / name for name in ("base", "numeric")}
+    sources = Sources(folders, "base")
+    found = sizes(sources, "bfloat16", 1024, 64, 4096)
+    stored = sum(p.stat().st_size for p in (DEMO / "models" / "base").glob("*.safetensors"))
+    assert found.sources["base"] == pytest.approx(stored, rel=0.02)
+    assert found.model == found.sources["base"]
+    mistral = {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8}
+    assert kv_bytes_per_token(mistral | {"hidden_size": 4096}, 2) == 131072
+
+
+def test_shared_tokens_count_once_and_in_blocks() -> None:
+    prompts = [Prompt(tuple(range(400 + own)), 405, 7, ()) for own in (60, 100)]
+    found = cost.tokens_of(prompts)
+    assert (found.questions, found.shared, found.own, found.decoded) == (2, 400, 160, 12)
+    assert found.computed == 572
+    assert cost.tokens_of([]).computed == 0
+
+
+def test_seconds_are_operations_over_rates() -> None:
+    card = cost.Card("x", 80e9, 1e15, 3e12, 50e9)
+    assert cost.scoring_seconds(7_000_000_000, 350_000, card) == pytest.approx(4.9 / 0.56)
+    on_card = cost.merge_seconds(MISTRALS, "gpu", card)
+    assert on_card == pytest.approx(7 * SEVEN_B / 3e12 / 0.45)
+    assert cost.merge_seconds(MISTRALS, "pinned", card) == pytest.approx(4 * SEVEN_B / 42.5e9)
+    slow = dataclasses.replace(card, bandwidth=1e10)
+    assert cost.merge_seconds(MISTRALS, "pinned", slow) == cost.merge_seconds(MISTRALS, "gpu", slow)
+
+
+def test_a_coarser_genome_is_found_where_one_has_generations_enough() -> None:
+    assert cost.coarser(32, 4, 6, 1000, None) == (16, 12)
+    assert cost.coarser(32, 4, 6, 100, None) is None
+    assert cost.coarser(32, 4, 6, 1000, 30) is None
