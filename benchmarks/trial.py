@@ -1,12 +1,13 @@
 """A trial of real size on a GPU: four random Mistral-7B-shaped models, 2,250 questions.
 
-    python benchmarks/trial.py FOLDER [--layers 32] [--parts rates merge mergekit yaml study]
-                               [--seconds 90] [--engine KEY=VALUE ...]
+    python benchmarks/trial.py FOLDER [--layers 32] [--parts rates merge mergekit yaml study demo]
+                               [--seconds 150] [--engine KEY=VALUE ...]
 
 The models go to FOLDER (58 GB; a folder in memory shows what a warm page cache gives), the
 questions too. `study` runs python -m study.run there, as anyone would, and reads its trials;
 `merge` times the kernels alone, `mergekit` mergekit's arithmetic on the same resident tensors,
-`yaml` mergekit-yaml from the folder, `rates` what the device can do.
+`yaml` mergekit-yaml from the folder, `rates` what the device can do. `demo` is a study of 1000
+trials with the demo's models. Nothing may outlive it on the GPU: do not run it under `timeout`.
 """
 
 import argparse
@@ -32,7 +33,8 @@ NAMES = ("base", "x", "y", "z")
 ROWS = 32_000
 CHOICE, CHOICE_SHARED, CHOICE_OWN = 2000, 400, (60, 200)
 RETRIEVAL, RETRIEVAL_SHARED, RETRIEVAL_OWN = 250, 800, (200, 500)
-PARTS = ("rates", "merge", "mergekit", "yaml", "study")
+PARTS = ("rates", "merge", "mergekit", "yaml", "study", "demo")
+ROOT = Path(__file__).resolve().parent.parent
 SHARD = 2_000_000_000
 
 
@@ -276,52 +278,88 @@ def mergekit_yaml(folder: Path, layers: int) -> None:
 def study(folder: Path, layers: int, seconds: float, engine: dict[str, Any]) -> None:
     """A study of the product's own, and what its trials took."""
     name = "-".join(str(v) for pair in engine.items() for v in pair) or "default"
-    (folder / "study.yaml").write_text(yaml.safe_dump(study_dict(layers, engine)))
+    config = folder / f"{name}.yaml"
+    config.write_text(yaml.safe_dump(study_dict(layers, engine)))
     url = f"sqlite:///{folder}/{name}.db"
-    words = [sys.executable, "-m", "study.run", str(folder / "study.yaml"), "--storage", url]
-    root = Path(__file__).resolve().parent.parent
-    began = time.perf_counter()
+    Path(folder, f"{name}.db").unlink(missing_ok=True)
+    began = time.time()
     with (folder / f"{name}.log").open("w") as log:
+        words = ["study.run", str(config), "--storage", url, "--timeout", str(seconds)]
         subprocess.run(
-            [*words, "--timeout", str(seconds), "--engine", "vllm"],
-            cwd=root,
-            stdout=log,
-            stderr=log,
-            check=False,
+            [sys.executable, "-m", *words], cwd=ROOT, stdout=log, stderr=log, check=False
         )
-    print(f"study {name}: {time.perf_counter() - began:.0f} s in all", flush=True)
+    print(f"study {name}: {time.time() - began:.0f} s in all", flush=True)
     print((folder / f"{name}.log").read_text()[-3000:], flush=True)
-    summarise(url, layers, time.perf_counter() - began)
+    summarise(url, layers, began)
 
 
-def summarise(url: str, layers: int, whole: float) -> None:
+def summarise(url: str, layers: int, began: float) -> None:
     from storage.database import open_storage
     from storage.studies import find_study
     from storage.trials import Trials
 
     database = open_storage(url, create=False)
-    trials = find_study(database, "trial").get_trials()
-    records = [r for r in Trials(database, find_study(database, "trial")).all() if r.complete]
-    done = sorted((t for t in trials if t.datetime_complete), key=lambda t: t.number)
-    if len(records) < 4:
+    found = find_study(database, "trial")
+    trials = [t for t in found.get_trials() if t.value is not None]
+    records = [r for r in Trials(database, found).all() if r.complete]
+    if len(records) < 6:
         print(f"only {len(records)} trials")
         return
-    later = records[3:]
-    parts = {p: statistics.median(r.seconds[p] for r in later) for p in ("ask", "merge", "score")}
-    ends = [t.datetime_complete.timestamp() for t in done[3:]]
-    gaps = [b - a for a, b in itertools.pairwise(ends)]
-    period = statistics.median(gaps) if gaps else float("nan")
+    parts = {
+        part: statistics.median(r.seconds[part] for r in records[4:])  # those are merges
+        for part in ("ask", "merge", "score")
+    }
+    ends = sorted(t.datetime_complete.timestamp() for t in trials if t.datetime_complete)
+    period = statistics.median(b - a for a, b in itertools.pairwise(ends[4:]))
     rest = period - parts["merge"] - parts["score"]
     flops = 2 * tokens_of_a_trial() * weights_of(layers)
     print(
-        "| trials | s a trial | merge + load | score | the rest | TFLOP/s | first trials |\n"
+        "| trials | s a trial | merge + load | score | rest | TFLOP/s | s to the first score |\n"
         "|---|---|---|---|---|---|---|\n"
         f"| {len(records)} | {period:.2f} | {parts['merge']:.3f} | {parts['score']:.2f} | "
-        f"{rest:.3f} | {flops / parts['score'] / 1e12:.0f} | "
-        + ", ".join(f"{r.seconds['merge']:.2f} + {r.seconds['score']:.2f}" for r in records[:3])
-        + " |",
+        f"{rest:.3f} | {flops / parts['score'] / 1e12:.0f} | {ends[0] - began:.0f} |",
         flush=True,
     )
+
+
+def demo(folder: Path, seconds: float) -> None:
+    """1000 trials of the demo's models, and the best merge's folder scored by both engines."""
+    from objectives.merge.recipe import MergeRecipe
+    from objectives.merge.sources import Sources
+    from storage.database import open_storage
+    from storage.studies import find_study
+    from storage.trials import Trials, best_merge
+    from study.config_file import load_config
+    from study.engine_choice import choose_engine
+    from study.setup import build
+
+    config, url = ROOT / "examples" / "demo" / "study.yaml", f"sqlite:///{folder}/demo.db"
+    words = ["--storage", url, "--trials", "1000", "--timeout", str(seconds)]
+    subprocess.run(
+        [sys.executable, "-m", "study.run", str(config), *words], cwd=folder, check=False
+    )
+    setup = build(load_config(config), check_values=False)
+    database = open_storage(url, create=False)
+    records = Trials(database, find_study(database, "demo")).all()
+    best = best_merge(records)
+    search = [r for r in records if r.complete and r.kind == "search"]
+    if best is None or len(search) < 2:
+        print("no trials")
+        return
+    parts = ("ask", "merge", "score")
+    medians = {part: statistics.median(r.seconds[part] for r in search) for part in parts}
+    print(f"demo: {len(search)} trials, seconds {medians}, best {best.number}: {best.value}")
+    out = folder / "best"
+    words = ["--storage", url, "--trial", str(best.number), "--out", str(out), "--overwrite"]
+    subprocess.run(
+        [sys.executable, "-m", "study.export", str(config), *words], cwd=ROOT, check=True
+    )
+    exported = Sources({"m": out}, "m")
+    for kind in ("vllm", "transformers"):
+        engine = choose_engine(setup.config, kind).start(exported, setup.longest)
+        engine.load(MergeRecipe.single("m", setup.sources.num_layers))
+        print(f"its folder through {kind}: {setup.search.ask(engine).value}", flush=True)
+        engine.close()
 
 
 def tokens_of_a_trial() -> float:
@@ -344,7 +382,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
-    parser.add_argument("--seconds", type=float, default=90)
+    parser.add_argument("--seconds", type=float, default=150)
     parser.add_argument("--engine", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--alone", action="store_true", help="a part in a process of its own")
     given = parser.parse_args()
@@ -356,10 +394,13 @@ def main() -> None:
         ](given.folder, given.layers)
         return
     given.folder.mkdir(parents=True, exist_ok=True)
-    make(given.folder, given.layers)
+    if set(given.parts) - {"rates", "demo"}:
+        make(given.folder, given.layers)
     for part in given.parts:
         if part == "study":
             study(given.folder, given.layers, given.seconds, engine)
+        elif part == "demo":
+            demo(given.folder, given.seconds)
         else:  # in a process of its own, which gives the device's memory back
             words = [str(given.folder), "--layers", str(given.layers), "--parts", part, "--alone"]
             subprocess.run([sys.executable, __file__, *words], check=False)

@@ -48,7 +48,8 @@ def _plan(path: Path, gpu: str, host: float, workers: int) -> dict[str, Any]:
     engine = config.engine
     dtype, batch_tokens = engine.dtype or "bfloat16", engine.batch_tokens or 16384
     kv_tokens = kv_tokens_for(batch_tokens, setup.longest)
-    needed = sizes(setup.sources, dtype, batch_tokens, 1024, kv_tokens)
+    gpus = engine.tensor_parallel_size
+    needed = sizes(setup.sources, dtype, batch_tokens, 1024, kv_tokens, gpus)
     found = _search(config, setup, workers) | {"gpu": gpu, "workers": workers}
     found["memory"] = needed.table(int(card.memory), int(host))
     try:

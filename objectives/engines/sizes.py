@@ -25,7 +25,7 @@ _SLACK = 0.02
 
 @dataclass(frozen=True)
 class Sizes:
-    """What each part takes."""
+    """What each part takes of one GPU."""
 
     model: int
     kv_cache: int
@@ -48,11 +48,11 @@ class Sizes:
         """Page-locked memory of the host."""
         return {"gpu": 0, "pinned": sum(self.sources.values()), "file": 2 * self.buffers}[place]
 
-    def table(self, device: int, host: int, share: int = 1) -> str:
-        """Everything in lines, for a device and a host with so much; each GPU takes a `share`th."""
+    def table(self, device: int, host: int) -> str:
+        """Everything in lines, for a device and a host with so much."""
         rows = [
-            ("model", self.model / share),
-            ("KV cache", self.kv_cache / share),
+            ("model", self.model),
+            ("KV cache", self.kv_cache),
             ("activations", self.activations),
             *((f"source {label}", bytes_) for label, bytes_ in self.sources.items()),
             ("buffers of streamed sources", 2 * self.buffers),
@@ -82,13 +82,22 @@ class Sizes:
         )
 
 
-def sizes(sources: Sources, dtype: str, batch_tokens: int, sequences: int, kv_tokens: int) -> Sizes:
-    """For an engine that computes in `dtype`, in steps of up to `batch_tokens` tokens."""
+def sizes(
+    sources: Sources,
+    dtype: str,
+    batch_tokens: int,
+    sequences: int,
+    kv_tokens: int,
+    gpus: int = 1,
+) -> Sizes:
+    """For an engine that computes in `dtype`, in steps of up to `batch_tokens` tokens, on `gpus`
+    that share the model; each of them merges whole tensors from sources of its own.
+    """
     config, itemsize = sources.reference.config, getattr(torch, dtype).itemsize
     elements = {info.name: math.prod(info.shape) for info in sources.layout}
     return Sizes(
-        model=sum(elements.values()) * itemsize,
-        kv_cache=kv_tokens * kv_bytes_per_token(config, itemsize),
+        model=sum(elements.values()) * itemsize // gpus,
+        kv_cache=kv_tokens * kv_bytes_per_token(config, itemsize) // gpus,
         activations=_activations(config, itemsize, batch_tokens, sequences),
         sources={label: size(sources, label) for label in sources.checkpoints},
         buffers=sum(largest(sources, label) for label in sources.checkpoints),

@@ -35,6 +35,7 @@ class _Child:
     process: BaseProcess
     connection: Connection
     rounds: set[int] = field(default_factory=set)
+    busy: bool = False
 
 
 class VllmEngine:
@@ -74,8 +75,8 @@ class VllmEngine:
         if child is None:
             return
         with contextlib.suppress(OSError):
-            child.connection.close()  # the child ends itself when it sees that
-        _end(child.process, _END_SECONDS)
+            child.connection.close()  # a child that waits ends itself when it sees that
+        _end(child.process, 0.0 if child.busy else _END_SECONDS)
 
     def _round(self, prompts: Sequence[Prompt]) -> tuple[int, list[Prompt]]:
         """The number of these very prompts, which cross to the process once."""
@@ -92,13 +93,14 @@ class VllmEngine:
         with _environment(self._settings.environment):
             process.start()
         theirs.close()
-        self._child = _Child(process, ours)
+        self._child = _Child(process, ours, busy=True)
         for line in self._wait(self._start_deadline, "start"):
             log.info(line)
         log.info("vLLM started in %.0f s", time.monotonic() - began)
 
     def _ask(self, verb: str, *arguments: Any) -> Any:
         assert self._child is not None
+        self._child.busy = True
         try:
             self._child.connection.send((verb, *arguments))
         except OSError:
@@ -116,6 +118,7 @@ class VllmEngine:
         except (EOFError, OSError):
             raise self._dead() from None
         if kind == "done":
+            self._child.busy = False
             return value
         self._kill()
         raise getattr(engine, kind, EngineError)(value)

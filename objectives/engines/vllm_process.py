@@ -5,7 +5,6 @@ Tried with vLLM 0.26 on a GPU and with 0.32's build for CPUs.
 
 import contextlib
 import json
-import logging
 import os
 import signal
 import sys
@@ -61,17 +60,16 @@ def serve(connection: Connection, settings: Settings) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # stdout is for results
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with tempfile.TemporaryDirectory(prefix="study-") as folder:
-            host = _attempt(connection, lambda: Host(settings, Path(folder)))
-            connection.send(("done", host.report))
-            while True:
-                try:
-                    verb, *arguments = connection.recv()
-                except EOFError:
-                    host.close()
-                    return
-                work = partial(host.load if verb == "load" else host.answer, *arguments)
-                connection.send(("done", _attempt(connection, work)))
+        host: Host = _attempt(connection, lambda: Host(settings))
+        connection.send(("done", host.report))
+        while True:
+            try:
+                verb, *arguments = connection.recv()
+            except EOFError:
+                host.close()
+                return
+            work = partial(host.load if verb == "load" else host.answer, *arguments)
+            connection.send(("done", _attempt(connection, work)))
     finally:
         _leave()
 
@@ -84,7 +82,7 @@ def _attempt(connection: Connection, work: Any) -> Any:
         except Exception as error:
             connection.send(_named(error))
             traceback.print_exc()
-            _leave()
+            raise SystemExit(1) from None
 
 
 def _named(error: Exception) -> tuple[str, str]:
@@ -128,29 +126,40 @@ def _leave() -> None:
 class Host:
     """vLLM's engine, in this process."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        from vllm import LLM
-
-        logging.getLogger("vllm").setLevel(logging.WARNING)
+    def __init__(self, settings: Settings) -> None:
         sources = Sources({k: Path(v) for k, v in settings.folders.items()}, settings.reference)
         config = sources.merged_config(settings.dtype)
-        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         ends = config.get("eos_token_id")
         self._ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
         kv_tokens = kv_tokens_for(settings.batch_tokens, settings.longest)
         needed = sizes(
-            sources, settings.dtype, settings.batch_tokens, settings.sequences, kv_tokens
+            sources,
+            settings.dtype,
+            settings.batch_tokens,
+            settings.sequences,
+            kv_tokens,
+            settings.tensor_parallel_size,
         )
         place = "cpu"
         self.report: list[str] = []
         if settings.device == "cuda":
             free, _ = torch.cuda.mem_get_info()
-            host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-            host = max(host, _available())
+            host = _available()
             place = needed.place(settings.place, free, host)
             self.report.append(f"sources: {place}\n{needed.table(free, host)}")
-        self._llm = LLM(
-            model=str(folder),
+        with tempfile.TemporaryDirectory(prefix="study-") as folder:
+            (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+            self._llm = self._start(settings, folder, needed.kv_cache)
+        opened = (dict(settings.folders), settings.reference, place)
+        self._llm.collective_rpc("study_open", args=opened)
+        self._rounds: dict[int, tuple[list[Any], list[Any], list[Prompt]]] = {}
+
+    def _start(self, settings: Settings, folder: str, kv_cache: int) -> Any:
+        """vLLM's engine with weights of no meaning, in the shapes of a folder's config.json."""
+        from vllm import LLM
+
+        return LLM(
+            model=folder,
             load_format="dummy",
             skip_tokenizer_init=True,
             generation_config="vllm",
@@ -158,7 +167,7 @@ class Host:
             max_model_len=settings.longest,
             max_num_batched_tokens=settings.batch_tokens,
             max_num_seqs=settings.sequences,
-            kv_cache_memory_bytes=needed.kv_cache,
+            kv_cache_memory_bytes=kv_cache,
             gpu_memory_utilization=0.05,  # it refuses to start where less is free: we have counted
             tensor_parallel_size=settings.tensor_parallel_size,
             enforce_eager=settings.eager,
@@ -167,9 +176,6 @@ class Host:
             disable_log_stats=True,
             seed=0,
         )
-        opened = (dict(settings.folders), settings.reference, place)
-        self._llm.collective_rpc("study_open", args=opened)
-        self._rounds: dict[int, tuple[list[Any], list[Any], list[Prompt]]] = {}
 
     def close(self) -> None:
         """Let vLLM tidy up; whoever waits for that kills the process if it takes long."""
