@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 from broken_worker import EXHAUSTED, HUNG, MISSING, RAISED, RENAMED, RESHAPED
-from conftest import DEMO, point
+from conftest import DEMO, MakeModel, point
 
 from objectives.engines import engine as errors
 from objectives.engines.engine import Answer, EngineDeadError, EngineError, Prompt
 from objectives.engines.vllm import VllmEngine
+from objectives.merge.errors import SourceError
 from objectives.merge.export import export
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
@@ -242,6 +244,14 @@ def is_group(pid: int) -> bool:
 def test_an_engine_that_cannot_be_is_refused(engine: dict[str, str], message: str) -> None:
     with pytest.raises(Exception, match=message):
         choose_engine(config_with(**engine))
+
+
+def test_a_source_that_is_gone_is_named(make_model: MakeModel, tmp_path: Path) -> None:
+    folders = {name: make_model(tmp_path / name, i) for i, name in enumerate(("a", "b"))}
+    sources = Sources(folders, "a")
+    shutil.rmtree(tmp_path / "b")
+    with pytest.raises(SourceError, match=r"b: .* has no config.json; is it a model folder\?"):
+        choose_engine(config_with(), "vllm").start(sources, 40)
 
 
 def test_auto_without_a_gpu_is_transformers() -> None:

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from objectives.merge.errors import SourceError
 from objectives.merge.recipe import MergeRecipe
 
 from . import engine, vllm_process
@@ -43,7 +44,7 @@ class VllmEngine:
 
     def __init__(self, settings: Settings, deadline: float, start_deadline: float) -> None:
         """Start vLLM. A load or a round of questions may take `deadline` seconds, the start and
-        the reading of the sources `start_deadline`. Raises EngineError.
+        the reading of the sources `start_deadline`. Raises EngineError and SourceError.
         """
         self._settings, self._deadline, self._start_deadline = settings, deadline, start_deadline
         self._rounds: dict[tuple[int, ...], tuple[int, list[Prompt]]] = {}
@@ -121,6 +122,8 @@ class VllmEngine:
             self._child.busy = False
             return value
         self._kill()
+        if kind == SourceError.__name__:
+            raise SourceError(value)
         raise getattr(engine, kind, EngineError)(value)
 
     def _dead(self) -> EngineError:

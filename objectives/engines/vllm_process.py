@@ -86,13 +86,11 @@ def _attempt(connection: Connection, work: Any) -> Any:
 
 
 def _named(error: Exception) -> tuple[str, str]:
-    """The EngineError that stands for an error, and what it says."""
+    """The EngineError that stands for an error, or SourceError, and what it says."""
     if isinstance(error, torch.OutOfMemoryError):
         return EngineMemoryError.__name__, f"out of memory: {_first_line(error)}"
-    if isinstance(error, EngineError):
+    if isinstance(error, EngineError | SourceError):
         return type(error).__name__, str(error)
-    if isinstance(error, SourceError):
-        return EngineError.__name__, str(error)
     return EngineError.__name__, f"{type(error).__name__}: {_first_line(error)}"
 
 
