@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 @contextlib.contextmanager
 def postgres_database(server: str) -> Iterator[str]:
     """The URL of a new, empty database on a server."""
-    name = f"benchmark_{uuid.uuid4().hex}"
+    name = f"study_{uuid.uuid4().hex}"
     admin = create_engine(server, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))

@@ -1,6 +1,8 @@
 """python -m study.plan CONFIG: what a study will take, before it takes anything."""
 
 import json
+import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +12,7 @@ from .command import ConfigPath, application, reported, start_logging
 
 if TYPE_CHECKING:
     from .config import StudyConfig
-    from .cost import Card, Tokens
+    from .cost import Card
     from .setup import Setup
 
 _GB = 1e9
@@ -65,7 +67,7 @@ def _plan(path: Path, gpu: str, host: float, workers: int) -> dict[str, Any]:
     whole = cost.study_seconds(found["trials"], found["baselines"], trial, workers)
     return found | {
         "sources": place,
-        "tokens": {name: _tokens(t) for name, t in tasks.items()},
+        "tokens": {name: asdict(t) for name, t in tasks.items()},
         "arithmetic": [
             f"score: 2 x {weights / 1e9:.2f}e9 weights x {tokens} tokens at "
             f"{2 * weights * tokens / scoring / 1e12:.0f} TFLOP/s = {scoring:.2f} s",
@@ -125,19 +127,8 @@ def _card(name: str) -> "Card":
 
 def _weights(setup: "Setup") -> int:
     """What each token is multiplied with: all but the embedding and the head."""
-    import math
-
     layout = setup.sources.layout
     return sum(math.prod(i.shape) for i in layout if i.weight.vocabulary_axis is None)
-
-
-def _tokens(tokens: "Tokens") -> dict[str, int]:
-    return {
-        "questions": tokens.questions,
-        "shared": tokens.shared,
-        "own": tokens.own,
-        "decoded": tokens.decoded,
-    }
 
 
 def _text(found: dict[str, Any]) -> str:

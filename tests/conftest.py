@@ -1,17 +1,15 @@
 """Real parts for the tests: tiny checkpoints, the demo's trained models, Postgres."""
 
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import interpreted  # noqa: F401
 import pytest
 import torch
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
+from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
-from temporary import Server
+from temporary import Server, postgres_database
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
@@ -127,14 +125,8 @@ def _server(password: str | None = None) -> Server:
 @pytest.fixture
 def postgres(postgres_server: str) -> Iterator[str]:
     """URL of an empty database of the test's own."""
-    name = f"study_test_{uuid.uuid4().hex}"
-    admin = create_engine(postgres_server, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
-    with admin.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+    with postgres_database(postgres_server) as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -51,10 +51,9 @@ class Fused:
         numbers, draws = self._numbers(recipe, models, settings)
         shares = self._shares(recipe, models, settings)
         labels = models if recipe.base is None else [recipe.base, *models]
-        row = {info.name: i for i, info in enumerate(self._layout)}
         dtype = getattr(torch, recipe.dtype)
-        for info, held in self._store.walk((info, labels) for info in self._layout):
-            i = row[info.name]
+        walk = self._store.walk((info, labels) for info in self._layout)
+        for i, (info, held) in enumerate(walk):
             base = None if recipe.base is None else held[recipe.base]
             if recipe.method == "ties" and recipe.base is not None:
                 densities = dict(zip(models, _kept(settings[i], models), strict=True))

@@ -163,8 +163,7 @@ class _Pinned:
             offsets, total = {}, 0
             for info in sources.layout:
                 offsets[info.name] = total
-                size = math.prod(info.shape) * sources.dtype(label, info).itemsize
-                total += -(-size // _ALIGNED) * _ALIGNED
+                total += -(-_size(sources, label, info) // _ALIGNED) * _ALIGNED
             memory = torch.empty(total, dtype=torch.uint8)
             self.memories.append(memory)
             for info in sources.layout:
@@ -182,16 +181,16 @@ def refuse_broken(label: str, name: str, tensor: Tensor) -> None:
 
 def largest(sources: Sources, label: str) -> int:
     """Bytes of a model's largest tensor."""
-    return max(
-        math.prod(info.shape) * sources.dtype(label, info).itemsize for info in sources.layout
-    )
+    return max(_size(sources, label, info) for info in sources.layout)
 
 
 def size(sources: Sources, label: str) -> int:
     """Bytes of a model's tensors, as far as the merge needs them."""
-    return sum(
-        math.prod(info.shape) * sources.dtype(label, info).itemsize for info in sources.layout
-    )
+    return sum(_size(sources, label, info) for info in sources.layout)
+
+
+def _size(sources: Sources, label: str, info: TensorInfo) -> int:
+    return math.prod(info.shape) * sources.dtype(label, info).itemsize
 
 
 def _as(memory: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
