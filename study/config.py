@@ -4,55 +4,18 @@ The file is a superset of mergekit-evolve's: `genome`, `tasks` and the options b
 what they mean there; `study`, `space` and `engine` are ours.
 """
 
-import difflib
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from objectives.merge.recipe import METHODS
+
+from .section import Bound, Number, Section, Text, Whole, closest, one_of
 
 
 class ConfigError(Exception):
     """The configuration cannot be used: names the file, the key, and what would be right."""
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number, not a truth value")
-    return value
-
-
-Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Whole = Annotated[int, BeforeValidator(_number)]
-Text = Annotated[str, Field(min_length=1)]
-Bound = Annotated[float, BeforeValidator(_number), Field(ge=-100, le=100, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A mapping of the file: frozen, and a key it does not know is an error with a suggestion."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _know_every_key(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        known = [field.alias or name for name, field in cls.model_fields.items()]
-        unknown = [f"{key}: {_unknown(str(key), known)}" for key in data if key not in known]
-        if unknown:
-            raise ValueError("\n".join(unknown))
-        return data
 
 
 class GenomeConfig(Section):
@@ -78,7 +41,7 @@ class GenomeConfig(Section):
     @classmethod
     def _known_method(cls, name: str) -> str:
         if name not in METHODS:
-            raise ValueError(f"unknown method {name}{_closest(name, METHODS)}; {_one_of(METHODS)}")
+            raise ValueError(f"unknown method {name}{closest(name, METHODS)}; {one_of(METHODS)}")
         return name
 
     @field_validator("models")
@@ -295,16 +258,3 @@ class StudyConfig(Section):
     def name(self) -> str:
         assert self.study.name is not None
         return self.study.name
-
-
-def _unknown(key: str, known: list[str]) -> str:
-    return f"unknown key{_closest(key, known) or '; ' + _one_of(known)}"
-
-
-def _closest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _one_of(known: Iterable[str]) -> str:
-    return "known are " + ", ".join(known)
