@@ -4,9 +4,10 @@ Q: questions of one task.
 """
 
 import hashlib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,9 @@ class TaskScores:
     soft_Q: Floats
     """The probability of a right answer, 0 to 1."""
     broken: int = 0
-    """Answers in which the model gave NaN or infinity; they count as the worst."""
+    """Questions in whose answers the model gave NaN or infinity; they count as the worst."""
+    answers_Q: tuple[tuple[Answer, ...], ...] = field(default=(), compare=False, repr=False)
+    """What the engine said to each question's prompts; empty where only scores were stored."""
 
     @property
     def mean(self) -> float:
@@ -77,6 +80,7 @@ class Exam:
         """Raises TaskError where a task's prompts do not suit the tokenizer."""
         self.tasks, self._tokenizer = tuple(tasks), tokenizer
         self._prompts = [task.prompts(tokenizer) for task in self.tasks]
+        self._flat = [p for prompts_Q in self._prompts for prompts in prompts_Q for p in prompts]
 
     @property
     def questions(self) -> int:
@@ -85,45 +89,52 @@ class Exam:
     @property
     def prompts(self) -> dict[str, list[Prompt]]:
         """Each task's, by its name."""
-        return {task.name: p for task, p in zip(self.tasks, self._prompts, strict=True)}
+        return {
+            task.name: [p for prompts in prompts_Q for p in prompts]
+            for task, prompts_Q in zip(self.tasks, self._prompts, strict=True)
+        }
 
     @property
     def longest(self) -> int:
         """Tokens of the longest prompt and its answer."""
-        return max((len(p.tokens) + p.max_tokens for ps in self._prompts for p in ps), default=0)
+        return max((len(p.tokens) + p.max_tokens for p in self._flat), default=0)
 
     def digests(self) -> dict[str, str]:
         """For each task the number of its questions and a hash of labels and prompts."""
         texts = {}
         for task, prompts in zip(self.tasks, self._prompts, strict=True):
             digest = hashlib.blake2b(digest_size=6)
-            for question, prompt in zip(task.questions, prompts, strict=True):
-                digest.update(repr((question.labels, prompt)).encode())
+            for question, asked in zip(task.questions, prompts, strict=True):
+                digest.update(repr((question.labels, asked)).encode())
             texts[task.name] = f"{len(prompts)} ({digest.hexdigest()})"
         return texts
 
     def ask(self, engine: Engine) -> Scores:
         """Scores of the merge that the engine holds. Raises EngineError."""
-        answers = iter(engine.answer([p for prompts in self._prompts for p in prompts]))
-        return Scores(
-            {
-                task.name: self._scored(task, prompts, [next(answers) for _ in prompts])
-                for task, prompts in zip(self.tasks, self._prompts, strict=True)
-            }
-        )
+        answers = iter(engine.answer(self._flat))
+        tasks = {}
+        for task, prompts_Q in zip(self.tasks, self._prompts, strict=True):
+            answers_Q = tuple(tuple(itertools.islice(answers, len(ps))) for ps in prompts_Q)
+            tasks[task.name] = self._scored(task, prompts_Q, answers_Q)
+        return Scores(tasks)
 
-    def _scored(self, task: Task, prompts: list[Prompt], answers: list[Answer]) -> TaskScores:
+    def _scored(
+        self,
+        task: Task,
+        prompts_Q: Sequence[tuple[Prompt, ...]],
+        answers_Q: tuple[tuple[Answer, ...], ...],
+    ) -> TaskScores:
         worst = 0.0 if task.weight >= 0 else 1.0
-        right, soft = [], []
-        for question, prompt, answer in zip(task.questions, prompts, answers, strict=True):
-            if not answer.finite:
+        right, soft, broken = [], [], 0
+        for question, prompts, answers in zip(task.questions, prompts_Q, answers_Q, strict=True):
+            if not all(answer.finite for answer in answers):
                 right.append(worst)
                 soft.append(worst)
+                broken += 1
                 continue
-            right.append(task.score(question, prompt, answer, self._tokenizer))
-            soft.append(task.soft(question, prompt, answer))
-        broken = sum(not answer.finite for answer in answers)
-        return TaskScores(task.weight, _floats(right), _floats(soft), broken)
+            right.append(task.score(question, prompts, answers, self._tokenizer))
+            soft.append(task.soft(question, prompts, answers))
+        return TaskScores(task.weight, _floats(right), _floats(soft), broken, answers_Q)
 
 
 def _floats(values: Sequence[float]) -> Floats:

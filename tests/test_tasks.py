@@ -57,7 +57,7 @@ def said(text: str, *logprobs: float, finite: bool = True) -> Answer:
 def test_every_template_shares_its_start_and_ends_where_the_answer_begins(name: str) -> None:
     template = load_template(name, Path())
     task = MultipleChoice("t", 1.0, (CHOICE, OTHER), template)
-    one, two = task.prompts(Characters())
+    [one], [two] = task.prompts(Characters())
     assert one.shared == two.shared
     assert one.tokens[: one.shared] == two.tokens[: two.shared]
     assert one.tokens[one.shared] != two.tokens[two.shared]
@@ -132,30 +132,30 @@ def test_answers_become_means_errors_and_a_weighted_value() -> None:
 
 def test_hits_count_among_the_first_three_and_repeats_use_them_up() -> None:
     task = Retrieval("pick", 1.0, (PICK,), load_template("plain", Path()))
-    [prompt] = task.prompts(Characters())
+    [[prompt]] = task.prompts(Characters())
     for text, score in [("1,3,4", 1.0), ("1,1,1", 1 / 3), ("2,2,2,1", 0.0), ("4,3", 2 / 3)]:
-        assert task.score(PICK, prompt, said(text), Characters()) == pytest.approx(score)
+        assert task.score(PICK, [prompt], [said(text)], Characters()) == pytest.approx(score)
 
 
 def test_labels_of_one_token_count_once_and_of_one_probability_each(tmp_path: Path) -> None:
     task = Retrieval("pick", 1.0, (PICK,), load_template("plain", tmp_path))
-    [prompt] = task.prompts(Characters())
+    [[prompt]] = task.prompts(Characters())
     even = said("1", *[math.log(0.25)] * 4)
-    assert task.soft(PICK, prompt, even) == pytest.approx(0.75)
+    assert task.soft(PICK, [prompt], [even]) == pytest.approx(0.75)
     shared = Prompt(prompt.tokens, 0, 7, (5, 6, 5, 5))
-    assert task.soft(PICK, shared, even) == pytest.approx(0.25)
+    assert task.soft(PICK, [shared], [even]) == pytest.approx(0.25)
 
 
 def test_the_exact_scorers_want_the_answer_and_nothing_else() -> None:
     plain = load_template("plain", Path())
     pick = Retrieval("pick", 1.0, (PICK,), plain, scorer="exact")
-    [prompt] = pick.prompts(Characters())
+    [[prompt]] = pick.prompts(Characters())
     for text, score in [("4,1,3", 1.0), ("1,3", 0.0), ("1,3,4,4", 0.0)]:
-        assert pick.score(PICK, prompt, said(text), Characters()) == score
+        assert pick.score(PICK, [prompt], [said(text)], Characters()) == score
     choice = MultipleChoice("choice", 1.0, (CHOICE,), plain, scorer="exact")
-    [prompt] = choice.prompts(Characters())
-    assert choice.score(CHOICE, prompt, said("1"), Characters()) == 1.0
-    assert choice.score(CHOICE, prompt, said(" 1"), Characters()) == 0.0
+    [[prompt]] = choice.prompts(Characters())
+    assert choice.score(CHOICE, [prompt], [said("1")], Characters()) == 1.0
+    assert choice.score(CHOICE, [prompt], [said(" 1")], Characters()) == 0.0
 
 
 @pytest.mark.parametrize(("weight", "worst"), [(1.0, 0.0), (-1.0, 1.0)])

@@ -29,20 +29,28 @@ class MultipleChoice:
         """The same task with these questions."""
         return dataclasses.replace(self, questions=tuple(questions))
 
-    def prompts(self, tokenizer: Tokenizer) -> list[Prompt]:
+    def prompts(self, tokenizer: Tokenizer) -> list[tuple[Prompt, ...]]:
         return prompts(self.name, self.questions, self.template, tokenizer, self.max_tokens, str)
 
     def score(
-        self, question: Question, prompt: Prompt, answer: Answer, tokenizer: Tokenizer
+        self,
+        question: Question,
+        prompts: Sequence[Prompt],
+        answers: Sequence[Answer],
+        tokenizer: Tokenizer,
     ) -> float:
+        [prompt], [answer] = prompts, answers
         if self.scorer == "exact":
             right = prompt.options[question.options.index(question.labels[0])]
             return float(answer.tokens[:1] == (right,))
         text = tokenizer.decode(answer.tokens, skip_special_tokens=True)
         return float(first_digit(text) == question.labels[0])
 
-    def soft(self, question: Question, prompt: Prompt, answer: Answer) -> float:
+    def soft(
+        self, question: Question, prompts: Sequence[Prompt], answers: Sequence[Answer]
+    ) -> float:
         """The probability of the right option, among all tokens of the vocabulary."""
+        [answer] = answers
         return math.exp(answer.logprobs[question.options.index(question.labels[0])])
 
 

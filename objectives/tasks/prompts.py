@@ -104,8 +104,8 @@ def prompts(
     tokenizer: Tokenizer,
     max_tokens: int,
     continuation: Callable[[int], str],
-) -> list[Prompt]:
-    """A prompt for each question.
+) -> list[tuple[Prompt, ...]]:
+    """One prompt for each question.
 
     `continuation` gives the text of an answer that begins with an option. Raises TaskError where
     an option is no token of its own after the prompt.
@@ -114,7 +114,7 @@ def prompts(
     encoded = [tuple(tokenizer.encode(text)) for text in texts]
     shared = _shared(encoded)
     known: dict[tuple[str, int], int] = {}
-    made = []
+    made: list[tuple[Prompt, ...]] = []
     for question, text, tokens in zip(questions, texts, encoded, strict=True):
         for option in question.options:
             if (question.cue, option) not in known:
@@ -122,7 +122,7 @@ def prompts(
                     task, text, tokens, continuation(option), tokenizer
                 )
         options = tuple(known[question.cue, option] for option in question.options)
-        made.append(Prompt(tokens, shared, max_tokens, options))
+        made.append((Prompt(tokens, shared, max_tokens, options),))
     return made
 
 

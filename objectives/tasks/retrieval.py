@@ -30,26 +30,34 @@ class Retrieval:
         """The same task with these questions."""
         return dataclasses.replace(self, questions=tuple(questions))
 
-    def prompts(self, tokenizer: Tokenizer) -> list[Prompt]:
+    def prompts(self, tokenizer: Tokenizer) -> list[tuple[Prompt, ...]]:
         return prompts(
             self.name, self.questions, self.template, tokenizer, self.max_tokens, "{},".format
         )
 
     def score(
-        self, question: Question, prompt: Prompt, answer: Answer, tokenizer: Tokenizer
+        self,
+        question: Question,
+        prompts: Sequence[Prompt],
+        answers: Sequence[Answer],
+        tokenizer: Tokenizer,
     ) -> float:
         """hit@3, or with the exact scorer 1 where the answer is the labels and nothing else."""
+        [answer] = answers
         picked = picks(tokenizer.decode(answer.tokens, skip_special_tokens=True))
         if self.scorer == "exact":
             return float(sorted(picked) == list(question.labels))
         hits = set(picked[:PICKED]) & set(question.labels)
         return len(hits) / len(question.labels)
 
-    def soft(self, question: Question, prompt: Prompt, answer: Answer) -> float:
+    def soft(
+        self, question: Question, prompts: Sequence[Prompt], answers: Sequence[Answer]
+    ) -> float:
         """The probability that the first token begins a label.
 
         Labels that begin with the same token (1 and 10, where digits are tokens) share it.
         """
+        [prompt], [answer] = prompts, answers
         places = [question.options.index(label) for label in question.labels]
         starts = {prompt.options[i]: math.exp(answer.logprobs[i]) for i in places}
         return min(1.0, sum(starts.values()))

@@ -50,16 +50,22 @@ class Task(Protocol):
     @property
     def questions(self) -> tuple[Question, ...]: ...
 
-    def prompts(self, tokenizer: Tokenizer) -> list[Prompt]:
-        """A prompt for each question."""
+    def prompts(self, tokenizer: Tokenizer) -> list[tuple[Prompt, ...]]:
+        """The prompts of each question: one, where its answer is written, or several."""
 
     def only(self, questions: Sequence[Question]) -> "Task":
         """The same task with these questions."""
 
     def score(
-        self, question: Question, prompt: Prompt, answer: Answer, tokenizer: Tokenizer
+        self,
+        question: Question,
+        prompts: Sequence[Prompt],
+        answers: Sequence[Answer],
+        tokenizer: Tokenizer,
     ) -> float:
-        """0 to 1: how right the answer is."""
+        """0 to 1: how right the answers to a question's prompts are."""
 
-    def soft(self, question: Question, prompt: Prompt, answer: Answer) -> float:
+    def soft(
+        self, question: Question, prompts: Sequence[Prompt], answers: Sequence[Answer]
+    ) -> float:
         """0 to 1: the probability of a right answer at the first token."""
