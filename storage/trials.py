@@ -1,11 +1,16 @@
 """What is saved with a trial, read back."""
 
+import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, select
 
 from .database import Database
 
@@ -63,11 +68,18 @@ class TrialRecord:
 
 
 class Trials:
-    """The trials of one study."""
+    """The trials of one study, read from the database as they come to be.
+
+    What is finished never changes, so each read asks for what has begun or ended since the last.
+    """
 
     def __init__(self, database: Database, study: optuna.Study) -> None:
         self.database, self.study = database, study
-        self._known: dict[int, tuple[FrozenTrial, TrialRecord]] = {}
+        self._known: dict[int, TrialRecord] = {}
+        """By id, in the order of creation."""
+        self._open: set[int] = set()
+        """Ids of trials that were not finished when last read."""
+        self._last = -1
 
     def frozen(self) -> list[FrozenTrial]:
         """Optuna's own records, not to be changed."""
@@ -75,14 +87,88 @@ class Trials:
 
     def all(self) -> list[TrialRecord]:
         """Every trial, in the order of creation."""
-        return [self._record(trial) for trial in self.frozen()]
+        for record in self.database.patience(self._news):
+            self._known[record.id] = record
+            self._last = max(self._last, record.id)
+            (self._open.discard if record.state.is_finished() else self._open.add)(record.id)
+        return list(self._known.values())
 
-    def _record(self, trial: FrozenTrial) -> TrialRecord:
-        """Optuna gives a finished trial as the same object each time."""
-        known = self._known.get(trial._trial_id)
-        if known is None or known[0] is not trial:
-            known = self._known[trial._trial_id] = (trial, record(trial))
-        return known[1]
+    def _news(self) -> list[TrialRecord]:
+        """New trials and those that were open, in the order of creation.
+
+        A trial's state is read first: where it is finished, all that belongs to it is there. Ids
+        grow in the order in which trials become visible, since making one locks the study.
+        """
+        trial = models.TrialModel
+        wanted = (trial.study_id == self.study._study_id) & (
+            (trial.trial_id > self._last) | trial.trial_id.in_(sorted(self._open))
+        )
+        with self.database.engine.connect() as connection:
+            heads = connection.execute(
+                select(trial.trial_id, trial.number, trial.state)
+                .where(wanted)
+                .order_by(trial.trial_id)
+            ).all()
+            if not heads:
+                return []
+            params = self._params(connection, wanted)
+            values = self._values(connection, wanted)
+            attributes = self._attributes(connection, wanted)
+        return [
+            TrialRecord(
+                id_,
+                number,
+                state,
+                params.get(id_, {}),
+                values.get(id_) if state == TrialState.COMPLETE else None,
+                attributes.get(id_, {}),
+            )
+            for id_, number, state in heads
+        ]
+
+    def _params(self, connection: Connection, wanted: Any) -> dict[int, dict[str, Any]]:
+        """By trial; in the order in which they were stored."""
+        param = models.TrialParamModel
+        query = (
+            select(param.trial_id, param.param_name, param.param_value, param.distribution_json)
+            .join(models.TrialModel, models.TrialModel.trial_id == param.trial_id)
+            .where(wanted)
+            .order_by(param.param_id)
+        )
+        found: dict[int, dict[str, Any]] = {}
+        for id_, name, value, text in connection.execute(query):
+            found.setdefault(id_, {})[name] = _distribution(text).to_external_repr(value)
+        return found
+
+    def _values(self, connection: Connection, wanted: Any) -> dict[int, float]:
+        model = models.TrialValueModel
+        query = (
+            select(model.trial_id, model.value, model.value_type)
+            .join(models.TrialModel, models.TrialModel.trial_id == model.trial_id)
+            .where(wanted)
+        )
+        return {
+            id_: model.stored_repr_to_value(value, kind)
+            for id_, value, kind in connection.execute(query)
+        }
+
+    def _attributes(self, connection: Connection, wanted: Any) -> dict[int, dict[str, Any]]:
+        model = models.TrialUserAttributeModel
+        query = (
+            select(model.trial_id, model.key, model.value_json)
+            .join(models.TrialModel, models.TrialModel.trial_id == model.trial_id)
+            .where(wanted)
+        )
+        found: dict[int, dict[str, Any]] = {}
+        for id_, key, text in connection.execute(query):
+            found.setdefault(id_, {})[key] = json.loads(text)
+        return found
+
+
+@functools.lru_cache
+def _distribution(text: str) -> BaseDistribution:
+    """A study has a few of them, each stored with every trial."""
+    return json_to_distribution(text)
 
 
 def record(trial: FrozenTrial) -> TrialRecord:
@@ -102,8 +188,9 @@ def best(records: Sequence[TrialRecord]) -> TrialRecord | None:
     Of equals the one that is first in the search, after any baseline: trial numbers depend on
     which worker was faster.
     """
-    complete = sorted((r for r in records if r.complete and r.value is not None), key=_order)
-    return max(complete, key=lambda r: r.value or 0.0, default=None)
+    complete = [r for r in records if r.value is not None]
+    highest = max((r.value for r in complete if r.value is not None), default=None)
+    return min((r for r in complete if r.value == highest), key=_order, default=None)
 
 
 def _order(record: TrialRecord) -> tuple[bool, int, int, str, int]:

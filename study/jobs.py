@@ -8,10 +8,9 @@ from objectives.merge.recipe import MergeRecipe
 from storage.trials import BASELINE, GENERATION, KIND, SLOT, TrialRecord
 
 from .genome import Genome
-from .sampler import Place, Replay, generation_of, places_of
+from .sampler import Place, Replay
+from .standing import CANDIDATE, Standing
 
-CANDIDATE = "candidate"
-"""The attribute that names a merge which is scored beside the search."""
 _TOP = 20
 
 
@@ -30,43 +29,47 @@ class Jobs:
 
     def __init__(self, genome: Genome, replay: Replay, budget: int) -> None:
         self._genome, self._replay, self._budget = genome, replay, budget
+        self._baselines = genome.baselines()
+        self._standing = Standing(replay.population)
 
     def done(self, records: Sequence[TrialRecord]) -> bool:
         """Whether every baseline and every place of the budget is finished."""
-        complete = {r.baseline for r in records if r.complete}
-        finished, _ = places_of(records)
-        return all(b.name in complete for b in self._genome.baselines()) and all(
-            self._replay.place_at(index) in finished for index in range(self._budget)
-        )
+        standing = self._seen(records)
+        scored = all(b.name in standing.complete for b in self._baselines)
+        return scored and standing.reached(self._budget)
+
+    def generation(self, records: Sequence[TrialRecord]) -> int:
+        """The one under way."""
+        return self._seen(records).generation
 
     def next(self, records: Sequence[TrialRecord], turn: int = 0) -> Job | None:
         """The first piece of work that nobody has; with `turn`, one so many further on.
 
         None while others are at all that can be begun.
         """
-        has = {r.baseline for r in records if r.under_way}
-        baselines = [b for b in self._genome.baselines() if b.name not in has]
+        standing = self._seen(records)
+        has = standing.complete | standing.begun
+        baselines = [b for b in self._baselines if b.name not in has]
         if baselines:
             b = baselines[turn % len(baselines)]
             attributes = {BASELINE: b.name, KIND: b.kind}
             return Job(f"baseline {b.name}", b.params, b.recipe, attributes)
-        finished, taken = places_of(records)
         free = [
             place
-            for place in self._replay.free_places(taken, finished)
+            for place in standing.free_places()
             if place.generation * self._replay.population + place.slot < self._budget
         ]
-        return self._place(free[turn % len(free)], finished) if free else None
+        return self._place(free[turn % len(free)], standing.finished) if free else None
 
     def aside(self, records: Sequence[TrialRecord]) -> Job | None:
         """A merge worth scoring while a generation's last places are run by others."""
-        finished, _ = places_of(records)
-        generation = generation_of(finished, self._replay.population)
+        standing = self._seen(records)
+        finished, generation = standing.finished, standing.generation
         if generation == 0:
             return None
         earlier = {p: f for p, f in finished.items() if p.generation < generation}
         count = min(_TOP, max(1, len(earlier) // 4))
-        has = {r.attributes.get(CANDIDATE) for r in records if r.under_way}
+        has = standing.complete | standing.begun
         for name, params in (
             (f"CMA mean before generation {generation}", self._replay.mean(generation, finished)),
             (f"mean of the top {count} before generation {generation}", _top(earlier, count)),
@@ -75,6 +78,10 @@ class Jobs:
                 recipe = self._genome.recipe(params)
                 return Job(name, params, recipe, {CANDIDATE: name, KIND: CANDIDATE})
         return None
+
+    def _seen(self, records: Sequence[TrialRecord]) -> Standing:
+        self._standing.see(records)
+        return self._standing
 
     def _place(
         self, place: Place, finished: Mapping[Place, tuple[Mapping[str, float], float]]

@@ -68,10 +68,6 @@ class Replay:
         places = (Place(generation, slot) for slot in range(self.population))
         return [place for place in places if place not in taken]
 
-    def place_at(self, index: int) -> Place:
-        """Places in the order of the search."""
-        return Place(*divmod(index, self.population))
-
     def _advance(
         self, generation: int, finished: Mapping[Place, tuple[Mapping[str, float], float]]
     ) -> None:
@@ -151,15 +147,20 @@ def places_of(
     finished: dict[Place, tuple[Mapping[str, float], float]] = {}
     taken = set()
     for trial in records:
-        attributes = trial.attributes
-        if GENERATION not in attributes or SLOT not in attributes:
+        place = place_of(trial)
+        if place is None:
             continue
-        place = Place(attributes[GENERATION], attributes[SLOT])
         if trial.under_way:
             taken.add(place)
         if trial.value is not None:
             finished.setdefault(place, (trial.params, trial.value))
     return finished, taken
+
+
+def place_of(trial: TrialRecord) -> Place | None:
+    """Where in the search a trial stands; None for one that is beside it."""
+    generation, slot = trial.attributes.get(GENERATION), trial.attributes.get(SLOT)
+    return None if generation is None or slot is None else Place(generation, slot)
 
 
 def generation_of(finished: Collection[Place], population: int) -> int:

@@ -1,5 +1,6 @@
 """The objective, and the loop that runs it."""
 
+import itertools
 import logging
 import math
 import statistics
@@ -19,7 +20,7 @@ from storage.workers import Workers
 
 from .interrupts import Interrupts
 from .jobs import Job, Jobs, held_out_name
-from .sampler import ReplaySampler, generation_of, places_of
+from .sampler import ReplaySampler
 from .setup import Setup
 from .summary import answers_of, recipe_of, scores_of
 
@@ -48,8 +49,10 @@ class Worker:
     interrupts: Interrupts
     heartbeat: Heartbeat
     told: Told | None = None
-    """Called with all trials after each that this worker finished."""
+    """Called with all trials whenever they were read."""
     _failures: int = 0
+    _last_generation: int | None = None
+    """Of the trial that this worker finished last, until the trials are read again."""
     _held_out: set[int] = field(default_factory=set)
     """Trials known to have held-out answers."""
 
@@ -72,9 +75,12 @@ class Worker:
         while True:
             asked = time.perf_counter()
             records = self.trials.all()
+            if self.told is not None:
+                self.told(records)
             if jobs.done(records):
                 self._post(records)
                 return True
+            self._post_each_generation(jobs, records)
             if time.monotonic() >= deadline:
                 return False
             job = jobs.next(records, turn)
@@ -167,13 +173,14 @@ class Worker:
         score = time.perf_counter() - merged
         seconds = {"ask": started - asked, "merge": merged - started, "score": score}
         self._tell(job, trial_id, scores, seconds)
-        records = self.trials.all()
-        if self.told is not None:
-            self.told(records)
-        under_way = generation_of(places_of(records)[0], self.population)
-        if job.attributes.get(GENERATION, under_way) < under_way:
-            self._post(records)
+        self._last_generation = job.attributes.get(GENERATION)
         return True
+
+    def _post_each_generation(self, jobs: Jobs, records: Sequence[TrialRecord]) -> None:
+        """The worker whose trial was a generation's last writes the note, so that one does."""
+        last, self._last_generation = self._last_generation, None
+        if last is not None and last < jobs.generation(records):
+            self._post(records)
 
     def _post(self, records: Sequence[TrialRecord]) -> None:
         """Write the dashboard's note and figures anew."""
@@ -229,5 +236,6 @@ class Worker:
 
 def _typical_seconds(records: Sequence[TrialRecord]) -> float:
     """The median time of the last trials; 0 before there is one."""
-    last = [sum(r.seconds.values()) for r in records if r.complete][-_REMEMBERED:]
+    complete = (r for r in reversed(records) if r.complete)
+    last = [sum(r.seconds.values()) for r in itertools.islice(complete, _REMEMBERED)]
     return statistics.median(last) if last else 0.0

@@ -1,0 +1,68 @@
+"""Where a search stands: what is finished and what is being worked at, kept from look to look."""
+
+from collections.abc import Mapping, Sequence
+
+from storage.trials import BASELINE, TrialRecord
+
+from .sampler import Place, place_of
+
+CANDIDATE = "candidate"
+"""The attribute that names a merge which is scored beside the search."""
+
+
+class Standing:
+    """Follows a study's trials. A look costs what has changed since the last one, not the study."""
+
+    def __init__(self, population: int) -> None:
+        self._population = population
+        self._settled = 0
+        """The trials before this one are finished and counted."""
+        self.finished: dict[Place, tuple[Mapping[str, float], float]] = {}
+        """Places with parameters and value; one that was somehow evaluated twice counts by its
+        first trial."""
+        self.running: set[Place] = set()
+        self.complete: set[str] = set()
+        """Names of baselines and candidates that are scored."""
+        self.begun: set[str] = set()
+        """Names of those that are being scored."""
+        self.generation = 0
+        """The first with a place that is not finished."""
+
+    def see(self, records: Sequence[TrialRecord]) -> None:
+        """Take note of all trials, given in the order of creation."""
+        self.running, self.begun = set(), set()
+        all_settled = True
+        for index in range(self._settled, len(records)):
+            self._count(records[index])
+            all_settled = all_settled and records[index].state.is_finished()
+            if all_settled:
+                self._settled = index + 1
+        while all(place in self.finished for place in self._places()):
+            self.generation += 1
+
+    def free_places(self) -> list[Place]:
+        """The places of the generation under way that nobody has."""
+        return [p for p in self._places() if p not in self.finished and p not in self.running]
+
+    def reached(self, budget: int) -> bool:
+        """Whether the first `budget` places are finished."""
+        missing = budget - self.generation * self._population
+        places = self._places()[: max(0, missing)]
+        return missing < self._population and all(place in self.finished for place in places)
+
+    def _count(self, record: TrialRecord) -> None:
+        place = place_of(record)
+        name = record.attributes.get(BASELINE) or record.attributes.get(CANDIDATE)
+        if record.value is not None:
+            if place is not None:
+                self.finished.setdefault(place, (record.params, record.value))
+            elif name is not None:
+                self.complete.add(name)
+        elif record.under_way:
+            if place is not None:
+                self.running.add(place)
+            elif name is not None:
+                self.begun.add(name)
+
+    def _places(self) -> list[Place]:
+        return [Place(self.generation, slot) for slot in range(self._population)]
