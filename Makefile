@@ -7,6 +7,8 @@ PYTHON ?= python3
 # the plain package brings CUDA with it.
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+# Test files run at a time; each of the programs that they start keeps to one thread.
+JOBS ?= 2
 
 .PHONY: demo test check clean
 
@@ -21,7 +23,7 @@ check:
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 .venv/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
