@@ -8,11 +8,13 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from objectives.engines.engine import Answer, Engine, Prompt
+from objectives.sampling import Estimate, Sample, estimate
 from objectives.tasks.task import Task, Tokenizer
 
 Floats = NDArray[np.float32]
@@ -31,21 +33,46 @@ class TaskScores:
     """Questions in whose answers the model gave NaN or infinity; they count as the worst."""
     answers_Q: tuple[tuple[Answer, ...], ...] = field(default=(), compare=False, repr=False)
     """What the engine said to each question's prompts; empty where only scores were stored."""
+    sample: Sample | None = None
+    """Where not all questions were asked; the others have NaN for scores and no answers."""
 
-    @property
+    @cached_property
     def mean(self) -> float:
+        if self.sample is not None:
+            return self._estimate.mean
         return float(self.right_Q.mean(dtype=np.float64))
 
-    @property
+    @cached_property
     def soft(self) -> float:
+        if self.sample is not None:
+            soft_S = self.soft_Q[self.sample.asked_S].astype(np.float64)
+            return estimate(soft_S, self.sample.expected_soft_Q, self.sample).mean
         return float(self.soft_Q.mean(dtype=np.float64))
 
     @property
     def error(self) -> float:
-        """The standard error of the mean over questions; infinite for a single question."""
+        """The standard error of the mean over questions; infinite for a single question.
+
+        Where not all were asked it holds both errors: of the questions asked for all of the
+        task's, and of the task's for all that could be thought of.
+        """
+        if self.sample is not None:
+            made = self._estimate
+            return math.sqrt(made.sampling_variance + made.variance / len(self.right_Q))
         if len(self.right_Q) < 2:
             return math.inf
         return float(self.right_Q.std(ddof=1, dtype=np.float64)) / math.sqrt(len(self.right_Q))
+
+    @property
+    def sampling_error(self) -> float:
+        """The standard error that comes of not asking all of the task's questions."""
+        return 0.0 if self.sample is None else math.sqrt(self._estimate.sampling_variance)
+
+    @cached_property
+    def _estimate(self) -> Estimate:
+        assert self.sample is not None
+        right_S = self.right_Q[self.sample.asked_S].astype(np.float64)
+        return estimate(right_S, self.sample.expected_Q, self.sample)
 
 
 @dataclass(frozen=True)
@@ -67,6 +94,19 @@ class Scores:
     def error(self) -> float:
         """The standard error of the objective over questions."""
         return math.sqrt(sum((task.weight * task.error) ** 2 for task in self.tasks.values()))
+
+    @property
+    def sampling_error(self) -> float:
+        """The part of the error that comes of not asking all of the search's questions."""
+        return math.hypot(*(t.weight * t.sampling_error for t in self.tasks.values()))
+
+    @property
+    def asked(self) -> int:
+        """Questions that were asked."""
+        return sum(
+            len(t.right_Q) if t.sample is None else len(t.sample.asked_S)
+            for t in self.tasks.values()
+        )
 
     @property
     def broken(self) -> int:
@@ -95,6 +135,14 @@ class Exam:
         }
 
     @property
+    def costs(self) -> list[list[int]]:
+        """For each task what each question takes: the tokens that are its own, and its answer's."""
+        return [
+            [sum(len(p.tokens) - p.shared + p.max_tokens for p in prompts) for prompts in prompts_Q]
+            for prompts_Q in self._prompts
+        ]
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest prompt and its answer."""
         return max((len(p.tokens) + p.max_tokens for p in self._flat), default=0)
@@ -109,24 +157,42 @@ class Exam:
             texts[task.name] = f"{len(prompts)} ({digest.hexdigest()})"
         return texts
 
-    def ask(self, engine: Engine) -> Scores:
-        """Scores of the merge that the engine holds. Raises EngineError."""
-        answers = iter(engine.answer(self._flat))
+    def ask(self, engine: Engine, samples: Mapping[str, Sample] | None = None) -> Scores:
+        """Scores of the merge that the engine holds, from all questions or from the sample of
+        each task. Raises EngineError."""
+        chosen = [
+            range(len(prompts_Q)) if samples is None else samples[task.name].asked_S.tolist()
+            for task, prompts_Q in zip(self.tasks, self._prompts, strict=True)
+        ]
+        asked = self._flat
+        if samples is not None:
+            pairs = zip(self._prompts, chosen, strict=True)
+            asked = [p for prompts_Q, places in pairs for q in places for p in prompts_Q[q]]
+        answers = iter(engine.answer(asked))
         tasks = {}
-        for task, prompts_Q in zip(self.tasks, self._prompts, strict=True):
-            answers_Q = tuple(tuple(itertools.islice(answers, len(ps))) for ps in prompts_Q)
-            tasks[task.name] = self._scored(task, prompts_Q, answers_Q)
+        for task, prompts_Q, places in zip(self.tasks, self._prompts, chosen, strict=True):
+            said: dict[int, tuple[Answer, ...]] = {
+                q: tuple(itertools.islice(answers, len(prompts_Q[q]))) for q in places
+            }
+            sample = None if samples is None else samples[task.name]
+            tasks[task.name] = self._scored(task, prompts_Q, said, sample)
         return Scores(tasks)
 
     def _scored(
         self,
         task: Task,
         prompts_Q: Sequence[tuple[Prompt, ...]],
-        answers_Q: tuple[tuple[Answer, ...], ...],
+        said: Mapping[int, tuple[Answer, ...]],
+        sample: Sample | None,
     ) -> TaskScores:
         worst = 0.0 if task.weight >= 0 else 1.0
         right, soft, broken = [], [], 0
+        answers_Q = tuple(said.get(q, ()) for q in range(len(prompts_Q)))
         for question, prompts, answers in zip(task.questions, prompts_Q, answers_Q, strict=True):
+            if not answers:
+                right.append(math.nan)
+                soft.append(math.nan)
+                continue
             if not all(answer.finite for answer in answers):
                 right.append(worst)
                 soft.append(worst)
@@ -134,7 +200,7 @@ class Exam:
                 continue
             right.append(task.score(question, prompts, answers, self._tokenizer))
             soft.append(task.soft(question, prompts, answers))
-        return TaskScores(task.weight, _floats(right), _floats(soft), broken, answers_Q)
+        return TaskScores(task.weight, _floats(right), _floats(soft), broken, answers_Q, sample)
 
 
 def _floats(values: Sequence[float]) -> Floats:

@@ -24,7 +24,7 @@ SEARCH, HELD_OUT = "search", "held_out"
 
 @dataclass(frozen=True)
 class TaskAnswers:
-    """What one trial got in one task."""
+    """What one trial got in one task; NaN for questions that it was not asked."""
 
     weight: float
     right_Q: Floats
@@ -49,18 +49,21 @@ class Answers:
 
     def read(self, trial_id: int, split: str) -> dict[str, TaskAnswers]:
         """A trial's answers by task; empty where it has none."""
-        query = select(_answers).where(_answers.c.trial_id == trial_id, _answers.c.split == split)
+        return self.read_many([trial_id], split).get(trial_id, {})
+
+    def read_many(self, trial_ids: Sequence[int], split: str) -> dict[int, dict[str, TaskAnswers]]:
+        """The same for several trials, by their ids."""
+        wanted = _answers.c.trial_id.in_(trial_ids) & (_answers.c.split == split)
+        query = select(_answers).where(wanted)
 
         def work() -> Sequence[RowMapping]:
             with self._database.engine.connect() as connection:
                 return connection.execute(query).mappings().all()
 
-        return {
-            row["task"]: TaskAnswers(
-                row["weight"], _unpacked(row["scores"]), _unpacked(row["soft"]), row["broken"]
-            )
-            for row in self._database.patience(work)
-        }
+        found: dict[int, dict[str, TaskAnswers]] = {}
+        for row in self._database.patience(work):
+            found.setdefault(row["trial_id"], {})[row["task"]] = _task_answers(row)
+        return found
 
     def sweep(self) -> None:
         """Drop answers whose trial is gone.
@@ -93,6 +96,12 @@ def insert_answers(
     session.execute(delete(_answers).where(same))
     if rows:
         session.execute(insert(_answers), rows)
+
+
+def _task_answers(row: RowMapping) -> TaskAnswers:
+    return TaskAnswers(
+        row["weight"], _unpacked(row["scores"]), _unpacked(row["soft"]), row["broken"]
+    )
 
 
 def _packed(values: Floats) -> bytes:

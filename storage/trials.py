@@ -47,6 +47,13 @@ class TrialRecord:
         return dict(self.attributes.get(TASKS, {}))
 
     @property
+    def objective(self) -> float | None:
+        """What the search ranks the trial by; its value, unless the search has another measure."""
+        if self.value is None:
+            return None
+        return float(self.attributes.get(RESULT, {}).get("objective", self.value))
+
+    @property
     def error(self) -> float | None:
         """The standard error of the value over questions; None where it cannot be told."""
         error = self.attributes.get(RESULT, {}).get("error")
@@ -183,14 +190,14 @@ def record(trial: FrozenTrial) -> TrialRecord:
 
 
 def best(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The complete trial with the highest value; None without any.
+    """The complete trial with the highest objective; None without any.
 
     Of equals the one that is first in the search, after any baseline: trial numbers depend on
     which worker was faster.
     """
-    complete = [r for r in records if r.value is not None]
-    highest = max((r.value for r in complete if r.value is not None), default=None)
-    return min((r for r in complete if r.value == highest), key=_order, default=None)
+    scored = [(r, objective) for r in records if (objective := r.objective) is not None]
+    highest = max((objective for _, objective in scored), default=None)
+    return min((r for r, objective in scored if objective == highest), key=_order, default=None)
 
 
 def _order(record: TrialRecord) -> tuple[bool, int, int, str, int]:

@@ -107,6 +107,17 @@ class SpaceConfig(Section):
         return density
 
 
+class SearchConfig(Section):
+    """What a trial of the search is asked and what it is ranked by. docs/search.md has figures."""
+
+    soft: Number = Field(default=0.0, ge=0, le=1)
+    """Share of the probability of the right answer in what CMA-ES ranks trials by; the rest is
+    the score. The score is reported in any case."""
+    questions: Number = Field(default=1.0, gt=0, le=1)
+    """Share of the search questions, by their tokens, that a trial is asked: those first whose
+    outcome varies between trials."""
+
+
 class StudySection(Section):
     """The study itself."""
 
@@ -198,6 +209,7 @@ class StudyConfig(Section):
     apply_chat_template: Literal[False] | None = None
     fewshot_as_multiturn: Literal[False] | None = None
     study: StudySection = StudySection()
+    search: SearchConfig = SearchConfig()
     space: SpaceConfig = SpaceConfig()
     engine: EngineConfig = EngineConfig()
     _folder: Path = PrivateAttr(default=Path())

@@ -27,8 +27,12 @@ class Job:
 class Jobs:
     """The work of a study of `budget` search trials."""
 
-    def __init__(self, genome: Genome, replay: Replay, budget: int) -> None:
+    def __init__(
+        self, genome: Genome, replay: Replay, budget: int, after_baselines: bool = False
+    ) -> None:
+        """`after_baselines` lets the search begin only when every baseline is scored."""
         self._genome, self._replay, self._budget = genome, replay, budget
+        self._after_baselines = after_baselines
         self._baselines = genome.baselines()
         self._standing = Standing(replay.population)
 
@@ -54,6 +58,8 @@ class Jobs:
             b = baselines[turn % len(baselines)]
             attributes = {BASELINE: b.name, KIND: b.kind}
             return Job(f"baseline {b.name}", b.params, b.recipe, attributes)
+        if self._after_baselines and standing.begun & {b.name for b in self._baselines}:
+            return None
         free = [
             place
             for place in standing.free_places()

@@ -56,17 +56,19 @@ def open_worker(
         running = choice.start(setup.sources, setup.longest)
         stack.callback(running.close)
         heartbeat.doing = "looking for work"
+        answers = Answers(database)
         claims = Claims(database, trials.study._study_id, worker_id)
         yield Worker(
             setup,
             trials,
-            Answers(database),
+            answers,
             claims,
             workers,
             setup.sampler(population),
             running,
             interrupts,
             heartbeat,
+            setup.schedule(answers),
         )
 
 

@@ -140,7 +140,7 @@ class ReplaySampler(BaseSampler):
 def places_of(
     records: Sequence[TrialRecord],
 ) -> tuple[dict[Place, tuple[Mapping[str, float], float]], set[Place]]:
-    """Finished places with parameters and value, and all places that are finished or running.
+    """Finished places with parameters and objective, and all places that are finished or running.
 
     A place that was somehow evaluated twice counts by its first trial.
     """
@@ -152,8 +152,8 @@ def places_of(
             continue
         if trial.under_way:
             taken.add(place)
-        if trial.value is not None:
-            finished.setdefault(place, (trial.params, trial.value))
+        if (objective := trial.objective) is not None:
+            finished.setdefault(place, (trial.params, objective))
     return finished, taken
 
 

@@ -23,11 +23,13 @@ from objectives.tasks.multiple_choice import MultipleChoice
 from objectives.tasks.prompts import load_template
 from objectives.tasks.retrieval import Retrieval
 from objectives.tasks.task import Question, TaskError
+from storage.answers import Answers
 from storage.studies import hold_fingerprint, stored_fingerprint
 
 from .config import StudyConfig, TaskConfig
 from .genome import Genome, references
 from .sampler import Replay, ReplaySampler, default_population, start_of
+from .schedule import SCHEME, Schedule
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,13 @@ class Setup:
         start = start_of(space, study.seed, self.config.random_init)
         return ReplaySampler(Replay(space, study.seed, population, study.sigma, start), space)
 
+    def schedule(self, answers: Answers) -> Schedule | None:
+        """Which questions each generation is asked; None where it is all of them."""
+        share, soft = self.config.search.questions, self.config.search.soft
+        if share >= 1:
+            return None
+        return Schedule(self.search, answers, share, soft, self.config.study.seed)
+
     def fingerprint(self, population: int) -> dict[str, str]:
         """What must stay the same for trials to belong together, each a short text."""
         study, genome = self.config.study, self.config.genome
@@ -89,6 +98,10 @@ class Setup:
             "allow_negative_weights": str(genome.allow_negative_weights),
             "smooth": str(genome.smooth),
         }
+        if self.config.search.soft:
+            facts["search.soft"] = str(self.config.search.soft)
+        if self.config.search.questions < 1:
+            facts["search.questions"] = f"{self.config.search.questions}, {SCHEME}"
         for name, r in self.genome.space.items():
             begin = "" if r.start is None else f" from {r.start}"
             facts[f"space {name}"] = f"{r.low} to {r.high}{begin}"

@@ -18,7 +18,7 @@ class Standing:
         self._settled = 0
         """The trials before this one are finished and counted."""
         self.finished: dict[Place, tuple[Mapping[str, float], float]] = {}
-        """Places with parameters and value; one that was somehow evaluated twice counts by its
+        """Places with parameters and objective; one that was somehow evaluated twice counts by its
         first trial."""
         self.running: set[Place] = set()
         self.complete: set[str] = set()
@@ -53,9 +53,9 @@ class Standing:
     def _count(self, record: TrialRecord) -> None:
         place = place_of(record)
         name = record.attributes.get(BASELINE) or record.attributes.get(CANDIDATE)
-        if record.value is not None:
+        if (objective := record.objective) is not None:
             if place is not None:
-                self.finished.setdefault(place, (record.params, record.value))
+                self.finished.setdefault(place, (record.params, objective))
             elif name is not None:
                 self.complete.add(name)
         elif record.under_way:

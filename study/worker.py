@@ -5,12 +5,13 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from objectives.engines.engine import Engine, EngineError
 from objectives.merge.recipe import MergeRecipe
+from objectives.sampling import Sample
 from objectives.scoring import Scores
 from storage.answers import HELD_OUT, Answers
 from storage.claims import Claims, ClaimTaken, TrialLost
@@ -21,6 +22,7 @@ from storage.workers import Workers
 from .interrupts import Interrupts
 from .jobs import Job, Jobs, held_out_name
 from .sampler import ReplaySampler
+from .schedule import Schedule
 from .setup import Setup
 from .summary import answers_of, recipe_of, scores_of
 
@@ -48,6 +50,7 @@ class Worker:
     engine: Engine
     interrupts: Interrupts
     heartbeat: Heartbeat
+    schedule: Schedule | None = None
     told: Told | None = None
     """Called with all trials whenever they were read."""
     _failures: int = 0
@@ -68,7 +71,9 @@ class Worker:
         trials in a row.
         """
         with self.interrupts.held():
-            return self._search(Jobs(self.setup.genome, self.sampler.replay, budget), deadline)
+            scheduled = self.schedule is not None
+            jobs = Jobs(self.setup.genome, self.sampler.replay, budget, scheduled)
+            return self._search(jobs, deadline)
 
     def _search(self, jobs: Jobs, deadline: float) -> bool:
         turn = 0
@@ -87,7 +92,7 @@ class Worker:
             if job is None:
                 self._meanwhile(jobs, records)
             else:
-                turn = 0 if self._evaluate(job, asked) else turn + 1
+                turn = 0 if self._evaluate(job, asked, records) else turn + 1
 
     def ask_held_out(self, record: TrialRecord, recipe: MergeRecipe) -> Scores | None:
         """A trial's scores on the held-out questions, from the storage or from the engine.
@@ -127,7 +132,7 @@ class Worker:
         if self._seconds_left(typical) >= typical / 2:
             aside = jobs.aside(records)
             if aside is not None:
-                self._evaluate(aside, time.perf_counter())
+                self._evaluate(aside, time.perf_counter(), records)
                 return
             top = best_search(records)
             if top is not None and self._is_without_held_out(top):
@@ -150,11 +155,12 @@ class Worker:
             return False
         return True
 
-    def _evaluate(self, job: Job, asked: float) -> bool:
+    def _evaluate(self, job: Job, asked: float, records: Sequence[TrialRecord]) -> bool:
         """Start a trial, merge, score and tell; `asked` is when it began to be made.
 
         False where another worker was first.
         """
+        samples = self._samples(job, records)
         try:
             trial_id = self._start(job)
         except ClaimTaken:
@@ -165,7 +171,7 @@ class Worker:
             with self.interrupts.released():
                 self.engine.load(job.recipe)
                 merged = time.perf_counter()
-                scores = self.setup.search.ask(self.engine)
+                scores = self.setup.search.ask(self.engine, samples)
         except EngineError as error:
             self._failed(trial_id, error)
             return True
@@ -175,6 +181,13 @@ class Worker:
         self._tell(job, trial_id, scores, seconds)
         self._last_generation = job.attributes.get(GENERATION)
         return True
+
+    def _samples(self, job: Job, records: Sequence[TrialRecord]) -> Mapping[str, Sample] | None:
+        """What a trial of the search is asked; None is everything, as for all others."""
+        generation = job.attributes.get(GENERATION)
+        if self.schedule is None or generation is None:
+            return None
+        return self.schedule.samples(generation, records)
 
     def _post_each_generation(self, jobs: Jobs, records: Sequence[TrialRecord]) -> None:
         """The worker whose trial was a generation's last writes the note, so that one does."""
@@ -206,10 +219,14 @@ class Worker:
     def _tell(self, job: Job, trial_id: int, scores: Scores, seconds: dict[str, float]) -> None:
         if scores.broken:
             log.warning("trial gave NaN or infinity in %d answers: they score 0", scores.broken)
+        soft = self.setup.config.search.soft
         tasks = {name: task.mean for name, task in scores.tasks.items()}
         result = {
-            "error": scores.error if math.isfinite(scores.error) else None,
+            "error": _finite_or_none(scores.error),
             "soft": scores.soft,
+            "objective": soft * scores.soft + (1 - soft) * scores.value,
+            "asked": scores.asked,
+            "sampling_error": _finite_or_none(scores.sampling_error),
             "broken": scores.broken,
             "seconds": {part: round(s, 4) for part, s in seconds.items()},
         }
@@ -232,6 +249,11 @@ class Worker:
         self._failures += 1
         if self._failures == FAILURES_IN_A_ROW:
             raise EngineError(f"{FAILURES_IN_A_ROW} trials failed in a row, the last with: {error}")
+
+
+def _finite_or_none(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def _typical_seconds(records: Sequence[TrialRecord]) -> float:

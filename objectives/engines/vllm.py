@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -31,11 +31,11 @@ _END_SECONDS = 10.0
 
 @dataclass
 class _Child:
-    """The running process, and the rounds of prompts it knows."""
+    """The running process, and how many of the prompts it knows."""
 
     process: BaseProcess
     connection: Connection
-    rounds: set[int] = field(default_factory=set)
+    known: int = 0
     busy: bool = False
 
 
@@ -47,7 +47,9 @@ class VllmEngine:
         the reading of the sources `start_deadline`. Raises EngineError and SourceError.
         """
         self._settings, self._deadline, self._start_deadline = settings, deadline, start_deadline
-        self._rounds: dict[tuple[int, ...], tuple[int, list[Prompt]]] = {}
+        self._prompts: list[Prompt] = []
+        self._numbers: dict[int, int] = {}
+        """Each prompt's place in that list, by its id; they cross to the process once."""
         self._child: _Child | None = None
         self._start()
 
@@ -65,10 +67,10 @@ class VllmEngine:
     def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
         if self._child is None:
             raise EngineDeadError("vLLM is not running: a merge must be loaded first")
-        number, known = self._round(prompts)
-        new = None if number in self._child.rounds else known
-        answers: list[Answer] = self._ask("answer", number, new)
-        self._child.rounds.add(number)
+        numbers = [self._number(prompt) for prompt in prompts]
+        new = self._prompts[self._child.known :]
+        answers: list[Answer] = self._ask("answer", numbers, new)
+        self._child.known += len(new)
         return answers
 
     def close(self) -> None:
@@ -79,10 +81,11 @@ class VllmEngine:
             child.connection.close()  # a child that waits ends itself when it sees that
         _end(child.process, 0.0 if child.busy else _END_SECONDS)
 
-    def _round(self, prompts: Sequence[Prompt]) -> tuple[int, list[Prompt]]:
-        """The number of these very prompts, which cross to the process once."""
-        place = tuple(map(id, prompts))
-        return self._rounds.setdefault(place, (len(self._rounds), list(prompts)))
+    def _number(self, prompt: Prompt) -> int:
+        number = self._numbers.setdefault(id(prompt), len(self._prompts))
+        if number == len(self._prompts):
+            self._prompts.append(prompt)
+        return number
 
     def _start(self) -> None:
         began = time.monotonic()

@@ -150,7 +150,10 @@ class Host:
             self._llm = self._start(settings, folder, needed.kv_cache)
         opened = (dict(settings.folders), settings.reference, place)
         self._llm.collective_rpc("study_open", args=opened)
-        self._rounds: dict[int, tuple[list[Any], list[Any], list[Prompt]]] = {}
+        self._prepared: list[tuple[Prompt, Any, Any]] = []
+        """Every prompt so far, with vLLM's form of it and its sampling parameters."""
+        self._parameters: dict[tuple[int, tuple[int, ...]], Any] = {}
+        """One object for all prompts that are alike."""
 
     def _start(self, settings: Settings, folder: str, kv_cache: int) -> Any:
         """vLLM's engine with weights of no meaning, in the shapes of a folder's config.json."""
@@ -185,41 +188,39 @@ class Host:
         if not self._llm.reset_prefix_cache():
             raise EngineError("vLLM did not drop the prefixes of the merge before")
 
-    def answer(self, number: int, prompts: Sequence[Prompt] | None) -> list[Answer]:
-        """Answers to a round of prompts, which is sent with its first use."""
-        if prompts is not None:
-            self._rounds[number] = self._prepared(prompts)
-        tokens, parameters, asked = self._rounds[number]
-        outputs = self._llm.generate(tokens, parameters, use_tqdm=False)
+    def answer(self, numbers: Sequence[int], new: Sequence[Prompt]) -> list[Answer]:
+        """Answers to prompts by their numbers; `new` are the next ones that have none yet."""
+        self._prepared += [
+            (p, {"prompt_token_ids": list(p.tokens)}, self._sampling(p)) for p in new
+        ]
+        asked, given, parameters = zip(*(self._prepared[n] for n in numbers), strict=True)
+        outputs = self._llm.generate(list(given), list(parameters), use_tqdm=False)
         answers = [self._answer(p, o.outputs[0]) for p, o in zip(asked, outputs, strict=True)]
         if not all(answer.finite for answer in answers):
             self._llm.collective_rpc("study_clear")
         return answers
 
-    def _prepared(self, prompts: Sequence[Prompt]) -> tuple[list[Any], list[Any], list[Prompt]]:
-        """vLLM's prompts and sampling parameters; one object for all that are alike."""
+    def _sampling(self, prompt: Prompt) -> Any:
         from vllm import SamplingParams
 
-        made: dict[tuple[int, tuple[int, ...]], Any] = {}
-        for prompt in prompts:
-            options = tuple(dict.fromkeys(prompt.options))
-            if len(options) > _MOST_LOGPROBS:
-                raise EngineError(
-                    f"a question has {len(options)} options; vLLM gives the log-probabilities "
-                    f"of {_MOST_LOGPROBS}"
-                )
-            if (prompt.max_tokens, options) not in made:
-                made[prompt.max_tokens, options] = SamplingParams(
-                    temperature=0.0,
-                    max_tokens=prompt.max_tokens,
-                    stop_token_ids=self._ends,
-                    logprobs=None if options else 0,
-                    logprob_token_ids=list(options) or None,
-                    flat_logprobs=True,
-                    detokenize=False,
-                )
-        parameters = [made[p.max_tokens, tuple(dict.fromkeys(p.options))] for p in prompts]
-        return [{"prompt_token_ids": list(p.tokens)} for p in prompts], parameters, list(prompts)
+        options = tuple(dict.fromkeys(prompt.options))
+        if len(options) > _MOST_LOGPROBS:
+            raise EngineError(
+                f"a question has {len(options)} options; vLLM gives the log-probabilities "
+                f"of {_MOST_LOGPROBS}"
+            )
+        kind = (prompt.max_tokens, options)
+        if kind not in self._parameters:
+            self._parameters[kind] = SamplingParams(
+                temperature=0.0,
+                max_tokens=prompt.max_tokens,
+                stop_token_ids=self._ends,
+                logprobs=None if options else 0,
+                logprob_token_ids=list(options) or None,
+                flat_logprobs=True,
+                detokenize=False,
+            )
+        return self._parameters[kind]
 
     def _answer(self, prompt: Prompt, output: Any) -> Answer:
         given = output.logprobs
