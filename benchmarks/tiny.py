@@ -68,7 +68,7 @@ class RecipeExam(Exam):
         super().__init__([], nothing)
         self.tasks, self._count = (nothing,), count
 
-    def ask(self, engine: Any) -> Scores:
+    def ask(self, engine: Any, samples: Any = None) -> Scores:
         engine.sleep()
         values = [w for rows in engine.recipe.values.values() for k in rows for m in k for w in m]
         far = sum((value - 1 / 3) ** 2 for value in values) / len(values)
