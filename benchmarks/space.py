@@ -12,16 +12,15 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from objectives.scoring import Scores
 from study.config import SpaceConfig, StudyConfig
 from study.config_file import load_config
 from study.engine_choice import choose_engine
 from study.interrupts import Interrupts
+from study.join import open_worker
 from study.setup import build
 from study.summary import lines
-from study.worker import open_worker
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo" / "study.yaml"
 WEIGHTS = (1 / 3, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5)
@@ -72,13 +71,9 @@ def search(config: StudyConfig, space: dict[str, object], seed: int, trials: int
     changed = config.model_copy(update={"study": study, "space": SpaceConfig.model_validate(space)})
     with (
         tempfile.TemporaryDirectory() as folder,
+        Interrupts() as interrupts,
         open_worker(
-            build(changed),
-            f"sqlite:///{folder}/s.db",
-            trials,
-            None,
-            Interrupts(),
-            Console(quiet=True),
+            build(changed), f"sqlite:///{folder}/s.db", trials, choose_engine(changed), interrupts
         ) as worker,
     ):
         worker.search(trials, math.inf)

@@ -118,7 +118,7 @@ class Exam:
 
     def __init__(self, tasks: Sequence[Task], tokenizer: Tokenizer) -> None:
         """Raises TaskError where a task's prompts do not suit the tokenizer."""
-        self.tasks, self._tokenizer = tuple(tasks), tokenizer
+        self.tasks, self.tokenizer = tuple(tasks), tokenizer
         self._prompts = [task.prompts(tokenizer) for task in self.tasks]
         self._flat = [p for prompts_Q in self._prompts for prompts in prompts_Q for p in prompts]
 
@@ -198,7 +198,7 @@ class Exam:
                 soft.append(worst)
                 broken += 1
                 continue
-            right.append(task.score(question, prompts, answers, self._tokenizer))
+            right.append(task.score(question, prompts, answers, self.tokenizer))
             soft.append(task.soft(question, prompts, answers))
         return TaskScores(task.weight, _floats(right), _floats(soft), broken, answers_Q, sample)
 

@@ -1,5 +1,6 @@
 """What must not drift apart: commands and README, config and its page, imports and their cost."""
 
+import os
 import re
 import subprocess
 import sys
@@ -76,3 +77,13 @@ def test_no_module_is_long() -> None:
     for package in ("study", "objectives", "storage"):
         for path in (ROOT / package).rglob("*.py"):
             assert len(path.read_text().split("\n")) <= 320, path
+
+
+def test_every_benchmark_can_be_imported() -> None:
+    code = (
+        "import pathlib, runpy\n"
+        "for path in sorted(pathlib.Path('benchmarks').glob('*.py')):\n"
+        "    runpy.run_path(str(path), run_name='imported')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)

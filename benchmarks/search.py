@@ -1,0 +1,199 @@
+"""Held-out score against questions asked: real studies, with each part of the search alone.
+
+    python benchmarks/search.py OUT.jsonl [--config FILE] [--trials 120] [--seeds 4] [--only PART]
+    python benchmarks/search.py OUT.jsonl --report FIGURE.png
+
+Each study runs through the product's own worker on SQLite. After every few generations two merges
+that choose without luck, the mean of CMA-ES's distribution and the mean of the top quarter (at most
+20), are asked all held-out questions; that is not counted as asked. A line of OUT.jsonl is one
+point; studies that stand there already are not run again. "limit" is a fixed random subset of the
+search questions, as MERGE^3 takes one.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from objectives.merge.recipe import MergeRecipe
+from objectives.scoring import Exam
+from objectives.tasks.task import Task
+from storage.trials import TrialRecord
+from study.config import SearchConfig, StudyConfig
+from study.config_file import load_config
+from study.engine_choice import EngineChoice, choose_engine
+from study.interrupts import Interrupts
+from study.join import open_worker
+from study.sampler import Place, Replay, ReplaySampler, places_of, start_of
+from study.setup import Setup, build
+from study.worker import Worker
+
+DEMO = Path(__file__).parent.parent / "examples" / "demo" / "study.yaml"
+SHARE, TOP = 0.25, 20
+PARTS: dict[str, dict[str, Any]] = {
+    "plain CMA-ES": {},
+    "soft": {"soft": 1.0},
+    "schedule": {"questions": SHARE},
+    "soft and schedule": {"soft": 1.0, "questions": SHARE},
+    "half soft and schedule": {"soft": 0.5, "questions": SHARE},
+    "limit": {"limit": SHARE},
+    "random search": {"random": True},
+}
+
+
+class RandomReplay(Replay):
+    """Proposes points of the space at random, each a function of its place."""
+
+    def propose(self, place: Place, finished: Mapping[Any, Any]) -> dict[str, float]:
+        generator = np.random.default_rng([self._seed, *place])
+        return self._scaled(generator.random(len(self._space)))
+
+
+class RandomSetup(Setup):
+    def sampler(self, population: int) -> ReplaySampler:
+        space, seed = self.genome.space, self.config.study.seed
+        start = start_of(space, seed, False)
+        return ReplaySampler(RandomReplay(space, seed, population, 1 / 6, start), space)
+
+
+def made(config: StudyConfig, part: Mapping[str, Any], seed: int, trials: int) -> Setup:
+    """The study of one part."""
+    changes: dict[str, Any] = {
+        "study": config.study.model_copy(update={"seed": seed, "trials": trials}),
+        "search": SearchConfig(soft=part.get("soft", 0.0), questions=part.get("questions", 1.0)),
+    }
+    setup = build(config.model_copy(update=changes), check_values=False)
+    if share := part.get("limit"):
+        tasks = [_limited(task, share, seed) for task in setup.search.tasks]
+        setup = replace(setup, search=Exam(tasks, setup.search.tokenizer))
+    if part.get("random"):
+        return RandomSetup(**vars(setup))
+    return setup
+
+
+def _limited(task: Task, share: float, seed: int) -> Task:
+    """The task with a random share of its questions."""
+    count = len(task.questions)
+    order = np.random.default_rng([seed, count]).permutation(count)
+    kept = sorted(int(i) for i in order[: max(1, round(share * count))])
+    return task.only([task.questions[i] for i in kept])
+
+
+def points(setup: Setup, choice: EngineChoice, trials: int, every: int) -> Iterator[dict[str, Any]]:
+    """Where the study stands after each `every` generations, until all trials are finished."""
+    with tempfile.TemporaryDirectory() as folder, Interrupts() as interrupts:
+        url = f"sqlite:///{folder}/study.db"
+        with open_worker(setup, url, trials, choice, interrupts) as worker:
+            for budget in range(every * worker.population, trials + 1, every * worker.population):
+                worker.search(budget, math.inf)
+                yield _point(worker, budget // worker.population)
+
+
+def _point(worker: Worker, generation: int) -> dict[str, Any]:
+    records = [r for r in worker.trials.all() if r.complete]
+    finished, _ = places_of(records)
+    top = sorted(finished.values(), key=lambda found: -found[1])
+    top = top[: min(TOP, max(1, len(top) // 4))]
+    means = {name: statistics.fmean(p[name] for p, _ in top) for name in top[0][0]}
+    replay, genome = worker.sampler.replay, worker.setup.genome
+    return {
+        "generation": generation,
+        "trials": len(finished),
+        "asked": sum(_asked(r) for r in records if r.kind == "search"),
+        "CMA mean": _held_out(worker, genome.recipe(replay.mean(generation, finished))),
+        "mean of the top": _held_out(worker, genome.recipe(means)),
+    }
+
+
+def _asked(record: TrialRecord) -> int:
+    return int(record.attributes["result"]["asked"])
+
+
+def _held_out(worker: Worker, recipe: MergeRecipe) -> float:
+    worker.engine.load(recipe)
+    return worker.setup.held_out.ask(worker.engine).value
+
+
+def measure(given: argparse.Namespace) -> None:
+    config = load_config(given.config)
+    choice = choose_engine(config, given.engine)
+    done = {(line["part"], line["seed"]) for line in _lines(given.out)}
+    for seed in range(given.seeds):
+        for name in given.only or PARTS:
+            if (name, seed) in done:
+                continue
+            setup = made(config, PARTS[name], seed, given.trials)
+            whole = points(setup, choice, given.trials, given.every)
+            found = [{"part": name, "seed": seed, **point} for point in whole]
+            with given.out.open("a") as file:
+                file.writelines(json.dumps(point) + "\n" for point in found)
+            print(json.dumps(found[-1]), flush=True)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+
+
+def report(given: argparse.Namespace) -> None:
+    """The mean over seeds with its standard error, as a table and a figure."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    values: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for line in _lines(given.out):
+        values[line["part"]][line["generation"]].append(line)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
+    for axis, merge in zip(axes, ("CMA mean", "mean of the top"), strict=True):
+        for part, by_generation in values.items():
+            rows = [by_generation[g] for g in sorted(by_generation)]
+            asked = [statistics.fmean(p["asked"] for p in row) for row in rows]
+            mean, error = zip(*(_mean([p[merge] for p in row]) for row in rows), strict=True)
+            axis.errorbar(asked, mean, error, label=part, capsize=2, linewidth=1)
+        axis.set(xscale="log", xlabel="questions asked", title=f"{merge}, held-out score")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(given.report, dpi=120)
+    print("| part | seeds | trials | questions asked | CMA mean, held-out | mean of the top |")
+    print("|---|---|---|---|---|---|")
+    for part, by_generation in values.items():
+        row = by_generation[max(by_generation)]
+        cells = [
+            f"{mean:.4f} ± {error:.4f}"
+            for mean, error in (_mean([p[m] for p in row]) for m in ("CMA mean", "mean of the top"))
+        ]
+        asked = statistics.fmean(p["asked"] for p in row)
+        print(f"| {part} | {len(row)} | {row[0]['trials']} | {asked:.0f} | {' | '.join(cells)} |")
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return statistics.fmean(values), error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--config", type=Path, default=DEMO)
+    parser.add_argument("--engine", help="in place of the config's")
+    parser.add_argument("--trials", type=int, default=120)
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--every", type=int, default=2, help="generations between two points")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS))
+    parser.add_argument("--report", type=Path, help="draw this figure and print the table")
+    given = parser.parse_args()
+    (report if given.report else measure)(given)
+
+
+if __name__ == "__main__":
+    main()
