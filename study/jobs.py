@@ -26,10 +26,11 @@ class Job:
 
 
 class Jobs:
-    """The work of a study of `budget` search trials."""
+    """The work of a study of `budget` search trials; none where a method has nothing to search."""
 
     def __init__(self, genome: Genome, replay: Replay, budget: int) -> None:
-        self._genome, self._replay, self._budget = genome, replay, budget
+        self._genome, self._replay = genome, replay
+        self._budget = budget if genome.space else 0
 
     def done(self, records: Sequence[TrialRecord]) -> bool:
         """Whether every baseline and every place of the budget is finished."""

@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import optuna
@@ -85,6 +86,8 @@ class Setup:
             "filters": ", ".join(self.genome.filters),
             "merge_method": genome.merge_method,
             "masks": masks.SCHEME,
+            "parameters": ", ".join(f"{k} {v}" for k, v in sorted(genome.parameters.items())),
+            "arithmetic": "ours" if genome.method.fused else f"mergekit {version('mergekit')}",
             "normalize": str(self.genome.normalize),
             "allow_negative_weights": str(genome.allow_negative_weights),
             "smooth": str(genome.smooth),

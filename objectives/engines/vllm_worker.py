@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from objectives.merge.errors import MergeError
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
 from objectives.merge.stores import Files, Resident, Store, Streamed
@@ -51,6 +52,8 @@ class MergeExtension:
                 loaded = self._model().load_weights(
                     self._watched(MergeRecipe.from_dict(recipe), seen)
                 )
+        except MergeError as error:
+            raise WeightError(str(error)) from None
         except (ValueError, KeyError, AssertionError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
