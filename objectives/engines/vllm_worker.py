@@ -30,9 +30,14 @@ class MergeExtension:
     model_runner: Any
     _stream: MergeStream
 
-    def study_open(self, folders: Mapping[str, str], reference: str, place: str) -> None:
-        """Open the sources where they are to live; refuse a model that takes other tensors."""
-        sources = Sources({label: Path(path) for label, path in folders.items()}, reference)
+    def study_open(
+        self, folders: Mapping[str, str], opened: tuple[str, str, bool], place: str
+    ) -> None:
+        """Open the sources where they are to live; refuse a model that takes other tensors.
+
+        `opened` is what `Sources` takes beside the folders.
+        """
+        sources = Sources({label: Path(path) for label, path in folders.items()}, *opened)
         store: Store
         if place == "cpu":
             store = Files(sources)
