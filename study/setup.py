@@ -14,7 +14,7 @@ import transformers
 from objectives.merge import masks
 from objectives.merge.errors import SourceError
 from objectives.merge.fingerprint import fingerprints
-from objectives.merge.locate import locate
+from objectives.merge.locate import locate, located
 from objectives.merge.sources import Sources
 from objectives.merge.vocabulary import BASE, MODEL, UNION
 from objectives.scoring import Exam
@@ -139,10 +139,7 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
     if held and len(held) < len(search):
         lacking = {task.name for task in search} - {task.name for task in held}
         log.warning("no question is held out of %s: no weighted held-out score", min(lacking))
-    locations = {
-        label: str(folders[label]) if (config.folder / name).is_dir() else name
-        for label, name in wanted.items()
-    }
+    locations = {label: located(name, config.folder) for label, name in wanted.items()}
     setup = Setup(
         config, locations, sources, genome, Exam(search, tokenizer), Exam(held, tokenizer)
     )

@@ -61,10 +61,7 @@ class Checkpoint:
     def _open(self) -> list[Any]:
         paths = self.paths
         if not paths:
-            raise SourceError(
-                f"{self.label}: {self.folder} has no .safetensors files "
-                "(other formats must be converted first)"
-            )
+            raise SourceError(f"{self.label}: {self.folder} has no .safetensors files{self._other}")
         files = []
         for path in paths:
             try:
@@ -75,6 +72,21 @@ class Checkpoint:
                     "download it again"
                 ) from None
         return files
+
+    @property
+    def _other(self) -> str:
+        """What the folder has instead, and what to do with it."""
+        if (self.folder / "adapter_config.json").exists():
+            return "; it is an adapter: write model+adapter, with the model it was trained on"
+        if any(self.folder.glob("*.bin")):
+            return (
+                ", but .bin files, which can run code when they are read: if you trust them, "
+                "convert them with transformers: AutoModelForCausalLM.from_pretrained(FOLDER, "
+                'dtype="auto").save_pretrained(OTHER), and the same for its tokenizer'
+            )
+        if any(self.folder.glob("*.gguf")):
+            return ", but a .gguf: that is quantized for inference; use the model it was made from"
+        return ""
 
     @property
     def paths(self) -> list[Path]:
