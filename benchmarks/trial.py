@@ -126,12 +126,13 @@ def _drain(stream: Any, recipe: Any) -> None:
 
 
 def random_recipe(method: str, layers: int) -> Any:
-    from objectives.merge.recipe import METHODS, MergeRecipe
+    from objectives.merge.catalogue import METHODS
+    from objectives.merge.recipe import MergeRecipe
 
     rng = random.Random(1)
     values = {
-        name: tuple(tuple((rng.uniform(0.4, 1.0),) for _ in range(3)) for _ in range(8))
-        for name in METHODS[method].parameters
+        p.name: tuple(tuple((rng.uniform(0.4, 1.0),) for _ in range(3)) for _ in range(8))
+        for p in METHODS[method].parameters
     }
     return MergeRecipe(method, ("x", "y", "z"), "base", layers, values, normalize=True)
 

@@ -4,13 +4,15 @@ The file is a superset of mergekit-evolve's: `genome`, `tasks` and the options b
 what they mean there; `study`, `space` and `engine` are ours.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from objectives.merge.recipe import METHODS
+from objectives.merge.catalogue import METHODS, Method, Value
 
+from .method_rules import wrong_models, wrong_range, wrong_value
 from .section import Bound, Number, Section, Text, Whole, closest, one_of
 
 
@@ -34,8 +36,10 @@ class GenomeConfig(Section):
     """Texts in tensor names; each gets parameters of its own, the first match wins."""
     smooth: bool = False
     """Interpolate linearly between blocks."""
-    tokenizer_source: Literal["base"] | None = None
-    """The merge keeps the base's vocabulary; other sources are not there yet."""
+    tokenizer_source: Text | None = None
+    """base, union, or one of the models: whose vocabulary the merge has. None is base."""
+    parameters: Mapping[Text, Value] = {}
+    """mergekit's parameters of the method that are set for the whole merge and not searched."""
 
     @field_validator("merge_method")
     @classmethod
@@ -46,20 +50,41 @@ class GenomeConfig(Section):
 
     @field_validator("models")
     @classmethod
-    def _several_models(cls, models: tuple[str, ...]) -> tuple[str, ...]:
-        if len(models) < 2:
-            raise ValueError(f"at least 2 models are needed, not {len(models)}")
+    def _each_once(cls, models: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(models)) < len(models):
             raise ValueError("a model stands there twice")
         return models
 
+    @property
+    def method(self) -> Method:
+        return METHODS[self.merge_method]
+
     @model_validator(mode="after")
     def _fits_the_method(self) -> Self:
-        if METHODS[self.merge_method].needs_base and self.base_model is None:
-            raise ValueError(f"base_model: {self.merge_method} needs one")
         if self.merge_method == "slerp" and (self.smooth or self.filters):
             raise ValueError("merge_method: slerp takes neither smooth nor filters")
+        if self.normalize is not None and self.method.normalize is None:
+            raise ValueError(f"normalize: {self.merge_method} does not normalize")
+        if wrong := wrong_models(self.merge_method, self.models, self.base_model):
+            raise ValueError(wrong)
+        wrongs = [
+            f"parameters.{name}: {reason}"
+            for name, value in self.parameters.items()
+            if (reason := wrong_value(self.merge_method, name, value))
+        ]
+        if wrongs:
+            raise ValueError("\n".join(wrongs))
         return self
+
+    @model_validator(mode="after")
+    def _known_vocabulary(self) -> Self:
+        source = self.tokenizer_source
+        if source in (None, "base", "union", *self.models, self.base_model):
+            return self
+        known = dict.fromkeys(["base", "union", *self.models, *filter(None, [self.base_model])])
+        if source is not None and source.startswith("model:"):
+            raise ValueError(f"tokenizer_source: {source}: write the model without model:")
+        raise ValueError(f"tokenizer_source: {source} is none of the models; {one_of(known)}")
 
 
 class Range(Section):
@@ -93,18 +118,24 @@ class SpaceConfig(Section):
 
     weight: Range | None = None
     """None is 0 to 1.4, or -0.4 to 1.4 where negative weights are allowed."""
-    density: Range = Range(low=0.4, high=1.0)
-    t: Range = Range(low=0.0, high=1.0)
-    """slerp's preference for each model: a softmax over the top two."""
-    scale: Range | None = Field(default=None, alias="lambda")
+    density: Range | None = None
+    t: Range | None = None
+    """slerp's preference for each model: a softmax over the top two; nearswap's distance."""
+    lambda_: Range | None = Field(default=None, alias="lambda")
     """Search `lambda` too, one number for the whole merge; None keeps it 1."""
+    epsilon: Range | None = None
+    gamma: Range | None = None
+    select_topk: Range | None = None
+    r: Range | None = None
+    alpha: Range | None = None
+    scale: Range | None = None
+    eps: Range | None = None
+    tol: Range | None = None
 
-    @field_validator("density")
-    @classmethod
-    def _a_share(cls, density: Range) -> Range:
-        if density.low <= 0 or density.high > 1:
-            raise ValueError("must stay above 0 and at most 1")
-        return density
+    def given(self, parameter: str) -> Range | None:
+        """The range that the file gives a parameter, by mergekit's name."""
+        found: Range | None = getattr(self, "lambda_" if parameter == "lambda" else parameter, None)
+        return found
 
 
 class SearchConfig(Section):
@@ -243,11 +274,14 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _all_of_it_counts(self) -> Self:
-        method = METHODS[self.genome.merge_method]
-        searched = {*method.parameters, *(["scale"] if method.needs_base else [])}
-        if idle := sorted(self.space.model_fields_set - searched):
-            key = SpaceConfig.model_fields[idle[0]].alias or idle[0]
-            raise ValueError(f"space.{key}: {self.genome.merge_method} has no {key}")
+        name = self.genome.merge_method
+        for field in sorted(self.space.model_fields_set):
+            key = SpaceConfig.model_fields[field].alias or field
+            if key in self.genome.parameters:
+                raise ValueError(f"space.{key}: genome.parameters sets it to one value")
+            range_ = self.space.given(key)
+            if wrong := wrong_range(name, key, [range_.low, range_.high] if range_ else []):
+                raise ValueError(f"space.{key}: {wrong}")
         return self
 
     @property

@@ -63,6 +63,8 @@ class EngineChoice:
         settings = Settings(
             folders={label: str(c.folder) for label, c in sources.checkpoints.items()},
             reference=sources.reference.label,
+            tokenizer_source=sources.tokenizer_source,
+            has_base=sources.has_base,
             device=self.device,
             dtype=self.dtype,
             longest=longest,

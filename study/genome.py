@@ -1,7 +1,8 @@
 """The search space: named parameters in, a MergeRecipe out, with mergekit-evolve's meaning.
 
 K: knots (blocks of layers, or smooth's points), M: models, F: filters and the rest,
-P: parameters of the method. A genotype lists its values in the order K, M, F, P.
+P: parameters of the method. A genotype lists its values in the order K, M, F, P; where a method
+has parameters that its models share, those follow in the order K, F, P.
 """
 
 import itertools
@@ -9,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from objectives.merge.recipe import METHODS, MergeRecipe, ValuesKMF, labels
+from objectives.merge.catalogue import METHODS, Parameter, Value
+from objectives.merge.recipe import MergeRecipe, ValuesKMF, labels
 
 from .config import ConfigError, GenomeConfig, Range, SpaceConfig
 
 UNIFORM_WEIGHTS = (0.5, 0.7, 0.85, 1.0)
 """The sweep of uniform merges, after 1/M: a tuned one of them is the baseline to beat."""
 SCALE = "lambda"
+_NEARLY = 0.999
 T = TypeVar("T")
 
 
@@ -45,6 +48,9 @@ class Genome:
         self.base = label_of[config.base_model] if config.base_model else None
         self.filters = tuple(config.filters or ())
         self.knots = self._knots()
+        searched = [p for p in self._method.parameters if self._is_searched(p, space)]
+        self._of_models = tuple(p for p in searched if p.per_model)
+        self._of_all = tuple(p for p in searched if not p.per_model)
         self.space = self._space(space)
 
     @property
@@ -55,40 +61,48 @@ class Genome:
     @property
     def normalize(self) -> bool:
         given = self._config.normalize
-        return self._method.normalize if given is None else given
+        return bool(self._method.normalize) if given is None else given
 
     def recipe(self, params: Mapping[str, float]) -> MergeRecipe:
         """The merge at a point of the space."""
-        return self.decode([params[name] for name in self._names()], params.get(SCALE, 1.0))
+        scale = float(self._config.parameters.get(SCALE, 1.0))
+        return self.decode([params[name] for name in self._names()], params.get(SCALE, scale))
 
     def decode(self, genotype: Sequence[float], scale: float = 1.0) -> MergeRecipe:
         """mergekit-evolve's reading of a genotype: densities are clamped, signs are dropped
         unless negative weights are allowed, slerp's numbers stay as they are."""
-        parameters = self._method.parameters
+        P, count = len(self._of_models), len(self._names_of_models())
         values_KMFP = [
-            _read(parameters[i % len(parameters)], value, self._config)
-            for i, value in enumerate(genotype)
+            _read(self._of_models[i % P].name, value, self._config)
+            for i, value in enumerate(genotype[:count])
         ]
         values = {
-            name: self._folded(values_KMFP[p :: len(parameters)])
-            for p, name in enumerate(parameters)
+            p.name: self._folded(values_KMFP[i::P]) for i, p in enumerate(self._of_models)
+        } | self._set_values()
+        shared_KFP = [abs(value) for value in genotype[count:]]
+        shared = {
+            p.name: _batched(shared_KFP[i :: len(self._of_all)], self._sets)
+            for i, p in enumerate(self._of_all)
         }
-        slerp = self._config.merge_method == "slerp"
         return MergeRecipe(
             self._config.merge_method,
             self.models,
-            None if slerp or not self._method.needs_base else self.base,
+            None if self._method.base == "unused" else self.base,
             self._num_layers,
-            values,
+            _within(values),
             self.filters,
             self._config.smooth,
             self.normalize,
             scale,
             self._mask_seed,
+            shared=shared,
+            options=self._options(),
         )
 
     def baselines(self) -> list[Baseline]:
-        """The base, each parent alone, and uniform merges over a sweep of weights."""
+        """The base, each parent alone, and uniform merges: over a sweep of weights where a method
+        has them, else one with mergekit's defaults. passthrough has none: a model unscaled is the
+        parent."""
         found: list[Baseline] = []
         for label in [*filter(None, [self.base]), *self.models]:
             kind = "base" if label == self.base else "parent"
@@ -100,6 +114,10 @@ class Genome:
     def _uniform(self) -> list[Baseline]:
         if self._config.merge_method == "slerp":
             return [self._halfway(pair) for pair in itertools.combinations(self.models, 2)]
+        if self._config.merge_method == "passthrough":
+            return []
+        if self._method.parameter("weight") is None:
+            return [Baseline("uniform", "uniform", self.recipe(p := self._default()), p)]
         weights = [1 / len(self.models)]
         if self._method.needs_base:
             weights += UNIFORM_WEIGHTS
@@ -116,6 +134,16 @@ class Genome:
             name = "uniform normalized"
             found.append(Baseline(name, "uniform", self.recipe(params), params))
         return found
+
+    def _default(self) -> dict[str, float]:
+        """The point with mergekit's defaults, or the starts, as far as the bounds let it."""
+        point = {}
+        for name, range_ in self.space.items():
+            parameter = self._method.parameter(name.split("/")[-1])
+            default = None if parameter is None else parameter.default
+            wanted = _start(range_) if default is None else float(default)
+            point[name] = min(max(wanted, range_.low), range_.high)
+        return point
 
     def _halfway(self, pair: tuple[str, str]) -> Baseline:
         params = self._point({m: self.space[n].high for m in pair for n in self._names()[:1]})
@@ -140,7 +168,7 @@ class Genome:
         point = {name: _start(range_) for name, range_ in self.space.items()}
         for name in self._names():
             model, parameter = name.split("/")[0], name.split("/")[-1]
-            if parameter == self._method.parameters[0]:
+            if self._of_models and parameter == self._of_models[0].name in ("weight", "t"):
                 low, high = self.space[name].low, self.space[name].high
                 point[name] = min(max(first.get(model, low), low), high)
         if SCALE in point:
@@ -166,23 +194,62 @@ class Genome:
 
     def _names(self) -> list[str]:
         """Parameter names in the order of a genotype."""
-        sets = [*self.filters, "rest"] if self.filters else [""]
-        parts = itertools.product(self.knots, self.models, sets, self._method.parameters)
-        return ["/".join(filter(None, (m, k, f.replace("/", "."), p))) for k, m, f, p in parts]
+        parts = itertools.product(self.knots, self._set_names(), self._of_all)
+        return self._names_of_models() + [_joined(k, f, p.name) for k, f, p in parts]
+
+    def _names_of_models(self) -> list[str]:
+        parts = itertools.product(self.knots, self.models, self._set_names(), self._of_models)
+        return [_joined(m, k, f, p.name) for k, m, f, p in parts]
+
+    def _set_names(self) -> list[str]:
+        return [*self.filters, "rest"] if self.filters else [""]
+
+    def _is_searched(self, parameter: Parameter, space: SpaceConfig) -> bool:
+        if parameter.name in self._config.parameters or not parameter.is_number:
+            return False
+        return parameter.is_searched or space.given(parameter.name) is not None
+
+    def _set_values(self) -> dict[str, ValuesKMF]:
+        """What the config sets of the parameters that each model has, the same everywhere."""
+        size = len(self.knots) * len(self.models) * self._sets
+        return {
+            p.name: self._folded([float(self._config.parameters[p.name])] * size)
+            for p in self._method.parameters
+            if p.per_model and p.name in self._config.parameters
+        }
+
+    def _options(self) -> dict[str, Value]:
+        """What it sets of the others."""
+        return {
+            name: value
+            for name, value in self._config.parameters.items()
+            if (p := self._method.parameter(name)) is not None and not p.per_model
+        }
 
     def _space(self, space: SpaceConfig) -> dict[str, Range]:
-        low = -0.4 if self._config.allow_negative_weights else 0.0
-        of = {
-            "weight": space.weight or Range(low=low, high=1.4),
-            "density": space.density,
-            "t": space.t,
-        }
+        of = {p.name: self._range(p, space) for p in (*self._of_models, *self._of_all)}
         ranges = {name: of[name.split("/")[-1]] for name in self._names()}
         if len(ranges) < len(self._names()):
             raise ConfigError(
                 "genome.filters: two of them, or one and the rest, give parameters of one name"
             )
-        return ranges | ({SCALE: space.scale} if space.scale else {})
+        scale = space.given(SCALE)
+        ranges |= {SCALE: scale} if scale else {}
+        if len(ranges) == 1:
+            raise ConfigError(
+                f"genome.layer_granularity: {self._config.merge_method} over "
+                f"{self._num_layers} layers has one parameter, and the search wants two; "
+                "make blocks smaller, or use filters"
+            )
+        return ranges
+
+    def _range(self, parameter: Parameter, space: SpaceConfig) -> Range:
+        given = space.given(parameter.name)
+        if given is not None:
+            return given
+        negative = parameter.name == "weight" and self._config.allow_negative_weights
+        low = -0.4 if negative else parameter.low
+        return Range(low=low, high=parameter.high, start=parameter.start)
 
     def _folded(self, flat_KMF: Sequence[float]) -> ValuesKMF:
         rows_KMF = _batched(flat_KMF, self._sets)
@@ -201,6 +268,26 @@ def _batched(items: Sequence[T], size: int) -> tuple[tuple[T, ...], ...]:
 
 def _start(range_: Range) -> float:
     return (range_.low + range_.high) / 2 if range_.start is None else range_.start
+
+
+def _joined(*parts: str) -> str:
+    return "/".join(part.replace("/", ".") for part in parts if part)
+
+
+def _within(values: dict[str, ValuesKMF]) -> dict[str, ValuesKMF]:
+    """DELLA's epsilon as far as density - epsilon to density + epsilon stays inside 0 to 1."""
+    if "epsilon" not in values:
+        return values
+    pairs = zip(values["epsilon"], values["density"], strict=True)
+    return values | {
+        "epsilon": tuple(
+            tuple(
+                tuple(min(e, _NEARLY * d, _NEARLY * (1 - d)) for e, d in zip(es, ds, strict=True))
+                for es, ds in zip(es_M, ds_M, strict=True)
+            )
+            for es_M, ds_M in pairs
+        )
+    }
 
 
 def _read(parameter: str, value: float, config: GenomeConfig) -> float:

@@ -25,13 +25,14 @@ class Job:
 
 
 class Jobs:
-    """The work of a study of `budget` search trials."""
+    """The work of a study of `budget` search trials; none where a method has nothing to search."""
 
     def __init__(
         self, genome: Genome, replay: Replay, budget: int, after_baselines: bool = False
     ) -> None:
         """`after_baselines` lets the search begin only when every baseline is scored."""
-        self._genome, self._replay, self._budget = genome, replay, budget
+        self._genome, self._replay = genome, replay
+        self._budget = budget if genome.space else 0
         self._after_baselines = after_baselines
         self._baselines = genome.baselines()
         self._standing = Standing(replay.population)

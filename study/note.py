@@ -92,5 +92,7 @@ def _table(recipe: MergeRecipe, genome: Genome) -> dict[str, Any]:
                 for m in range(len(recipe.models))
                 if (lists := list(recipe.values.values()))
             ]
-            rows.append((f"{knot} {name}".strip(), cells))
-    return {"quantities": " / ".join(recipe.values), "columns": recipe.models, "rows": rows}
+            shared = [f"{v[min(k, len(v) - 1)][f]:.4g}" for v in recipe.shared.values()]
+            rows.append((f"{knot} {name}".strip(), cells + shared))
+    columns = [*(recipe.models if recipe.values else ()), *recipe.shared]
+    return {"quantities": " / ".join(recipe.values), "columns": columns, "rows": rows}

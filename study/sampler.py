@@ -77,6 +77,8 @@ class Replay:
             self._tell(self._cma.generation, finished)
 
     def _rewind(self) -> None:
+        if not self._space:
+            return  # a merge method without numbers: there is nothing to propose
         bounds = np.array([[0.0, 1.0]] * len(self._space))
         self._cma = CMA(self._start.copy(), self._sigma, bounds, population_size=self.population)
 
@@ -173,7 +175,7 @@ def generation_of(finished: Collection[Place], population: int) -> int:
 
 def default_population(parameters: int, trials: int) -> int:
     """4 + floor(3 ln n) (Hansen 2016, equation 48), and twice that beyond 350 trials."""
-    population = 4 + math.floor(3 * math.log(parameters))
+    population = 4 + math.floor(3 * math.log(max(parameters, 1)))
     return population if trials <= 350 else 2 * population
 
 

@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import optuna
@@ -13,9 +14,9 @@ import transformers
 from objectives.merge import masks
 from objectives.merge.errors import SourceError
 from objectives.merge.fingerprint import fingerprints
-from objectives.merge.locate import locate
+from objectives.merge.locate import locate, located
 from objectives.merge.sources import Sources
-from objectives.merge.tokenizer import load_tokenizer
+from objectives.merge.vocabulary import BASE, MODEL, UNION
 from objectives.scoring import Exam
 from objectives.tasks import multiple_choice, retrieval
 from objectives.tasks.data import read_questions, split
@@ -93,7 +94,10 @@ class Setup:
             "base_model": str(self.genome.base),
             "filters": ", ".join(self.genome.filters),
             "merge_method": genome.merge_method,
+            "tokenizer_source": self.sources.tokenizer_source,
             "masks": masks.SCHEME,
+            "parameters": ", ".join(f"{k} {v}" for k, v in sorted(genome.parameters.items())),
+            "arithmetic": "ours" if genome.method.fused else f"mergekit {version('mergekit')}",
             "normalize": str(self.genome.normalize),
             "allow_negative_weights": str(genome.allow_negative_weights),
             "smooth": str(genome.smooth),
@@ -126,12 +130,15 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
     folders = {label: locate(name, config.folder) for label, name in wanted.items()}
     reference = config.genome.base_model or config.genome.models[0]
     label = next(label for label, name in wanted.items() if name == reference)
-    sources = Sources(folders, label)
+    labels = {name: MODEL + label for label, name in wanted.items()} | {BASE: BASE, UNION: UNION}
+    source = labels[config.genome.tokenizer_source or BASE]
+    has_base = config.genome.base_model is not None and config.genome.method.base != "unused"
+    sources = Sources(folders, label, source, has_base)
     genome = Genome(config.genome, config.space, sources.num_layers, config.study.seed)
     if check_values:
         log.info("checking the values of %d models in %s", len(folders), _gigabytes(sources))
         sources.check_values()
-    tokenizer = load_tokenizer(label, folders[label])
+    tokenizer = sources.vocabulary.tokenizer
     if tokenizer is None:
         raise SourceError(f"{label}: {folders[label]} has no tokenizer files")
     parts = [split(task.questions, config.study.held_out) for task in tasks]
@@ -145,10 +152,7 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
     if held and len(held) < len(search):
         lacking = {task.name for task in search} - {task.name for task in held}
         log.warning("no question is held out of %s: no weighted held-out score", min(lacking))
-    locations = {
-        label: str(folders[label]) if (config.folder / name).is_dir() else name
-        for label, name in wanted.items()
-    }
+    locations = {label: located(name, config.folder) for label, name in wanted.items()}
     setup = Setup(
         config, locations, sources, genome, Exam(search, tokenizer), Exam(held, tokenizer)
     )

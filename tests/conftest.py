@@ -3,10 +3,12 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import interpreted  # noqa: F401
 import pytest
 import torch
+from safetensors.torch import load_file
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 from temporary import Server, postgres_database
@@ -73,6 +75,18 @@ def point(genome: Genome, seed: int) -> dict[str, float]:
         name: r.low + share * (r.high - r.low)
         for (name, r), share in zip(genome.space.items(), shares, strict=True)
     }
+
+
+def by_mergekit(config: dict[str, Any], out: Path, **options: Any) -> dict[str, torch.Tensor]:
+    """The tensors of mergekit's own merge of a configuration."""
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import run_merge
+    from mergekit.options import MergeOptions
+
+    asked = MergeConfiguration.model_validate(config)
+    quiet = MergeOptions(quiet=True, write_model_card=False, copy_tokenizer=False, **options)
+    run_merge(asked, str(out), quiet)
+    return load_file(out / "model.safetensors")
 
 
 @pytest.fixture(scope="session")

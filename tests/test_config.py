@@ -7,6 +7,7 @@ from conftest import DEMO
 
 from study.config import ConfigError
 from study.config_file import load_config
+from study.genome import Genome
 
 EXAMPLES = sorted(p for p in DEMO.parent.rglob("*.yaml") if "genome:" in p.read_text())
 
@@ -109,6 +110,16 @@ def test_a_plain_mergekit_evolve_file_runs_when_its_tasks_resolve(tmp_path: Path
         ({"space__weight": {"low": 0, "high": 1, "start": 2}}, "start 2 is outside 0 to 1"),
         ({"space__density": [0, 1]}, "must stay above 0"),
         ({"space__density": [0.5, 1.5]}, "at most 1"),
+        ({"space__epsilon": [0, 0.3]}, "space.epsilon: dare_ties has no epsilon"),
+        ({"space__epsilom": [0, 0.3]}, "space.epsilom: unknown key; did you mean epsilon?"),
+        ({"genome__tokenizer_source": "model:a"}, "write the model without model:"),
+        ({"genome__tokenizer_source": "d"}, "d is none of the models; known are base, union, a,"),
+        ({"genome__parameters": {"rescale": False}}, "parameters.rescale: dare_ties always resc"),
+        ({"genome__parameters": {"int8_mask": False}}, "parameters.int8_mask: is always true"),
+        ({"genome__parameters": {"normalize": False}}, "stands in genome itself"),
+        ({"genome__parameters": {"dense": 1}}, "unknown parameter; did you mean density?"),
+        ({"genome__parameters": {"density": 0.5}, "space__density": [0.5, 1]}, "sets it to one"),
+        ({"genome__parameters": {"density": 0}}, "parameters.density: must be above 0 and at mos"),
         ({"study__trials": 0}, "study.trials"),
         ({"study__held_out": 1.0}, "study.held_out"),
         ({"study__seed": True}, "must be a number"),
@@ -122,6 +133,69 @@ def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], message
         load(tmp_path, study(**changes))
     assert "study.yaml" in str(caught.value)
     assert "pydantic" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("nuslerp", {"models": ["a", "b", "d"]}, "takes exactly 2 models, not 3"),
+        ("nuslerp", {"models": ["a", "c"]}, "takes exactly 2 models beside the base, not 1"),
+        ("nearswap", {}, "models: nearswap takes 1 model, not 2"),
+        (
+            "arcee_fusion",
+            {"models": ["a"], "base_model": None},
+            "base_model: arcee_fusion needs on",
+        ),
+        ("model_stock", {"models": ["a"]}, "models: at least 2 models are needed, not 1"),
+        ("karcher", {"models": ["a"]}, "models: at least 2 models are needed, not 1"),
+        ("passthrough", {}, "models: passthrough takes 1 model, not 2"),
+        ("sce", {"normalize": True}, "normalize: sce does not normalize"),
+        ("sce", {"parameters": {"weight": 1.0}}, "unknown parameter; known are select_topk"),
+        ("arcee_fusion", {"models": ["a"], "parameters": {"q": 1}}, "arcee_fusion has none"),
+        ("karcher", {"parameters": {"max_iter": 0}}, "parameters.max_iter: must be at least 1"),
+        ("karcher", {"parameters": {"max_iter": 1.5}}, "must be a whole number"),
+        ("della", {"parameters": {"rescale": 0.5}}, "parameters.rescale: must be true or false"),
+        ("della", {"parameters": {"epsilon": True}}, "must be a number, not a truth value"),
+        ("della", {"parameters": {"epsilon": "much"}}, "genome.parameters.epsilon"),
+    ],
+)
+def test_what_a_method_does_not_take_is_named(
+    tmp_path: Path, method: str, changes: dict[str, Any], message: str
+) -> None:
+    data = study(genome__merge_method=method)
+    data["genome"] |= changes
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    ("method", "space", "message"),
+    [
+        ("della", {"epsilon": [0, 0.6]}, "space.epsilon: must stay at least 0 and at most 0.5"),
+        ("karcher", {"max_iter": [1, 5]}, "max_iter: unknown key"),
+        ("model_stock", {"weight": [0, 1]}, "space.weight: model_stock has no weight"),
+        ("breadcrumbs", {"gamma": [-0.1, 0.1]}, "space.gamma: must stay at least 0 and at most 1"),
+    ],
+)
+def test_a_range_that_a_method_cannot_search_is_named(
+    tmp_path: Path, method: str, space: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, study(genome__merge_method=method, space=space))
+
+
+def test_a_parameter_is_searched_set_or_left_to_mergekit(tmp_path: Path) -> None:
+    given = {"genome__merge_method": "della", "space": {"epsilon": [0, 0.2], "lambda": [0.5, 1.5]}}
+    config = load(
+        tmp_path, study(**given, genome__parameters={"rescale": False, "density": "5e-1"})
+    )
+    genome = Genome(config.genome, config.space, 4)
+    assert {name.split("/")[-1] for name in genome.space} == {"weight", "epsilon", "lambda"}
+    recipe = genome.recipe({name: r.high for name, r in genome.space.items()})
+    assert recipe.options == {"rescale": False}
+    assert recipe.values["density"] == (((0.5,), (0.5,)),)
+    assert recipe.values["epsilon"] == (((0.2,), (0.2,)),)
+    assert recipe.scale == 1.5
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 import yaml
 from broken_worker import EXHAUSTED, HUNG, MISSING, RAISED, RENAMED, RESHAPED
-from conftest import DEMO, MakeModel, point
+from conftest import DEMO, WORDS, MakeModel, point
+from test_architectures import make
+from test_architectures import recipe_of as recipe_of_two
 
 from objectives.engines import engine as errors
 from objectives.engines.engine import Answer, EngineDeadError, EngineError, Prompt
+from objectives.engines.transformers import TransformersEngine
 from objectives.engines.vllm import VllmEngine
 from objectives.merge.errors import SourceError
 from objectives.merge.export import export
@@ -265,3 +268,26 @@ def test_too_many_options_are_refused_by_name(demo: Setup, vllm: VllmEngine) -> 
     vllm.load(recipe(demo, 1))
     with pytest.raises(EngineError, match="200 options; vLLM gives the log-probabilities of 128"):
         vllm.answer([many])
+
+
+def test_another_make_with_a_union_of_vocabularies_answers_like_transformers(
+    tmp_path: Path,
+) -> None:
+    """Qwen2 with tied heads, one model a token longer, by a method of mergekit's."""
+    words = [*WORDS, "more"]
+    folders = {
+        "base": make(tmp_path / "base", "qwen2", 0, hidden=64),
+        "x": make(tmp_path / "x", "qwen2", 1, hidden=64, words=words),
+        "y": make(tmp_path / "y", "qwen2", 2, hidden=64),
+    }
+    sources = Sources(folders, "base", "union")
+    merged = recipe_of_two("della")
+    asked = [Prompt((0, 5, 7, i), 2, 2, tuple(range(len(words)))) for i in range(len(words))]
+    reference = TransformersEngine(sources)
+    reference.load(merged)
+    engine = choose_engine(config_with(), "vllm").start(sources, 16)
+    try:
+        engine.load(merged)
+        assert same(engine.answer(asked), reference.answer(asked))
+    finally:
+        engine.close()

@@ -93,7 +93,7 @@ def sizes(
     """For an engine that computes in `dtype`, in steps of up to `batch_tokens` tokens, on `gpus`
     that share the model; each of them merges whole tensors from sources of its own.
     """
-    config, itemsize = sources.reference.config, getattr(torch, dtype).itemsize
+    config, itemsize = sources.merged_config(dtype), getattr(torch, dtype).itemsize
     elements = {info.name: math.prod(info.shape) for info in sources.layout}
     return Sizes(
         model=sum(elements.values()) * itemsize // gpus,

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.initialization import no_init_weights
 
+from objectives.merge.errors import MergeError
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
 from objectives.merge.stream import MergeStream
@@ -46,7 +47,10 @@ class TransformersEngine:
 
     def load(self, recipe: MergeRecipe) -> None:
         with _memory_named():
-            self._load(recipe)
+            try:
+                self._load(recipe)
+            except MergeError as error:
+                raise EngineError(str(error)) from None
 
     def _load(self, recipe: MergeRecipe) -> None:
         self._prefixes.clear()

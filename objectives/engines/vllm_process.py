@@ -37,6 +37,8 @@ class Settings:
 
     folders: Mapping[str, str]
     reference: str
+    tokenizer_source: str
+    has_base: bool
     device: str
     """cpu or cuda; which GPU, CUDA_VISIBLE_DEVICES says."""
     dtype: str
@@ -125,7 +127,8 @@ class Host:
     """vLLM's engine, in this process."""
 
     def __init__(self, settings: Settings) -> None:
-        sources = Sources({k: Path(v) for k, v in settings.folders.items()}, settings.reference)
+        opened = (settings.reference, settings.tokenizer_source, settings.has_base)
+        sources = Sources({k: Path(v) for k, v in settings.folders.items()}, *opened)
         config = sources.merged_config(settings.dtype)
         ends = config.get("eos_token_id")
         self._ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
@@ -148,8 +151,7 @@ class Host:
         with tempfile.TemporaryDirectory(prefix="study-") as folder:
             (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
             self._llm = self._start(settings, folder, needed.kv_cache)
-        opened = (dict(settings.folders), settings.reference, place)
-        self._llm.collective_rpc("study_open", args=opened)
+        self._llm.collective_rpc("study_open", args=(dict(settings.folders), opened, place))
         self._prepared: list[tuple[Prompt, Any, Any]] = []
         """Every prompt so far, with vLLM's form of it and its sampling parameters."""
         self._parameters: dict[tuple[int, tuple[int, ...]], Any] = {}

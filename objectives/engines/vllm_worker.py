@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from objectives.merge.errors import MergeError
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
 from objectives.merge.stores import Files, Resident, Store, Streamed
@@ -29,9 +30,14 @@ class MergeExtension:
     model_runner: Any
     _stream: MergeStream
 
-    def study_open(self, folders: Mapping[str, str], reference: str, place: str) -> None:
-        """Open the sources where they are to live; refuse a model that takes other tensors."""
-        sources = Sources({label: Path(path) for label, path in folders.items()}, reference)
+    def study_open(
+        self, folders: Mapping[str, str], opened: tuple[str, str, bool], place: str
+    ) -> None:
+        """Open the sources where they are to live; refuse a model that takes other tensors.
+
+        `opened` is what `Sources` takes beside the folders.
+        """
+        sources = Sources({label: Path(path) for label, path in folders.items()}, *opened)
         store: Store
         if place == "cpu":
             store = Files(sources)
@@ -51,6 +57,8 @@ class MergeExtension:
                 loaded = self._model().load_weights(
                     self._watched(MergeRecipe.from_dict(recipe), seen)
                 )
+        except MergeError as error:
+            raise WeightError(str(error)) from None
         except (ValueError, KeyError, AssertionError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise

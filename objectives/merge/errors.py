@@ -7,3 +7,7 @@ class SourceError(Exception):
 
 class ExportError(Exception):
     """A folder cannot be written: says why."""
+
+
+class MergeError(Exception):
+    """A merge has no result: says which tensor, and why."""

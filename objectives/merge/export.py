@@ -19,20 +19,11 @@ from .mergekit_yaml import to_mergekit
 from .recipe import MergeRecipe
 from .sources import Sources
 from .stream import MergeStream
+from .tokenizer import FILES
+from .vocabulary import BASE, UNION
 
 SHARD_BYTES = 5_000_000_000
 MERGEKIT_FILE, RECIPE_FILE = "mergekit_config.yml", "recipe.json"
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 
 
 def export(
@@ -140,23 +131,39 @@ def _write_texts(
     folder: Path,
     card: str,
 ) -> None:
-    reference = sources.reference.folder
     config = sources.merged_config(recipe.dtype)
     _write_json(folder / "config.json", config)
     _write_json(folder / RECIPE_FILE, identity(recipe, sources))
-    tokenizer_source = "base" if recipe.base and sources.vocabularies_differ else None
-    merge = to_mergekit(recipe, references, tokenizer_source)
+    merge = to_mergekit(recipe, references, _tokenizer_source(recipe, sources, references))
     (folder / MERGEKIT_FILE).write_text(yaml.safe_dump(merge, sort_keys=False), encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
-    for name in _TOKENIZER_FILES:
-        if (reference / name).exists():
-            shutil.copyfile(reference / name, folder / name)
-    generation = reference / "generation_config.json"
+    speaker = sources.speaker.folder
+    if sources.tokenizer_source == UNION:
+        sources.vocabulary.tokenizer.save_pretrained(folder)
+    else:
+        for name in FILES:
+            if (speaker / name).exists():
+                shutil.copyfile(speaker / name, folder / name)
+    generation = speaker / "generation_config.json"
     if generation.exists():
         shutil.copyfile(generation, folder / generation.name)
     else:
         ids = {key: config.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
         _write_json(folder / generation.name, {k: v for k, v in ids.items() if v is not None})
+
+
+def _tokenizer_source(
+    recipe: MergeRecipe, sources: Sources, references: Mapping[str, str]
+) -> str | None:
+    """mergekit's key of this name. It takes no models of other vocabularies without it, and knows
+    no base where a method has none."""
+    if sources.tokenizer_source == UNION:
+        return UNION
+    if sources.tokenizer_source != BASE:
+        return references[sources.speaker.label]
+    if not sources.vocabularies_differ:
+        return None
+    return BASE if recipe.base else references[sources.reference.label]
 
 
 def _write_json(path: Path, data: Any) -> None:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 DRAW_BITS = 16
-SCHEME = "philox 4x32-10, 16 bits"
-"""Changes whenever the same seed gives other masks: stored trials are then another study's."""
+SCHEME = "philox 4x32-10, 16 bits; sums in grains"
+"""Changes whenever the same recipe gives other weights, by its masks or by how sums are rounded:
+stored trials are then another study's."""
 _DRAWS = 128 // DRAW_BITS
 _ROUNDS = 10
 _MULTIPLY = (0xD2511F53, 0xCD9E8D57)

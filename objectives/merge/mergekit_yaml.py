@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .catalogue import METHODS
 from .recipe import MergeRecipe, slerp_pair
 
 
@@ -12,8 +13,10 @@ def to_mergekit(
     """The recipe as a mergekit configuration.
 
     `references` gives each label's folder or hub id. mergekit draws random masks of its own, so
-    for the dare methods its result has the same distribution as ours and not the same bits.
+    for the dare and della methods its result has the same distribution as ours and not the same
+    bits.
     """
+    method = METHODS[recipe.method]
     config: dict[str, Any] = {"merge_method": recipe.method}
     if recipe.method == "slerp":
         config["slices"] = _slerp_slices(recipe, references)
@@ -23,10 +26,16 @@ def to_mergekit(
         config["slices"] = _slices(recipe, references)
     if recipe.base is not None:
         config["base_model"] = references[recipe.base]
-    shared: dict[str, Any] = {} if recipe.method == "slerp" else {"normalize": recipe.normalize}
+    whole: dict[str, Any] = dict(recipe.options)
+    if method.normalize is not None and recipe.method != "slerp":
+        whole["normalize"] = recipe.normalize
     if recipe.scale != 1.0:
-        shared["lambda"] = recipe.scale
-    config["parameters"] = shared | {"int8_mask": True}
+        whole["lambda"] = recipe.scale
+    if recipe.smooth:
+        for name, values_KF in recipe.shared.items():
+            lines = [_line([knot[f] for knot in values_KF]) for f in _sets(recipe)]
+            whole[name] = _filtered(recipe, lines)
+    config["parameters"] = whole | {"int8_mask": True}
     config["dtype"], config["out_dtype"] = "float32", recipe.dtype
     if tokenizer_source is not None:
         config["tokenizer_source"] = tokenizer_source
@@ -42,12 +51,17 @@ def _slices(recipe: MergeRecipe, references: Mapping[str, str]) -> list[dict[str
                 name: _filtered(recipe, [values_KMF[knot][m][f] for f in _sets(recipe)])
                 for name, values_KMF in recipe.values.items()
             }
-            sources.append(
-                {"model": references[model], "layer_range": layers, "parameters": values}
-            )
+            source = {"model": references[model], "layer_range": layers}
+            sources.append(source | ({"parameters": values} if values else {}))
         if recipe.base is not None and recipe.base not in recipe.models:
             sources.append({"model": references[recipe.base], "layer_range": layers})
-        slices.append({"sources": sources})
+        slice_: dict[str, Any] = {"sources": sources}
+        if recipe.shared:
+            slice_["parameters"] = {
+                name: _filtered(recipe, list(values_KF[knot]))
+                for name, values_KF in recipe.shared.items()
+            }
+        slices.append(slice_)
     return slices
 
 
@@ -60,7 +74,7 @@ def _models(recipe: MergeRecipe, references: Mapping[str, str]) -> list[dict[str
             )
             for name, values_KMF in recipe.values.items()
         }
-        models.append({"model": references[model], "parameters": values})
+        models.append({"model": references[model]} | ({"parameters": values} if values else {}))
     if recipe.base is not None and recipe.base not in recipe.models:
         models.append({"model": references[recipe.base]})
     return models
@@ -82,7 +96,7 @@ def _slerp_slices(recipe: MergeRecipe, references: Mapping[str, str]) -> list[di
 
 
 def _layer_ranges(recipe: MergeRecipe) -> list[list[int]]:
-    step = recipe.num_layers // len(next(iter(recipe.values.values())))
+    step = recipe.num_layers // recipe.knots
     return [[start, start + step] for start in range(0, recipe.num_layers, step)]
 
 

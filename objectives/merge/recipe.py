@@ -7,30 +7,13 @@ F: filters, and the rest that no filter matches.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from .catalogue import Value
+
 ValuesKMF = tuple[tuple[tuple[float, ...], ...], ...]
-
-
-@dataclass(frozen=True)
-class Method:
-    """What a merge method takes: its parameters per model, a base or none, its defaults."""
-
-    parameters: tuple[str, ...]
-    needs_base: bool
-    normalize: bool
-    """What `normalize: null` means (mergekit-evolve's defaults)."""
-
-
-METHODS: Mapping[str, Method] = {
-    "linear": Method(("weight",), needs_base=False, normalize=True),
-    "task_arithmetic": Method(("weight",), needs_base=True, normalize=False),
-    "ties": Method(("weight", "density"), needs_base=True, normalize=True),
-    "dare_linear": Method(("weight", "density"), needs_base=True, normalize=False),
-    "dare_ties": Method(("weight", "density"), needs_base=True, normalize=True),
-    "slerp": Method(("t",), needs_base=False, normalize=False),
-}
+ValuesKF = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -63,6 +46,10 @@ class MergeRecipe:
     mask_seed: int = 0
     dtype: str = "bfloat16"
     """What merged tensors are rounded to; the arithmetic before is float32."""
+    shared: Mapping[str, ValuesKF] = field(default_factory=dict)
+    """Parameters that all models have in common, as mergekit names them."""
+    options: Mapping[str, Value] = field(default_factory=dict)
+    """Parameters of the whole merge that are not mergekit's defaults."""
 
     @classmethod
     def single(cls, model: str, num_layers: int, dtype: str = "bfloat16") -> "MergeRecipe":
@@ -70,13 +57,17 @@ class MergeRecipe:
         one = {"weight": (((1.0,),),)}
         return cls("linear", (model,), None, num_layers, one, normalize=True, dtype=dtype)
 
+    @property
+    def knots(self) -> int:
+        return len(next(iter([*self.values.values(), *self.shared.values()]), ((),)))
+
     def at(self, tensor: str, layer: int) -> Setting:
         """The setting of one tensor; `layer` is -1 before the first layer, num_layers after."""
-        picked = {name: self._row(values, tensor, layer) for name, values in self.values.items()}
+        picked = self.numbers_at(tensor, layer)
         if self.method == "slerp":
             first, second, t = slerp_pair(picked["t"])
             return Setting((self.models[first], self.models[second]), t=t)
-        weights = picked["weight"]
+        weights = picked.get("weight", ())
         return Setting(self.models, weights, picked.get("density", (1.0,) * len(weights)))
 
     def _row(self, values_KMF: ValuesKMF, tensor: str, layer: int) -> tuple[float, ...]:
@@ -98,14 +89,28 @@ class MergeRecipe:
             return 0.0
         return layer / (self.num_layers - 1) if self.num_layers > 1 else 1.0
 
+    def numbers_at(self, tensor: str, layer: int) -> dict[str, tuple[float, ...]]:
+        """Each parameter's value for every model at one tensor."""
+        return {name: self._row(values, tensor, layer) for name, values in self.values.items()}
+
+    def shared_at(self, tensor: str, layer: int) -> dict[str, float]:
+        """Each shared parameter's value at one tensor."""
+        found = {}
+        for name, values_KF in self.shared.items():
+            [found[name]] = self._row(tuple((knot,) for knot in values_KF), tensor, layer)
+        return found
+
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Plain data; what a method does not have is left out."""
+        data = dataclasses.asdict(self)
+        return {k: v for k, v in data.items() if v or k not in ("shared", "options")}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "MergeRecipe":
         """The inverse of `to_dict`, also after a trip through JSON (lists for tuples)."""
         fields = dict(data)
-        fields["values"] = {name: _tuples(values) for name, values in fields["values"].items()}
+        for key in ("values", "shared"):
+            fields[key] = {name: _tuples(values) for name, values in fields.get(key, {}).items()}
         fields["models"], fields["filters"] = tuple(fields["models"]), tuple(fields["filters"])
         return cls(**fields)
 
@@ -122,10 +127,13 @@ def slerp_pair(values: tuple[float, ...]) -> tuple[int, int, float]:
 def labels(references: Sequence[str]) -> tuple[str, ...]:
     """A short name for each model: the last part of its folder or hub id, or more where needed.
 
+    A model with an adapter is called by the adapter.
+
     >>> labels(["org/Mistral-7B", "models/base/", "other/base"])
     ('Mistral-7B', 'models--base', 'other--base')
     """
-    parts = [reference.rstrip("/").split("@")[0].split("/") for reference in references]
+    named = [reference.rpartition("+")[2] or reference for reference in references]
+    parts = [name.rstrip("/").split("@")[0].split("/") for name in named]
     short = [part[-1] for part in parts]
     longer = ["--".join(part[-2:]) for part in parts]
     return tuple(

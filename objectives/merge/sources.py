@@ -1,6 +1,6 @@
-"""Source checkpoints: folders of safetensors, read one tensor at a time through the page cache."""
+"""The checkpoints of a study, checked against each other and read in line with the merge."""
 
-import json
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,20 +8,12 @@ from typing import Any
 
 import torch
 from mergekit.architecture import WeightInfo, arch_info_for_config
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig
 
+from .checkpoint import DTYPES, Checkpoint
 from .errors import SourceError
-from .tokenizer import align, row_map
-
-_DTYPES = {
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
-_INDEX = "model.safetensors.index.json"
+from .vocabulary import BASE, MODEL, Vocabulary, vocabulary
 
 
 @dataclass(frozen=True)
@@ -34,108 +26,38 @@ class TensorInfo:
     weight: WeightInfo
 
 
-class Checkpoint:
-    """One model folder. Files are memory-mapped; nothing is read before a tensor is asked for."""
-
-    def __init__(self, label: str, folder: Path) -> None:
-        self.label, self.folder = label, folder
-        self.config = self._read_config()
-        self._files = self._open()
-        self._file_of = {name: f for f in self._files for name in f.keys()}  # noqa: SIM118
-
-    def _read_config(self) -> dict[str, Any]:
-        path = self.folder / "config.json"
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise SourceError(
-                f"{self.label}: {self.folder} has no config.json; is it a model folder?"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise SourceError(f"{self.label}: cannot read {path}: {error}") from None
-        if not isinstance(config, dict):
-            raise SourceError(f"{self.label}: {path} is not a mapping")
-        return config
-
-    def _open(self) -> list[Any]:
-        paths = self.paths
-        if not paths:
-            raise SourceError(
-                f"{self.label}: {self.folder} has no .safetensors files "
-                "(other formats must be converted first)"
-            )
-        files = []
-        for path in paths:
-            try:
-                files.append(safe_open(path, framework="pt"))
-            except (OSError, SafetensorError) as error:
-                raise SourceError(
-                    f"{self.label}: {path} is not a whole safetensors file ({error}); "
-                    "download it again"
-                ) from None
-        return files
-
-    @property
-    def paths(self) -> list[Path]:
-        """Its safetensors files."""
-        index = self.folder / _INDEX
-        if not index.exists():
-            return sorted(self.folder.glob("*.safetensors"))
-        try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            return sorted(self.folder / name for name in names)
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            raise SourceError(f"{self.label}: {index} is no index of safetensors files") from None
-
-    @property
-    def names(self) -> frozenset[str]:
-        return frozenset(self._file_of)
-
-    @property
-    def tied(self) -> bool:
-        return bool(self.config.get("tie_word_embeddings", False))
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file_of[name].get_slice(name).get_shape())
-
-    def dtype(self, name: str) -> str:
-        return str(self._file_of[name].get_slice(name).get_dtype())
-
-    def read(self, name: str) -> Tensor:
-        tensor: Tensor = self._file_of[name].get_tensor(name)
-        return tensor
-
-    def stored_name(self, weight: WeightInfo) -> str | None:
-        """What this checkpoint calls the weight; a tied head reads the embedding."""
-        tied_names = list(weight.tied_names or ())
-        own = [weight.name, *(weight.aliases or ())]
-        wanted = [*tied_names, *own] if self.tied else [*own, *tied_names]
-        return next((name for name in wanted if name in self._file_of), None)
-
-    def has_own(self, weight: WeightInfo) -> bool:
-        """Whether the weight is stored here and not tied to another."""
-        own = {weight.name, *(weight.aliases or ())}
-        return bool(own & self.names) and not (self.tied and weight.tied_names)
-
-
 class Sources:
     """The checkpoints of a study, checked against each other.
 
-    The reference (the base, or else the first model) gives the merge its architecture,
-    vocabulary and tensor names.
+    The reference (the base, or else the first model) gives the merge its architecture and tensor
+    names, and its vocabulary if that is not another's.
     """
 
-    def __init__(self, folders: Mapping[str, Path], reference: str) -> None:
-        """Open every folder and compare headers; raises SourceError."""
+    def __init__(
+        self,
+        folders: Mapping[str, Path],
+        reference: str,
+        tokenizer_source: str = BASE,
+        has_base: bool = True,
+    ) -> None:
+        """Open every folder and compare headers; raises SourceError.
+
+        `tokenizer_source` is base, union or model:LABEL, as in vocabulary.py; with `has_base` the
+        reference is the base of the merge.
+        """
+        own = tokenizer_source == MODEL + reference
+        self.tokenizer_source, self.has_base = BASE if own else tokenizer_source, has_base
         self.checkpoints = {label: Checkpoint(label, path) for label, path in folders.items()}
         self.reference = self.checkpoints[reference]
         self.num_layers, self.layout = self._read_layout()
         for checkpoint in self.checkpoints.values():
             self._compare(checkpoint)
-        self._rows = {
-            label: row_map(self.reference, c, *self._vocabulary_sizes(c))
-            for label, c in self.checkpoints.items()
-        }
+        checkpoints = list(self.checkpoints.values())
+        sizes = {c.label: self._vocabulary_size(c) for c in checkpoints}
+        self.vocabulary: Vocabulary = vocabulary(
+            checkpoints, sizes, self.reference, self.tokenizer_source, has_base
+        )
+        self.layout = tuple(self._sized(info) for info in self.layout)
 
     def _read_layout(self) -> tuple[int, tuple[TensorInfo, ...]]:
         config = self._transformers_config()
@@ -185,10 +107,10 @@ class Sources:
             name = checkpoint.stored_name(info.weight)
             if name is None:
                 raise SourceError(f"{checkpoint.label}: tensor {info.name} is missing")
-            if checkpoint.dtype(name) not in _DTYPES:
+            if checkpoint.dtype(name) not in DTYPES:
                 raise SourceError(
                     f"{checkpoint.label}: tensor {name} is stored as {checkpoint.dtype(name)}; "
-                    f"known are {', '.join(_DTYPES)}"
+                    f"known are {', '.join(DTYPES)}"
                 )
             shape = checkpoint.shape(name)
             if _without(shape, info.weight.vocabulary_axis) != _without(
@@ -199,13 +121,25 @@ class Sources:
                     f"tensor {info.name} is {list(shape)} and {list(info.shape)}"
                 )
 
-    def _vocabulary_sizes(self, checkpoint: Checkpoint) -> tuple[int, int]:
-        """Rows of the reference and of this checkpoint."""
+    def _vocabulary_size(self, checkpoint: Checkpoint) -> int:
+        """Rows of its embedding and head."""
+        found = {}
         for info in self.layout:
             axis, name = info.weight.vocabulary_axis, checkpoint.stored_name(info.weight)
             if axis is not None and name is not None:
-                return info.shape[axis], checkpoint.shape(name)[axis]
-        return 0, 0
+                found[name] = checkpoint.shape(name)[axis]
+        if len(set(found.values())) > 1:
+            rows = ", ".join(f"{name} {size}" for name, size in found.items())
+            raise SourceError(f"{checkpoint.label}: its vocabulary has no one size: {rows}")
+        return next(iter(found.values()), 0)
+
+    def _sized(self, info: TensorInfo) -> TensorInfo:
+        """With the rows that the merge has."""
+        axis = info.weight.vocabulary_axis
+        if axis is None:
+            return info
+        shape = (*info.shape[:axis], self.vocabulary.size, *info.shape[axis + 1 :])
+        return dataclasses.replace(info, shape=shape)
 
     def check_values(self) -> None:
         """Read every tensor once and refuse what is not finite."""
@@ -217,41 +151,91 @@ class Sources:
                     raise SourceError(f"{checkpoint.label}: tensor {name} holds NaN or infinity")
 
     def read(self, label: str, info: TensorInfo) -> Tensor:
-        """One tensor of one model as it is stored, its vocabulary in line with the reference's."""
-        tensor = self._stored(self.checkpoints[label], info)
-        rows, axis = self._rows[label], info.weight.vocabulary_axis
+        """One tensor of one model, its vocabulary in line with the merge's."""
+        tensor = self._stored(label, info)
+        axis, rows = info.weight.vocabulary_axis, self.vocabulary.rows[label]
         if axis is None or rows is None:
             return tensor
-        return align(tensor, self._stored(self.reference, info), rows, axis)
+        picked = tensor.movedim(axis, 0).index_select(0, rows.clamp(min=0))
+        picked = picked.to(self.dtype(label, info))
+        absent = self.vocabulary.absent(label)
+        if len(absent):
+            picked[absent] = self._fill(info, axis, absent).to(picked.dtype)
+        return picked.movedim(0, axis)
+
+    def _fill(self, info: TensorInfo, axis: int, places: Tensor) -> Tensor:
+        """Rows of the merge from the models that give them to others: the mean of these."""
+        filled: Tensor = torch.zeros(())
+        counts = torch.zeros(len(places))
+        for label, gives in self.vocabulary.givers.items():
+            chosen = gives[places]
+            if not chosen.any():
+                continue
+            rows = self.vocabulary.rows[label]
+            wanted = places[chosen] if rows is None else rows[places[chosen]]
+            found = self._stored(label, info).movedim(axis, 0).index_select(0, wanted)
+            if not filled.ndim:
+                filled = torch.zeros(len(places), *found.shape[1:])
+            filled = filled.to(torch.promote_types(filled.dtype, found.dtype))
+            filled[chosen] += found
+            counts += chosen
+        return filled / counts.clamp(min=1).view(-1, *[1] * (filled.ndim - 1))
 
     def dtype(self, label: str, info: TensorInfo) -> torch.dtype:
-        """What `read` gives, from the header alone."""
+        """What `read` gives, from headers alone."""
+        own = self._header_dtype(label, info)
+        absent = self.vocabulary.absent(label)
+        if info.weight.vocabulary_axis is None or not self.vocabulary.fills_exactly:
+            return own
+        counts = torch.zeros(len(absent))
+        for giver, gives in self.vocabulary.givers.items():
+            if gives[absent].any():
+                own = torch.promote_types(own, self._header_dtype(giver, info))
+                counts += gives[absent]
+        return torch.promote_types(own, torch.float32) if (counts > 1).any() else own
+
+    def _header_dtype(self, label: str, info: TensorInfo) -> torch.dtype:
         checkpoint = self.checkpoints[label]
         name = checkpoint.stored_name(info.weight)
         assert name is not None
-        return _DTYPES[checkpoint.dtype(name)]
+        return DTYPES[checkpoint.dtype(name)]
 
-    def _stored(self, checkpoint: Checkpoint, info: TensorInfo) -> Tensor:
+    def _stored(self, label: str, info: TensorInfo) -> Tensor:
+        checkpoint = self.checkpoints[label]
         name = checkpoint.stored_name(info.weight)
         assert name is not None
         return checkpoint.read(name)
 
     def rows_of(self, label: str) -> list[int] | None:
         """For each row of the merge the model's row, -1 where it has none; None if all agree."""
-        rows = self._rows[label]
+        rows = self.vocabulary.rows[label]
         return None if rows is None else rows.tolist()
 
     @property
     def vocabularies_differ(self) -> bool:
-        return any(rows is not None for rows in self._rows.values())
+        return any(rows is not None for rows in self.vocabulary.rows.values())
+
+    @property
+    def speaker(self) -> Checkpoint:
+        """The model whose numbers the merge's tokens begin with: its special tokens are the
+        merge's."""
+        if not self.tokenizer_source.startswith(MODEL):
+            return self.reference
+        return self.checkpoints[self.tokenizer_source.removeprefix(MODEL)]
 
     def merged_config(self, dtype: str) -> dict[str, Any]:
-        """The config.json of a merge: the reference's, with its own head untied where one is."""
+        """The config.json of a merge: the reference's, with its own head untied where one is, and
+        with the size and the special tokens of the merge's vocabulary."""
         config = dict(self.reference.config)
         config.pop("torch_dtype", None)
         config["dtype"] = dtype
         if any(info.weight.tied_names for info in self.layout):
             config["tie_word_embeddings"] = False
+        if self.tokenizer_source != BASE:
+            config["vocab_size"] = self.vocabulary.size
+            theirs = self.speaker.config
+            special = [key for key in {**config, **theirs} if key.endswith("_token_id")]
+            config |= {key: theirs.get(key) for key in special}
         return config
 
 

@@ -3,11 +3,13 @@
 import importlib.util
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from . import masks, methods
+from . import masks, mergekit_methods, methods
+from .catalogue import METHODS
 from .recipe import MergeRecipe, Setting
 from .sources import Sources, TensorInfo
 from .stores import Files, Held, Store
@@ -22,8 +24,8 @@ class MergeStream:
     """Merges recipe after recipe over the same sources, a few tensors of each at a time.
 
     On a GPU the task-arithmetic family runs in kernels of its own, with the same bits as the
-    reference arithmetic in methods.py. Random draws depend on nothing that a search changes, so
-    the reference keeps those of small models in memory.
+    reference arithmetic in methods.py; what is in neither is mergekit's. Random draws depend on
+    nothing that a search changes, so those of small models are kept in memory.
     """
 
     def __init__(self, sources: Sources, store: Store | None = None) -> None:
@@ -42,7 +44,7 @@ class MergeStream:
         self._room = DRAWS_KEPT
 
     def tensors(self, recipe: MergeRecipe) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the merge with its name, in the recipe's dtype."""
+        """Every tensor of the merge with its name, in the recipe's dtype. Raises MergeError."""
         if self._fused is not None and self._covers(recipe):
             yield from self._fused.tensors(recipe)
             return
@@ -64,6 +66,9 @@ class MergeStream:
     def _merge(
         self, recipe: MergeRecipe, setting: Setting, info: TensorInfo, held: Mapping[str, Tensor]
     ) -> Tensor:
+        if not METHODS[recipe.method].fused:
+            draw = partial(self._drawn, recipe.mask_seed, info.name)
+            return mergekit_methods.merge(recipe, info, held, draw)
         if recipe.method == "linear":
             tensors = [held[model].float() for model in setting.models]
             return methods.linear(tensors, setting.weights, recipe.normalize)
@@ -96,15 +101,18 @@ class MergeStream:
             return methods.trim(delta, density)
         if not recipe.method.startswith("dare") or density >= 1:
             return delta
-        drawn = self._draw(recipe.mask_seed, model, tensor, delta)
+        drawn = self._drawn(recipe.mask_seed, tensor, model, delta.shape, delta.device)
         return methods.drop_and_rescale(delta, drawn < masks.threshold(density))
 
-    def _draw(self, seed: int, model: str, tensor: str, like: Tensor) -> Tensor:
-        place = (seed, model, tensor)
+    def _drawn(
+        self, seed: int, tensor: str, name: str, shape: torch.Size, device: torch.device
+    ) -> Tensor:
+        """The draws of a tensor for one model, or whatever else they are named after."""
+        place = (seed, name, tensor)
         if place not in self._draws:
-            drawn = masks.draws(masks.key(*place), like.shape, like.device)
+            drawn = masks.draws(masks.key(*place), shape, device)
             if drawn.nbytes > self._room:
                 return drawn
             self._room -= drawn.nbytes
             self._draws[place] = drawn
-        return self._draws[place]
+        return self._draws[place].view(shape)

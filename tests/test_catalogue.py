@@ -1,0 +1,78 @@
+"""The table of methods against mergekit's registry: neither has what the other lacks."""
+
+import pytest
+from mergekit import merge_methods
+from mergekit.merge_methods import BasePolicy, MergeMethod, ParameterScope
+
+from objectives.merge.catalogue import METHODS
+
+REGISTERED = {method.spec.name: method for method in merge_methods.registered_methods()}
+OURS = [name for name, method in METHODS.items() if not method.fused]
+
+
+def test_every_method_of_mergekit_is_here_and_no_other() -> None:
+    assert METHODS.keys() == REGISTERED.keys()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_method_has_mergekits_parameters_with_its_defaults(name: str) -> None:
+    method, spec = METHODS[name], REGISTERED[name].spec
+    theirs = {p.name: p for p in spec.parameters if p.name != "int8_mask"}
+    ours = {p.name for p in method.parameters}
+    ours |= {"normalize"} if method.normalize is not None else set()
+    ours |= {"lambda"} if method.has_lambda else set()
+    assert ours == theirs.keys()
+    if method.normalize is not None:
+        assert theirs["normalize"].default is method.normalize
+    for parameter in method.parameters:
+        their = theirs[parameter.name]
+        assert parameter.per_model == (their.scope != ParameterScope.SHARED)
+        assert parameter.default == (None if their.required else their.default) or (
+            parameter.name == "weight" and their.required
+        )
+        if parameter.default is not None:
+            assert type(parameter.default) is their.value_type
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_method_takes_the_models_that_mergekit_takes(name: str) -> None:
+    method, theirs = METHODS[name], REGISTERED[name]
+    policy = theirs.spec.contract.base
+    if name != "slerp":  # mergekit's base is the first of the two models there
+        assert (
+            method.base
+            == {
+                BasePolicy.REQUIRED: "needed",
+                BasePolicy.OPTIONAL: "optional",
+                BasePolicy.IGNORED: "unused",
+            }[policy]
+        )
+        assert _takes(theirs, method.least, method.base == "needed")
+    if method.most is not None:
+        assert _takes(theirs, method.most, method.base == "needed")
+        assert not _takes(theirs, method.most + 1, method.base == "needed")
+    elif name != "slerp":
+        assert _takes(theirs, 9, method.base == "needed")
+    if name in ("nuslerp", "model_stock"):
+        assert not _takes(theirs, method.least - 1, method.base == "needed")
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_ranges_lie_within_limits_and_hold_their_start(name: str) -> None:
+    for p in METHODS[name].parameters:
+        if p.is_searched:
+            assert p.is_number
+            assert p.limits[0] <= p.low < p.high <= p.limits[1]
+            assert p.start is None or p.low <= p.start <= p.high
+            assert not p.open or p.low > p.limits[0]
+
+
+def _takes(method: MergeMethod, count: int, with_base: bool) -> bool:
+    models = [f"model {i}" for i in range(count)]
+    try:
+        method.validate_inputs(
+            [*models, *(["base"] if with_base else [])], "base" if with_base else None
+        )
+    except ValueError:
+        return False
+    return True
