@@ -40,6 +40,15 @@ class EngineChoice:
         """Whether the engine looks for NaN in the sources itself."""
         return self.kind == "vllm" and self.device == "cuda"
 
+    @property
+    def signature(self) -> str:
+        """What answers: where two are the same, the same merge gives the same bits."""
+        kind = torch.device(self.device).type
+        return (
+            f"{self.kind} on {kind}, {self.dtype}, {self.batch_tokens} tokens a batch, "
+            f"torch {torch.__version__}"
+        )
+
     def start(self, sources: Sources, longest: int) -> Engine:
         """`longest` is the tokens of the longest prompt and its answer. Raises EngineError."""
         log.info("engine %s on %s, computing in %s", self.kind, self.device, self.dtype)

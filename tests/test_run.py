@@ -25,11 +25,11 @@ from storage.studies import find_study
 from storage.trials import TrialRecord, Trials
 from storage.url import StorageError, storage_url
 from storage.workers import WorkerRecord, Workers, is_gone
+from study.candidates import recipe_of
 from study.config_file import load_config
 from study.engine_choice import choose_engine
 from study.export import choose, export_trial
 from study.setup import Setup, build
-from study.summary import recipe_of
 
 TRIALS, POPULATION = 10, 4
 Change = Callable[[dict[str, Any]], None]
