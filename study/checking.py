@@ -27,7 +27,7 @@ from storage.trials import TrialRecord, Trials
 from .card import STUDY_FILE
 from .config import ConfigError
 from .config_file import load_config, study_url
-from .engine_choice import EngineChoice, choose_engine
+from .engine_choice import EngineChoice, choose_engine, use_threads_of
 from .setup import Setup, build, check_fingerprint
 
 _MODEL = "exported"
@@ -120,6 +120,8 @@ def _compared(
     stored, said = answers.read(record.id, split), answers.replies(record.id, split)
     if not stored:
         return []
+    for reply in said.values():
+        use_threads_of(reply.engine)  # all tasks of a split were asked by one engine
     now = exam.ask(engine).tasks
     return [
         _task(split, name, now[name], task, said.get(name), choice.signature)

@@ -27,8 +27,9 @@ def best_so_far(found: Found) -> Figure | None:
         return None
     figure, axes = sheet("Search score, trial by trial")
     numbers = np.arange(1, len(scores["values"]) + 1)
-    axes.scatter(numbers, scores["values"], s=9, color=GREY, label="trial", linewidths=0)
-    axes.plot(numbers, np.maximum.accumulate(scores["values"]), color=BLUE, label="best so far")
+    axes.scatter(numbers, scores["values"], s=14, color=GREY, label="trial", linewidths=0)
+    best = np.maximum.accumulate(scores["values"])
+    axes.step(numbers, best, where="post", color=BLUE, label="best so far")
     for label, value, colour in _levels(scores["baselines"]):
         axes.axhline(value, color=colour, linewidth=1, linestyle="--", label=label)
     axes.set_xlabel("search trial")
