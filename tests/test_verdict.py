@@ -1,46 +1,14 @@
-"""The verdict's statistics, on simulated answers whose truth is known, and against scipy.
-
-S: simulated studies, C: candidates, P: pairs of a candidate and a reference, Q: questions.
-"""
+"""The verdict's statistics, on simulated answers whose truth is known, and against scipy."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
+from verdict import simulated
 
-from study.verdict import LEVEL, choose, compare, max_quantile, resampled
+from study.verdict import LEVEL, choose, compare
 
 Floats = NDArray[np.float64]
-
-
-def answers(rng: np.random.Generator, shares: list[float], studies: int, count: int) -> Floats:
-    """Right and wrong answers [S, model, Q]; the models share much of what makes a question easy."""
-    easy_SQ = rng.normal(size=(studies, 1, count))
-    own = rng.normal(size=(studies, len(shares), count))
-    ability = norm.ppf(np.array(shares))[None, :, None]
-    return (0.8 * easy_SQ + 0.6 * own < ability).astype(np.float64)
-
-
-def simulated(
-    seed: int,
-    shares: list[float],
-    studies: int,
-    counts: tuple[int, int],
-    pairs: list[tuple[int, int]],
-) -> tuple[Floats, Floats, Floats]:
-    """Differences of two tasks weighted 0.875 and 0.125 [S, P], their errors, and half widths."""
-    rng = np.random.default_rng(seed)
-    weights = (0.875, 0.125)
-    first, second = ([i for i, _ in pairs], [j for _, j in pairs])
-    gaps = []
-    for count in counts:
-        right = answers(rng, shares, studies, count)
-        gaps.append((right[:, first] - right[:, second]).reshape(-1, count))
-    observed, errors, drawn = resampled(gaps, weights, resamples=1000)
-    shape = (studies, len(pairs))
-    observed, errors = observed.reshape(shape), errors.reshape(shape)
-    quantile = max_quantile(observed, errors, drawn.reshape(*shape, -1))
-    return observed, errors, quantile[:, None] * errors
 
 
 @pytest.mark.parametrize("counts", [(100, 40), (400, 100)])
