@@ -78,8 +78,10 @@ def search(config: StudyConfig, space: dict[str, object], seed: int, trials: int
     ):
         worker.search(trials, math.inf)
         setup = worker.setup
-        found = lines(worker.trials.all(), setup.genome, worker.answers, worker.ask_held_out)
-    uniform, best = found[-2], found[-1]
+        worker.judge()
+        found = lines(worker.trials.all(), setup.genome, worker.answers)
+    by_role = {line.candidate.role: line for line in found}
+    uniform, best = by_role["uniform"], by_role["best"]
     assert uniform.held_out is not None
     assert best.held_out is not None
     gain = best.held_out.value - uniform.held_out.value

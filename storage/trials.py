@@ -54,6 +54,12 @@ class TrialRecord:
         return float(self.attributes.get(RESULT, {}).get("objective", self.value))
 
     @property
+    def sampled(self) -> bool:
+        """Whether it was asked some of the search questions and the rest were reckoned."""
+        result = self.attributes.get(RESULT, {})
+        return bool(result.get("asked", 0) < result.get("questions", 0))
+
+    @property
     def error(self) -> float | None:
         """The standard error of the value over questions; None where it cannot be told."""
         error = self.attributes.get(RESULT, {}).get("error")

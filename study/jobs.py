@@ -1,4 +1,5 @@
-"""What there is to do in a study: baselines, places of the search, and work for idle workers."""
+"""What there is to do in a study: baselines, places of the search, work for idle workers, and in
+the end the merges that the whole search comes to."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,9 @@ from .genome import Genome
 from .sampler import Place, Replay
 from .standing import CANDIDATE, Standing
 
+ROLE, AFTER = "role", "after"
+"""Attributes of the merges a search comes to: what each is, and after how many search trials."""
+TOP, MEAN, BEST = "mean of the top", "CMA mean", "best trial"
 _TOP = 20
 
 
@@ -27,17 +31,23 @@ class Job:
 class Jobs:
     """The work of a study of `budget` search trials; none where a method has nothing to search."""
 
-    def __init__(
-        self, genome: Genome, replay: Replay, budget: int, after_baselines: bool = False
-    ) -> None:
-        """`after_baselines` lets the search begin only when every baseline is scored."""
+    def __init__(self, genome: Genome, replay: Replay, budget: int, sampled: bool = False) -> None:
+        """`sampled`: a trial is asked some questions, and the baselines tell first which ones."""
         self._genome, self._replay = genome, replay
         self._budget = budget if genome.space else 0
-        self._after_baselines = after_baselines
+        self._sampled = sampled
         self._baselines = genome.baselines()
         self._standing = Standing(replay.population)
 
     def done(self, records: Sequence[TrialRecord]) -> bool:
+        """Whether every baseline, every place of the budget and every merge that the search comes
+        to is finished."""
+        if not self.searched(records):
+            return False
+        complete = self._standing.complete
+        return all(job.what in complete for job in self.conclusions(records))
+
+    def searched(self, records: Sequence[TrialRecord]) -> bool:
         """Whether every baseline and every place of the budget is finished."""
         standing = self._seen(records)
         scored = all(b.name in standing.complete for b in self._baselines)
@@ -46,6 +56,40 @@ class Jobs:
     def generation(self, records: Sequence[TrialRecord]) -> int:
         """The one under way."""
         return self._seen(records).generation
+
+    def conclusions(self, records: Sequence[TrialRecord]) -> list[Job]:
+        """The merges that the search comes to, as far as its places are finished without a gap:
+        the mean of the best trials, and the mean of CMA-ES's distribution.
+
+        They are functions of those places alone, so any number of workers makes the same.
+        """
+        whole = self._seen(records).without_gap()
+        after = len(whole)
+        if not after:
+            return []
+        count = top_count(after)
+        found = [(f"{TOP} {count}", f"{TOP} {count} of {after} search trials", _top(whole, count))]
+        if generation := after // self._replay.population:
+            mean = self._replay.mean(generation, whole)
+            found.append((MEAN, f"{MEAN} after {after} search trials", mean))
+        if self._sampled:  # the best trial was not asked all search questions
+            found.append((BEST, f"{BEST} of {after} search trials", _top(whole, 1)))
+        return [
+            Job(
+                name,
+                params,
+                self._genome.recipe(params),
+                {CANDIDATE: name, KIND: CANDIDATE, ROLE: role, AFTER: after},
+            )
+            for role, name, params in found
+        ]
+
+    def concluding(self, records: Sequence[TrialRecord], turn: int = 0) -> Job | None:
+        """One of `conclusions` that nobody has; None where there is none left to begin."""
+        standing = self._seen(records)
+        has = standing.complete | standing.begun
+        free = [job for job in self.conclusions(records) if job.what not in has]
+        return free[turn % len(free)] if free else None
 
     def next(self, records: Sequence[TrialRecord], turn: int = 0) -> Job | None:
         """The first piece of work that nobody has; with `turn`, one so many further on.
@@ -59,23 +103,25 @@ class Jobs:
             b = baselines[turn % len(baselines)]
             attributes = {BASELINE: b.name, KIND: b.kind}
             return Job(f"baseline {b.name}", b.params, b.recipe, attributes)
-        if self._after_baselines and standing.begun & {b.name for b in self._baselines}:
+        if self._sampled and standing.begun & {b.name for b in self._baselines}:
             return None
         free = [
             place
             for place in standing.free_places()
             if place.generation * self._replay.population + place.slot < self._budget
         ]
-        return self._place(free[turn % len(free)], standing.finished) if free else None
+        if free:
+            return self._place(free[turn % len(free)], standing.finished)
+        return self.concluding(records, turn) if self.searched(records) else None
 
     def aside(self, records: Sequence[TrialRecord]) -> Job | None:
         """A merge worth scoring while a generation's last places are run by others."""
         standing = self._seen(records)
         finished, generation = standing.finished, standing.generation
-        if generation == 0:
+        if generation == 0 or self.searched(records):
             return None
         earlier = {p: f for p, f in finished.items() if p.generation < generation}
-        count = min(_TOP, max(1, len(earlier) // 4))
+        count = top_count(len(earlier))
         has = standing.complete | standing.begun
         for name, params in (
             (f"CMA mean before generation {generation}", self._replay.mean(generation, finished)),
@@ -100,6 +146,11 @@ class Jobs:
 
 def place_name(place: Place) -> str:
     return f"generation {place.generation} slot {place.slot}"
+
+
+def top_count(trials: int) -> int:
+    """How many of so many search trials are the top: 20, or a quarter."""
+    return min(_TOP, max(1, trials // 4))
 
 
 def held_out_name(number: int) -> str:

@@ -69,6 +69,7 @@ def open_worker(
             interrupts,
             heartbeat,
             setup.schedule(answers),
+            choice.signature,
         )
 
 

@@ -74,10 +74,15 @@ class Setup:
         start = start_of(space, study.seed, self.config.random_init)
         return ReplaySampler(Replay(space, study.seed, population, study.sigma, start), space)
 
+    @property
+    def sampled(self) -> bool:
+        """Whether a trial of the search is asked some of the questions."""
+        return self.config.search.questions < 1
+
     def schedule(self, answers: Answers) -> Schedule | None:
         """Which questions each generation is asked; None where it is all of them."""
         share, soft = self.config.search.questions, self.config.search.soft
-        if share >= 1:
+        if not self.sampled:
             return None
         return Schedule(self.search, answers, share, soft, self.config.study.seed)
 

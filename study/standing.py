@@ -50,6 +50,17 @@ class Standing:
         places = self._places()[: max(0, missing)]
         return missing < self._population and all(place in self.finished for place in places)
 
+    def without_gap(self) -> dict[Place, tuple[Mapping[str, float], float]]:
+        """The finished places before the first that is not, in the order of the search."""
+        whole: dict[Place, tuple[Mapping[str, float], float]] = {}
+        for generation in range(self.generation + 1):
+            for slot in range(self._population):
+                place = Place(generation, slot)
+                if place not in self.finished:
+                    return whole
+                whole[place] = self.finished[place]
+        return whole
+
     def _count(self, record: TrialRecord) -> None:
         place = place_of(record)
         name = record.attributes.get(BASELINE) or record.attributes.get(CANDIDATE)

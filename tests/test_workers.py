@@ -25,9 +25,10 @@ from storage.trials import TrialRecord, Trials
 from storage.url import StorageError
 from storage.workers import Watch, WorkerRecord, Workers, is_gone, process_name
 from study.config import ConfigError
-from study.jobs import CANDIDATE, Jobs, place_name
+from study.jobs import Jobs, place_name
 from study.join import enter_study
 from study.sampler import Place
+from study.standing import CANDIDATE
 from study.supervisor import gpus_for
 
 TRIALS, POPULATION = 23, 5
