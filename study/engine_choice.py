@@ -35,6 +35,8 @@ class EngineChoice:
     dtype: str
     batch_tokens: int
     config: EngineConfig = field(default_factory=EngineConfig)
+    method: str = "linear"
+    """How the study merges."""
 
     @property
     def reads_sources(self) -> bool:
@@ -77,6 +79,7 @@ class EngineChoice:
             reference=sources.reference.label,
             tokenizer_source=sources.tokenizer_source,
             has_base=sources.has_base,
+            method=self.method,
             device=self.device,
             dtype=self.dtype,
             longest=longest,
@@ -121,7 +124,8 @@ def choose_engine(config: StudyConfig, kind: str | None = None, probe: bool = Tr
     on_cpu = torch.device(device).type == "cpu"
     dtype = asked.dtype or ("float32" if on_cpu else "bfloat16")
     batch_tokens = asked.batch_tokens or (4096 if on_cpu else 16384)
-    return EngineChoice(kind, device, dtype, batch_tokens, asked)
+    method = config.genome.merge_method
+    return EngineChoice(kind, device, dtype, batch_tokens, asked, method)
 
 
 def _check_vllm(asked: EngineConfig, device: str, there: bool, has_vllm: bool) -> None:

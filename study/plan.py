@@ -51,7 +51,8 @@ def _plan(path: Path, gpu: str, host: float, workers: int) -> dict[str, Any]:
     dtype, batch_tokens = engine.dtype or "bfloat16", engine.batch_tokens or 16384
     kv_tokens = kv_tokens_for(batch_tokens, setup.longest)
     gpus = engine.tensor_parallel_size
-    needed = sizes(setup.sources, dtype, batch_tokens, 1024, kv_tokens, gpus)
+    method = config.genome.merge_method
+    needed = sizes(setup.sources, dtype, batch_tokens, 1024, kv_tokens, gpus, method)
     found = _search(config, setup, workers) | {"gpu": gpu, "workers": workers}
     found["memory"] = needed.table(int(card.memory), int(host))
     try:
@@ -83,11 +84,17 @@ def _search(config: "StudyConfig", setup: "Setup", workers: int) -> dict[str, An
     """The search's own numbers, and whether it has generations enough."""
     from . import cost
 
-    parameters, trials = len(setup.genome.space), config.study.trials
+    parameters = len(setup.genome.space)
+    trials = config.study.trials if parameters else 0
     population = setup.population(workers)
     generations = cost.generations(trials, population)
     warnings = []
-    if generations < cost.ENOUGH_GENERATIONS:
+    if not config.genome.method.fused:
+        warnings.append(
+            f"{config.genome.merge_method} merges through mergekit, which takes longer than the "
+            "merges this counts with: docs/methods.md"
+        )
+    if parameters and generations < cost.ENOUGH_GENERATIONS:
         layers = setup.sources.num_layers
         granularity = config.genome.layer_granularity or layers
         budget = cost.ENOUGH_GENERATIONS * population

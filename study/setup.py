@@ -140,6 +140,9 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
     has_base = config.genome.base_model is not None and config.genome.method.base != "unused"
     sources = Sources(folders, label, source, has_base)
     genome = Genome(config.genome, config.space, sources.num_layers, config.study.seed)
+    if not genome.space:
+        name = config.genome.merge_method
+        log.warning("%s has nothing to search here: its one merge stands among the baselines", name)
     if check_values:
         log.info("checking the values of %d models in %s", len(folders), _gigabytes(sources))
         sources.check_values()

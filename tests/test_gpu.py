@@ -8,6 +8,7 @@ import torch
 from conftest import DEMO, MakeModel, point
 from torch import Tensor
 
+from objectives.merge.catalogue import METHODS as CATALOGUE
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
 from objectives.merge.stores import Resident, Store, Streamed
@@ -80,6 +81,29 @@ def test_a_merge_on_the_gpu_has_the_bits_of_the_cpus(
                 assert torch.allclose(made[name].float(), tensor.float(), atol=1e-2), name
             else:
                 assert torch.equal(bits(made[name]), bits(tensor)), name
+
+
+@pytest.mark.parametrize("method", [n for n, m in CATALOGUE.items() if not m.fused])
+def test_mergekits_methods_draw_on_the_gpu_what_they_draw_on_the_cpu(
+    method: str, store: Store, sources: Sources
+) -> None:
+    """Sums are added in an order of the device's own, so a few elements may round otherwise, or
+    fall on the other side of a rank or a quartile."""
+    known = CATALOGUE[method]
+    config = GenomeConfig(
+        models=("x", "y", "z")[: known.most],
+        base_model=None if known.base == "unused" else "base",
+        merge_method=method,
+        layer_granularity=1,
+    )
+    genome = Genome(config, SpaceConfig(), 3)
+    asked = genome.recipe(point(genome, 3))
+    made = {
+        name: tensor.cpu().float() for name, tensor in MergeStream(sources, store).tensors(asked)
+    }
+    for name, tensor in MergeStream(sources).tensors(asked):
+        near = torch.isclose(made[name], tensor.float(), rtol=1e-2, atol=1e-4)
+        assert near.float().mean() > 0.999, name
 
 
 def test_the_same_recipe_gives_the_same_bits(store: Store, sources: Sources) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from objectives.merge.mergekit_methods import work_bytes
 from objectives.merge.sources import Sources
 from objectives.merge.stores import largest, size
 
@@ -36,12 +37,17 @@ class Sizes:
     """Of one set for streaming: the largest tensor of every model."""
     merged: int
     """The largest merged tensor: one is made while the one before is loaded."""
+    work: int = 0
+    """What mergekit's arithmetic takes for that tensor, where a method's is mergekit's."""
 
     def on_device(self, place: str) -> int:
         """What all that is on the device takes, with the sources in this place."""
         sources = sum(self.sources.values()) if place == "gpu" else 2 * self.buffers
         return sum(
-            (self.model, self.kv_cache, self.activations, sources, 2 * self.merged, _CONTEXT)
+            (
+                *(self.model, self.kv_cache, self.activations, sources),
+                *(2 * self.merged, self.work, _CONTEXT),
+            )
         )
 
     def on_host(self, place: str) -> int:
@@ -57,6 +63,7 @@ class Sizes:
             *((f"source {label}", bytes_) for label, bytes_ in self.sources.items()),
             ("buffers of streamed sources", 2 * self.buffers),
             ("merged tensors in flight", 2 * self.merged),
+            *([("mergekit's arithmetic", self.work)] if self.work else []),
             ("CUDA and vLLM", _CONTEXT),
         ]
         lines = [f"  {name:<28} {bytes_ / GB:6.2f} GB" for name, bytes_ in rows]
@@ -89,6 +96,7 @@ def sizes(
     sequences: int,
     kv_tokens: int,
     gpus: int = 1,
+    method: str = "linear",
 ) -> Sizes:
     """For an engine that computes in `dtype`, in steps of up to `batch_tokens` tokens, on `gpus`
     that share the model; each of them merges whole tensors from sources of its own.
@@ -102,6 +110,7 @@ def sizes(
         sources={label: size(sources, label) for label in sources.checkpoints},
         buffers=sum(largest(sources, label) for label in sources.checkpoints),
         merged=max(elements.values()) * itemsize,
+        work=work_bytes(method, len(sources.checkpoints), max(elements.values())),
     )
 
 

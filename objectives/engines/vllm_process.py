@@ -39,6 +39,7 @@ class Settings:
     reference: str
     tokenizer_source: str
     has_base: bool
+    method: str
     device: str
     """cpu or cuda; which GPU, CUDA_VISIBLE_DEVICES says."""
     dtype: str
@@ -140,6 +141,7 @@ class Host:
             settings.sequences,
             kv_tokens,
             settings.tensor_parallel_size,
+            settings.method,
         )
         place = "cpu"
         self.report: list[str] = []

@@ -34,7 +34,7 @@ def merge(recipe: MergeRecipe, info: TensorInfo, held: Mapping[str, Tensor], dra
         models.append(recipe.base)
     tensors = [held[model].float() for model in models]
     try:
-        with _drawing(recipe.mask_seed, info.name, draw):
+        with _drawing(recipe.mask_seed, info.name, draw, tensors[0].device):
             merged: Tensor = merge_tensors(
                 tensors,
                 recipe.method,
@@ -99,13 +99,16 @@ class Draws(TorchFunctionMode):
 
 
 @contextmanager
-def _drawing(seed: int, tensor: str, draw: Draw) -> Iterator[None]:
+def _drawing(seed: int, tensor: str, draw: Draw, device: torch.device) -> Iterator[None]:
     """Draws of the tensor's own. Whatever else may draw finds torch's generators seeded by it,
     and leaves them as they were."""
     digest = hashlib.blake2b(f"{seed}\0{tensor}".encode(), digest_size=7).digest()
-    gpus = range(torch.cuda.device_count())
+    own, gpus = int.from_bytes(digest, "little"), [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus), Draws(draw):
-        torch.manual_seed(int.from_bytes(digest, "little"))
+        torch.default_generator.manual_seed(own)
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(own)
         yield
 
 
