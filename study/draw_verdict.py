@@ -88,7 +88,8 @@ def merge(found: Found) -> Figure | None:
             vmin=limits[0],
             vmax=limits[1],
         )
-        axes.set_title(f"{parameter.capitalize()}, merge of trial {merge['trial']}")
+        title = f"{parameter.capitalize()}, merge of trial {merge['trial']}"
+        axes.set_title(title, fontsize=10.5, fontweight="bold")
         axes.set_yticks(range(rows), names, fontsize=8.5)
         _columns(axes, merge["columns"])
         axes.spines[:].set_visible(False)
