@@ -48,6 +48,8 @@ def lm_eval_tasks(
             f"{wanted[0].name}: there is no {wanted[0].name}.yaml of ours beside {config.file}, so "
             "it must be a task of lm-eval, which is not installed: pip install '.[lm-eval]'"
         )
+    for task in wanted:
+        _not_beside(config, task.name)
     from objectives.tasks.lm_eval import LmEval, Rules
 
     rules = Rules(
@@ -78,6 +80,18 @@ def parted(
         search.append(task.only(kept))
         held += [task.only(out)] if out else []
     return search, held
+
+
+def _not_beside(config: StudyConfig, name: str) -> None:
+    """A task file beside the config is not read unless its folder is named: it is code."""
+    for folder in (config.folder, config.folder / "tasks"):
+        path = folder / f"{name}.yaml"
+        named = any(path.is_relative_to(place.resolve()) for place in config.task_folders)
+        if path.exists() and not named:
+            raise TaskError(
+                f"{name}: {path} is a task of lm-eval, whose code runs only from a folder that you "
+                f"name: --task-search-path {folder}"
+            )
 
 
 def _chat_template(config: StudyConfig, tokenizer: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import importlib.util
 import math
 import os
 import shlex
@@ -99,6 +100,8 @@ def _run(
     for option, number in (("--trials", trials), ("--workers", workers)):
         if number is not None and number < 1:
             raise ConfigError(f"{option} {number}: must be at least 1")
+    if how.wandb and importlib.util.find_spec("wandb") is None:
+        raise ConfigError("--wandb: wandb is not installed; pip install '.[wandb]'")
     url = study_url(config, storage)
     budget = trials or config.study.trials
     from .setup import build  # torch from here on: what is wrong in the file is said before

@@ -23,7 +23,6 @@ from storage.claims import ClaimTaken
 from storage.trials import GENERATION, SLOT, TrialRecord, best_search
 
 from .command import Wandb
-from .config import ConfigError
 from .genome import Genome
 from .sampler import Place, Replay, generation_of, places_of
 from .setup import Setup
@@ -42,10 +41,7 @@ Log = Callable[[Sequence[TrialRecord]], None]
 
 @contextlib.contextmanager
 def tracked(worker: Worker, options: Wandb | None) -> Iterator[Log]:
-    """What to call with all trials after each of the worker's; of several workers one logs.
-
-    Raises ConfigError where wandb is wanted and not installed.
-    """
+    """What to call with all trials after each of the worker's; of several workers one logs."""
     if options is None:
         yield lambda records: None
         return
@@ -95,7 +91,7 @@ class Tracker:
 
     def keep(self) -> None:
         """Store how far this is, for the next start."""
-        self._study.set_user_attr(STATE, self.state)
+        self._study.set_user_attr(STATE, dict(self.state))
 
     def told(self, records: Sequence[TrialRecord]) -> None:
         """Log what has been finished; an error here is told, and ends nothing."""
@@ -200,11 +196,8 @@ class Sender:
     """The thread that speaks to wandb."""
 
     def __init__(self, options: Wandb, setup: Setup) -> None:
-        """Raises ConfigError where wandb is not installed."""
-        try:
-            import wandb
-        except ImportError:
-            raise ConfigError("--wandb: wandb is not installed; pip install '.[wandb]'") from None
+        import wandb
+
         self._wandb: Any = wandb
         self._options, self._name = options, setup.config.name
         self._config = setup.config.model_dump(mode="json")
@@ -239,7 +232,9 @@ class Sender:
         folder.mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(console="off", silent=True)
         if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False):
-            raise ConfigError("not logged in: wandb login, or WANDB_API_KEY, or WANDB_MODE=offline")
+            raise PermissionError(
+                "not logged in: wandb login, or WANDB_API_KEY, or WANDB_MODE=offline"
+            )
         run = wandb.init(
             project=self._options.project or "mergekit-evolve",
             entity=self._options.entity,

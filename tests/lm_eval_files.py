@@ -63,11 +63,18 @@ doc_to_text: "{{stem}}"
 doc_to_target: " {{options[label]}} and {{options[0]}}"
 metric_list: [{metric: perplexity}, {metric: acc}]
 """,
+    "long": """
+output_type: multiple_choice
+doc_to_text: "{{ input_field * 8 }}"
+doc_to_choice: ["0 noodles", "1 soap", "2", "3"]
+doc_to_target: output_field
+metric_list: [{metric: acc}, {metric: brier_score}]
+""",
     "searched": """
 output_type: generate_until
 doc_to_text: "{{input_field}}"
 doc_to_target: "{{output_field}}"
-generation_kwargs: {until: ["\\n", "soap"], max_gen_toks: 6, do_sample: false}
+generation_kwargs: {until: ["soap", "count"], max_gen_toks: 6, do_sample: false}
 filter_list:
   - name: digit
     filter: [{function: regex, regex_pattern: "([0-3])"}, {function: take_first}]

@@ -23,6 +23,7 @@ import numpy as np
 from lm_eval.api.group import Group
 from lm_eval.defaults import DEFAULT_MAX_LENGTH, DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._index import TaskIndex
 from tqdm import tqdm
 
 from .data import held_out
@@ -87,7 +88,7 @@ class LmEval:
     def _loaded(self, name: str) -> Any:
         """lm-eval's Task or Group."""
         self._check(name)
-        manager = self._given if _holds(self._given, name) else self._whole
+        manager = self._given if _holds(self._given, name) else self._also_own(name)
         if name not in manager.task_index:
             raise TaskError(self._missing(name))
         with _seeded(), local_documents():
@@ -111,6 +112,15 @@ class LmEval:
         """The tasks in the user's folders alone: lm-eval's own thousands take ten seconds."""
         return TaskManager(include_path=list(self._rules.folders), include_defaults=False)
 
+    def _also_own(self, name: str) -> Any:
+        """lm-eval's own tasks too, unless the user's file of this name is broken."""
+        for path in (p for folder in self._rules.folders for p in folder.rglob(f"{name}.yaml")):
+            try:
+                TaskIndex.entry_from_path(path)
+            except Exception as error:
+                raise _failed(name, f"{path} cannot be read", error) from error
+        return self._whole
+
     @cached_property
     def _whole(self) -> Any:
         log.info("looking through lm-eval's own tasks")
@@ -121,11 +131,6 @@ class LmEval:
         shown = f"there are {', '.join(there[:8])}" if there else "they have no task"
         where = ", ".join(map(str, self._rules.folders))
         looked = f"in {where} ({shown})" if where else "in a folder: --task-search-path gives none"
-        for path in (p for f in self._rules.folders for p in f.rglob(f"{name}.yaml")):
-            try:
-                lm_eval.tasks._index.TaskIndex.entry_from_path(path)
-            except Exception as error:
-                return str(_failed(name, f"{path} cannot be read", error))
         return f"{name}: there is no such task {looked}, nor among lm-eval's own"
 
     def _check(self, name: str) -> None:
