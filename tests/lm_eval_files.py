@@ -65,16 +65,25 @@ metric_list: [{metric: perplexity}, {metric: acc}]
 """,
     "long": """
 output_type: multiple_choice
-doc_to_text: "{{ input_field * 8 }}"
+doc_to_text: "{{ input_field * 14 }}"
 doc_to_choice: ["0 noodles", "1 soap", "2", "3"]
 doc_to_target: output_field
 metric_list: [{metric: acc}, {metric: brier_score}]
+""",
+    "tail": """
+output_type: generate_until
+doc_to_text: "{{ input_field * 14 }}"
+doc_to_target: "{{output_field}}"
+generation_kwargs: {until: [], max_gen_toks: 3}
+metric_list: [{metric: exact_match}]
+filter_list:
+  - {name: none, filter: [{function: regex, regex_pattern: "([0-3])"}, {function: take_first}]}
 """,
     "searched": """
 output_type: generate_until
 doc_to_text: "{{input_field}}"
 doc_to_target: "{{output_field}}"
-generation_kwargs: {until: ["soap", "count"], max_gen_toks: 6, do_sample: false}
+generation_kwargs: {until: ["5", "0 3"], max_gen_toks: 6, do_sample: false}
 filter_list:
   - name: digit
     filter: [{function: regex, regex_pattern: "([0-3])"}, {function: take_first}]
