@@ -57,6 +57,7 @@ def open_worker(
         running = choice.start(setup.sources, setup.longest)
         stack.callback(running.close)
         gc.freeze()  # to look through all that stays, every few trials, took 0.7 s
+        stack.callback(gc.unfreeze)
         heartbeat.doing = "looking for work"
         claims = Claims(database, trials.study._study_id, worker_id)
         yield Worker(

@@ -108,9 +108,6 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
     label = next(label for label, name in wanted.items() if name == reference)
     sources = Sources(folders, label)
     genome = Genome(config.genome, config.space, sources.num_layers, config.study.seed)
-    if check_values:
-        log.info("checking the values of %d models in %s", len(folders), _gigabytes(sources))
-        sources.check_values()
     tokenizer = load_tokenizer(label, folders[label])
     if tokenizer is None:
         raise SourceError(f"{label}: {folders[label]} has no tokenizer files")
@@ -135,6 +132,9 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
             f"the longest prompt has {longest} tokens with its answer, the models take {context}; "
             "shorten the template (num_fewshot) or leave the question out"
         )
+    if check_values:
+        log.info("checking the values of %d models in %s", len(folders), _gigabytes(sources))
+        sources.check_values()
     return setup
 
 

@@ -447,7 +447,7 @@ def test_native_tasks_stand_beside_lm_evals(tmp_path: Path, tasks: Path) -> None
 def test_the_example_of_mergekit_evolves_files_can_be_asked() -> None:
     folder = DEMO.parent / "mergekit-evolve"
     setup = built(folder / "evol_merge_config.yaml", folder / "tasks")
-    assert [len(task.questions) for task in setup.search.tasks] == [60, 60, 67]
+    assert [len(task.questions) for task in setup.search.tasks] == [60, 60, 71]
     engine = TransformersEngine(setup.sources)
     engine.load(setup.genome.baselines()[1].recipe)
     scores = setup.held_out.ask(engine).tasks

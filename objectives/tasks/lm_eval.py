@@ -5,6 +5,7 @@ folders that the user named, and from lm-eval's own package.
 """
 
 import contextlib
+import difflib
 import hashlib
 import itertools
 import json
@@ -128,7 +129,9 @@ class LmEval:
 
     def _missing(self, name: str) -> str:
         there = self._given.all_tasks
+        near = difflib.get_close_matches(name, there, n=1)
         shown = f"there are {', '.join(there[:8])}" if there else "they have no task"
+        shown = f"did you mean {near[0]}?" if near else shown
         where = ", ".join(map(str, self._rules.folders))
         looked = f"in {where} ({shown})" if where else "in a folder: --task-search-path gives none"
         return f"{name}: there is no such task {looked}, nor among lm-eval's own"
