@@ -12,7 +12,7 @@ import json
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from tqdm import tqdm
 from .data import held_out
 from .lm_eval_files import DOCUMENTS_MISSING, REMEDY, digest_of, file_of, local_documents
 from .lm_eval_prompts import Writer
-from .lm_eval_task import Document, Leaf, LmEvalTask
+from .lm_eval_task import Document, Leaf, LmEvalTask, remember
 from .task import Question, TaskError
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class LmEval:
             raise TaskError(f"{name}: there is no metric {metric},{chain}; there are {known}")
         self._set_fewshot(task)
         instances = self._instances(name, task)
-        _remember(task, [requests[0].doc for requests in instances.values()])
+        remember(task, [requests[0].doc for requests in instances.values()])
         log.info("task %s of lm-eval, %d documents, from %s", name, len(instances), file_of(task))
         return Leaf(name, task, instances, chains[chain], metric, self._writer)
 
@@ -269,29 +269,6 @@ def _not_loaded(name: str, error: Exception) -> TaskError:
     if isinstance(error, DOCUMENTS_MISSING):
         return TaskError(f"{_failed(name, 'its documents cannot be had', error)}; {REMEDY}")
     return _failed(name, "cannot be loaded", error)
-
-
-def _remember(task: Any, docs: Sequence[Any]) -> None:
-    """Render each document's templates once: lm-eval compiles them anew at every call."""
-    for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
-        template = getattr(getattr(task, "config", None), name, None)
-        if isinstance(template, str) and hasattr(task, name):
-            setattr(task, name, _once_each(getattr(task, name), docs))
-
-
-def _once_each(render: Any, docs: Sequence[Any]) -> Any:
-    known: dict[int, Any] = {}
-    lasting = {id(doc) for doc in docs}
-
-    def remembered(doc: Any, *given: Any) -> Any:
-        if given or id(doc) not in lasting:
-            return render(doc, *given)
-        if id(doc) not in known:
-            known[id(doc)] = render(doc)
-        value = known[id(doc)]
-        return list(value) if isinstance(value, list) else value
-
-    return remembered
 
 
 @contextlib.contextmanager

@@ -231,3 +231,26 @@ def _of_equal_weight(parts: list[dict[int, float]]) -> list[dict[int, float]]:
         stretch = total / (len(means) * len(part)) if part else 0.0
         spread.append({n: score + (value - own) * stretch for n, value in part.items()})
     return spread
+
+
+def remember(task: Any, docs: Sequence[Any]) -> None:
+    """Render each document's templates once: lm-eval compiles them anew at every call."""
+    for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+        template = getattr(getattr(task, "config", None), name, None)
+        if isinstance(template, str) and hasattr(task, name):
+            setattr(task, name, _once_each(getattr(task, name), docs))
+
+
+def _once_each(render: Any, docs: Sequence[Any]) -> Any:
+    known: dict[int, Any] = {}
+    lasting = {id(doc) for doc in docs}
+
+    def remembered(doc: Any, *given: Any) -> Any:
+        if given or id(doc) not in lasting:
+            return render(doc, *given)
+        if id(doc) not in known:
+            known[id(doc)] = render(doc)
+        value = known[id(doc)]
+        return list(value) if isinstance(value, list) else value
+
+    return remembered
