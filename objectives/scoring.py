@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from objectives.engines.engine import Answer, Engine, Prompt
 from objectives.sampling import Estimate, Sample, estimate
-from objectives.tasks.task import Task, Tokenizer
+from objectives.tasks.task import Task, Tokenizer, WholeTask
 
 Floats = NDArray[np.float32]
 
@@ -26,9 +26,10 @@ class TaskScores:
 
     weight: float
     right_Q: Floats
-    """How right each answer was, 0 to 1: what is reported and searched."""
+    """How right each answer was, 0 to 1: what is reported and searched. Of a task that scores all
+    its answers together, numbers with its score as their mean and its error as that of the mean."""
     soft_Q: Floats
-    """The probability of a right answer, 0 to 1."""
+    """The probability of a right answer, 0 to 1; the same as right_Q where a task has none."""
     broken: int = 0
     """Questions in whose answers the model gave NaN or infinity; they count as the worst."""
     answers_Q: tuple[tuple[Answer, ...], ...] = field(default=(), compare=False, repr=False)
@@ -116,7 +117,7 @@ class Scores:
 class Exam:
     """The questions of every task, tokenised once and asked as often as there are merges."""
 
-    def __init__(self, tasks: Sequence[Task], tokenizer: Tokenizer) -> None:
+    def __init__(self, tasks: Sequence[Task | WholeTask], tokenizer: Tokenizer) -> None:
         """Raises TaskError where a task's prompts do not suit the tokenizer."""
         self.tasks, self.tokenizer = tuple(tasks), tokenizer
         self._prompts = [task.prompts(tokenizer) for task in self.tasks]
@@ -148,46 +149,49 @@ class Exam:
         return max((len(p.tokens) + p.max_tokens for p in self._flat), default=0)
 
     def digests(self) -> dict[str, str]:
-        """For each task the number of its questions and a hash of labels and prompts."""
+        """For each task the number of its questions and a hash of them and their prompts."""
         texts = {}
         for task, prompts in zip(self.tasks, self._prompts, strict=True):
             digest = hashlib.blake2b(digest_size=6)
             for question, asked in zip(task.questions, prompts, strict=True):
-                digest.update(repr((question.labels, asked)).encode())
+                digest.update(repr((question.key, asked)).encode())
             texts[task.name] = f"{len(prompts)} ({digest.hexdigest()})"
         return texts
 
     def ask(self, engine: Engine, samples: Mapping[str, Sample] | None = None) -> Scores:
-        """Scores of the merge that the engine holds, from all questions or from the sample of
-        each task. Raises EngineError."""
+        """Scores of the merge that the engine holds, from the `samples` of tasks by name and all
+        questions of the others. Raises EngineError, and TaskError where a task's own code fails."""
+        drawn = [(samples or {}).get(task.name) for task in self.tasks]
         chosen = [
-            range(len(prompts_Q)) if samples is None else samples[task.name].asked_S.tolist()
-            for task, prompts_Q in zip(self.tasks, self._prompts, strict=True)
+            range(len(prompts_Q)) if sample is None else sample.asked_S.tolist()
+            for sample, prompts_Q in zip(drawn, self._prompts, strict=True)
         ]
         asked = self._flat
-        if samples is not None:
+        if samples:
             pairs = zip(self._prompts, chosen, strict=True)
             asked = [p for prompts_Q, places in pairs for q in places for p in prompts_Q[q]]
         answers = iter(engine.answer(asked))
         tasks = {}
-        for task, prompts_Q, places in zip(self.tasks, self._prompts, chosen, strict=True):
-            said: dict[int, tuple[Answer, ...]] = {
-                q: tuple(itertools.islice(answers, len(prompts_Q[q]))) for q in places
-            }
-            sample = None if samples is None else samples[task.name]
-            tasks[task.name] = self._scored(task, prompts_Q, said, sample)
+        for task, prompts_Q, places, sample in zip(
+            self.tasks, self._prompts, chosen, drawn, strict=True
+        ):
+            said = {q: tuple(itertools.islice(answers, len(prompts_Q[q]))) for q in places}
+            answers_Q = tuple(said.get(q, ()) for q in range(len(prompts_Q)))
+            if isinstance(task, WholeTask):
+                tasks[task.name] = _whole(task, answers_Q)
+            else:
+                tasks[task.name] = self._scored(task, prompts_Q, answers_Q, sample)
         return Scores(tasks)
 
     def _scored(
         self,
         task: Task,
         prompts_Q: Sequence[tuple[Prompt, ...]],
-        said: Mapping[int, tuple[Answer, ...]],
+        answers_Q: tuple[tuple[Answer, ...], ...],
         sample: Sample | None,
     ) -> TaskScores:
         worst = 0.0 if task.weight >= 0 else 1.0
         right, soft, broken = [], [], 0
-        answers_Q = tuple(said.get(q, ()) for q in range(len(prompts_Q)))
         for question, prompts, answers in zip(task.questions, prompts_Q, answers_Q, strict=True):
             if not answers:
                 right.append(math.nan)
@@ -201,6 +205,12 @@ class Exam:
             right.append(task.score(question, prompts, answers, self.tokenizer))
             soft.append(task.soft(question, prompts, answers))
         return TaskScores(task.weight, _floats(right), _floats(soft), broken, answers_Q, sample)
+
+
+def _whole(task: WholeTask, answers_Q: tuple[tuple[Answer, ...], ...]) -> TaskScores:
+    right_Q = _floats(task.rights(answers_Q))
+    broken = sum(not all(answer.finite for answer in answers) for answers in answers_Q)
+    return TaskScores(task.weight, right_Q, right_Q, broken, answers_Q)
 
 
 def _floats(values: Sequence[float]) -> Floats:

@@ -4,7 +4,7 @@ Q: questions of one task.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,15 @@ class Checked:
 
 
 def check(
-    folder: Path, config: Path | None, storage: str | None, engine: str | None
+    folder: Path,
+    config: Path | None,
+    storage: str | None,
+    engine: str | None,
+    task_folders: Sequence[Path] = (),
 ) -> list[Checked]:
     """Raises ExportError and ConfigError where the folder is not what a study has exported."""
     origin = _origin(folder)
-    setup, url = _opened(folder, origin, config, storage)
+    setup, url = _opened(folder, origin, config, storage, task_folders)
     database = open_storage(url, create=False)
     record = _trial(setup, database, origin)
     if changed := changed_weights(folder):
@@ -82,12 +86,16 @@ def _origin(folder: Path) -> dict[str, Any]:
 
 
 def _opened(
-    folder: Path, origin: Mapping[str, Any], config: Path | None, storage: str | None
+    folder: Path,
+    origin: Mapping[str, Any],
+    config: Path | None,
+    storage: str | None,
+    task_folders: Sequence[Path],
 ) -> tuple[Setup, str]:
     path = Path(origin["config"]) if config is None else config
     if config is None and not path.exists():
         raise ConfigError(f"{path}, from which {folder} came, is not here; give --config")
-    loaded = load_config(path)
+    loaded = load_config(path, task_folders)
     if loaded.name != origin["study"]:
         raise ConfigError(f"{folder} is from study {origin['study']}, {path} is {loaded.name}")
     setup = build(loaded, check_values=False)

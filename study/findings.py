@@ -8,7 +8,7 @@ from storage.answers import Answers
 from storage.studies import stored_fingerprint
 from storage.trials import TrialRecord, Trials, best_merge
 
-from . import history, questions
+from . import flips, history
 from .candidates import recipe_of
 from .genome import Genome
 from .judge import Judgement, unscored
@@ -50,7 +50,7 @@ def findings(
         "importance": history.importance(trials.frozen()),
         "seconds": history.seconds(records),
         "merge": None if shown is None else _merge(shown, setup.genome),
-        "never_right": questions.never_right(
+        "never_right": flips.never_right(
             setup.search.tasks, records, answers, trials.study._study_id
         ),
         "flips": _flips(setup, judgement),
@@ -105,7 +105,7 @@ def _flips(setup: Setup, judgement: Judgement) -> dict[str, Any] | None:
     return {
         "parent": parent.candidate.name,
         "split": "held-out" if held_out else "search",
-        "tasks": questions.flips(exam.tasks, of[held_out](parent), of[held_out](final)),
+        "tasks": flips.flips(exam.tasks, of[held_out](parent), of[held_out](final)),
     }
 
 

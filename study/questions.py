@@ -1,68 +1,130 @@
-"""Which questions no merge gets right, and which change sides between the best parent and the final
-merge.
+"""A study's tasks, native ones and lm-eval's, and which questions are for the search."""
 
-Q: questions of one task.
-"""
-
+import hashlib
+import importlib.util
+import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+from objectives.tasks import multiple_choice, retrieval
+from objectives.tasks.data import read_questions, split
+from objectives.tasks.multiple_choice import MultipleChoice
+from objectives.tasks.prompts import load_template
+from objectives.tasks.retrieval import Retrieval
+from objectives.tasks.task import Question, TaskError
 
-from objectives.scoring import Scores
-from objectives.tasks.task import Task
-from storage.answers import SEARCH, Answers
-from storage.trials import TrialRecord
+from .config import StudyConfig, TaskConfig
 
-SHOWN = 6
-"""Questions of a kind and task whose text is shown."""
-_LONGEST = 220
+if TYPE_CHECKING:
+    from objectives.tasks.lm_eval_task import LmEvalTask
 
+log = logging.getLogger(__name__)
 
-def never_right(
-    tasks: Sequence[Task], records: Sequence[TrialRecord], answers: Answers, study_id: int
-) -> dict[str, Any]:
-    """For each task the search questions that every merge has wrong, and the merges counted."""
-    merges = {r.id for r in records if r.complete and r.kind not in ("base", "parent")}
-    best_Q: dict[str, NDArray[np.float32]] = {}
-    for trial, stored in answers.read_all(study_id, SEARCH).items():
-        for name, task in stored.items() if trial in merges else ():
-            known = best_Q.get(name)
-            best_Q[name] = task.right_Q if known is None else np.maximum(known, task.right_Q)
-    found = {
-        task.name: _named(task, best_Q[task.name] == 0) for task in tasks if task.name in best_Q
-    }
-    return {"merges": len(merges), "tasks": found}
+Native: TypeAlias = MultipleChoice | Retrieval
+Tasks: TypeAlias = "list[Native | LmEvalTask]"
+_KINDS: dict[str, tuple[Any, type[Native], int]] = {
+    "multiple_choice": (multiple_choice.parse, MultipleChoice, 1),
+    "retrieval": (retrieval.parse, Retrieval, 7),
+}
 
 
-def flips(tasks: Sequence[Task], parent: Scores, merge: Scores) -> dict[str, Any]:
-    """For each task the questions that the merge has more right than the parent, and less."""
-    found: dict[str, Any] = {}
-    for task in tasks:
-        if task.name in parent.tasks and task.name in merge.tasks:
-            gained_Q = merge.tasks[task.name].right_Q - parent.tasks[task.name].right_Q
-            found[task.name] = {
-                "gained": _named(task, gained_Q > 0),
-                "lost": _named(task, gained_Q < 0),
-            }
-    return found
+def native_tasks(config: StudyConfig) -> dict[str, Native]:
+    """Those with question files of our own. Raises QuestionError and TaskError."""
+    return {task.name: _task(config, task) for task in config.tasks if task.kind != "lm_eval"}
 
 
-def _named(task: Task, picked_Q: NDArray[np.bool_]) -> Mapping[str, Any]:
-    """How many of the questions are picked, and the text of the first of them."""
-    some = [q for q, picked in zip(task.questions, picked_Q, strict=True) if picked][:SHOWN]
-    return {
-        "count": int(picked_Q.sum()),
-        "of": len(picked_Q),
-        "shown": [{"text": _short(q.text), "right": ", ".join(map(str, q.labels))} for q in some],
-    }
+def lm_eval_tasks(
+    config: StudyConfig, tokenizer: Any, context: int | None
+) -> "dict[str, LmEvalTask]":
+    """lm-eval's tasks as the models are asked them; `context` is the most tokens that those take.
+
+    Raises TaskError.
+    """
+    wanted = [task for task in config.tasks if task.kind == "lm_eval"]
+    if not wanted:
+        return {}
+    if importlib.util.find_spec("lm_eval") is None:
+        raise TaskError(
+            f"{wanted[0].name}: there is no {wanted[0].name}.yaml of ours beside {config.file}, so "
+            "it must be a task of lm-eval, which is not installed: pip install '.[lm-eval]'"
+        )
+    for task in wanted:
+        _not_beside(config, task.name)
+    from objectives.tasks.lm_eval import LmEval, Rules
+
+    rules = Rules(
+        config.task_folders,
+        config.benchmarks,
+        config.study.held_out,
+        config.limit,
+        config.study.seed if config.shuffle else None,
+        config.num_fewshot,
+        _chat_template(config, tokenizer),
+        config.fewshot_as_multiturn is not False,
+    )
+    theirs = LmEval(rules, tokenizer, context)
+    return {task.name: theirs.task(task.name, task.weight, task.metric) for task in wanted}
 
 
-def _short(text: str) -> str:
-    """The beginning and the end: a question often stands between long instructions and options."""
-    line = " ".join(text.split())
-    if len(line) <= _LONGEST:
-        return line
-    half = _LONGEST // 2
-    return f"{line[:half].rstrip()} … {line[-half:].lstrip()}"
+def parted(
+    config: StudyConfig, native: Mapping[str, Native], theirs: "Mapping[str, LmEvalTask]"
+) -> tuple[Tasks, Tasks]:
+    """Every task with its search questions, and those that have any with their held-out ones."""
+    search: Tasks = []
+    held: Tasks = []
+    for given in config.tasks:
+        task = native.get(given.name) or theirs[given.name]
+        kept, out = split(task.questions, config.study.held_out)
+        if given.name in native:  # lm-eval's keep to the limit themselves
+            kept = tuple(_limited(config, kept))
+        search.append(task.only(kept))
+        held += [task.only(out)] if out else []
+    return search, held
+
+
+def _not_beside(config: StudyConfig, name: str) -> None:
+    """A task file beside the config is not read unless its folder is named: it is code."""
+    for folder in (config.folder, config.folder / "tasks"):
+        path = folder / f"{name}.yaml"
+        named = any(path.is_relative_to(place.resolve()) for place in config.task_folders)
+        if path.exists() and not named:
+            raise TaskError(
+                f"{name}: {path} is a task of lm-eval, whose code runs only from a folder that you "
+                f"name: --task-search-path {folder}"
+            )
+
+
+def _chat_template(config: StudyConfig, tokenizer: Any) -> bool:
+    there = getattr(tokenizer, "chat_template", None) is not None
+    if config.apply_chat_template and not there:
+        raise TaskError(
+            "apply_chat_template: the base model's tokenizer has no chat template; set it to false"
+        )
+    if config.apply_chat_template is None and not there:
+        log.info("the tokenizer has no chat template: prompts of lm-eval's tasks are plain text")
+    return there if config.apply_chat_template is None else config.apply_chat_template
+
+
+def _task(config: StudyConfig, given: TaskConfig) -> Native:
+    assert given.kind is not None
+    assert given.data is not None
+    parse, make, tokens = _KINDS[given.kind]
+    name = given.prompt or f"{given.kind}_kdd"
+    template = load_template(name, config.folder, config.num_fewshot)
+    questions = read_questions(config.folder / given.data, given.kind, parse, given.on_bad)
+    max_tokens = given.max_tokens or tokens
+    return make(given.name, given.weight, questions, template, max_tokens, given.scorer)
+
+
+def _limited(config: StudyConfig, questions: Sequence[Question]) -> list[Question]:
+    """The first `limit` by id, or with `shuffle` by a hash of seed and id; ids are hashes."""
+    if config.limit is None:
+        return list(questions)
+    seed = config.study.seed if config.shuffle else None
+
+    def rank(question: Question) -> bytes:
+        text = f"{question.id}" if seed is None else f"{seed} {question.id}"
+        return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+    chosen = sorted(questions, key=rank)[: config.limit]
+    return sorted(chosen, key=lambda q: q.id)

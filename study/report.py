@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .command import ConfigPath, StorageUrl, application, reported, start_logging
+from .command import ConfigPath, StorageUrl, TaskFolders, application, reported, start_logging
 from .interrupts import Interrupted, Interrupts
 
 if TYPE_CHECKING:
@@ -25,12 +25,13 @@ def report(
     score: Score = False,
     engine: EngineName = None,
     as_json: AsJson = False,
+    task_folders: TaskFolders = None,
 ) -> None:
     """Say what a study comes to and write its report, as far as it is scored."""
     start_logging()
     try:
         with Interrupts() as interrupts, reported():
-            found, page = _report(config, storage, score, engine, interrupts)
+            found, page = _report(config, task_folders or [], storage, score, engine, interrupts)
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None
     if as_json:
@@ -43,7 +44,12 @@ def report(
 
 
 def _report(
-    path: Path, storage: str | None, score: bool, engine: str | None, interrupts: Interrupts
+    path: Path,
+    task_folders: list[Path],
+    storage: str | None,
+    score: bool,
+    engine: str | None,
+    interrupts: Interrupts,
 ) -> tuple[dict[str, Any], Path]:
     from storage.database import open_storage
     from storage.studies import find_study
@@ -52,7 +58,7 @@ def _report(
     from .config import ConfigError
     from .config_file import load_config, study_url
 
-    config = load_config(path)
+    config = load_config(path, task_folders)
     if engine is not None and not score:
         raise ConfigError(f"--engine {engine}: only --score starts an engine")
     url = study_url(config, storage)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from objectives.sampling import Floats, Sample, chances, draw
 from objectives.scoring import Exam
+from objectives.tasks.task import WholeTask
 from storage.answers import SEARCH, Answers, TaskAnswers
 from storage.trials import TrialRecord
 
@@ -48,15 +49,21 @@ class Schedule:
     def __init__(self, exam: Exam, answers: Answers, share: float, soft: float, seed: int) -> None:
         """`share` is of what asking all questions costs in tokens; `soft` is the share of the
         probability of a right answer in what the search ranks by."""
-        self._exam, self._answers, self._seed = exam, answers, seed
+        self._answers, self._seed = answers, seed
         self._share, self._soft = share, soft
-        self._costs = [np.array(costs, dtype=np.float64) for costs in exam.costs]
+        pairs = [
+            (task, np.array(costs, dtype=np.float64))
+            for task, costs in zip(exam.tasks, exam.costs, strict=True)
+            if not isinstance(task, WholeTask)
+        ]
+        self._tasks, self._costs = [task for task, _ in pairs], [costs for _, costs in pairs]
         self._generation = -1
         self._known: list[_Known] = []
         self._samples: dict[str, Sample] = {}
 
     def samples(self, generation: int, records: Sequence[TrialRecord]) -> dict[str, Sample]:
-        """Each task's sample, by its name. Needs every baseline and all trials of the generations
+        """Each task's sample, by its name; a task that scores its answers together has none and is
+        asked all. Needs every baseline and all trials of the generations
         before to be complete."""
         if generation < self._generation or self._generation < 0:
             self._begin(records)
@@ -85,7 +92,7 @@ class Schedule:
 
     def _learn(self, records: Sequence[TrialRecord]) -> None:
         stored = self._answers.read_many([r.id for r in records], SEARCH)
-        by_task = [[stored[r.id][task.name] for r in records] for task in self._exam.tasks]
+        by_task = [[stored[r.id][task.name] for r in records] for task in self._tasks]
         news = [self._news(answers_T) for answers_T in by_task]
         if not self._known:
             self._known = news
@@ -106,7 +113,7 @@ class Schedule:
     def _drawn(self, generation: int) -> dict[str, Sample]:
         chances_ = self._chances()
         made = {}
-        for number, (task, known) in enumerate(zip(self._exam.tasks, self._known, strict=True)):
+        for number, (task, known) in enumerate(zip(self._tasks, self._known, strict=True)):
             seed = np.random.SeedSequence([self._seed, generation, number])
             asked = draw(chances_[number], np.random.default_rng(seed))
             made[task.name] = Sample(
@@ -119,7 +126,7 @@ class Schedule:
         is in proportion to weight x standard deviation / sqrt(cost) (Cochran 1977, 5.5)."""
         importance = [
             abs(task.weight) / len(known.variance_Q) * np.sqrt(_lifted(known.variance_Q) / costs)
-            for task, known, costs in zip(self._exam.tasks, self._known, self._costs, strict=True)
+            for task, known, costs in zip(self._tasks, self._known, self._costs, strict=True)
         ]
         costs = np.concatenate(self._costs)
         pooled = chances(np.concatenate(importance), costs, self._share * float(costs.sum()))

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from storage.database import open_storage
 from storage.patience import Patience
 from storage.trials import Trials
 
-from .command import FAILED, log_console, reported, start_logging
+from .command import FAILED, How, log_console, reported, start_logging
 from .config import ConfigError, StudyConfig
 from .engine_choice import EngineChoice, choose_engine
 from .interrupts import Interrupted, Interrupts
@@ -27,6 +27,7 @@ from .jobs import Jobs
 from .join import make_study, open_worker
 from .progress import Progress
 from .setup import Setup, build
+from .tracking import tracked
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Order:
     url: str
     budget: int
     seconds: float
-    engine: str | None
+    how: How
     number: int
     threads: int | None
     """What a worker that computes on the CPU may use."""
@@ -69,7 +70,7 @@ def supervise(
     budget: int,
     deadline: float,
     count: int,
-    engine: str | None,
+    how: How,
     interrupts: Interrupts,
 ) -> tuple[Setup, Trials, bool]:
     """Run a study with `count` processes; gives its trials and whether it is finished.
@@ -77,7 +78,7 @@ def supervise(
     Raises ConfigError and what `make_study` raises; ends the program where every worker has
     failed.
     """
-    choice = choose_engine(config, engine, probe=False)
+    choice = choose_engine(config, how.engine, probe=False)
     gpus = gpus_for(choice, count)
     setup = build(config, check_values=not choice.reads_sources)
     database = open_storage(url)
@@ -87,7 +88,8 @@ def supervise(
             trials, population = make_study(setup, database, choice, count)
         seconds = deadline - time.monotonic()
         threads = None if gpus[0] else max(1, (os.cpu_count() or 1) // count)
-        orders = [Order(path, url, budget, seconds, engine, n, threads) for n in range(count)]
+        hows = [how, *[replace(how, wandb=None)] * (count - 1)]  # one logs for all
+        orders = [Order(path, url, budget, seconds, h, n, threads) for n, h in enumerate(hows)]
         with Progress(log_console, budget, population) as progress:
             code = _run_all(orders, gpus, trials, progress, interrupts)
         records = trials.all()
@@ -209,11 +211,14 @@ def work(order: Order) -> None:
 def _work(order: Order, deadline: float, interrupts: Interrupts) -> None:
     from .config_file import load_config
 
-    config = load_config(order.path)
-    choice = choose_engine(config, order.engine)
+    config = load_config(order.path, order.how.task_folders, order.how.benchmarks)
+    choice = choose_engine(config, order.how.engine)
     setup = build(config, check_values=False)
     with open_worker(setup, order.url, order.budget, choice, interrupts) as worker:
-        if worker.search(order.budget, deadline):
+        with tracked(worker, order.how.wandb) as track:
+            worker.told = track
+            reached = worker.search(order.budget, deadline)
+        if reached:
             worker.judge()
 
 

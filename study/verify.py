@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .command import StorageUrl, application, reported, start_logging
+from .command import StorageUrl, TaskFolders, application, reported, start_logging
 from .interrupts import Interrupted, Interrupts
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def verify(
     config: Config = None,
     storage: StorageUrl = None,
     engine: EngineName = None,
+    task_folders: TaskFolders = None,
 ) -> None:
     """Load an exported folder into a fresh engine, ask again, and compare every answer."""
     start_logging()
@@ -33,7 +34,7 @@ def verify(
         with Interrupts(), reported():
             from .checking import check
 
-            found = check(folder, config, storage, engine)
+            found = check(folder, config, storage, engine, task_folders or [])
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None
     for line in _lines(found):

@@ -23,7 +23,7 @@ import torch
 from objectives.merge.errors import SourceError
 from objectives.merge.sources import Sources
 
-from .engine import Answer, EngineError, EngineMemoryError, Prompt
+from .engine import Answer, EngineError, EngineMemoryError, Prompt, said
 from .sizes import kv_tokens_for, sizes
 
 EXTENSION = "objectives.engines.vllm_worker.MergeExtension"
@@ -156,7 +156,7 @@ class Host:
         self._llm.collective_rpc("study_open", args=(dict(settings.folders), opened, place))
         self._prepared: list[tuple[Prompt, Any, Any]] = []
         """Every prompt so far, with vLLM's form of it and its sampling parameters."""
-        self._parameters: dict[tuple[int, tuple[int, ...]], Any] = {}
+        self._parameters: dict[tuple[int, tuple[int, ...], frozenset[int]], Any] = {}
         """One object for all prompts that are alike."""
 
     def _start(self, settings: Settings, folder: str, kv_cache: int) -> Any:
@@ -213,12 +213,12 @@ class Host:
                 f"a question has {len(options)} options; vLLM gives the log-probabilities "
                 f"of {_MOST_LOGPROBS}"
             )
-        kind = (prompt.max_tokens, options)
+        kind = (prompt.max_tokens, options, prompt.stops)
         if kind not in self._parameters:
             self._parameters[kind] = SamplingParams(
                 temperature=0.0,
                 max_tokens=prompt.max_tokens,
-                stop_token_ids=self._ends,
+                stop_token_ids=[*self._ends, *prompt.stops],
                 logprobs=None if options else 0,
                 logprob_token_ids=list(options) or None,
                 flat_logprobs=True,
@@ -230,11 +230,10 @@ class Host:
         given = output.logprobs
         first = slice(given.start_indices[0], given.end_indices[0])
         known = dict(zip(given.token_ids[first], given.logprobs[first], strict=True))
-        tokens = list(output.token_ids)
-        stop = next((i for i, token in enumerate(tokens) if token in self._ends), len(tokens))
+        tokens = said(output.token_ids, prompt, self._ends)
         logprobs = tuple(known[token] for token in prompt.options)
         finite = all(map(_is_finite, known.values()))
-        return Answer(tuple(tokens[:stop]), logprobs, finite)
+        return Answer(tokens, logprobs, finite)
 
 
 def _is_finite(value: float) -> bool:
