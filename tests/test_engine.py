@@ -8,7 +8,7 @@ import torch
 from conftest import WORDS, MakeModel
 from transformers import AutoModelForCausalLM
 
-from objectives.engines.engine import Answer, EngineError, Prompt
+from objectives.engines.engine import Answer, EngineError, Prompt, said
 from objectives.engines.transformers import TransformersEngine
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
@@ -125,3 +125,11 @@ def test_a_merge_of_the_wrong_shape_is_refused(
         monkeypatch.setattr(engine._stream, "tensors", lambda _, b=broken: iter(b))
         with pytest.raises(EngineError, match=message):
             engine.load(recipe)
+
+
+def test_a_stop_stays_in_the_answer_and_the_end_does_not() -> None:
+    prompt = Prompt((5,), 0, 9, (), frozenset({7, 2}))
+    assert said([4, 7, 4, 7], prompt, (1, 2)) == (4, 7)
+    assert said([4, 1, 7], prompt, (1, 2)) == (4,)
+    assert said([4, 2, 7], prompt, (1, 2)) == (4, 2)
+    assert said([4, 4], prompt, (1, 2)) == (4, 4)

@@ -1,7 +1,7 @@
 """What an engine is: it loads merge after merge and answers prompts with the one it holds."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from objectives.merge.recipe import MergeRecipe
@@ -37,16 +37,29 @@ class Prompt:
     max_tokens: int
     options: tuple[int, ...]
     """Tokens whose log-probabilities are wanted at the first position."""
+    stops: frozenset[int] = field(default=frozenset(), repr=False)
+    """Tokens that end the answer and stay in it. Not shown: there may be thousands of them."""
 
 
 @dataclass(frozen=True)
 class Answer:
     tokens: tuple[int, ...]
-    """The continuation, up to max_tokens, without the end-of-sequence token."""
+    """The continuation, up to max_tokens or a token of the prompt's stops, which is its last;
+    without the end-of-sequence token, unless that is one of the stops."""
     logprobs: tuple[float, ...]
     """Natural log-probabilities of the prompt's options as the first token."""
     finite: bool = True
     """False where the model gave NaN or infinity: the tokens then mean nothing."""
+
+
+def said(tokens: Sequence[int], prompt: Prompt, ends: Container[int]) -> tuple[int, ...]:
+    """What a model wrote, up to a stop of the prompt's, or before one of the model's `ends`."""
+    for count, token in enumerate(tokens):
+        if token in prompt.stops:
+            return tuple(tokens[: count + 1])
+        if token in ends:
+            return tuple(tokens[:count])
+    return tuple(tokens)
 
 
 class Engine(Protocol):

@@ -18,7 +18,7 @@ from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
 from objectives.merge.stream import MergeStream
 
-from .engine import Answer, EngineError, Prompt
+from .engine import Answer, EngineError, Prompt, said
 
 
 class TransformersEngine:
@@ -40,7 +40,8 @@ class TransformersEngine:
         self._model.eval().requires_grad_(False)
         self._parameters = dict(self._model.named_parameters())
         self._stream = MergeStream(sources)
-        self._ends = _end_tokens(config.eos_token_id)
+        ends = config.eos_token_id
+        self._ends = () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
         self._device, self._batch_tokens = device, batch_tokens
         self._prefixes: dict[tuple[int, ...], DynamicCache] = {}
 
@@ -70,13 +71,14 @@ class TransformersEngine:
     def _answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
         groups = defaultdict(list)
         for i, prompt in enumerate(prompts):
-            groups[prompt.tokens[: prompt.shared], prompt.max_tokens].append(i)
+            prefix = prompt.tokens[: prompt.shared]
+            groups[prefix, prompt.max_tokens, prompt.stops].append(i)
         answers: dict[int, Answer] = {}
-        for (prefix, max_tokens), members in groups.items():
+        for (prefix, max_tokens, stops), members in groups.items():
             members.sort(key=lambda i: len(prompts[i].tokens))
             for batch in self._batches([len(prompts[i].tokens) - len(prefix) for i in members]):
                 chosen = [members[j] for j in batch]
-                replies = self._batch([prompts[i] for i in chosen], prefix, max_tokens)
+                replies = self._batch([prompts[i] for i in chosen], prefix, max_tokens, stops)
                 answers.update(zip(chosen, replies, strict=True))
         return [answers[i] for i in range(len(prompts))]
 
@@ -97,7 +99,11 @@ class TransformersEngine:
         yield range(start, len(lengths))
 
     def _batch(
-        self, prompts: list[Prompt], prefix: tuple[int, ...], max_tokens: int
+        self,
+        prompts: list[Prompt],
+        prefix: tuple[int, ...],
+        max_tokens: int,
+        stops: frozenset[int],
     ) -> list[Answer]:
         own = [prompt.tokens[len(prefix) :] for prompt in prompts]
         ids_BT, mask_BT = _left_padded(own, self._device)
@@ -107,19 +113,21 @@ class TransformersEngine:
         logprobs = logits.log_softmax(dim=-1)
         finite = torch.isfinite(logits).all(dim=-1)
         steps = [logits.argmax(dim=-1)]
-        over = torch.isin(steps[0], self._ends.to(logits.device))
+        last = torch.tensor([*self._ends, *stops], dtype=torch.int64, device=logits.device)
+        over = torch.isin(steps[0], last)
         while len(steps) < max_tokens and not over.all():
             mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(own), 1)], dim=1)
             logits = self._forward(steps[-1][:, None], mask_BT, cache)
             finite &= torch.isfinite(logits).all(dim=-1)
             steps.append(logits.argmax(dim=-1))
-            over |= torch.isin(steps[-1], self._ends.to(logits.device))
+            over |= torch.isin(steps[-1], last)
         rows = torch.stack(steps, dim=1).tolist()
         wanted = [logprobs[b, list(prompt.options)].tolist() for b, prompt in enumerate(prompts)]
-        ends = set(self._ends.tolist())
         return [
-            Answer(_until(row, ends), tuple(options), fine)
-            for row, options, fine in zip(rows, wanted, finite.tolist(), strict=True)
+            Answer(said(row, prompt, self._ends), tuple(options), fine)
+            for row, prompt, options, fine in zip(
+                rows, prompts, wanted, finite.tolist(), strict=True
+            )
         ]
 
     def _forward(self, ids_BT: Tensor, mask_BT: Tensor, cache: DynamicCache) -> Tensor:
@@ -166,12 +174,3 @@ def _left_padded(rows: list[tuple[int, ...]], device: str) -> tuple[Tensor, Tens
     ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
     return ids, mask.to(device)
-
-
-def _end_tokens(ends: int | list[int] | None) -> Tensor:
-    return torch.tensor([] if ends is None else ends, dtype=torch.int64).flatten()
-
-
-def _until(row: list[int], ends: set[int]) -> tuple[int, ...]:
-    stop = next((i for i, token in enumerate(row) if token in ends), len(row))
-    return tuple(row[:stop])

@@ -23,7 +23,7 @@ import torch
 from objectives.merge.errors import SourceError
 from objectives.merge.sources import Sources
 
-from .engine import Answer, EngineError, EngineMemoryError, Prompt
+from .engine import Answer, EngineError, EngineMemoryError, Prompt, said
 from .sizes import kv_tokens_for, sizes
 
 EXTENSION = "objectives.engines.vllm_worker.MergeExtension"
@@ -200,7 +200,8 @@ class Host:
         """vLLM's prompts and sampling parameters; one object for all that are alike."""
         from vllm import SamplingParams
 
-        made: dict[tuple[int, tuple[int, ...]], Any] = {}
+        made: dict[tuple[int, tuple[int, ...], frozenset[int]], Any] = {}
+        parameters = []
         for prompt in prompts:
             options = tuple(dict.fromkeys(prompt.options))
             if len(options) > _MOST_LOGPROBS:
@@ -208,28 +209,28 @@ class Host:
                     f"a question has {len(options)} options; vLLM gives the log-probabilities "
                     f"of {_MOST_LOGPROBS}"
                 )
-            if (prompt.max_tokens, options) not in made:
-                made[prompt.max_tokens, options] = SamplingParams(
+            kind = prompt.max_tokens, options, prompt.stops
+            if kind not in made:
+                made[kind] = SamplingParams(
                     temperature=0.0,
                     max_tokens=prompt.max_tokens,
-                    stop_token_ids=self._ends,
+                    stop_token_ids=[*self._ends, *prompt.stops],
                     logprobs=None if options else 0,
                     logprob_token_ids=list(options) or None,
                     flat_logprobs=True,
                     detokenize=False,
                 )
-        parameters = [made[p.max_tokens, tuple(dict.fromkeys(p.options))] for p in prompts]
+            parameters.append(made[kind])
         return [{"prompt_token_ids": list(p.tokens)} for p in prompts], parameters, list(prompts)
 
     def _answer(self, prompt: Prompt, output: Any) -> Answer:
         given = output.logprobs
         first = slice(given.start_indices[0], given.end_indices[0])
         known = dict(zip(given.token_ids[first], given.logprobs[first], strict=True))
-        tokens = list(output.token_ids)
-        stop = next((i for i, token in enumerate(tokens) if token in self._ends), len(tokens))
+        tokens = said(output.token_ids, prompt, self._ends)
         logprobs = tuple(known[token] for token in prompt.options)
         finite = all(map(_is_finite, known.values()))
-        return Answer(tuple(tokens[:stop]), logprobs, finite)
+        return Answer(tokens, logprobs, finite)
 
 
 def _is_finite(value: float) -> bool:
