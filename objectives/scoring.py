@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.engines.engine import Answer, Engine, Prompt
-from objectives.tasks.task import Task, Tokenizer
+from objectives.tasks.task import Task, Tokenizer, WholeTask
 
 Floats = NDArray[np.float32]
 
@@ -24,9 +24,10 @@ class TaskScores:
 
     weight: float
     right_Q: Floats
-    """How right each answer was, 0 to 1: what is reported and searched."""
+    """How right each answer was, 0 to 1: what is reported and searched. Of a task that scores all
+    its answers together, numbers with its score as their mean and its error as that of the mean."""
     soft_Q: Floats
-    """The probability of a right answer, 0 to 1."""
+    """The probability of a right answer, 0 to 1; the same as right_Q where a task has none."""
     broken: int = 0
     """Questions in whose answers the model gave NaN or infinity; they count as the worst."""
     answers_Q: tuple[tuple[Answer, ...], ...] = field(default=(), compare=False, repr=False)
@@ -76,7 +77,7 @@ class Scores:
 class Exam:
     """The questions of every task, tokenised once and asked as often as there are merges."""
 
-    def __init__(self, tasks: Sequence[Task], tokenizer: Tokenizer) -> None:
+    def __init__(self, tasks: Sequence[Task | WholeTask], tokenizer: Tokenizer) -> None:
         """Raises TaskError where a task's prompts do not suit the tokenizer."""
         self.tasks, self._tokenizer = tuple(tasks), tokenizer
         self._prompts = [task.prompts(tokenizer) for task in self.tasks]
@@ -100,22 +101,26 @@ class Exam:
         return max((len(p.tokens) + p.max_tokens for p in self._flat), default=0)
 
     def digests(self) -> dict[str, str]:
-        """For each task the number of its questions and a hash of labels and prompts."""
+        """For each task the number of its questions and a hash of them and their prompts."""
         texts = {}
         for task, prompts in zip(self.tasks, self._prompts, strict=True):
             digest = hashlib.blake2b(digest_size=6)
             for question, asked in zip(task.questions, prompts, strict=True):
-                digest.update(repr((question.labels, asked)).encode())
+                digest.update(repr((question.key, asked)).encode())
             texts[task.name] = f"{len(prompts)} ({digest.hexdigest()})"
         return texts
 
     def ask(self, engine: Engine) -> Scores:
-        """Scores of the merge that the engine holds. Raises EngineError."""
+        """Scores of the merge that the engine holds. Raises EngineError, and TaskError where a
+        task's own code fails."""
         answers = iter(engine.answer(self._flat))
         tasks = {}
         for task, prompts_Q in zip(self.tasks, self._prompts, strict=True):
             answers_Q = tuple(tuple(itertools.islice(answers, len(ps))) for ps in prompts_Q)
-            tasks[task.name] = self._scored(task, prompts_Q, answers_Q)
+            if isinstance(task, WholeTask):
+                tasks[task.name] = _whole(task, answers_Q)
+            else:
+                tasks[task.name] = self._scored(task, prompts_Q, answers_Q)
         return Scores(tasks)
 
     def _scored(
@@ -135,6 +140,12 @@ class Exam:
             right.append(task.score(question, prompts, answers, self._tokenizer))
             soft.append(task.soft(question, prompts, answers))
         return TaskScores(task.weight, _floats(right), _floats(soft), broken, answers_Q)
+
+
+def _whole(task: WholeTask, answers_Q: tuple[tuple[Answer, ...], ...]) -> TaskScores:
+    right_Q = _floats(task.rights(answers_Q))
+    broken = sum(not all(answer.finite for answer in answers) for answers in answers_Q)
+    return TaskScores(task.weight, right_Q, right_Q, broken, answers_Q)
 
 
 def _floats(values: Sequence[float]) -> Floats:

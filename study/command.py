@@ -4,6 +4,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -23,7 +24,35 @@ StorageUrl = Annotated[
         help="database in place of the config's",
     ),
 ]
+TaskFolders = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--task-search-path",
+        metavar="DIR",
+        envvar="STUDY_TASK_SEARCH_PATH",
+        help="folder of lm-eval tasks, whose code will run; may be given again",
+    ),
+]
 BAD_INPUT, FAILED = 2, 3
+
+
+@dataclass(frozen=True)
+class Wandb:
+    """Where a run is logged at Weights & Biases."""
+
+    project: str | None = None
+    entity: str | None = None
+
+
+@dataclass(frozen=True)
+class How:
+    """What the command line of a run says beside its config; it crosses to worker processes."""
+
+    engine: str | None = None
+    task_folders: tuple[Path, ...] = ()
+    benchmarks: bool = False
+    wandb: Wandb | None = None
+
 
 log_console = Console(stderr=True)
 

@@ -4,6 +4,7 @@ The file is a superset of mergekit-evolve's: `genome`, `tasks` and the options b
 what they mean there; `study`, `space` and `engine` are ours.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -161,13 +162,14 @@ class EngineConfig(Section):
 
 
 class TaskConfig(Section):
-    """One task. A bare name is looked up as NAME.yaml beside the file."""
+    """One task. A bare name is looked up as NAME.yaml beside the file, then among lm-eval's."""
 
     name: str = Field(min_length=1)
     weight: Number = 1.0
     """Share in the objective; a negative one minimises the task's score."""
-    metric: Literal["acc,none"] = "acc,none"
-    kind: Literal["multiple_choice", "retrieval"] | None = None
+    metric: Text = "acc,none"
+    """lm-eval's tasks: a metric and the filter it stands behind. Native ones know this value."""
+    kind: Literal["multiple_choice", "retrieval", "lm_eval"] | None = None
     data: Path | None = None
     prompt: str | None = None
     """A template's name or file; None takes the kind's own."""
@@ -181,6 +183,16 @@ class TaskConfig(Section):
     def _from_name(cls, data: Any) -> Any:
         return {"name": data} if isinstance(data, str) else data
 
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> Self:
+        if self.kind == "lm_eval":
+            ours = self.model_fields_set & {"data", "prompt", "scorer", "max_tokens", "on_bad"}
+            if ours:
+                raise ValueError(f"{min(ours)}: a task of lm-eval says that in its own file")
+        elif self.metric != "acc,none":
+            raise ValueError(f"metric: a {self.kind} task has acc,none alone")
+        return self
+
 
 class StudyConfig(Section):
     """A whole file."""
@@ -190,18 +202,23 @@ class StudyConfig(Section):
     limit: Whole | None = Field(default=None, ge=1)
     """At most this many search questions a task."""
     num_fewshot: Whole | None = Field(default=None, ge=0)
-    """How many of the template's examples stand in a prompt; None is all."""
+    """How many examples stand in a prompt; None is all of a template's, or what a task of lm-eval
+    says itself."""
     shuffle: bool = False
     """Let the seed choose which questions `limit` leaves."""
     random_init: bool = False
     """Start the search at a random point instead of the uniform merge."""
-    apply_chat_template: Literal[False] | None = None
-    fewshot_as_multiturn: Literal[False] | None = None
+    apply_chat_template: bool | None = None
+    """Tasks of lm-eval only. None is true where the tokenizer has a template."""
+    fewshot_as_multiturn: bool | None = None
+    """Tasks of lm-eval only, with a chat template: examples as turns of their own. None is true."""
     study: StudySection = StudySection()
     space: SpaceConfig = SpaceConfig()
     engine: EngineConfig = EngineConfig()
     _folder: Path = PrivateAttr(default=Path())
     _file: Path = PrivateAttr(default=Path("study.yaml"))
+    _task_folders: tuple[Path, ...] = PrivateAttr(default=())
+    _benchmarks: bool | None = PrivateAttr(default=None)
 
     @field_validator("tasks")
     @classmethod
@@ -215,12 +232,16 @@ class StudyConfig(Section):
             raise ValueError("all weights are 0")
         return tasks
 
-    @field_validator("apply_chat_template", "fewshot_as_multiturn", mode="before")
-    @classmethod
-    def _templates_only(cls, value: Any) -> Any:
-        if value is True:
-            raise ValueError("is not there for native tasks: their template is used as it stands")
-        return value
+    @model_validator(mode="after")
+    def _templates_fit_the_tasks(self) -> Self:
+        native = [task.name for task in self.tasks if task.kind != "lm_eval"]
+        for key in ("apply_chat_template", "fewshot_as_multiturn"):
+            if getattr(self, key) and native:
+                raise ValueError(
+                    f"{key}: is not there for native tasks such as {native[0]}: their template is "
+                    "used as it stands"
+                )
+        return self
 
     @model_validator(mode="after")
     def _bounds_fit(self) -> Self:
@@ -248,10 +269,23 @@ class StudyConfig(Section):
         """Where it was read from."""
         return self._file
 
-    def at(self, file: Path) -> Self:
+    @property
+    def task_folders(self) -> tuple[Path, ...]:
+        """Where tasks of lm-eval are looked for, and their code run: given on the command line."""
+        return self._task_folders
+
+    @property
+    def benchmarks(self) -> bool | None:
+        """Whether common benchmarks may be searched against; None where nobody asks."""
+        return self._benchmarks
+
+    def at(
+        self, file: Path, task_folders: Iterable[Path] = (), benchmarks: bool | None = None
+    ) -> Self:
         """The same config as read from `file`, its paths relative to the file's folder."""
         copy = self.model_copy()
         copy._file, copy._folder = file, file.resolve().parent
+        copy._task_folders, copy._benchmarks = tuple(task_folders), benchmarks
         return copy
 
     @property

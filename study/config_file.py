@@ -15,17 +15,23 @@ from storage.url import storage_url
 from .config import ConfigError, StudyConfig
 
 
-def load_config(path: Path, task_folders: Iterable[Path] = ()) -> StudyConfig:
-    """Read and check a file; tasks without a kind are looked up. Raises ConfigError."""
+def load_config(
+    path: Path, task_folders: Iterable[Path] = (), benchmarks: bool | None = None
+) -> StudyConfig:
+    """Read and check a file; tasks without a kind are looked up. Raises ConfigError.
+
+    `task_folders` are where tasks of lm-eval may be, whose code will run; `benchmarks` whether its
+    common ones may be searched against, None where no search begins.
+    """
     data = _mapping(path)
-    folder = path.resolve().parent
+    folder, task_folders = path.resolve().parent, tuple(task_folders)
     if isinstance(data.get("tasks"), list):
         places = [*task_folders, folder, folder / "tasks"]
         data["tasks"] = [_resolved(path, task, places) for task in data["tasks"]]
     if isinstance(data.setdefault("study", {}) or {}, dict):
         data["study"] = {"name": path.stem} | (data["study"] or {})
     try:
-        return StudyConfig.model_validate(data).at(path)
+        return StudyConfig.model_validate(data).at(path, task_folders, benchmarks)
     except ValidationError as error:
         raise ConfigError(_message(path, data, error)) from None
 
@@ -39,23 +45,25 @@ def study_url(config: StudyConfig, given: str | None = None) -> str:
 
 
 def _resolved(path: Path, task: Any, places: list[Path]) -> Any:
-    """The task with the kind, data and prompt of its own file, where it has none inline."""
+    """The task with the kind, data and prompt of its own file, where it has none inline.
+
+    What has no file of ours is taken to be lm-eval's, which looks for it when the study is set up.
+    """
     given = {"name": task} if isinstance(task, str) else task
     if not isinstance(given, dict) or not isinstance(given.get("name"), str):
         return task
+    if given.get("kind") == "lm_eval":
+        return given
     if "kind" in given:
         if given.get("data") is None:
             raise ConfigError(f"{path}: tasks.{given['name']}: data: a question file is needed")
         return given | {"data": path.resolve().parent / str(given["data"])}
     found = next((p for p in (f / f"{given['name']}.yaml" for f in places) if p.exists()), None)
-    if found is None:
-        raise ConfigError(
-            f"{path}: tasks.{given['name']}: has no kind and data, and there is no "
-            f"{given['name']}.yaml beside it (tasks of lm-eval cannot be run yet)"
-        )
-    own = _mapping(found)
-    if "kind" not in own or "data" not in own:
-        raise ConfigError(f"{found}: a task file needs kind and data (lm-eval's cannot be run yet)")
+    own = {} if found is None else _mapping(found, _TaskLoader)
+    if found is None or "kind" not in own:
+        return given | {"kind": "lm_eval"}
+    if "data" not in own:
+        raise ConfigError(f"{found}: a task file needs data, a question file")
     folder = found.resolve().parent
     own["data"] = folder / str(own["data"])
     if (folder / str(own.get("prompt"))).is_file():
@@ -73,9 +81,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+class _TaskLoader(_Loader):
+    """One to which the hooks in lm-eval's task files are just there."""
+
+
+_TaskLoader.add_constructor("!function", lambda loader, node: None)
+
+
+def _mapping(path: Path, loader: type[_Loader] = _Loader) -> dict[str, Any]:
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .command import ConfigPath, StorageUrl, application, reported, start_logging
+from .command import ConfigPath, StorageUrl, TaskFolders, application, reported, start_logging
 from .interrupts import Interrupted, Interrupts
 
 if TYPE_CHECKING:
@@ -26,17 +26,25 @@ def export(
     trial: TrialChoice = "best",
     storage: StorageUrl = None,
     overwrite: Overwrite = False,
+    task_folders: TaskFolders = None,
 ) -> None:
     """Write a trial's merge as a Hugging Face folder, with its recipe and a model card."""
     start_logging()
     try:
         with Interrupts(), reported():
-            print(_export(config, out, trial, storage, overwrite))
+            print(_export(config, out, trial, storage, overwrite, task_folders or []))
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None
 
 
-def _export(path: Path, out: Path, trial: str, storage: str | None, overwrite: bool) -> Path:
+def _export(
+    path: Path,
+    out: Path,
+    trial: str,
+    storage: str | None,
+    overwrite: bool,
+    task_folders: list[Path],
+) -> Path:
     from storage.answers import Answers
     from storage.database import open_storage
     from storage.studies import find_study
@@ -44,7 +52,7 @@ def _export(path: Path, out: Path, trial: str, storage: str | None, overwrite: b
 
     from .config_file import load_config, study_url
 
-    config = load_config(path)
+    config = load_config(path, task_folders)
     url = study_url(config, storage)
     database = open_storage(url, create=False)
     study = find_study(database, config.name)

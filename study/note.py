@@ -61,6 +61,9 @@ def note(setup: Setup, records: Sequence[TrialRecord], population: int, url: str
     finished, _ = places_of(records)
     top = best_merge(records)
     words = ["python", "-m", "study.run", str(config.file), "--storage", redacted(url)]
+    words += [
+        word for folder in config.task_folders for word in ("--task-search-path", str(folder))
+    ]
     return _NOTE.render(
         name=config.name,
         parameters=len(genome.space),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .command import ConfigPath, application, reported, start_logging
+from .command import ConfigPath, TaskFolders, application, reported, start_logging
 
 if TYPE_CHECKING:
     from .config import StudyConfig
@@ -29,15 +29,18 @@ def plan(
     host_memory: Host = 128.0,
     workers: Workers = 1,
     as_json: AsJson = False,
+    task_folders: TaskFolders = None,
 ) -> None:
     """Say what a study will take: parameters, generations, memory, tokens, and time."""
     start_logging()
     with reported():
-        found = _plan(config, gpu, host_memory * _GB, workers)
+        found = _plan(config, gpu, host_memory * _GB, workers, task_folders or [])
     print(json.dumps(found, indent=2) if as_json else _text(found))
 
 
-def _plan(path: Path, gpu: str, host: float, workers: int) -> dict[str, Any]:
+def _plan(
+    path: Path, gpu: str, host: float, workers: int, task_folders: list[Path]
+) -> dict[str, Any]:
     from objectives.engines.engine import EngineError
     from objectives.engines.sizes import kv_tokens_for, sizes
 
@@ -45,7 +48,7 @@ def _plan(path: Path, gpu: str, host: float, workers: int) -> dict[str, Any]:
     from .config_file import load_config
     from .setup import build
 
-    config, card = load_config(path), _card(gpu)
+    config, card = load_config(path, task_folders), _card(gpu)
     setup = build(config, check_values=False)
     engine = config.engine
     dtype, batch_tokens = engine.dtype or "bfloat16", engine.batch_tokens or 16384

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import importlib.util
 import math
 import os
 import shlex
@@ -13,7 +14,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .command import ConfigPath, StorageUrl, application, log_console, reported, start_logging
+from .command import (
+    ConfigPath,
+    How,
+    StorageUrl,
+    TaskFolders,
+    Wandb,
+    application,
+    log_console,
+    reported,
+    start_logging,
+)
 from .interrupts import Interrupted, Interrupts
 
 if TYPE_CHECKING:
@@ -30,6 +41,13 @@ Workers = Annotated[
 EngineName = Annotated[
     str | None, typer.Option("--engine", metavar="NAME", help="engine in place of the config's")
 ]
+_BENCHMARKS = "--i-understand-the-depths-of-the-evils-i-am-unleashing"
+Benchmarks = Annotated[
+    bool, typer.Option(_BENCHMARKS, help="allow common benchmarks as objectives")
+]
+UseWandb = Annotated[bool, typer.Option("--wandb", help="log to Weights & Biases")]
+WandbProject = Annotated[str | None, typer.Option(help="its project; else mergekit-evolve")]
+WandbEntity = Annotated[str | None, typer.Option(help="its user or team")]
 
 
 def run(
@@ -39,16 +57,26 @@ def run(
     timeout: Timeout = None,
     workers: Workers = None,
     engine: EngineName = None,
+    task_folders: TaskFolders = None,
+    benchmarks: Benchmarks = False,
+    wandb: UseWandb = False,
+    wandb_project: WandbProject = None,
+    wandb_entity: WandbEntity = None,
 ) -> None:
     """Start a study, join it beside others, or resume it where it stopped."""
     start_logging()
     deadline = math.inf if timeout is None else time.monotonic() + timeout
+    to = Wandb(wandb_project, wandb_entity) if wandb else None
+    how = How(engine, tuple(task_folders or ()), benchmarks, to)
     try:
         with Interrupts() as interrupts, reported():
-            _run(config, storage, trials, deadline, workers, engine, interrupts)
+            _run(config, storage, trials, deadline, workers, how, interrupts)
     except Interrupted as stop:
-        options = {"--storage": storage and _shown(storage), "--trials": trials}
+        options: dict[str, object] = {"--storage": storage and _shown(storage), "--trials": trials}
         options |= {"--workers": workers, "--engine": engine}
+        options |= {"--task-search-path": task_folders, "--wandb": wandb or None}
+        options |= {"--wandb-project": wandb_project, "--wandb-entity": wandb_entity}
+        options |= {_BENCHMARKS: benchmarks or None}
         print(f"stopped by {stop}; this goes on from there:", file=sys.stderr)
         print(f"  {_command(config, options)}", file=sys.stderr)
         if storage and "***" in _shown(storage):
@@ -62,16 +90,18 @@ def _run(
     trials: int | None,
     deadline: float,
     workers: int | None,
-    engine: str | None,
+    how: How,
     interrupts: Interrupts,
 ) -> None:
     from .config import ConfigError
     from .config_file import load_config, study_url
 
-    config = load_config(path)
+    config = load_config(path, how.task_folders, how.benchmarks)
     for option, number in (("--trials", trials), ("--workers", workers)):
         if number is not None and number < 1:
             raise ConfigError(f"{option} {number}: must be at least 1")
+    if how.wandb and importlib.util.find_spec("wandb") is None:
+        raise ConfigError("--wandb: wandb is not installed; pip install '.[wandb]'")
     url = study_url(config, storage)
     budget = trials or config.study.trials
     from .setup import build  # torch from here on: what is wrong in the file is said before
@@ -80,19 +110,23 @@ def _run(
     if workers is not None:
         from .supervisor import supervise
 
-        conclude_later = supervise(path, config, url, budget, deadline, workers, engine, interrupts)
+        conclude_later = supervise(path, config, url, budget, deadline, workers, how, interrupts)
         _conclude(*conclude_later)
         return
     from .engine_choice import choose_engine
     from .join import open_worker
     from .progress import Progress
+    from .tracking import both, tracked
 
-    choice = choose_engine(config, engine)
+    choice = choose_engine(config, how.engine)
     setup = build(config, check_values=not choice.reads_sources)
     with open_worker(setup, url, budget, choice, interrupts) as worker:
-        with Progress(log_console, budget, worker.population) as progress:
+        with (
+            Progress(log_console, budget, worker.population) as progress,
+            tracked(worker, how.wandb) as track,
+        ):
             progress.told(worker.trials.all())
-            worker.told = progress.told
+            worker.told = both(progress.told, track)
             reached = worker.search(budget, deadline)
         records = worker.trials.all()
         shown = lines(records, worker.setup.genome, worker.answers, worker.ask_held_out)
@@ -154,7 +188,11 @@ def _shown(url: str) -> str:
 def _command(config: Path, options: Mapping[str, object]) -> str:
     words = ["python", "-m", "study.run", str(config)]
     for name, value in options.items():
-        words += [name, str(value)] if value is not None else []
+        if value is True:
+            words.append(name)
+        else:
+            each = value if isinstance(value, list) else [] if value is None else [value]
+            words += [word for one in each for word in (name, str(one))]
     return shlex.join(words)
 
 

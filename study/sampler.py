@@ -62,6 +62,16 @@ class Replay:
             self._advance(generation, finished)
             return self._scaled(np.clip(self._cma.mean, 0.0, 1.0))
 
+    def deviations(
+        self, generation: int, finished: Mapping[Place, tuple[Mapping[str, float], float]]
+    ) -> dict[str, float]:
+        """How far that distribution spreads along each parameter: its standard deviations."""
+        with threadpool_limits(1):
+            self._advance(generation, finished)
+            shares = self._cma._sigma * np.sqrt(np.diag(self._cma._C))
+        pairs = zip(shares, self._space.items(), strict=True)
+        return {name: float(share) * (r.high - r.low) for share, (name, r) in pairs}
+
     def free_places(self, taken: Collection[Place], finished: Collection[Place]) -> list[Place]:
         """The places of the generation under way that nobody has; none while all are running."""
         generation = generation_of(finished, self.population)

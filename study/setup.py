@@ -1,11 +1,9 @@
 """From a StudyConfig to what a run needs: sources, genome, tasks, and the study's fingerprint."""
 
-import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 import transformers
@@ -17,24 +15,15 @@ from objectives.merge.locate import locate
 from objectives.merge.sources import Sources
 from objectives.merge.tokenizer import load_tokenizer
 from objectives.scoring import Exam
-from objectives.tasks import multiple_choice, retrieval
-from objectives.tasks.data import read_questions, split
-from objectives.tasks.multiple_choice import MultipleChoice
-from objectives.tasks.prompts import load_template
-from objectives.tasks.retrieval import Retrieval
-from objectives.tasks.task import Question, TaskError
+from objectives.tasks.task import TaskError
 from storage.studies import hold_fingerprint, stored_fingerprint
 
-from .config import StudyConfig, TaskConfig
+from .config import StudyConfig
 from .genome import Genome, references
+from .questions import lm_eval_tasks, native_tasks, parted
 from .sampler import Replay, ReplaySampler, default_population, start_of
 
 log = logging.getLogger(__name__)
-
-_KINDS: dict[str, tuple[Any, type[MultipleChoice | Retrieval], int]] = {
-    "multiple_choice": (multiple_choice.parse, MultipleChoice, 1),
-    "retrieval": (retrieval.parse, Retrieval, 7),
-}
 
 
 @dataclass(frozen=True)
@@ -94,8 +83,12 @@ class Setup:
             facts[f"space {name}"] = f"{r.low} to {r.high}{begin}"
         for label, digest in fingerprints(self.sources).items():
             facts[f"model {label}"] = digest[:12]
+        origins = {task.name: getattr(task, "origin", None) for task in self.search.tasks}
         for task in self.config.tasks:
-            facts[f"task {task.name}"] = f"weight {task.weight}, scorer {task.scorer}"
+            how = f"scorer {task.scorer}"
+            if origins[task.name] is not None:
+                how = f"metric {task.metric}, {origins[task.name]}"
+            facts[f"task {task.name}"] = f"weight {task.weight}, {how}"
         for part, exam in (("search", self.search), ("held-out", self.held_out)):
             for name, text in exam.digests().items():
                 facts[f"{part} questions of {name}"] = text
@@ -108,24 +101,18 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
     `check_values` reads the models whole, to find what is not a number.
     """
     transformers.utils.logging.set_verbosity_error()
-    tasks = [_task(config, task) for task in config.tasks]
+    native = native_tasks(config)
     wanted = references(config.genome)
     folders = {label: locate(name, config.folder) for label, name in wanted.items()}
     reference = config.genome.base_model or config.genome.models[0]
     label = next(label for label, name in wanted.items() if name == reference)
     sources = Sources(folders, label)
     genome = Genome(config.genome, config.space, sources.num_layers, config.study.seed)
-    if check_values:
-        log.info("checking the values of %d models in %s", len(folders), _gigabytes(sources))
-        sources.check_values()
     tokenizer = load_tokenizer(label, folders[label])
     if tokenizer is None:
         raise SourceError(f"{label}: {folders[label]} has no tokenizer files")
-    parts = [split(task.questions, config.study.held_out) for task in tasks]
-    search = [
-        task.only(_limited(config, kept)) for task, (kept, _) in zip(tasks, parts, strict=True)
-    ]
-    held = [task.only(out) for task, (_, out) in zip(tasks, parts, strict=True) if out]
+    context = sources.reference.config.get("max_position_embeddings")
+    search, held = parted(config, native, lm_eval_tasks(config, tokenizer, context))
     for task in search:
         if not task.questions:
             raise TaskError(f"{task.name}: every question is held out; lower study.held_out")
@@ -139,13 +126,15 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
     setup = Setup(
         config, locations, sources, genome, Exam(search, tokenizer), Exam(held, tokenizer)
     )
-    context = sources.reference.config.get("max_position_embeddings")
-    longest = max(setup.search.longest, setup.held_out.longest)
+    longest = max(setup.search.longest, setup.held_out.longest) - 1  # the last is not read again
     if context is not None and longest > context:
         raise TaskError(
             f"the longest prompt has {longest} tokens with its answer, the models take {context}; "
             "shorten the template (num_fewshot) or leave the question out"
         )
+    if check_values:
+        log.info("checking the values of %d models in %s", len(folders), _gigabytes(sources))
+        sources.check_values()
     return setup
 
 
@@ -180,28 +169,3 @@ def check_fingerprint(
 def _gigabytes(sources: Sources) -> str:
     paths = [path for c in sources.checkpoints.values() for path in c.paths]
     return f"{sum(path.stat().st_size for path in paths) / 1e9:.2f} GB"
-
-
-def _task(config: StudyConfig, given: TaskConfig) -> MultipleChoice | Retrieval:
-    assert given.kind is not None
-    assert given.data is not None
-    parse, make, tokens = _KINDS[given.kind]
-    name = given.prompt or f"{given.kind}_kdd"
-    template = load_template(name, config.folder, config.num_fewshot)
-    questions = read_questions(config.folder / given.data, given.kind, parse, given.on_bad)
-    max_tokens = given.max_tokens or tokens
-    return make(given.name, given.weight, questions, template, max_tokens, given.scorer)
-
-
-def _limited(config: StudyConfig, questions: Sequence[Question]) -> list[Question]:
-    """The first `limit` by id, or with `shuffle` by a hash of seed and id; ids are hashes."""
-    if config.limit is None:
-        return list(questions)
-    seed = config.study.seed if config.shuffle else None
-
-    def rank(question: Question) -> bytes:
-        text = f"{question.id}" if seed is None else f"{seed} {question.id}"
-        return hashlib.blake2b(text.encode(), digest_size=8).digest()
-
-    chosen = sorted(questions, key=rank)[: config.limit]
-    return sorted(chosen, key=lambda q: q.id)

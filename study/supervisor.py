@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from storage.database import open_storage
 from storage.patience import Patience
 from storage.trials import TrialRecord, Trials
 
-from .command import FAILED, log_console, reported, start_logging
+from .command import FAILED, How, log_console, reported, start_logging
 from .config import ConfigError, StudyConfig
 from .engine_choice import EngineChoice, choose_engine
 from .interrupts import Interrupted, Interrupts
@@ -29,6 +29,7 @@ from .join import make_study, open_worker
 from .progress import Progress
 from .setup import Setup, build
 from .summary import Line, lines, stored_lines
+from .tracking import tracked
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Order:
     url: str
     budget: int
     seconds: float
-    engine: str | None
+    how: How
     number: int
     threads: int | None
     """What a worker that computes on the CPU may use."""
@@ -71,7 +72,7 @@ def supervise(
     budget: int,
     deadline: float,
     count: int,
-    engine: str | None,
+    how: How,
     interrupts: Interrupts,
 ) -> tuple[Setup, list[TrialRecord], list[Line], bool]:
     """Run a study with `count` processes; gives what its table shows and if the budget is reached.
@@ -79,7 +80,7 @@ def supervise(
     Raises ConfigError and what `make_study` raises; ends the program where every worker has
     failed.
     """
-    choice = choose_engine(config, engine, probe=False)
+    choice = choose_engine(config, how.engine, probe=False)
     gpus = gpus_for(choice, count)
     setup = build(config, check_values=not choice.reads_sources)
     database = open_storage(url)
@@ -89,7 +90,8 @@ def supervise(
             trials, population = make_study(setup, database, choice, count)
         seconds = deadline - time.monotonic()
         threads = None if gpus[0] else max(1, (os.cpu_count() or 1) // count)
-        orders = [Order(path, url, budget, seconds, engine, n, threads) for n in range(count)]
+        hows = [how, *[replace(how, wandb=None)] * (count - 1)]  # one logs for all
+        orders = [Order(path, url, budget, seconds, h, n, threads) for n, h in enumerate(hows)]
         with Progress(log_console, budget, population) as progress:
             code = _run_all(orders, gpus, trials, progress, interrupts)
         records = trials.all()
@@ -210,11 +212,14 @@ def work(order: Order) -> None:
 def _work(order: Order, deadline: float, interrupts: Interrupts) -> None:
     from .config_file import load_config
 
-    config = load_config(order.path)
-    choice = choose_engine(config, order.engine)
+    config = load_config(order.path, order.how.task_folders, order.how.benchmarks)
+    choice = choose_engine(config, order.how.engine)
     setup = build(config, check_values=False)
     with open_worker(setup, order.url, order.budget, choice, interrupts) as worker:
-        if worker.search(order.budget, deadline):
+        with tracked(worker, order.how.wandb) as track:
+            worker.told = track
+            reached = worker.search(order.budget, deadline)
+        if reached:
             lines(worker.trials.all(), setup.genome, worker.answers, worker.ask_held_out)
 
 

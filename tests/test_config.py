@@ -39,7 +39,7 @@ def load(tmp_path: Path, data: Any) -> Any:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.parent.name)
 def test_every_example_is_a_valid_study(path: Path) -> None:
     config = load_config(path)
-    assert config.tasks[0].weight == 0.875
+    assert sum(task.weight for task in config.tasks) == 1
 
 
 def test_the_main_study_is_the_one_the_project_exists_for() -> None:
@@ -98,7 +98,12 @@ def test_a_plain_mergekit_evolve_file_runs_when_its_tasks_resolve(tmp_path: Path
         ({"tasks": "shop"}, "tasks"),
         ({"tasks": [{"name": "t", "kind": "choice", "data": "q"}]}, "kind"),
         ({"tasks": [{"name": "t", "kind": "retrieval"}]}, "a question file is needed"),
-        ({"tasks": ["hellaswag"]}, "no hellaswag.yaml beside it"),
+        ({"tasks": [{"name": "t", "kind": "lm_eval", "data": "q"}]}, "data: a task of lm-eval"),
+        ({"tasks": [{"name": "t", "prompt": "plain"}]}, "prompt: a task of lm-eval says that in"),
+        (
+            {"tasks": [{"name": "t", "kind": "retrieval", "data": "q", "metric": "f1"}]},
+            "acc,none a",
+        ),
         ({"tasks": [{"name": "t", "kind": "retrieval", "data": "q", "weight": "x"}]}, "weight"),
         ({"tasks": [{"name": "t", "kind": "retrieval", "data": "q", "weight": True}]}, "weight"),
         ({"tasks": [{"name": "t", "kind": "retrieval", "data": "q", "weight": 0}]}, "all weights"),
@@ -113,7 +118,7 @@ def test_a_plain_mergekit_evolve_file_runs_when_its_tasks_resolve(tmp_path: Path
         ({"study__held_out": 1.0}, "study.held_out"),
         ({"study__seed": True}, "must be a number"),
         ({"study__name": "a b"}, "study.name"),
-        ({"apply_chat_template": True}, "is not there for native tasks"),
+        ({"apply_chat_template": True}, "is not there for native tasks such as t"),
         ({"engine__kind": "onnx"}, "engine.kind"),
     ],
 )
@@ -122,6 +127,17 @@ def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], message
         load(tmp_path, study(**changes))
     assert "study.yaml" in str(caught.value)
     assert "pydantic" not in str(caught.value)
+
+
+def test_a_name_without_a_file_of_ours_is_a_task_of_lm_eval(tmp_path: Path) -> None:
+    (tmp_path / "hooked.yaml").write_text("task: hooked\ndoc_to_text: !function hooks.text\n")
+    named = {"name": "other", "metric": "exact_match,strict-match", "weight": -1}
+    config = load(tmp_path, study(tasks=["hooked", named], apply_chat_template=True))
+    assert [task.kind for task in config.tasks] == ["lm_eval", "lm_eval"]
+    assert config.tasks[1].metric == "exact_match,strict-match"
+    own = {"name": "own", "kind": "retrieval", "data": "q"}
+    with pytest.raises(ConfigError, match="apply_chat_template: is not there for native tasks"):
+        load(tmp_path, study(tasks=["hooked", own], apply_chat_template=True))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from broken_worker import EXHAUSTED, HUNG, MISSING, RAISED, RENAMED, RESHAPED
 from conftest import DEMO, MakeModel, point
+from lm_eval_files import study_text, write_tasks
 
 from objectives.engines import engine as errors
 from objectives.engines.engine import Answer, EngineDeadError, EngineError, Prompt
@@ -265,3 +266,25 @@ def test_too_many_options_are_refused_by_name(demo: Setup, vllm: VllmEngine) -> 
     vllm.load(recipe(demo, 1))
     with pytest.raises(EngineError, match="200 options; vLLM gives the log-probabilities of 128"):
         vllm.answer([many])
+
+
+def test_tasks_of_lm_eval_are_answered_as_by_transformers(tmp_path: Path) -> None:
+    """Continuations, texts with stops, and prompts as long as the models' context."""
+    tasks = write_tasks(tmp_path / "tasks", 8)
+    searched = {"name": "searched", "metric": "exact_match,digit"}
+    (tmp_path / "study.yaml").write_text(study_text("likely", searched, "long"))
+    setup = build(load_config(tmp_path / "study.yaml", [tasks]), check_values=False)
+    asked = [prompt for prompts in setup.search.prompts.values() for prompt in prompts]
+    context = setup.sources.reference.config["max_position_embeddings"]
+    assert max(len(prompt.tokens) for prompt in asked) == context
+    reference = choose_engine(setup.config, "transformers").start(setup.sources, setup.longest)
+    reference.load(recipe(setup, 1))
+    expected = reference.answer(asked)
+    stopped = [a.tokens[-1] in p.stops for p, a in zip(asked, expected, strict=True) if p.stops]
+    assert any(stopped)
+    engine = choose_engine(setup.config, "vllm").start(setup.sources, setup.longest)
+    try:
+        engine.load(recipe(setup, 1))
+        assert same(engine.answer(asked), expected)
+    finally:
+        engine.close()

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from objectives.engines.engine import Answer, Prompt
 
@@ -25,7 +25,7 @@ class MultipleChoice:
     max_tokens: int = 1
     scorer: Scorer = "official"
 
-    def only(self, questions: Sequence[Question]) -> "MultipleChoice":
+    def only(self, questions: Sequence[Question]) -> Self:
         """The same task with these questions."""
         return dataclasses.replace(self, questions=tuple(questions))
 

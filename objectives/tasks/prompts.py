@@ -112,7 +112,7 @@ def prompts(
     """
     texts = [template.render(question) for question in questions]
     encoded = [tuple(tokenizer.encode(text)) for text in texts]
-    shared = _shared(encoded)
+    shared = shared_start(encoded)
     known: dict[tuple[str, int], int] = {}
     made: list[tuple[Prompt, ...]] = []
     for question, text, tokens in zip(questions, texts, encoded, strict=True):
@@ -126,7 +126,7 @@ def prompts(
     return made
 
 
-def _shared(encoded: Sequence[tuple[int, ...]]) -> int:
+def shared_start(encoded: Sequence[tuple[int, ...]]) -> int:
     """Leading tokens that all have in common, with at least one left to each."""
     if len(encoded) < 2:
         return 0

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from objectives.engines.engine import Answer, Prompt
 
@@ -26,7 +26,7 @@ class Retrieval:
     max_tokens: int = 7
     scorer: Scorer = "official"
 
-    def only(self, questions: Sequence[Question]) -> "Retrieval":
+    def only(self, questions: Sequence[Question]) -> Self:
         """The same task with these questions."""
         return dataclasses.replace(self, questions=tuple(questions))
 

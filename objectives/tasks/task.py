@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self, runtime_checkable
 
 from objectives.engines.engine import Answer, Prompt
 
@@ -30,6 +30,11 @@ class Question:
         """64 bits of the text's hash: what a question is called in splits and stored answers."""
         return int.from_bytes(hashlib.blake2b(self.text.encode(), digest_size=8).digest(), "big")
 
+    @property
+    def key(self) -> object:
+        """What a study's fingerprint takes of it, beside its prompts."""
+        return self.labels
+
 
 class Tokenizer(Protocol):
     """The part of a transformers tokenizer that tasks use."""
@@ -39,7 +44,9 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = ...) -> str: ...
 
 
-class Task(Protocol):
+class Asked(Protocol):
+    """What is asked, by whatever rule its answers are scored."""
+
     @property
     def name(self) -> str: ...
 
@@ -53,8 +60,12 @@ class Task(Protocol):
     def prompts(self, tokenizer: Tokenizer) -> list[tuple[Prompt, ...]]:
         """The prompts of each question: one, where its answer is written, or several."""
 
-    def only(self, questions: Sequence[Question]) -> "Task":
+    def only(self, questions: Sequence[Question]) -> Self:
         """The same task with these questions."""
+
+
+class Task(Asked, Protocol):
+    """A task whose score is the mean over its questions."""
 
     def score(
         self,
@@ -69,3 +80,13 @@ class Task(Protocol):
         self, question: Question, prompts: Sequence[Prompt], answers: Sequence[Answer]
     ) -> float:
         """0 to 1: the probability of a right answer at the first token."""
+
+
+@runtime_checkable
+class WholeTask(Asked, Protocol):
+    """A task that scores all its answers together."""
+
+    def rights(self, answers_Q: Sequence[Sequence[Answer]]) -> list[float]:
+        """A number for each question; their mean is the task's score, and their spread gives its
+        error, as if the score were a mean. Raises TaskError.
+        """
