@@ -156,7 +156,11 @@ def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], message
         ("karcher", {"parameters": {"max_iter": 1.5}}, "must be a whole number"),
         ("della", {"parameters": {"rescale": 0.5}}, "parameters.rescale: must be true or false"),
         ("della", {"parameters": {"epsilon": True}}, "must be a number, not a truth value"),
-        ("della", {"parameters": {"epsilon": "much"}}, "genome.parameters.epsilon"),
+        (
+            "della",
+            {"parameters": {"epsilon": "much"}},
+            "epsilon: must be a number, or true or false",
+        ),
     ],
 )
 def test_what_a_method_does_not_take_is_named(
