@@ -62,7 +62,7 @@ def vllm(demo: Setup) -> Iterator[VllmEngine]:
 
 def questions(setup: Setup) -> list[Prompt]:
     """Some of each task: one token and seven, with two shared starts."""
-    return [prompt for prompts in setup.search._prompts for prompt in prompts[:40]]
+    return [prompt for prompts in setup.search.prompts.values() for prompt in prompts[:40]]
 
 
 def recipe(setup: Setup, seed: int) -> MergeRecipe:
