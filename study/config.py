@@ -10,10 +10,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from objectives.merge.catalogue import METHODS, Method, Value
+from objectives.merge.catalogue import METHODS, Method
 
 from .method_rules import wrong_models, wrong_range, wrong_value
-from .section import Bound, Number, Section, Text, Whole, closest, one_of
+from .section import Bound, Number, Plain, Section, Text, Whole, closest, one_of
 
 
 class ConfigError(Exception):
@@ -38,7 +38,7 @@ class GenomeConfig(Section):
     """Interpolate linearly between blocks."""
     tokenizer_source: Text | None = None
     """base, union, or one of the models: whose vocabulary the merge has. None is base."""
-    parameters: Mapping[Text, Value] = {}
+    parameters: Mapping[Text, Plain] = {}
     """mergekit's parameters of the method that are set for the whole merge and not searched."""
 
     @field_validator("merge_method")

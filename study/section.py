@@ -1,5 +1,6 @@
 """What the sections of a study file have in common: frozen, and unknown keys are errors."""
 
+import contextlib
 import difflib
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -13,8 +14,18 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)  # YAML 1.1 reads 1e-5 as a text
+    if not isinstance(value, bool | int | float):
+        raise ValueError("must be a number, or true or false")
+    return value
+
+
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]
+Plain = Annotated[float | int | bool, BeforeValidator(_plain)]
 Text = Annotated[str, Field(min_length=1)]
 Bound = Annotated[float, BeforeValidator(_number), Field(ge=-100, le=100, allow_inf_nan=False)]
 

@@ -194,6 +194,8 @@ def test_references_are_told_apart(base: Path, tmp_path: Path) -> None:
 def test_an_adapter_alone_a_pickle_and_a_gguf_say_what_to_do(
     base: Path, adapter: Path, tmp_path: Path
 ) -> None:
+    with pytest.raises(SourceError, match=r"no config\.json; it is an adapter: write model\+adap"):
+        Sources({"m": adapter}, "m")
     for name, message in (
         ("adapter_config.json", r"it is an adapter: write model\+adapter"),
         ("pytorch_model.bin", "convert them with transformers"),

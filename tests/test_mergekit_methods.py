@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import by_mergekit, point
 from mergekit.merge_methods import merge_tensors
+from optuna.trial import TrialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,8 +20,11 @@ from objectives.merge.mergekit_yaml import to_mergekit
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
 from objectives.merge.stream import MergeStream
-from study.config import GenomeConfig, SpaceConfig
+from storage.trials import TrialRecord
+from study.config import ConfigError, GenomeConfig, SpaceConfig
 from study.genome import Genome
+from study.jobs import Jobs
+from study.sampler import Replay
 
 OURS = [name for name, method in METHODS.items() if not method.fused]
 RANDOM = ("della", "della_linear")
@@ -252,3 +256,23 @@ def test_shared_parameters_stand_once_for_each_block() -> None:
     ]
     assert "model_stock" in METHODS
     assert genome("model_stock").space == {}
+
+
+def test_a_method_with_nothing_to_search_is_done_with_its_baselines() -> None:
+    made = genome("model_stock")
+    jobs = Jobs(made, Replay(made.space, 0, 4, 0.2, []), 10)
+    records: list[TrialRecord] = []
+    while (job := jobs.next(records)) is not None:
+        assert not jobs.done(records)
+        n = len(records)
+        records.append(
+            TrialRecord(n, n, TrialState.COMPLETE, job.params, 0.5, dict(job.attributes))
+        )
+    assert [r.baseline for r in records] == ["base", "x", "y", "z", "uniform"]
+    assert jobs.done(records)
+
+
+def test_one_parameter_is_too_few_to_search() -> None:
+    with pytest.raises(ConfigError, match="sce over 4 layers has one parameter"):
+        genome("sce", layer_granularity=0)
+    assert len(genome("sce", layer_granularity=0, filters=("mlp",)).space) == 2

@@ -17,6 +17,7 @@ DTYPES = {
     "F32": torch.float32,
     "F64": torch.float64,
 }
+_ADAPTER = "it is an adapter: write model+adapter, with the model it was trained on"
 _INDEX = "model.safetensors.index.json"
 
 
@@ -35,7 +36,8 @@ class Checkpoint:
             config = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise SourceError(
-                f"{self.label}: {self.folder} has no config.json; is it a model folder?"
+                f"{self.label}: {self.folder} has no config.json; "
+                + (_ADAPTER if self._is_adapter else "is it a model folder?")
             ) from None
         except (OSError, ValueError) as error:
             raise SourceError(f"{self.label}: cannot read {path}: {error}") from None
@@ -61,8 +63,8 @@ class Checkpoint:
     @property
     def _other(self) -> str:
         """What the folder has instead, and what to do with it."""
-        if (self.folder / "adapter_config.json").exists():
-            return "; it is an adapter: write model+adapter, with the model it was trained on"
+        if self._is_adapter:
+            return f"; {_ADAPTER}"
         if any(self.folder.glob("*.bin")):
             return (
                 ", but .bin files, which can run code when they are read: if you trust them, "
@@ -72,6 +74,10 @@ class Checkpoint:
         if any(self.folder.glob("*.gguf")):
             return ", but a .gguf: that is quantized for inference; use the model it was made from"
         return ""
+
+    @property
+    def _is_adapter(self) -> bool:
+        return (self.folder / "adapter_config.json").exists()
 
     @property
     def paths(self) -> list[Path]:
