@@ -16,8 +16,8 @@ from objectives.merge.catalogue import METHODS
 from objectives.merge.sources import Sources
 from objectives.merge.stores import Files, Resident, Store
 from objectives.merge.stream import MergeStream
-from study.config import GenomeConfig, SpaceConfig
 from study.genome import Genome
+from study.genome_config import GenomeConfig, SpaceConfig
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo" / "models"
 PARENTS = ("numeric", "relations", "catalogue")

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from objectives.scoring import Scores
-from study.config import SpaceConfig, StudyConfig
+from study.config import StudyConfig
 from study.config_file import load_config
 from study.engine_choice import choose_engine
+from study.genome_config import SpaceConfig
 from study.interrupts import Interrupts
 from study.join import open_worker
 from study.setup import build

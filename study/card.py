@@ -48,8 +48,9 @@ first number minus the second.
 `recipe.json` holds every number of the merge, with the seed of its random masks: the same
 recipe over the same models gives the same weights. `mergekit_config.yml` is the same merge in
 mergekit's format (`mergekit-yaml mergekit_config.yml OUT`); mergekit draws masks of its own, so
-there a dare or della merge has the same distribution and not the same bits. `python -m study.verify` asks
-the questions again and compares every answer; `sha256sum --check SHA256SUMS` checks the weights.
+there a dare or della merge has the same distribution and not the same bits. `python -m
+study.verify` asks the questions again and compares every answer; `sha256sum --check SHA256SUMS`
+checks the weights.
 """
 )
 

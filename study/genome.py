@@ -13,7 +13,8 @@ from typing import TypeVar
 from objectives.merge.catalogue import METHODS, Parameter, Value
 from objectives.merge.recipe import MergeRecipe, ValuesKMF, labels
 
-from .config import ConfigError, GenomeConfig, Range, SpaceConfig
+from .config import ConfigError
+from .genome_config import GenomeConfig, Range, SpaceConfig
 
 UNIFORM_WEIGHTS = (0.5, 0.7, 0.85, 1.0)
 """The sweep of uniform merges, after 1/M: a tuned one of them is the baseline to beat."""

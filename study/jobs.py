@@ -58,14 +58,15 @@ class Jobs:
         return self._seen(records).generation
 
     def conclusions(self, records: Sequence[TrialRecord]) -> list[Job]:
-        """The merges that the search comes to, as far as its places are finished without a gap:
-        the mean of the best trials, and the mean of CMA-ES's distribution.
+        """The merges that the search comes to, as far as the budget's places are finished without
+        a gap: the mean of the best trials, and the mean of CMA-ES's distribution.
 
-        They are functions of those places alone, so any number of workers makes the same.
+        They are functions of those places alone, so any number of workers makes the same. None
+        where those of a longer search are scored.
         """
-        whole = self._seen(records).without_gap()
+        whole = self._seen(records).without_gap(self._budget)
         after = len(whole)
-        if not after:
+        if not after or any(r.attributes.get(AFTER, 0) > after for r in records if r.complete):
             return []
         count = top_count(after)
         found = [(f"{TOP} {count}", f"{TOP} {count} of {after} search trials", _top(whole, count))]

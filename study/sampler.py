@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from storage.trials import GENERATION, SLOT, TrialRecord, record
 
-from .config import Range
+from .genome_config import Range
 
 
 class Place(NamedTuple):

@@ -50,15 +50,15 @@ class Standing:
         places = self._places()[: max(0, missing)]
         return missing < self._population and all(place in self.finished for place in places)
 
-    def without_gap(self) -> dict[Place, tuple[Mapping[str, float], float]]:
-        """The finished places before the first that is not, in the order of the search."""
+    def without_gap(self, budget: int) -> dict[Place, tuple[Mapping[str, float], float]]:
+        """Of the first `budget` places the finished ones before the first that is not, in the
+        order of the search."""
         whole: dict[Place, tuple[Mapping[str, float], float]] = {}
-        for generation in range(self.generation + 1):
-            for slot in range(self._population):
-                place = Place(generation, slot)
-                if place not in self.finished:
-                    return whole
-                whole[place] = self.finished[place]
+        for index in range(budget):
+            place = Place(*divmod(index, self._population))
+            if place not in self.finished:
+                break
+            whole[place] = self.finished[place]
         return whole
 
     def _count(self, record: TrialRecord) -> None:

@@ -25,8 +25,8 @@ from objectives.merge.errors import SourceError
 from objectives.merge.export import MERGEKIT_FILE, export
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
-from study.config import GenomeConfig, SpaceConfig
 from study.genome import Genome
+from study.genome_config import GenomeConfig, SpaceConfig
 
 MAKES: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "llama": (LlamaConfig, {}),

@@ -13,8 +13,9 @@ from mergekit.evo.genome import ModelGenome, ModelGenomeDefinition
 
 from objectives.merge.mergekit_yaml import to_mergekit
 from objectives.merge.recipe import MergeRecipe, labels
-from study.config import ConfigError, GenomeConfig, SpaceConfig
+from study.config import ConfigError
 from study.genome import Genome
+from study.genome_config import GenomeConfig, SpaceConfig
 
 LAYERS = 8
 

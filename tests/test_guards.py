@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from study import config
+from study import config, genome_config
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("run", "plan", "status", "report", "export", "verify", "dashboard")
 SECTIONS = [
     value
-    for value in vars(config).values()
+    for value in {**vars(config), **vars(genome_config)}.values()
     if isinstance(value, type) and issubclass(value, config.Section) and value.model_fields
 ]
 

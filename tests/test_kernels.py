@@ -16,8 +16,8 @@ from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
 from objectives.merge.stores import Files
 from objectives.merge.stream import MergeStream
-from study.config import GenomeConfig, SpaceConfig
 from study.genome import Genome
+from study.genome_config import GenomeConfig, SpaceConfig
 
 pytest.importorskip("triton")
 

@@ -21,8 +21,9 @@ from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
 from objectives.merge.stream import MergeStream
 from storage.trials import TrialRecord
-from study.config import ConfigError, GenomeConfig, SpaceConfig
+from study.config import ConfigError
 from study.genome import Genome
+from study.genome_config import GenomeConfig, SpaceConfig
 from study.jobs import Jobs
 from study.sampler import Replay
 

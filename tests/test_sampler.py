@@ -12,7 +12,7 @@ from storage.claims import Claims
 from storage.database import open_storage
 from storage.studies import create_study
 from storage.trials import BASELINE, KIND, Trials, record
-from study.config import Range
+from study.genome_config import Range
 from study.jobs import place_name
 from study.sampler import (
     GENERATION,

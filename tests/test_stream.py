@@ -14,8 +14,8 @@ from objectives.merge.mergekit_yaml import to_mergekit
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
 from objectives.merge.stream import MergeStream
-from study.config import GenomeConfig, SpaceConfig
 from study.genome import Genome
+from study.genome_config import GenomeConfig, SpaceConfig
 
 PARENTS = ("numeric", "relations", "catalogue")
 

@@ -23,9 +23,9 @@ from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
 from objectives.merge.stores import Files
 from objectives.merge.stream import MergeStream
-from study.config import GenomeConfig, SpaceConfig
 from study.config_file import load_config
 from study.genome import Genome
+from study.genome_config import GenomeConfig, SpaceConfig
 from study.setup import build
 
 WORDS = ["<s>", "</s>", *"abcdefgh"]
