@@ -10,12 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from optuna.storages._rdb import models
 from sqlalchemy import RowMapping, delete, insert, select
 from sqlalchemy.orm import Session
 
 from .connections import writing
 from .database import Database
+from .replies import TaskReplies, insert_replies, read_replies
 from .tables import answers as _answers
+from .tables import replies as _replies
 from .tables import trials as _trials
 
 Floats = NDArray[np.float32]
@@ -30,6 +33,8 @@ class TaskAnswers:
     right_Q: Floats
     soft_Q: Floats
     broken: int
+    said: TaskReplies | None = None
+    """What the scores were made of; None where it is not to be stored, and as read back."""
 
 
 class Answers:
@@ -55,12 +60,25 @@ class Answers:
             with self._database.engine.connect() as connection:
                 return connection.execute(query).mappings().all()
 
-        return {
-            row["task"]: TaskAnswers(
-                row["weight"], _unpacked(row["scores"]), _unpacked(row["soft"]), row["broken"]
-            )
-            for row in self._database.patience(work)
-        }
+        return {row["task"]: _task(row) for row in self._database.patience(work)}
+
+    def read_all(self, study_id: int, split: str) -> dict[int, dict[str, TaskAnswers]]:
+        """The answers of all of a study's trials, by the trial's id and the task."""
+        own = select(models.TrialModel.trial_id).where(models.TrialModel.study_id == study_id)
+        query = select(_answers).where(_answers.c.split == split, _answers.c.trial_id.in_(own))
+
+        def work() -> Sequence[RowMapping]:
+            with self._database.engine.connect() as connection:
+                return connection.execute(query).mappings().all()
+
+        found: dict[int, dict[str, TaskAnswers]] = {}
+        for row in self._database.patience(work):
+            found.setdefault(row["trial_id"], {})[row["task"]] = _task(row)
+        return found
+
+    def replies(self, trial_id: int, split: str) -> dict[str, TaskReplies]:
+        """What a trial said, by task; empty where that was not stored."""
+        return read_replies(self._database, trial_id, split)
 
     def sweep(self) -> None:
         """Drop answers whose trial is gone.
@@ -68,8 +86,9 @@ class Answers:
         On SQLite others can delete a study without them, and a new trial may get an old id.
         """
         with writing(self._database.engine) as session:
-            orphaned = _answers.c.trial_id.not_in(select(_trials.c.trial_id))
-            session.execute(delete(_answers).where(orphaned))
+            for table in (_answers, _replies):
+                orphaned = table.c.trial_id.not_in(select(_trials.c.trial_id))
+                session.execute(delete(table).where(orphaned))
 
 
 def insert_answers(
@@ -93,6 +112,13 @@ def insert_answers(
     session.execute(delete(_answers).where(same))
     if rows:
         session.execute(insert(_answers), rows)
+    said = {name: task.said for name, task in tasks.items() if task.said is not None}
+    insert_replies(session, trial_id, split, said)
+
+
+def _task(row: RowMapping) -> TaskAnswers:
+    scores, soft = _unpacked(row["scores"]), _unpacked(row["soft"])
+    return TaskAnswers(row["weight"], scores, soft, row["broken"])
 
 
 def _packed(values: Floats) -> bytes:

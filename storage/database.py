@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from .connections import engine_options, exclusive, make_engine, prepare, use_write_ahead_log
 from .patience import Patience, cause
-from .tables import OURS, metadata
+from .tables import NEEDED, OURS, metadata
 from .url import StorageError, redacted, sqlite_path
 
 _OPTUNA_TABLES = {"studies", "trials", "version_info", "alembic_version"}
@@ -119,7 +119,7 @@ def _check_tables(url: str, engine: Engine, create: bool) -> None:
             f"{redacted(url)} is no Optuna database: it holds {', '.join(sorted(tables)[:3])}; "
             "give the study a database of its own"
         )
-    needed = _OPTUNA_TABLES | {table.name for table in OURS}
+    needed = _OPTUNA_TABLES | {table.name for table in NEEDED}
     if not create and not (tables >= needed and _is_stamped(engine)):
         raise StorageError(f"{redacted(url)} holds no studies of this project yet")
 

@@ -1,13 +1,14 @@
 """The studies in a database: found or made, and held to their fingerprint."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
 
 from .url import StorageError, redacted
 
-FINGERPRINT = "fingerprint"
+FINGERPRINT, VERDICT = "fingerprint", "verdict"
 
 
 class StudyMismatch(Exception):
@@ -29,6 +30,21 @@ def create_study(storage: RDBStorage, name: str) -> optuna.Study:
 def stored_fingerprint(study: optuna.Study) -> dict[str, str]:
     """What was stored by `hold_fingerprint`; empty for a new study."""
     return dict(study.user_attrs.get(FINGERPRINT, {}))
+
+
+def stored_verdict(study: optuna.Study) -> dict[str, Any] | None:
+    """What the last finished run came to, with `sentence`, `trial` and `after`; None before."""
+    found = study.user_attrs.get(VERDICT)
+    return None if found is None else dict(found)
+
+
+def store_verdict(study: optuna.Study, sentence: str, trial: int | None, after: int) -> bool:
+    """Keep what a run came to after so many search trials; gives whether that is news."""
+    verdict = {"sentence": sentence, "trial": trial, "after": after}
+    if stored_verdict(study) == verdict:
+        return False
+    study.set_user_attr(VERDICT, verdict)
+    return True
 
 
 def hold_fingerprint(

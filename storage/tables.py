@@ -35,6 +35,17 @@ answers = Table(
     Column("broken", Integer, nullable=False),
 )
 
+replies = Table(
+    "trial_replies",
+    metadata,
+    Column("trial_id", ForeignKey("trials.trial_id", ondelete="CASCADE"), primary_key=True),
+    Column("task", String(255), primary_key=True),
+    Column("split", String(16), primary_key=True),
+    Column("engine", String(255), nullable=False),
+    Column("tokens", LargeBinary, nullable=False),
+    Column("logprobs", LargeBinary),
+)
+
 workers = Table(
     "study_workers",
     metadata,
@@ -61,7 +72,9 @@ claims = Table(
     Column("since", Float(53), nullable=False),
 )
 
-OURS = (answers, workers, claims)
+NEEDED = (answers, workers, claims)
+OURS = (*NEEDED, replies)
+"""Databases from before `replies` can be read without it; whoever writes makes it first."""
 
 
 class database_now(FunctionElement[float]):  # noqa: N801  # reads as the SQL function it is

@@ -52,3 +52,11 @@ def sqlite_path(url: str | URL) -> Path | None:
 def redacted(url: str) -> str:
     """The URL with its password hidden."""
     return make_url(url).render_as_string(hide_password=True)
+
+
+def without_password(url: str) -> str:
+    """The URL to write down: the password has to come from elsewhere."""
+    made = make_url(url)
+    return URL.create(
+        made.drivername, made.username, None, made.host, made.port, made.database, made.query
+    ).render_as_string(hide_password=False)

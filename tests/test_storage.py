@@ -1,4 +1,5 @@
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,17 @@ from sqlalchemy import create_engine, text
 from storage.answers import HELD_OUT, SEARCH, Answers, TaskAnswers
 from storage.claims import Claims
 from storage.database import open_storage
-from storage.studies import StudyMismatch, create_study, find_study, hold_fingerprint
+from storage.replies import TaskReplies
+from storage.studies import (
+    StudyMismatch,
+    create_study,
+    find_study,
+    hold_fingerprint,
+    store_verdict,
+    stored_verdict,
+)
 from storage.trials import Trials
-from storage.url import StorageError, redacted, storage_url
+from storage.url import StorageError, redacted, storage_url, without_password
 
 
 def some(seed: int, count: int = 7) -> TaskAnswers:
@@ -52,6 +61,62 @@ def test_answers_come_back_as_they_were_and_replace_each_other(database: str) ->
     assert answers.read(trial_id + 1, SEARCH) == {}
 
 
+def said(seed: int) -> TaskReplies:
+    """Two questions, one of two prompts, one whose answer is empty and no number."""
+    tokens = (((seed, 7), (9,)), ((),))
+    logprobs = (((-0.1, -2.5), (-1.0,)), ((float("nan"), float("-inf")),))
+    return TaskReplies("engine", tokens, logprobs)
+
+
+def test_what_was_said_comes_back_as_it_was_and_is_replaced_with_its_answers(database: str) -> None:
+    trials, claims = new(database)
+    trial_id, answers = trial(claims), Answers(trials.database)
+    for seed in (1, 2):
+        answers.write(trial_id, HELD_OUT, {"one": replace(some(seed, 2), said=said(seed))})
+    found = answers.replies(trial_id, HELD_OUT)["one"]
+    assert (found.engine, found.tokens_Q) == ("engine", said(2).tokens_Q)
+    assert found.logprobs_Q is not None
+    kept, given = (np.array([v for q in x for p in q for v in p], dtype="f4") for x in
+                   (found.logprobs_Q, said(2).logprobs_Q or ()))  # fmt: skip
+    assert kept.tobytes() == given.tobytes()
+    assert answers.replies(trial_id, SEARCH) == {}
+    bare = replace(said(3), logprobs_Q=None)
+    claims.finish(trial_id, 0.5, {}, {}, {"one": replace(some(3, 2), said=bare)})
+    assert answers.replies(trial_id, SEARCH) == {"one": bare}
+    assert answers.read_all(trials.study._study_id, HELD_OUT).keys() == {trial_id}
+
+
+def test_a_database_without_the_table_of_replies_is_read_and_given_one_by_who_writes(
+    database: str,
+) -> None:
+    trials, claims = new(database)
+    trial_id = trial(claims)
+    Answers(trials.database).write(trial_id, HELD_OUT, {"one": some(1)})
+    with trials.database.engine.begin() as connection:
+        connection.execute(text("DROP TABLE trial_replies"))
+    old = Answers(open_storage(database, create=False))
+    assert same(old.read(trial_id, HELD_OUT)["one"], some(1))
+    assert old.replies(trial_id, HELD_OUT) == {}
+    mended = Answers(open_storage(database))
+    mended.write(trial_id, HELD_OUT, {"one": replace(some(1), said=said(1))})
+    assert mended.replies(trial_id, HELD_OUT).keys() == {"one"}
+
+
+def test_a_verdict_is_kept_and_told_once(database: str) -> None:
+    trials, _ = new(database)
+    assert stored_verdict(trials.study) is None
+    assert store_verdict(trials.study, "Better.", 7, 120)
+    assert not store_verdict(trials.study, "Better.", 7, 120)
+    again = find_study(open_storage(database), "s")
+    assert stored_verdict(again) == {"sentence": "Better.", "trial": 7, "after": 120}
+
+
+def test_a_url_without_its_password_still_opens(database: str) -> None:
+    assert without_password("postgresql://u:secret@h:5/d?x=1") == "postgresql://u@h:5/d?x=1"
+    new(database)
+    assert open_storage(without_password(database), create=False)
+
+
 def test_answers_go_with_their_study(database: str) -> None:
     trials, claims = new(database)
     trial_id, answers = trial(claims), Answers(trials.database)
@@ -65,11 +130,13 @@ def test_answers_of_a_study_that_others_deleted_are_swept(tmp_path: Path) -> Non
     (trials, one), (_, two) = new(url, "kept"), new(url, "gone")
     kept, gone, answers = trial(one), trial(two), Answers(trials.database)
     for trial_id in (kept, gone):
-        answers.write(trial_id, HELD_OUT, {"one": some(1)})
+        answers.write(trial_id, HELD_OUT, {"one": replace(some(1), said=said(1))})
     optuna.delete_study(study_name="gone", storage=url)
     assert answers.read(gone, HELD_OUT)
     answers.sweep()
     assert not answers.read(gone, HELD_OUT)
+    assert not answers.replies(gone, HELD_OUT)
+    assert answers.replies(kept, HELD_OUT)
     assert answers.read(kept, HELD_OUT)
 
 
