@@ -1,5 +1,6 @@
 """A merge as a Hugging Face folder, through the same stream that engines are fed from."""
 
+import hashlib
 import json
 import math
 import os
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from .sources import Sources
 from .stream import MergeStream
 
 SHARD_BYTES = 5_000_000_000
-MERGEKIT_FILE, RECIPE_FILE = "mergekit_config.yml", "recipe.json"
+MERGEKIT_FILE, RECIPE_FILE, SUMS_FILE = "mergekit_config.yml", "recipe.json", "SHA256SUMS"
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -43,11 +45,12 @@ def export(
     card: str,
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    texts: Mapping[str, str] | None = None,
 ) -> Path:
     """Write weights, config, tokenizer, recipe, mergekit YAML and model card; gives the folder.
 
-    `references` says where each label's model comes from. The folder appears whole or not at
-    all. Raises ExportError.
+    `references` says where each label's model comes from, `texts` holds further files by name.
+    The folder appears whole or not at all. Raises ExportError.
     """
     out = out.resolve()
     if out.is_file():
@@ -58,7 +61,10 @@ def export(
     try:
         beside.mkdir(parents=True)
         _write_weights(recipe, sources, beside, shard_bytes)
+        _write_sums(beside)
         _write_texts(recipe, sources, references, beside, card)
+        for name, text in (texts or {}).items():
+            (beside / name).write_text(text, encoding="utf-8")
         for path in beside.iterdir():
             _sync(path)
         if out.exists():
@@ -69,7 +75,7 @@ def export(
         else:
             beside.rename(out)
         _sync(out.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors has its own word for a full disk
         raise ExportError(f"cannot write {out}: {error}") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -82,13 +88,48 @@ def identity(recipe: MergeRecipe, sources: Sources) -> dict[str, Any]:
     return dict(json.loads(json.dumps(data)))
 
 
-def holds(folder: Path, recipe: MergeRecipe, sources: Sources) -> bool:
-    """Whether a folder is this merge, exported before."""
+def holds(
+    folder: Path, recipe: MergeRecipe, sources: Sources, texts: Mapping[str, str] | None = None
+) -> bool:
+    """Whether a folder is this merge with these texts, exported before."""
     try:
         stored = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
+        same = all((folder / n).read_text(encoding="utf-8") == t for n, t in (texts or {}).items())
     except (OSError, ValueError):
         return False
-    return bool(stored == identity(recipe, sources))
+    return bool(same and stored == identity(recipe, sources))
+
+
+def changed_weights(folder: Path) -> list[str]:
+    """Weight files that are not what was exported, or gone. Raises ExportError where the folder
+    does not say what was exported."""
+    try:
+        text = (folder / SUMS_FILE).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ExportError(f"{folder} is no exported merge: {error}") from None
+    named = [line.split("  ", 1) for line in text.splitlines()]
+    return [name for digest, name in named if _sum(folder / name) != digest]
+
+
+def sweep(folder: Path) -> None:
+    """Drop what exports that were killed have left in a folder that nobody else exports into."""
+    for left in [*folder.glob(".*.part-*"), *folder.glob(".*.old-*")]:
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _write_sums(folder: Path) -> None:
+    """In the format of sha256sum, which checks it with --check."""
+    paths = sorted(folder.glob("*.safetensors"))
+    text = "".join(f"{_sum(path)}  {path.name}\n" for path in paths)
+    (folder / SUMS_FILE).write_text(text, encoding="utf-8")
+
+
+def _sum(path: Path) -> str | None:
+    """SHA-256 of a file; None where it is not there."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_weights(recipe: MergeRecipe, sources: Sources, folder: Path, shard_bytes: int) -> None:
