@@ -12,16 +12,15 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from objectives.scoring import Scores
 from study.config import SpaceConfig, StudyConfig
 from study.config_file import load_config
 from study.engine_choice import choose_engine
 from study.interrupts import Interrupts
+from study.join import open_worker
 from study.setup import build
 from study.summary import lines
-from study.worker import open_worker
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo" / "study.yaml"
 WEIGHTS = (1 / 3, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5)
@@ -76,15 +75,16 @@ def search(config: StudyConfig, space: dict[str, object], seed: int, trials: int
             build(changed),
             f"sqlite:///{folder}/s.db",
             trials,
-            None,
+            choose_engine(changed),
             Interrupts(),
-            Console(quiet=True),
         ) as worker,
     ):
         worker.search(trials, math.inf)
         setup = worker.setup
-        found = lines(worker.trials.all(), setup.genome, worker.answers, worker.ask_held_out)
-    uniform, best = found[-2], found[-1]
+        worker.judge()
+        found = lines(worker.trials.all(), setup.genome, worker.answers)
+    by_role = {line.candidate.role: line for line in found}
+    uniform, best = by_role["uniform"], by_role["best"]
     assert uniform.held_out is not None
     assert best.held_out is not None
     gain = best.held_out.value - uniform.held_out.value

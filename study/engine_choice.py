@@ -14,6 +14,7 @@ from .config import ConfigError, EngineConfig, StudyConfig
 log = logging.getLogger(__name__)
 
 _KINDS = ("auto", "vllm", "transformers")
+_THREADS = " threads"
 _START = 4
 """How many times longer than a merge vLLM's start may take."""
 _ON_CPU = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -39,6 +40,17 @@ class EngineChoice:
     def reads_sources(self) -> bool:
         """Whether the engine looks for NaN in the sources itself."""
         return self.kind == "vllm" and self.device == "cuda"
+
+    @property
+    def signature(self) -> str:
+        """What answers: where two are the same, the same merge gives the same bits. On a CPU
+        the order of adding hangs on the number of threads."""
+        kind = torch.device(self.device).type
+        threads = f", {torch.get_num_threads()}{_THREADS}" if kind == "cpu" else ""
+        return (
+            f"{self.kind} on {kind}, {self.dtype}, {self.batch_tokens} tokens a batch, "
+            f"torch {torch.__version__}{threads}"
+        )
 
     def start(self, sources: Sources, longest: int) -> Engine:
         """`longest` is the tokens of the longest prompt and its answer. Raises EngineError."""
@@ -74,6 +86,13 @@ class EngineChoice:
             environment=environment,
         )
         return VllmEngine(settings, self.config.deadline, _START * self.config.deadline)
+
+
+def use_threads_of(signature: str) -> None:
+    """Compute with as many threads as what answered before did."""
+    *_, last = signature.split(", ")
+    if last.endswith(_THREADS):
+        torch.set_num_threads(int(last.removesuffix(_THREADS)))
 
 
 def choose_engine(config: StudyConfig, kind: str | None = None, probe: bool = True) -> EngineChoice:

@@ -1,4 +1,5 @@
-"""What there is to do in a study: baselines, places of the search, and work for idle workers."""
+"""What there is to do in a study: baselines, places of the search, work for idle workers, and in
+the end the merges that the whole search comes to."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from .sampler import Place, Replay, generation_of, places_of
 
 CANDIDATE = "candidate"
 """The attribute that names a merge which is scored beside the search."""
+ROLE, AFTER = "role", "after"
+"""Attributes of the merges a search comes to: what each is, and after how many search trials."""
+TOP, MEAN = "mean of the top", "CMA mean"
 _TOP = 20
 
 
@@ -32,12 +36,54 @@ class Jobs:
         self._genome, self._replay, self._budget = genome, replay, budget
 
     def done(self, records: Sequence[TrialRecord]) -> bool:
+        """Whether every baseline, every place of the budget and every merge that the search comes
+        to is finished."""
+        if not self.searched(records):
+            return False
+        complete = {r.attributes.get(CANDIDATE) for r in records if r.complete}
+        return all(job.what in complete for job in self.conclusions(records))
+
+    def searched(self, records: Sequence[TrialRecord]) -> bool:
         """Whether every baseline and every place of the budget is finished."""
         complete = {r.baseline for r in records if r.complete}
         finished, _ = places_of(records)
         return all(b.name in complete for b in self._genome.baselines()) and all(
             self._replay.place_at(index) in finished for index in range(self._budget)
         )
+
+    def conclusions(self, records: Sequence[TrialRecord]) -> list[Job]:
+        """The merges that the search comes to, as far as the budget's places are finished without
+        a gap: the mean of the best trials, and the mean of CMA-ES's distribution.
+
+        They are functions of those places alone, so any number of workers makes the same. None
+        where those of a longer search are scored.
+        """
+        finished, _ = places_of(records)
+        free = (i for i in range(self._budget) if self._replay.place_at(i) not in finished)
+        after = next(free, self._budget)
+        if not after or any(r.attributes.get(AFTER, 0) > after for r in records if r.complete):
+            return []
+        whole = {p: finished[p] for p in map(self._replay.place_at, range(after))}
+        count = top_count(after)
+        found = [(f"{TOP} {count}", f"{TOP} {count} of {after} search trials", _top(whole, count))]
+        if generation := after // self._replay.population:
+            mean = self._replay.mean(generation, whole)
+            found.append((MEAN, f"{MEAN} after {after} search trials", mean))
+        return [
+            Job(
+                name,
+                params,
+                self._genome.recipe(params),
+                {CANDIDATE: name, KIND: CANDIDATE, ROLE: role, AFTER: after},
+            )
+            for role, name, params in found
+        ]
+
+    def concluding(self, records: Sequence[TrialRecord], turn: int = 0) -> Job | None:
+        """One of `conclusions` that nobody has; None where there is none left to begin."""
+        has = {r.attributes.get(CANDIDATE) for r in records if r.under_way}
+        free = [job for job in self.conclusions(records) if job.what not in has]
+        return free[turn % len(free)] if free else None
 
     def next(self, records: Sequence[TrialRecord], turn: int = 0) -> Job | None:
         """The first piece of work that nobody has; with `turn`, one so many further on.
@@ -56,16 +102,18 @@ class Jobs:
             for place in self._replay.free_places(taken, finished)
             if place.generation * self._replay.population + place.slot < self._budget
         ]
-        return self._place(free[turn % len(free)], finished) if free else None
+        if free:
+            return self._place(free[turn % len(free)], finished)
+        return self.concluding(records, turn) if self.searched(records) else None
 
     def aside(self, records: Sequence[TrialRecord]) -> Job | None:
         """A merge worth scoring while a generation's last places are run by others."""
         finished, _ = places_of(records)
         generation = generation_of(finished, self._replay.population)
-        if generation == 0:
+        if generation == 0 or self.searched(records):
             return None
         earlier = {p: f for p, f in finished.items() if p.generation < generation}
-        count = min(_TOP, max(1, len(earlier) // 4))
+        count = top_count(len(earlier))
         has = {r.attributes.get(CANDIDATE) for r in records if r.under_way}
         for name, params in (
             (f"CMA mean before generation {generation}", self._replay.mean(generation, finished)),
@@ -86,6 +134,11 @@ class Jobs:
 
 def place_name(place: Place) -> str:
     return f"generation {place.generation} slot {place.slot}"
+
+
+def top_count(trials: int) -> int:
+    """How many of so many search trials are the top: 20, or a quarter."""
+    return min(_TOP, max(1, trials // 4))
 
 
 def held_out_name(number: int) -> str:

@@ -67,6 +67,7 @@ def open_worker(
             running,
             interrupts,
             heartbeat,
+            choice.signature,
         )
 
 

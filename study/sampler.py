@@ -62,6 +62,14 @@ class Replay:
             self._advance(generation, finished)
             return self._scaled(np.clip(self._cma.mean, 0.0, 1.0))
 
+    def distribution(
+        self, generation: int, finished: Mapping[Place, tuple[Mapping[str, float], float]]
+    ) -> tuple[NDArray[np.float64], float]:
+        """Mean and step size of what a generation is drawn from, in shares of each range."""
+        with threadpool_limits(1):
+            self._advance(generation, finished)
+            return self._cma.mean.copy(), float(self._cma._sigma)
+
     def free_places(self, taken: Collection[Place], finished: Collection[Place]) -> list[Place]:
         """The places of the generation under way that nobody has; none while all are running."""
         generation = generation_of(finished, self.population)

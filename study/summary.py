@@ -1,77 +1,64 @@
-"""The table at the end of a run: what the search found, beside what needs no search."""
+"""The table at the end of a run: what the search comes to, beside what needs no search."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 
-from objectives.merge.recipe import MergeRecipe
 from objectives.scoring import Scores, TaskScores
 from storage.answers import HELD_OUT, SEARCH, Answers, TaskAnswers
-from storage.trials import TrialRecord, best
+from storage.replies import TaskReplies
+from storage.trials import TrialRecord
 
+from .candidates import Candidate, candidates
 from .genome import Genome
 
 
 @dataclass(frozen=True)
 class Line:
-    """One merge or model of the table."""
+    """One merge or model of the table. Of a task that a trial was not asked it has no scores."""
 
-    name: str
+    candidate: Candidate
     search: Scores
     held_out: Scores | None
 
+    @property
+    def name(self) -> str:
+        return self.candidate.label
+
+    def optimism(self, tasks: Sequence[str]) -> float | None:
+        """Search score minus held-out score; None where one of them lacks a task."""
+        held_out = whole(self.held_out, tasks)
+        if held_out is None or whole(self.search, tasks) is None:
+            return None
+        return self.search.value - held_out.value
+
     def cells(self, tasks: Sequence[str]) -> list[str]:
-        """A cell for each task and one for the weighted value, search before held-out."""
-        made = []
-        for task in tasks:
-            held = self.held_out.tasks.get(task) if self.held_out else None
-            made.append(f"{self.search.tasks[task].mean:.3f} / {_mean(held)}")
-        held_out = self.held_out
-        if held_out is not None and held_out.tasks.keys() != self.search.tasks.keys():
-            held_out = None  # a sum over some of the tasks would be read as one over all
-        return [*made, f"{self.search.value:.3f} / {_with_error(held_out)}"]
+        """A cell for each task, one for the weighted value, search before held-out, and one for
+        the optimism."""
+        held = self.held_out.tasks if self.held_out else {}
+        made = [f"{_mean(self.search.tasks.get(t))} / {_mean(held.get(t))}" for t in tasks]
+        search, held_out = whole(self.search, tasks), whole(self.held_out, tasks)
+        value = "-" if search is None else f"{search.value:.3f}"
+        optimism = self.optimism(tasks)
+        made.append(f"{value} / {_with_error(held_out)}")
+        return [*made, "-" if optimism is None else f"{optimism:+.3f}"]
 
 
-HeldOut = Callable[[TrialRecord, MergeRecipe], Scores | None]
+def whole(scores: Scores | None, tasks: Sequence[str]) -> Scores | None:
+    """The scores where they have every task: a sum over some would be read as one over all."""
+    return None if scores is None or set(tasks) - scores.tasks.keys() else scores
 
 
-def lines(
-    records: Sequence[TrialRecord], genome: Genome, answers: Answers, held_out: HeldOut
-) -> list[Line]:
-    """The base, each parent, the best uniform merge, and the best merge of the search."""
-    complete = [r for r in records if r.complete]
-    chosen = [
-        (r.kind if r.kind == r.baseline else f"{r.kind} {r.baseline}", r)
-        for r in complete
-        if r.kind in ("base", "parent")
-    ]
-    uniform = best([r for r in complete if r.kind == "uniform"])
-    found = best([r for r in complete if r.kind == "search"])
-    chosen += [(f"best {uniform.baseline}", uniform)] if uniform else []
-    chosen += [(f"best found (trial {found.number})", found)] if found else []
-    return [
-        Line(name, scores_of(answers.read(r.id, SEARCH)), held_out(r, recipe_of(r, genome)))
-        for name, r in chosen
-    ]
-
-
-def stored_lines(records: Sequence[TrialRecord], genome: Genome, answers: Answers) -> list[Line]:
-    """The same from what is stored, with no engine."""
-
-    def held_out(record: TrialRecord, _: MergeRecipe) -> Scores | None:
-        stored = answers.read(record.id, HELD_OUT)
-        return scores_of(stored) if stored else None
-
-    return lines(records, genome, answers, held_out)
-
-
-def recipe_of(record: TrialRecord, genome: Genome) -> MergeRecipe:
-    """The merge that a trial scored."""
-    if record.baseline is None:
-        return genome.recipe(record.params)
-    return next(b.recipe for b in genome.baselines() if b.name == record.baseline)
+def lines(records: Sequence[TrialRecord], genome: Genome, answers: Answers) -> list[Line]:
+    """All candidates and what they are compared with, with what is stored of each."""
+    found = []
+    for candidate in candidates(records, genome):
+        held_out = answers.read(candidate.record.id, HELD_OUT)
+        search = scores_of(answers.read(candidate.record.id, SEARCH))
+        found.append(Line(candidate, search, scores_of(held_out) if held_out else None))
+    return found
 
 
 def scores_of(stored: Mapping[str, TaskAnswers]) -> Scores:
@@ -84,18 +71,32 @@ def scores_of(stored: Mapping[str, TaskAnswers]) -> Scores:
     )
 
 
-def answers_of(scores: Scores) -> dict[str, TaskAnswers]:
-    """Scores as they are stored."""
+def answers_of(scores: Scores, engine: str, logprobs: bool) -> dict[str, TaskAnswers]:
+    """Scores as they are stored, with what `engine` said, and the `logprobs` of options or not."""
     return {
-        name: TaskAnswers(task.weight, task.right_Q, task.soft_Q, task.broken)
+        name: TaskAnswers(
+            task.weight, task.right_Q, task.soft_Q, task.broken, _said(task, engine, logprobs)
+        )
         for name, task in scores.tasks.items()
     }
+
+
+def _said(task: TaskScores, engine: str, logprobs: bool) -> TaskReplies | None:
+    if not task.answers_Q:
+        return None
+    return TaskReplies(
+        engine,
+        tuple(tuple(a.tokens for a in answers) for answers in task.answers_Q),
+        tuple(tuple(a.logprobs for a in answers) for answers in task.answers_Q)
+        if logprobs
+        else None,
+    )
 
 
 def table(shown: Sequence[Line], tasks: Sequence[str]) -> Table:
     made = Table(title="score on search questions / on held-out questions", title_justify="left")
     made.add_column("")
-    for name in (*tasks, "weighted"):
+    for name in (*tasks, "weighted", "optimism"):
         made.add_column(name, justify="right", no_wrap=True)
     for line in shown:
         made.add_row(line.name, *line.cells(tasks))

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import torch
 
-from storage.answers import Answers
 from storage.database import open_storage
 from storage.patience import Patience
-from storage.trials import TrialRecord, Trials
+from storage.trials import Trials
 
 from .command import FAILED, log_console, reported, start_logging
 from .config import ConfigError, StudyConfig
@@ -28,7 +27,6 @@ from .jobs import Jobs
 from .join import make_study, open_worker
 from .progress import Progress
 from .setup import Setup, build
-from .summary import Line, lines, stored_lines
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +71,8 @@ def supervise(
     count: int,
     engine: str | None,
     interrupts: Interrupts,
-) -> tuple[Setup, list[TrialRecord], list[Line], bool]:
-    """Run a study with `count` processes; gives what its table shows and if the budget is reached.
+) -> tuple[Setup, Trials, bool]:
+    """Run a study with `count` processes; gives its trials and whether it is finished.
 
     Raises ConfigError and what `make_study` raises; ends the program where every worker has
     failed.
@@ -96,7 +94,7 @@ def supervise(
         reached = Jobs(setup.genome, setup.sampler(population).replay, budget).done(records)
         if code and not reached:
             raise SystemExit(code)
-        return setup, records, stored_lines(records, setup.genome, Answers(database)), reached
+        return setup, trials, reached
     finally:
         database.engine.dispose()
 
@@ -193,7 +191,7 @@ def _stop(processes: Sequence[BaseProcess]) -> None:
 
 
 def work(order: Order) -> None:
-    """A worker process: search, and score what the table shows on the held-out questions."""
+    """A worker process: search, and score what is compared on the held-out questions."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which stops us
     threading.Thread(target=_end_with_parent, daemon=True).start()
     start_logging(f"worker {order.number}: ", logging.WARNING)
@@ -215,7 +213,7 @@ def _work(order: Order, deadline: float, interrupts: Interrupts) -> None:
     setup = build(config, check_values=False)
     with open_worker(setup, order.url, order.budget, choice, interrupts) as worker:
         if worker.search(order.budget, deadline):
-            lines(worker.trials.all(), setup.genome, worker.answers, worker.ask_held_out)
+            worker.judge()
 
 
 def _end_with_parent() -> None:

@@ -14,14 +14,16 @@ from objectives.scoring import Scores
 from storage.answers import HELD_OUT, Answers
 from storage.claims import Claims, ClaimTaken, TrialLost
 from storage.heartbeat import Heartbeat
-from storage.trials import GENERATION, TrialRecord, Trials, best_search
+from storage.studies import stored_verdict
+from storage.trials import GENERATION, KIND, TrialRecord, Trials, best_search
 from storage.workers import Workers
 
+from .candidates import candidates, recipe_of
 from .interrupts import Interrupts
-from .jobs import Job, Jobs, held_out_name
+from .jobs import CANDIDATE, Job, Jobs, held_out_name
 from .sampler import ReplaySampler, generation_of, places_of
 from .setup import Setup
-from .summary import answers_of, recipe_of, scores_of
+from .summary import answers_of
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ class Worker:
     engine: Engine
     interrupts: Interrupts
     heartbeat: Heartbeat
+    engine_name: str = ""
+    """What answers, as it is stored with the answers."""
     told: Told | None = None
     """Called with all trials after each that this worker finished."""
     _failures: int = 0
@@ -58,7 +62,8 @@ class Worker:
         return self.sampler.replay.population
 
     def search(self, budget: int, deadline: float) -> bool:
-        """Work until every baseline and `budget` places are finished, by this worker or others.
+        """Work until every baseline, `budget` places and the merges that the search comes to are
+        finished, by this worker or others.
 
         `deadline` is a time of `time.monotonic`. Gives whether the budget is reached. A signal
         stops the engine's work or a wait, and nothing else. Raises EngineError after three failed
@@ -83,19 +88,34 @@ class Worker:
             else:
                 turn = 0 if self._evaluate(job, asked) else turn + 1
 
-    def ask_held_out(self, record: TrialRecord, recipe: MergeRecipe) -> Scores | None:
-        """A trial's scores on the held-out questions, from the storage or from the engine.
+    def conclude(self, budget: int) -> None:
+        """Score the merges that the search comes to so far, and judge."""
+        with self.interrupts.held():
+            records = self.trials.all()
+            has = {r.attributes.get(CANDIDATE) for r in records if r.under_way}
+            for job in Jobs(self.setup.genome, self.sampler.replay, budget).conclusions(records):
+                if job.what not in has:
+                    self._evaluate(job, time.perf_counter())
+        self.judge()
 
-        None where the study holds nothing out. Waits where another worker is asking them.
+    def judge(self) -> None:
+        """Score all that is compared in the end on the held-out questions, each by one worker.
+
+        Waits where others are at it. Raises EngineError after three failures in a row.
         """
         if not self.setup.held_out.tasks:
-            return None
+            return
         with self.interrupts.held():
-            while not (stored := self.answers.read(record.id, HELD_OUT)):
-                if not self._score_held_out(record, recipe):
+            while without := [
+                c.record
+                for c in candidates(self.trials.all(), self.setup.genome)
+                if self._is_without_held_out(c.record)
+            ]:
+                recipes = ((record, recipe_of(record, self.setup.genome)) for record in without)
+                if not any(self._score_held_out(*each) for each in recipes):
+                    self.heartbeat.doing = "waiting for the others' held-out questions"
                     self._patiently(self.heartbeat.bury_dead)
                     self.interrupts.pause(_LONGEST_WAIT)
-        return scores_of(stored)
 
     def _score_held_out(self, record: TrialRecord, recipe: MergeRecipe) -> bool:
         """False where another worker is at it."""
@@ -104,12 +124,22 @@ class Worker:
             self.claims.take(what)
         except ClaimTaken:
             return False
+        if not self._is_without_held_out(record):  # another was done before we claimed them
+            self.claims.release(what)
+            return True
         log.info("trial %d: held-out questions", record.number)
         self.heartbeat.doing = what
-        with self.interrupts.released():
-            self.engine.load(recipe)
-            answers = answers_of(self.setup.held_out.ask(self.engine))
-        self.answers.write(record.id, HELD_OUT, answers)
+        try:
+            with self.interrupts.released():
+                self.engine.load(recipe)
+                scores = self.setup.held_out.ask(self.engine)
+        except EngineError as error:
+            log.warning("held-out questions failed and are asked again: %s", error)
+            self.claims.release(what)
+            self._count_failure(error)
+            return True
+        self._failures = 0
+        self.answers.write(record.id, HELD_OUT, answers_of(scores, self.engine_name, True))
         self.claims.release(what)
         return True
 
@@ -139,10 +169,11 @@ class Worker:
     def _is_without_held_out(self, record: TrialRecord) -> bool:
         if not self.setup.held_out.tasks or record.id in self._held_out:
             return False
-        if self.answers.read(record.id, HELD_OUT):
-            self._held_out.add(record.id)
-            return False
-        return True
+        stored = self.answers.read(record.id, HELD_OUT)
+        if any(task.name not in stored for task in self.setup.held_out.tasks):
+            return True
+        self._held_out.add(record.id)
+        return False
 
     def _evaluate(self, job: Job, asked: float) -> bool:
         """Start a trial, merge, score and tell; `asked` is when it began to be made.
@@ -183,7 +214,8 @@ class Worker:
         from .note import note
 
         database, study = self.trials.database, self.trials.study
-        text = note(self.setup, records, self.population, database.url)
+        verdict = self._patiently(lambda: stored_verdict(study))
+        text = note(self.setup, records, self.population, database.url, verdict)
         shown = figures(records)
         try:
             self._patiently(lambda: post(database, study, text, shown))
@@ -206,7 +238,7 @@ class Worker:
             "broken": scores.broken,
             "seconds": {part: round(s, 4) for part, s in seconds.items()},
         }
-        answers = answers_of(scores)
+        answers = answers_of(scores, self.engine_name, KIND in job.attributes)
         while True:
             try:
                 self.claims.finish(trial_id, scores.value, tasks, result, answers)
@@ -222,6 +254,9 @@ class Worker:
     def _failed(self, trial_id: int, error: EngineError) -> None:
         log.warning("a trial failed, its place is asked again: %s", error)
         self.claims.fail(trial_id, f"{type(error).__name__}: {error}")
+        self._count_failure(error)
+
+    def _count_failure(self, error: EngineError) -> None:
         self._failures += 1
         if self._failures == FAILURES_IN_A_ROW:
             raise EngineError(f"{FAILURES_IN_A_ROW} trials failed in a row, the last with: {error}")

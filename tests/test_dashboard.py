@@ -99,7 +99,7 @@ def detail(server: Served, **headers: str) -> dict[str, Any]:
 def test_it_shows_the_study_with_its_note_and_figures(shown: Served) -> None:
     assert f'"study_name": "{NAME}"' in shown.ask("/api/studies")[1]
     found = detail(shown)
-    assert len(found["trials"]) == TRIALS + 8
+    assert len(found["trials"]) == TRIALS + 8 + 2
     body = found["note"]["body"]
     assert f"**{TRIALS} of {TRIALS} search trials**" in body
     assert "Best merge so far: trial " in body

@@ -1,0 +1,71 @@
+"""Which merges and models of a study are compared in the end."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from objectives.merge.recipe import MergeRecipe
+from storage.trials import TrialRecord, best, best_search
+
+from .genome import Genome
+from .jobs import AFTER, MEAN, ROLE
+
+Role = Literal["base", "parent", "uniform", "best", "top", "mean"]
+
+PREFERENCE: tuple[Role, ...] = ("mean", "top", "uniform", "best")
+"""What may be final, of equals the earlier: the less a merge was selected, the less luck is in its
+search score."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A merge or model of the final comparison."""
+
+    role: Role
+    name: str
+    record: TrialRecord
+
+    @property
+    def label(self) -> str:
+        """The name, and the trial that scored it."""
+        if self.role in ("base", "parent", "uniform"):
+            return self.name
+        number = f"{self.record.number}" if self.role == "best" else f"trial {self.record.number}"
+        return f"{self.name} ({number})"
+
+    @property
+    def may_be_final(self) -> bool:
+        return self.role in PREFERENCE
+
+
+def candidates(records: Sequence[TrialRecord], genome: Genome) -> list[Candidate]:
+    """Base, parents, the best uniform merge, the best trial, and the latest merges that the search
+    came to; of these what is scored on the search questions."""
+    return list(_found([r for r in records if r.complete], genome))
+
+
+def _found(complete: Sequence[TrialRecord], genome: Genome) -> Iterator[Candidate]:
+    baselines = {r.baseline: r for r in reversed(complete) if r.baseline}
+    for baseline in genome.baselines():
+        record = baselines.get(baseline.name)
+        if record is not None and baseline.kind == "base":
+            yield Candidate("base", "base", record)
+        elif record is not None and baseline.kind == "parent":
+            yield Candidate("parent", f"parent {baseline.name}", record)
+    if uniform := best([r for r in complete if r.kind == "uniform"]):
+        yield Candidate("uniform", f"best {uniform.baseline}", uniform)
+    if found := best_search(complete):
+        yield Candidate("best", "best trial", found)
+    concluded = [r for r in complete if AFTER in r.attributes]
+    last = max((r.attributes[AFTER] for r in concluded), default=0)
+    for record in sorted(concluded, key=lambda r: r.attributes[ROLE] == MEAN):
+        if record.attributes[AFTER] == last:
+            role = str(record.attributes[ROLE])
+            yield Candidate("mean" if role == MEAN else "top", role, record)
+
+
+def recipe_of(record: TrialRecord, genome: Genome) -> MergeRecipe:
+    """The merge that a trial scored."""
+    if record.baseline is None:
+        return genome.recipe(record.params)
+    return next(b.recipe for b in genome.baselines() if b.name == record.baseline)
