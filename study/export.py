@@ -9,13 +9,17 @@ from .command import ConfigPath, StorageUrl, application, reported, start_loggin
 from .interrupts import Interrupted, Interrupts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from storage.answers import Answers
     from storage.trials import TrialRecord
 
+    from .judge import Judgement
     from .setup import Setup
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="folder to write")]
 TrialChoice = Annotated[
-    str, typer.Option("--trial", metavar="best|N", help="which trial's merge to write")
+    str, typer.Option("--trial", metavar="final|best|N", help="which trial's merge to write")
 ]
 Overwrite = Annotated[bool, typer.Option(help="replace the folder if it is there")]
 
@@ -23,11 +27,11 @@ Overwrite = Annotated[bool, typer.Option(help="replace the folder if it is there
 def export(
     config: ConfigPath,
     out: Out,
-    trial: TrialChoice = "best",
+    trial: TrialChoice = "final",
     storage: StorageUrl = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a trial's merge as a Hugging Face folder, with its recipe and a model card."""
+    """Write a trial's merge as a Hugging Face folder, with its recipe, verdict and model card."""
     start_logging()
     try:
         with Interrupts(), reported():
@@ -48,24 +52,27 @@ def _export(path: Path, out: Path, trial: str, storage: str | None, overwrite: b
     url = study_url(config, storage)
     database = open_storage(url, create=False)
     study = find_study(database, config.name)
-    from .card import model_card
+    from .judge import judge
     from .setup import build, check_fingerprint
-    from .summary import stored_lines
 
     setup = build(config)
     check_fingerprint(setup, study)
-    records = Trials(database, study).all()
-    chosen = choose(records, trial)
-    lines = stored_lines(records, setup.genome, Answers(database))
-    return export_trial(setup, chosen, out, model_card(setup, chosen, lines), overwrite)
+    records, answers = Trials(database, study).all(), Answers(database)
+    judgement = judge(setup, records, answers)
+    chosen = choose(records, trial, judgement)
+    return export_trial(setup, chosen, out, judgement, answers, url, overwrite)
 
 
-def choose(records: "list[TrialRecord]", trial: str) -> "TrialRecord":
+def choose(records: "Sequence[TrialRecord]", trial: str, judgement: "Judgement") -> "TrialRecord":
     """The trial that --trial names. Raises ConfigError."""
     from storage.trials import best_merge
 
     from .config import ConfigError
 
+    if trial == "final":
+        if judgement.final is None:
+            raise ConfigError(f"--trial final: {judgement.sentence} --trial best needs no verdict")
+        return judgement.final.candidate.record
     if trial == "best":
         best = best_merge(records)
         if best is None:
@@ -73,7 +80,9 @@ def choose(records: "list[TrialRecord]", trial: str) -> "TrialRecord":
         return best
     found = next((r for r in records if str(r.number) == trial), None)
     if found is None:
-        raise ConfigError(f"--trial {trial}: must be best or a number from 0 to {len(records) - 1}")
+        raise ConfigError(
+            f"--trial {trial}: must be final, best or a number from 0 to {len(records) - 1}"
+        )
     if not found.complete:
         state = {"FAIL": "has failed"}.get(found.state.name, f"is {found.state.name.lower()}")
         raise ConfigError(f"--trial {trial}: that trial {state}, so there is nothing to export")
@@ -81,15 +90,29 @@ def choose(records: "list[TrialRecord]", trial: str) -> "TrialRecord":
 
 
 def export_trial(
-    setup: "Setup", record: "TrialRecord", out: Path, card: str, overwrite: bool = False
+    setup: "Setup",
+    record: "TrialRecord",
+    out: Path,
+    judgement: "Judgement",
+    answers: "Answers",
+    url: str,
+    overwrite: bool = False,
 ) -> Path:
     """Write the merge that a trial scored; gives the folder. Raises ExportError."""
     from objectives.merge.export import export as write
 
-    from .summary import recipe_of
+    from .candidates import recipe_of
+    from .card import model_card, texts
 
-    recipe = recipe_of(record, setup.genome)
-    return write(recipe, setup.sources, setup.locations, out, card, overwrite)
+    return write(
+        recipe_of(record, setup.genome),
+        setup.sources,
+        setup.locations,
+        out,
+        model_card(setup, record, judgement, answers),
+        overwrite,
+        texts=texts(setup, record, judgement, url),
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The study's note on the dashboard: what is searched, how far it is, what was found."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,10 +11,10 @@ from objectives.merge.recipe import MergeRecipe
 from storage.trials import TrialRecord, best_merge
 from storage.url import redacted
 
+from .candidates import recipe_of
 from .genome import Genome
 from .sampler import generation_of, places_of
 from .setup import Setup
-from .summary import recipe_of
 
 _NOTE = Environment(
     undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -30,6 +30,12 @@ Searches {{ parameters }} parameters of a `{{ method }}` merge of {{ models | jo
 trials each){% if failed %}, {{ failed }} trials failed and were asked again{% endif %}. \
 Written {{ now }} UTC, after every generation.
 
+{% if verdict %}
+### Verdict after {{ verdict.after }} search trials
+
+{{ verdict.sentence }}
+
+{% endif %}
 {% if best %}
 ### Best merge so far: trial {{ best.number }}\
 {% if best.baseline %} ({{ best.baseline }}){% endif %}
@@ -55,8 +61,14 @@ The best of many noisy scores overstates what the merge is worth; the held-out q
 )
 
 
-def note(setup: Setup, records: Sequence[TrialRecord], population: int, url: str) -> str:
-    """The note's Markdown; `url` is shown without its password."""
+def note(
+    setup: Setup,
+    records: Sequence[TrialRecord],
+    population: int,
+    url: str,
+    verdict: Mapping[str, Any] | None = None,
+) -> str:
+    """The note's Markdown; `url` is shown without its password, `verdict` is the stored one."""
     genome, config = setup.genome, setup.config
     finished, _ = places_of(records)
     top = best_merge(records)
@@ -75,6 +87,7 @@ def note(setup: Setup, records: Sequence[TrialRecord], population: int, url: str
         population=population,
         failed=sum(record.state.name == "FAIL" for record in records),
         now=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+        verdict=verdict,
         best=top,
         **(_table(recipe_of(top, genome), genome) if top else {}),
         command=shlex.join(words),

@@ -1,13 +1,10 @@
 """python -m study.run CONFIG: start a study, or resume it."""
 
-import contextlib
-import fcntl
 import math
-import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,10 +14,9 @@ from .command import ConfigPath, StorageUrl, application, log_console, reported,
 from .interrupts import Interrupted, Interrupts
 
 if TYPE_CHECKING:
-    from storage.trials import TrialRecord
+    import storage.trials
 
     from .setup import Setup
-    from .summary import Line
 
 Trials = Annotated[int | None, typer.Option(help="search trials in all, in place of the config's")]
 Timeout = Annotated[float | None, typer.Option(help="seconds after which no new trial starts")]
@@ -75,13 +71,14 @@ def _run(
     url = study_url(config, storage)
     budget = trials or config.study.trials
     from .setup import build  # torch from here on: what is wrong in the file is said before
-    from .summary import lines
 
     if workers is not None:
         from .supervisor import supervise
 
-        conclude_later = supervise(path, config, url, budget, deadline, workers, engine, interrupts)
-        _conclude(*conclude_later)
+        setup, worked, reached = supervise(
+            path, config, url, budget, deadline, workers, engine, interrupts
+        )
+        _conclude(setup, worked, reached)
         return
     from .engine_choice import choose_engine
     from .join import open_worker
@@ -94,55 +91,19 @@ def _run(
             progress.told(worker.trials.all())
             worker.told = progress.told
             reached = worker.search(budget, deadline)
-        records = worker.trials.all()
-        shown = lines(records, worker.setup.genome, worker.answers, worker.ask_held_out)
-        _conclude(worker.setup, records, shown, reached)
+        if reached:
+            worker.judge()
+        _conclude(setup, worker.trials, reached)
 
 
-def _conclude(
-    setup: "Setup", records: "Sequence[TrialRecord]", shown: "Sequence[Line]", reached: bool
-) -> None:
-    """Print the table and export the best."""
-    from rich.console import Console
+def _conclude(setup: "Setup", trials: "storage.trials.Trials", reached: bool) -> None:
+    from .conclude import conclude, show
 
-    from objectives.merge.export import holds
-    from storage.trials import best_merge
-
-    from .card import model_card
-    from .export import export_trial
-    from .summary import recipe_of, table
-
-    tasks = [task.name for task in setup.config.tasks]
-    Console(width=None if sys.stdout.isatty() else 140).print(table(shown, tasks))
-    best = best_merge(records)
-    if not reached or best is None:
-        print("the budget is not reached; the same command goes on")
-        return
-    if best.baseline:
-        print(f"no merge of the search beats the {best.baseline} one on the search questions")
-    out = Path("runs", setup.config.name, f"merge-{best.number}")
-    with _alone_in(out.parent):  # runs that share a study end together
-        if not holds(out, recipe_of(best, setup.genome), setup.sources):
-            card = model_card(setup, best, shown)
-            export_trial(setup, best, out, card, overwrite=True)
-    print(f"the budget is reached; the best merge is trial {best.number}: {out}")
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """One process at a time; the folder is made where it is not there."""
-    from objectives.merge.errors import ExportError
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise ExportError(f"cannot write {folder}: {error}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    if reached:
+        conclude(setup, trials)
+    else:
+        show(setup, trials)
+        print("the study is not finished; the same command goes on")
 
 
 def _shown(url: str) -> str:

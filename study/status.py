@@ -28,7 +28,7 @@ def status(config: ConfigPath, storage: StorageUrl = None, as_json: AsJson = Fal
 
 def _status(path: Path, storage: str | None) -> dict[str, Any]:
     from storage.database import open_storage
-    from storage.studies import find_study, stored_fingerprint
+    from storage.studies import find_study, stored_fingerprint, stored_verdict
     from storage.trials import Trials
     from storage.url import redacted
     from storage.workers import Watch, Workers
@@ -57,6 +57,7 @@ def _status(path: Path, storage: str | None) -> dict[str, Any]:
         "generation": generation_of(finished, population) if population else 0,
         "population": population,
         "best": _best(records),
+        "verdict": stored_verdict(study),
         "trials_an_hour": workers.pace(_PACE_SECONDS),
         "workers": _workers(workers, Watch(config.study.grace)),
     }
@@ -140,9 +141,10 @@ def _text(found: dict[str, Any]) -> str:
     tasks = ", ".join(f"{name} {mean:.3f}" for name, mean in best["tasks"].items())
     name = f" ({best['baseline']})" if best["baseline"] else ""
     error = f" ± {best['error']:.4f}" if best["error"] is not None else ""
-    return "\n".join(
-        [*lines, f"best trial {best['trial']}{name}: {best['value']:.4f}{error} ({tasks})"]
-    )
+    lines.append(f"best trial {best['trial']}{name}: {best['value']:.4f}{error} ({tasks})")
+    if verdict := found["verdict"]:
+        lines.append(f"verdict after {verdict['after']} search trials: {verdict['sentence']}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

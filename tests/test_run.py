@@ -25,11 +25,12 @@ from storage.studies import find_study
 from storage.trials import TrialRecord, Trials
 from storage.url import StorageError, storage_url
 from storage.workers import WorkerRecord, Workers, is_gone
+from study.candidates import recipe_of
 from study.config_file import load_config
 from study.engine_choice import choose_engine
 from study.export import choose, export_trial
+from study.judge import Judgement, judge
 from study.setup import Setup, build
-from study.summary import recipe_of
 
 TRIALS, POPULATION = 10, 4
 Change = Callable[[dict[str, Any]], None]
@@ -134,31 +135,46 @@ def opened(whole: tuple[Path, str, str]) -> Setup:
     return build(load_config(whole[0]))
 
 
-def test_a_study_ends_with_its_table_and_the_folder_of_the_best_merge(
+def test_a_study_ends_with_its_table_the_folder_of_the_final_merge_and_a_report(
     whole: tuple[Path, str, str],
 ) -> None:
     config, url, printed = whole
-    for name in ("base ", "parent numeric", "parent catalogue", "best uniform", "best found"):
-        assert name in printed
+    merges = ("best uniform", "best trial", "mean of the top 2", "CMA mean")
+    for name in ("base ", "parent numeric", "parent catalogue", *merges):
+        assert f"│ {name}" in printed
     assert "multiple_choice" in printed
-    folder = config.parent / printed.strip().split(": ")[-1]
-    assert (folder / "model.safetensors").exists()
+    assert (ending(printed, "merge", config.parent) / "model.safetensors").exists()
+    assert ending(printed, "report", config.parent).is_file()
     assert len(search_of(url)) == TRIALS
+
+
+def ending(printed: str, what: str, folder: Path) -> Path:
+    """What one of a run's last lines names."""
+    [line] = [x for x in printed.split("\n") if x.startswith(f"{what}: ")]
+    return folder / line.removeprefix(f"{what}: ")
 
 
 def test_run_again_it_says_that_the_budget_is_reached(whole: tuple[Path, str, str]) -> None:
     config, url, printed = whole
     before = len(records(url))
+    written = written_in(config.parent / "runs" / "demo")
     again = command("run", config, folder=config.parent)
     assert again.returncode == 0
     assert again.stdout == printed
+    assert written_in(config.parent / "runs" / "demo") == written
     assert "10 of 10 search trials finished" in again.stderr
     assert len(records(url)) == before
 
 
+def written_in(folder: Path) -> dict[str, int]:
+    """When each file below a study's folder was written, the database aside."""
+    files = (path for path in folder.rglob("*") if "study.db" not in path.name)
+    return {str(path): path.stat().st_mtime_ns for path in files}
+
+
 @pytest.mark.parametrize(
     ("database", "after"),
-    [("sqlite", 1), ("sqlite", 14), ("postgres", 11), ("postgres", 18)],
+    [("sqlite", 1), ("sqlite", 14), ("sqlite", 21), ("postgres", 11), ("postgres", 20)],
     indirect=["database"],
 )
 def test_a_killed_study_goes_on_as_if_nothing_had_been(
@@ -174,6 +190,7 @@ def test_a_killed_study_goes_on_as_if_nothing_had_been(
     result = command("run", config, "--storage", database, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert search_of(database) == search_of(whole[1])
+    assert numberless(result.stdout) == numberless(whole[2])
 
 
 @pytest.mark.parametrize(
@@ -257,7 +274,7 @@ def test_workers_of_one_host_share_its_work(whole: tuple[Path, str, str], tmp_pa
 
 def numberless(text: str) -> str:
     """Trial numbers are given in the order of starting, which hangs on who is faster."""
-    return re.sub(r"\(trial \d+\)|trial \d+|merge-\d+|[ │]+", " ", text)
+    return re.sub(r"\((trial )?\d+\)|merge-\d+|[ │┃━─╇┏┓┡┩└┘┴┳┼]+", " ", text)
 
 
 def test_a_killed_supervisor_leaves_no_worker_and_a_killed_worker_is_replaced(
@@ -285,7 +302,7 @@ def test_status_tells_where_a_study_stands(whole: tuple[Path, str, str]) -> None
     found = json.loads(command("status", config, "--json", folder=config.parent).stdout)
     assert found["study"] == "demo"
     assert found["storage"] == url
-    assert found["trials"] == {"complete": 9 + TRIALS, "failed": 0, "running": 0}
+    assert found["trials"] == {"complete": 9 + TRIALS + 2, "failed": 0, "running": 0}
     assert found["generation"] == TRIALS // POPULATION
     assert found["best"].keys() >= {"trial", "value", "tasks"}
     best = records(url)[found["best"]["trial"]]
@@ -293,6 +310,7 @@ def test_status_tells_where_a_study_stands(whole: tuple[Path, str, str]) -> None
     assert best.tasks == found["best"]["tasks"]
     text = command("status", config, folder=config.parent).stdout
     assert f"best trial {best.number}" in text
+    assert f"verdict after {TRIALS} search trials: Nothing can be told" in text
 
 
 def test_an_exported_merge_scores_exactly_what_its_trial_scored(
@@ -307,15 +325,20 @@ def test_an_exported_merge_scores_exactly_what_its_trial_scored(
     from objectives.merge.sources import Sources
 
     storage = open_storage(url)
-    best = choose(Trials(storage, find_study(storage, "demo")).all(), "best")
+    final = choose(records(url), "final", judgement(url, opened))
+    assert final.attributes["role"] == "mean of the top 2"
     engine = choose_engine(opened.config).start(Sources({"m": tmp_path / "m"}, "m"), 0)
     engine.load(MergeRecipe.single("m", 32))
     scores = opened.search.ask(engine)
-    stored = Answers(storage).read(best.id, SEARCH)
+    stored = Answers(storage).read(final.id, SEARCH)
     for name, task in scores.tasks.items():
         assert (task.right_Q == stored[name].right_Q).all()
         assert (task.soft_Q == stored[name].soft_Q).all()
-    assert scores.value == best.value
+    assert scores.value == final.value
+
+
+def judgement(url: str, setup: Setup) -> Judgement:
+    return judge(setup, records(url), Answers(open_storage(url)))
 
 
 def test_an_exported_folder_is_whole(whole: tuple[Path, str, str], tmp_path: Path) -> None:
@@ -332,7 +355,9 @@ def test_an_exported_folder_is_whole(whole: tuple[Path, str, str], tmp_path: Pat
     _, front, body = (out / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(front)["tags"][0] == "merge"
     assert len(yaml.safe_load(front)["base_model"]) == 4
-    assert "| best found" in body
+    assert "| this merge (12)" in body
+    assert "Nothing can be told" in body
+    assert json.loads((out / "verdict.json").read_text())["exported"] == 12
     again = command("export", config, "--out", out, folder=config.parent)
     assert again.returncode == 2
     assert "is there already" in again.stderr
@@ -348,9 +373,10 @@ def test_a_large_merge_is_written_in_shards_with_an_index(
 
     from objectives.merge.export import export
 
-    best = choose(records(whole[1]), "best")
+    verdict, answers = judgement(whole[1], opened), Answers(open_storage(whole[1]))
+    best = choose(records(whole[1]), "best", verdict)
     recipe = recipe_of(best, opened.genome)
-    one = export_trial(opened, best, tmp_path / "one", "card")
+    one = export_trial(opened, best, tmp_path / "one", verdict, answers, whole[1])
     many = export(
         recipe, opened.sources, opened.locations, tmp_path / "many", "card", shard_bytes=1_000_000
     )
@@ -421,7 +447,7 @@ def test_the_folder_of_another_merge_is_written_anew(
     config = write_study(tmp_path, reseed)
     result = command("run", config, "--storage", url, folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    named = tmp_path / result.stdout.strip().split(": ")[-1]
+    named = ending(result.stdout, "merge", tmp_path)
     assert (named / "recipe.json").read_text() != old
 
 

@@ -1,0 +1,92 @@
+"""python -m study.report CONFIG: the verdict and the report of a study, finished or running."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .command import ConfigPath, StorageUrl, application, reported, start_logging
+from .interrupts import Interrupted, Interrupts
+
+if TYPE_CHECKING:
+    from .config import StudyConfig
+
+Score = Annotated[bool, typer.Option("--score", help="start an engine and score what is missing")]
+AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
+EngineName = Annotated[
+    str | None, typer.Option("--engine", metavar="NAME", help="engine in place of the config's")
+]
+
+
+def report(
+    config: ConfigPath,
+    storage: StorageUrl = None,
+    score: Score = False,
+    engine: EngineName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a study comes to and write its report, as far as it is scored."""
+    start_logging()
+    try:
+        with Interrupts() as interrupts, reported():
+            found, page = _report(config, storage, score, engine, interrupts)
+    except Interrupted as stop:
+        raise SystemExit(stop.exit_code) from None
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+        return
+    print(found["verdict"]["sentence"])
+    if found["unscored"]:
+        print(f"not scored yet: {', '.join(found['unscored'])}")
+    print(f"report: {page}")
+
+
+def _report(
+    path: Path, storage: str | None, score: bool, engine: str | None, interrupts: Interrupts
+) -> tuple[dict[str, Any], Path]:
+    from storage.database import open_storage
+    from storage.studies import find_study
+    from storage.trials import Trials
+
+    from .config import ConfigError
+    from .config_file import load_config, study_url
+
+    config = load_config(path)
+    if engine is not None and not score:
+        raise ConfigError(f"--engine {engine}: only --score starts an engine")
+    url = study_url(config, storage)
+    database = open_storage(url, create=False)
+    trials = Trials(database, find_study(database, config.name))
+    if not any(record.complete for record in trials.all()):
+        raise ConfigError(f"no trial of study {config.name} has finished yet; nothing to report")
+    from storage.answers import Answers
+
+    from .findings import findings
+    from .judge import judge
+    from .page import write_report
+    from .setup import build, check_fingerprint
+
+    setup = build(config, check_values=False)
+    check_fingerprint(setup, trials.study)
+    if score:
+        _score(config, url, engine, interrupts)
+    answers = Answers(database)
+    found = findings(setup, trials, answers, judge(setup, trials.all(), answers))
+    return found, write_report(found, Path("runs", config.name, "report"), anew=True)
+
+
+def _score(config: "StudyConfig", url: str, engine: str | None, interrupts: Interrupts) -> None:
+    """What is compared, as one more worker beside those that run."""
+    from .engine_choice import choose_engine
+    from .join import open_worker
+    from .setup import build
+
+    choice, budget = choose_engine(config, engine), config.study.trials
+    setup = build(config, check_values=not choice.reads_sources)
+    with open_worker(setup, url, budget, choice, interrupts) as worker:
+        worker.conclude(budget)
+
+
+if __name__ == "__main__":
+    application(report)()
