@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from study import config
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("run", "plan", "status", "export", "dashboard")
+COMMANDS = ("run", "plan", "status", "report", "export", "verify", "dashboard")
 SECTIONS = [
     value
     for value in vars(config).values()
@@ -48,7 +48,8 @@ def test_help_imports_nothing_heavy(name: str) -> None:
         f"import sys, runpy; sys.argv = ['x', '--help']\n"
         f"try: runpy.run_module('study.{name}', run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "print([m for m in ('torch', 'transformers', 'optuna', 'numpy') if m in sys.modules])"
+        "heavy = 'torch', 'transformers', 'optuna', 'numpy', 'scipy', 'matplotlib'\n"
+        "print([m for m in heavy if m in sys.modules])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
