@@ -301,7 +301,7 @@ def test_a_study_without_a_finished_trial_has_nothing_to_report(tmp_path: Path) 
     database = open_storage(f"sqlite:///{tmp_path}/runs/demo/study.db")
     create_study(database, "demo")
     with Interrupts() as interrupts, pytest.raises(ConfigError, match="no trial of study demo has"):
-        _report(config, database.url, False, None, interrupts)
+        _report(config, [], database.url, False, None, interrupts)
     assert not (tmp_path / "runs" / "demo" / "report").exists()
 
 
@@ -469,7 +469,7 @@ def test_sources_that_changed_since_are_refused(whole: Study, tmp_path: Path) ->
     changed = tmp_path / "study.yaml"
     changed.write_text(yaml.safe_dump(data))
     for act in (
-        lambda: _export(changed, tmp_path / "out", "final", whole.url, False),
+        lambda: _export(changed, tmp_path / "out", "final", whole.url, False, []),
         lambda: check(whole.merge, changed, whole.url, None),
     ):
         with pytest.raises(StudyMismatch, match=r"model relations: .* stored, .* now"):
