@@ -66,6 +66,11 @@ class Tokens:
     def computed(self) -> int:
         return self.shared + self.own + self.decoded
 
+    def sampled(self, share: float) -> "Tokens":
+        """Where a trial is asked this share of the task, by tokens."""
+        asked, own = round(self.questions * share), round(self.own * share)
+        return Tokens(asked, self.shared, own, round(self.decoded * share))
+
 
 def tokens_of(prompts: Sequence[Prompt]) -> Tokens:
     """What a task's prompts cost with their common start computed once."""
@@ -90,9 +95,12 @@ def trial_seconds(merge: float, scoring: float) -> float:
     return merge + scoring + _OTHER_SECONDS
 
 
-def study_seconds(trials: int, baselines: int, trial: float, workers: int) -> float:
-    """Of all trials on so many workers, from the command to the last score."""
-    return _START_SECONDS + math.ceil((trials + baselines) / workers) * trial
+def study_seconds(
+    trials: int, baselines: int, trial: float, baseline: float, workers: int
+) -> float:
+    """Of all trials on so many workers, from the command to the last search score."""
+    rounds = math.ceil(baselines / workers) * baseline + math.ceil(trials / workers) * trial
+    return _START_SECONDS + rounds
 
 
 def generations(trials: int, population: int) -> int:

@@ -12,7 +12,7 @@ from .command import ConfigPath, TaskFolders, application, reported, start_loggi
 
 if TYPE_CHECKING:
     from .config import StudyConfig
-    from .cost import Card
+    from .cost import Card, Tokens
     from .setup import Setup
 
 _GB = 1e9
@@ -62,13 +62,13 @@ def _plan(
         place = needed.place(engine.sources, int(card.memory), int(host))
     except EngineError:
         return found | {"sources": None, "warnings": [*found["warnings"], "it does not fit"]}
-    tasks = {name: cost.tokens_of(prompts) for name, prompts in setup.search.prompts.items()}
-    weights = _weights(setup)
-    tokens = sum(t.computed for t in tasks.values())
+    tasks, all_tokens = _tokens(setup)
+    weights, tokens = _weights(setup), sum(t.computed for t in tasks.values())
     merge = cost.merge_seconds(needed, place, card)
     scoring = cost.scoring_seconds(weights, tokens, card)
     trial = cost.trial_seconds(merge, scoring)
-    whole = cost.study_seconds(found["trials"], found["baselines"], trial, workers)
+    baseline = cost.trial_seconds(merge, cost.scoring_seconds(weights, all_tokens, card))
+    whole = cost.study_seconds(found["trials"], found["baselines"], trial, baseline, workers)
     return found | {
         "sources": place,
         "tokens": {name: asdict(t) for name, t in tasks.items()},
@@ -81,6 +81,19 @@ def _plan(
         "seconds_a_trial": round(trial, 2),
         "seconds": round(whole),
     }
+
+
+def _tokens(setup: "Setup") -> "tuple[dict[str, Tokens], int]":
+    """Each task's tokens in a trial of the search, and how many there are in a baseline."""
+    from objectives.tasks.task import WholeTask
+
+    from .cost import tokens_of
+
+    share = setup.config.search.questions
+    whole = {name: tokens_of(prompts) for name, prompts in setup.search.prompts.items()}
+    shares = {t.name: 1.0 if isinstance(t, WholeTask) else share for t in setup.search.tasks}
+    tasks = {name: tokens.sampled(shares[name]) for name, tokens in whole.items()}
+    return tasks, sum(tokens.computed for tokens in whole.values())
 
 
 def _search(config: "StudyConfig", setup: "Setup", workers: int) -> dict[str, Any]:

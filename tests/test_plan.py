@@ -26,9 +26,9 @@ MISTRALS = Sizes(
 )
 
 
-def plan(*words: str) -> subprocess.CompletedProcess[str]:
+def plan(*words: str, config: Path = DEMO / "study.yaml") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "study.plan", str(DEMO / "study.yaml"), *words],
+        [sys.executable, "-m", "study.plan", str(config), *words],
         capture_output=True,
         text=True,
         check=False,
@@ -47,6 +47,20 @@ def test_it_counts_what_the_config_says() -> None:
     assert tokens["questions"] == 383
     assert tokens["decoded"] == 0
     assert found["seconds"] > 120 * found["seconds_a_trial"]
+
+
+def test_a_sample_of_the_questions_costs_its_share(tmp_path: Path) -> None:
+    text = (DEMO / "study.yaml").read_text().replace("models/", f"{DEMO}/models/")
+    text = text.replace("questions/", f"{DEMO}/questions/") + "search: {questions: 0.25}\n"
+    (tmp_path / "demo.yaml").write_text(text)
+    whole, part = (
+        json.loads(plan("--json", config=path).stdout)
+        for path in (DEMO / "study.yaml", tmp_path / "demo.yaml")
+    )
+    for name, tokens in part["tokens"].items():
+        assert tokens["own"] == pytest.approx(whole["tokens"][name]["own"] / 4, abs=1)
+        assert tokens["shared"] == whole["tokens"][name]["shared"]
+    assert part["seconds_a_trial"] <= whole["seconds_a_trial"]
 
 
 def test_it_shows_its_arithmetic_and_its_doubts() -> None:
