@@ -213,5 +213,10 @@ def _whole(task: WholeTask, answers_Q: tuple[tuple[Answer, ...], ...]) -> TaskSc
     return TaskScores(task.weight, right_Q, right_Q, broken, answers_Q)
 
 
+def finite_or_none(error: float) -> float | None:
+    """JSON has no infinity."""
+    return error if math.isfinite(error) else None
+
+
 def _floats(values: Sequence[float]) -> Floats:
     return np.array(values, dtype=np.float32)

@@ -1,11 +1,11 @@
 """From stored answers to the verdict: which merge is final, and what it is better than."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from objectives.scoring import finite_or_none
 from storage.answers import Answers
 from storage.trials import TrialRecord
 
@@ -69,7 +69,7 @@ class Judgement:
                 for c in self.comparisons
             ],
             "parents_ensemble": {
-                task: {"score": score.value, "error": _finite(score.error)}
+                task: {"score": score.value, "error": finite_or_none(score.error)}
                 for task, score in self.ensemble.items()
             },
         }
@@ -189,11 +189,7 @@ def _scores(line: Line, tasks: Sequence[str]) -> dict[str, Any]:
         complete = whole(scores, tasks)
         found[split] = scores and {
             "value": complete and complete.value,
-            "error": complete and _finite(complete.error),
+            "error": complete and finite_or_none(complete.error),
             "tasks": {name: task.mean for name, task in scores.tasks.items()},
         }
     return found
-
-
-def _finite(error: float) -> float | None:
-    return error if math.isfinite(error) else None

@@ -63,8 +63,7 @@ class Schedule:
 
     def samples(self, generation: int, records: Sequence[TrialRecord]) -> dict[str, Sample]:
         """Each task's sample, by its name; a task that scores its answers together has none and is
-        asked all. Needs every baseline and all trials of the generations
-        before to be complete."""
+        asked all. Needs every baseline and all trials of the generations before to be complete."""
         if generation < self._generation or self._generation < 0:
             self._begin(records)
         while self._generation < generation:

@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import TypeVar
 from objectives.engines.engine import Engine, EngineError
 from objectives.merge.recipe import MergeRecipe
 from objectives.sampling import Sample
-from objectives.scoring import Scores
+from objectives.scoring import Scores, finite_or_none
 from storage.answers import HELD_OUT, Answers
 from storage.claims import Claims, ClaimTaken, TrialLost
 from storage.heartbeat import Heartbeat
@@ -255,12 +254,12 @@ class Worker:
         soft = self.setup.config.search.soft
         tasks = {name: task.mean for name, task in scores.tasks.items()}
         result = {
-            "error": _finite_or_none(scores.error),
+            "error": finite_or_none(scores.error),
             "soft": scores.soft,
             "objective": soft * scores.soft + (1 - soft) * scores.value,
             "asked": scores.asked,
             "questions": self.setup.search.questions,
-            "sampling_error": _finite_or_none(scores.sampling_error),
+            "sampling_error": finite_or_none(scores.sampling_error),
             "broken": scores.broken,
             "seconds": {part: round(s, 4) for part, s in seconds.items()},
         }
@@ -286,11 +285,6 @@ class Worker:
         self._failures += 1
         if self._failures == FAILURES_IN_A_ROW:
             raise EngineError(f"{FAILURES_IN_A_ROW} trials failed in a row, the last with: {error}")
-
-
-def _finite_or_none(value: float) -> float | None:
-    """JSON has no infinity."""
-    return value if math.isfinite(value) else None
 
 
 def _typical_seconds(records: Sequence[TrialRecord]) -> float:

@@ -95,7 +95,7 @@ from objectives.merge import adapter
 from objectives.merge.locate import locate
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)
 if sys.argv[2] == "slow":
-    adapter._sync = lambda path: time.sleep(60)
+    adapter.sync = lambda path: time.sleep(60)
 print(locate(sys.argv[1], Path()))
 """
 

@@ -5,8 +5,6 @@ import json
 import re
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 import yaml
 from conftest import DEMO
 from sqlalchemy import text
+from test_run import command
 
 from objectives.merge.errors import ExportError
 from objectives.merge.export import export as write
@@ -56,17 +55,6 @@ def write_study(folder: Path, **study: Any) -> Path:
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(data))
     return path
-
-
-def command(name: str, *words: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"study.{name}", *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        check=False,
-        timeout=300,
-    )
 
 
 class Study:

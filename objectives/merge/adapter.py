@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock
 from safetensors import safe_open
 
+from .disk import sync
 from .errors import SourceError
 
 log = logging.getLogger(__name__)
@@ -60,9 +61,9 @@ def _make(base: Path, adapter: Path, folder: Path) -> None:
     try:
         _merge(base, adapter, part)
         for path in part.iterdir():
-            _sync(path)
+            sync(path)
         part.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -136,12 +137,3 @@ def _sample(path: Path, digest: Any) -> None:
         for start in range(0, size - _WINDOW + 1, (size - _WINDOW) // (_WINDOWS - 1)):
             file.seek(start)
             digest.update(file.read(_WINDOW))
-
-
-def _sync(path: Path) -> None:
-    """Wait until the disk has it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .disk import sync
 from .errors import ExportError
 from .fingerprint import fingerprints
 from .mergekit_yaml import to_mergekit
@@ -57,7 +58,7 @@ def export(
         for name, text in (texts or {}).items():
             (beside / name).write_text(text, encoding="utf-8")
         for path in beside.iterdir():
-            _sync(path)
+            sync(path)
         if out.exists():
             old = out.with_name(f".{out.name}.old-{os.getpid()}")
             out.rename(old)
@@ -65,7 +66,7 @@ def export(
             shutil.rmtree(old)
         else:
             beside.rename(out)
-        _sync(out.parent)
+        sync(out.parent)
     except (OSError, SafetensorError) as error:  # safetensors has its own word for a full disk
         raise ExportError(f"cannot write {out}: {error}") from None
     finally:
@@ -209,12 +210,3 @@ def _tokenizer_source(
 
 def _write_json(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-
-
-def _sync(path: Path) -> None:
-    """Wait until the disk has it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
