@@ -1,28 +1,26 @@
 """A trial of real size on a GPU: four random Mistral-7B-shaped models, 2,250 questions.
 
-    python benchmarks/trial.py FOLDER [--layers 32] [--parts rates merge mergekit yaml study demo]
+    python benchmarks/trial.py FOLDER [--layers 32] [--parts PART ...]
                                [--seconds 150] [--engine KEY=VALUE ...]
 
 The models go to FOLDER (58 GB; a folder in memory shows what a warm page cache gives), the
-questions too. `study` runs python -m study.run there, as anyone would, and reads its trials;
-`merge` times the kernels alone, `mergekit` mergekit's arithmetic on the same resident tensors,
-`yaml` mergekit-yaml from the folder, `rates` what the device can do. `demo` is a study of 1000
-trials with the demo's models. Nothing may outlive it on the GPU: do not run it under `timeout`.
+questions too. The part `study` runs python -m study.run there, as anyone would, and reads its
+trials; `demo` is a study of 1000 trials with the demo's models; the others are merging.py's.
+Nothing may outlive it on the GPU: do not run it under `timeout`.
 """
 
 import argparse
 import itertools
-import random
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+import merging
 import yaml
+from merging import PARTS as MERGING
 from real_size import (
     CHOICE,
     CHOICE_OWN,
@@ -31,10 +29,12 @@ from real_size import (
     RETRIEVAL,
     RETRIEVAL_OWN,
     RETRIEVAL_SHARED,
+    ROWS,
     make,
 )
 
-PARTS = ("rates", "merge", "mergekit", "yaml", "study", "demo")
+PARTS = (*MERGING, "study", "demo")
+MERGING_FILE = Path(merging.__file__)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -67,108 +67,6 @@ def study_dict(layers: int, engine: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def timed(work: Callable[[], object], repeat: int = 5) -> float:
-    """Seconds of the median run, the device's work included."""
-    times = []
-    for _ in range(repeat):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        work()
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
-def rates() -> None:
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    seconds = timed(lambda: [a @ b for _ in range(50)])
-    print(f"matmul of 8192^3 in bf16: {50 * 2 * 8192**3 / seconds / 1e12:.0f} TFLOP/s")
-    big = torch.randn(2 << 30, device="cuda", dtype=torch.bfloat16)
-    other = torch.empty_like(big)
-    seconds = timed(lambda: [other.copy_(big) for _ in range(10)])
-    print(f"copy on the device, read and written: {20 * big.nbytes / seconds / 1e12:.2f} TB/s")
-    host = torch.empty(1 << 30, dtype=torch.uint8, pin_memory=True)
-    target = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    seconds = timed(lambda: [target.copy_(host, non_blocking=True) for _ in range(5)])
-    print(f"page-locked host to device: {5 * host.nbytes / seconds / 1e9:.1f} GB/s", flush=True)
-
-
-def merge(folder: Path, layers: int) -> None:
-    from objectives.merge.recipe import MergeRecipe
-    from objectives.merge.sources import Sources
-    from objectives.merge.stores import Resident
-    from objectives.merge.stream import MergeStream
-
-    sources = Sources({name: folder / name for name in NAMES}, "base")
-    began = time.perf_counter()
-    stream = MergeStream(sources, Resident(sources, torch.device("cuda")))
-    torch.cuda.synchronize()
-    print(f"sources onto the device: {time.perf_counter() - began:.1f} s")
-    for method in ("dare_ties", "dare_linear", "task_arithmetic", "ties"):
-        recipe = random_recipe(method, layers)
-        began = time.perf_counter()
-        _drain(stream, recipe)
-        first = time.perf_counter() - began
-        seconds = timed(lambda r=recipe: _drain(stream, r), 3 if method == "ties" else 7)
-        moved = 5 * sum(t.nbytes for _, t in stream.tensors(recipe))
-        print(
-            f"merge {method}: {seconds:.4f} s, {moved / seconds / 1e12:.2f} TB/s read and "
-            f"written; the first {first:.2f} s",
-            flush=True,
-        )
-    assert isinstance(recipe, MergeRecipe)
-
-
-def _drain(stream: Any, recipe: Any) -> None:
-    for _ in stream.tensors(recipe):
-        pass
-    torch.cuda.synchronize()
-
-
-def random_recipe(method: str, layers: int) -> Any:
-    from objectives.merge.catalogue import METHODS
-    from objectives.merge.recipe import MergeRecipe
-
-    rng = random.Random(1)
-    values = {
-        p.name: tuple(tuple((rng.uniform(0.4, 1.0),) for _ in range(3)) for _ in range(8))
-        for p in METHODS[method].parameters
-    }
-    return MergeRecipe(method, ("x", "y", "z"), "base", layers, values, normalize=True)
-
-
-def mergekit(folder: Path, layers: int) -> None:
-    """mergekit's arithmetic in bfloat16 on the device, tensor after tensor."""
-    from mergekit.merge_methods import merge_tensors
-
-    from objectives.merge.sources import Sources
-
-    sources = Sources({name: folder / name for name in NAMES}, "base")
-    tensors = [[sources.read(name, info).to("cuda") for name in NAMES] for info in sources.layout]
-    parameters = {"weight": [0.5, 0.7, 0.9], "density": [0.5, 0.7, 0.9], "normalize": True}
-
-    def whole() -> None:
-        for several in tensors:
-            merge_tensors(several, "dare_ties", parameters=parameters, base_index=0)
-
-    whole()
-    print(f"mergekit dare_ties on resident tensors: {timed(whole, 3):.3f} s", flush=True)
-
-
-def mergekit_yaml(folder: Path, layers: int) -> None:
-    from objectives.merge.mergekit_yaml import to_mergekit
-
-    references = {name: str(folder / name) for name in NAMES}
-    (folder / "merge.yml").write_text(
-        yaml.safe_dump(to_mergekit(random_recipe("dare_ties", layers), references, None))
-    )
-    code = "from mergekit.scripts.run_yaml import main; main()"
-    words = [str(folder / "merge.yml"), str(folder / "merged"), "--cuda", "--no-copy-tokenizer"]
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
-    print(f"mergekit-yaml --cuda from the folder: {time.perf_counter() - began:.1f} s", flush=True)
-
-
 def study(folder: Path, layers: int, seconds: float, engine: dict[str, Any]) -> None:
     """A study of the product's own, and what its trials took."""
     name = "-".join(str(v) for pair in engine.items() for v in pair) or "default"
@@ -196,21 +94,23 @@ def summarise(url: str, layers: int, began: float) -> None:
     found = find_study(database, "trial")
     trials = [t for t in found.get_trials() if t.value is not None]
     records = [r for r in Trials(database, found).all() if r.complete]
-    if len(records) < 6:
+    if len(records) < 7:  # base, parents, a first merge, and one that has nothing to prepare
         print(f"only {len(records)} trials")
         return
     parts = {
-        part: statistics.median(r.seconds[part] for r in records[4:])  # those are merges
+        part: statistics.median(r.seconds[part] for r in records[5:])  # those are merges
         for part in ("ask", "merge", "score")
     }
     ends = sorted(t.datetime_complete.timestamp() for t in trials if t.datetime_complete)
-    period = statistics.median(b - a for a, b in itertools.pairwise(ends[4:]))
+    period = statistics.median(b - a for a, b in itertools.pairwise(ends[5:]))
     rest = period - parts["merge"] - parts["score"]
     flops = 2 * tokens_of_a_trial() * weights_of(layers)
+    sources = len(NAMES) * 2 * (weights_of(layers) + 2 * ROWS * 4096)
     print(
-        "| trials | s a trial | merge + load | score | rest | TFLOP/s | s to the first score |\n"
-        "|---|---|---|---|---|---|---|\n"
-        f"| {len(records)} | {period:.2f} | {parts['merge']:.3f} | {parts['score']:.2f} | "
+        "| trials | s a trial | merge + load | sources' GB/s | score | rest | TFLOP/s | s to the "
+        "first score |\n|---|---|---|---|---|---|---|---|\n"
+        f"| {len(records)} | {period:.2f} | {parts['merge']:.3f} | "
+        f"{sources / parts['merge'] / 1e9:.1f} | {parts['score']:.2f} | "
         f"{rest:.3f} | {flops / parts['score'] / 1e12:.0f} | {ends[0] - began:.0f} |",
         flush=True,
     )
@@ -278,15 +178,8 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--seconds", type=float, default=150)
     parser.add_argument("--engine", nargs="*", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--alone", action="store_true", help="a part in a process of its own")
     given = parser.parse_args()
     engine = {k: yaml.safe_load(v) for k, v in (word.split("=") for word in given.engine)}
-    if given.alone:
-        [part] = given.parts
-        {"rates": lambda *_: rates(), "merge": merge, "mergekit": mergekit, "yaml": mergekit_yaml}[
-            part
-        ](given.folder, given.layers)
-        return
     given.folder.mkdir(parents=True, exist_ok=True)
     if set(given.parts) - {"rates", "demo"}:
         make(given.folder, given.layers)
@@ -296,8 +189,8 @@ def main() -> None:
         elif part == "demo":
             demo(given.folder, given.seconds)
         else:  # in a process of its own, which gives the device's memory back
-            words = [str(given.folder), "--layers", str(given.layers), "--parts", part, "--alone"]
-            subprocess.run([sys.executable, __file__, *words], check=False)
+            words = [str(given.folder), part, "--layers", str(given.layers)]
+            subprocess.run([sys.executable, MERGING_FILE, *words], check=False)
 
 
 if __name__ == "__main__":

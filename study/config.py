@@ -70,7 +70,7 @@ class EngineConfig(Section):
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """What the model computes in; None is bfloat16 on a GPU and float32 on a CPU."""
     batch_tokens: Whole | None = Field(default=None, ge=1)
-    """Tokens of a batch, padding and all; None is 4096 on a CPU, else 16384."""
+    """Tokens of a batch, padding and all; None is 4096 on a CPU, else 8192."""
     sources: Literal["auto", "gpu", "pinned", "file"] = "auto"
     """Where a GPU's sources live: on it, in page-locked host memory, or in their files. auto is
     the first of them with room; vllm only."""

@@ -1,7 +1,7 @@
 """What a study will cost on a card: tokens, seconds, generations. Arithmetic only.
 
 Rates are the makers' figures for dense bfloat16 and memory; the shares of them that a study gets
-were measured on one NVIDIA H200 (docs/LOG.md, 2026-11-24).
+were measured on one NVIDIA H100 (docs/LOG.md, 2026-11-24).
 """
 
 import math
@@ -14,12 +14,12 @@ from objectives.engines.sizes import Sizes
 from .sampler import default_population
 
 ENOUGH_GENERATIONS = 40
-_SCORING_SHARE = 0.56
-"""Of the matrix rate: 552 of 989 TFLOP/s."""
-_MERGE_SHARE = 0.45
-"""Of the memory rate, inside a trial: a merge with its loading took 0.04 s for 87 GB."""
-_LINK_SHARE = 0.85
-_START_SECONDS = 45.0
+_SCORING_SHARE = 0.58
+"""Of the matrix rate: 582 of 989 TFLOP/s."""
+_MERGE_SHARE = 0.39
+"""Of the memory rate, inside a trial: a merge with its loading took 0.077 s for 101 GB."""
+_LINK_SHARE = 0.9
+_START_SECONDS = 60.0
 _OTHER_SECONDS = 0.05
 """Of a trial: proposing and storing."""
 _BLOCK = 16
@@ -41,7 +41,7 @@ CARDS = {
     card.name: card
     for card in (
         Card("h200", 141e9, 989e12, 4.8e12, 55e9),
-        Card("h100", 80e9, 989e12, 3.35e12, 45e9),
+        Card("h100", 80e9, 989e12, 3.35e12, 55e9),
         Card("a100", 80e9, 312e12, 2.0e12, 25e9),
         Card("l40s", 48e9, 362e12, 0.86e12, 25e9),
         Card("4090", 24e9, 165e12, 1.0e12, 25e9),

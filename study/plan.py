@@ -46,12 +46,13 @@ def _plan(
 
     from . import cost
     from .config_file import load_config
+    from .engine_choice import GPU_BATCH_TOKENS
     from .setup import build
 
     config, card = load_config(path, task_folders), _card(gpu)
     setup = build(config, check_values=False)
     engine = config.engine
-    dtype, batch_tokens = engine.dtype or "bfloat16", engine.batch_tokens or 16384
+    dtype, batch_tokens = engine.dtype or "bfloat16", engine.batch_tokens or GPU_BATCH_TOKENS
     kv_tokens = kv_tokens_for(batch_tokens, setup.longest)
     gpus = engine.tensor_parallel_size
     method = config.genome.merge_method

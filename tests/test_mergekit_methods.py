@@ -12,6 +12,7 @@ from mergekit.merge_methods import merge_tensors
 from optuna.trial import TrialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from objectives.merge import masks
 from objectives.merge.catalogue import METHODS
@@ -188,6 +189,31 @@ def test_large_tensors_are_sampled_the_same_each_time() -> None:
     whole = merge_tensors([tensor[:900], other[:900]], "arcee_fusion", base_index=0)
     shares = [(m != b).float().mean().item() for m, b in ((made[0], tensor), (whole, tensor[:900]))]
     assert shares[0] == pytest.approx(shares[1], abs=0.01)
+
+
+def test_elements_of_one_magnitude_are_sorted_alike_on_every_device() -> None:
+    """A GPU's sort keeps no order among them unless it is told to."""
+    from objectives.merge.mergekit_methods import Draws
+
+    told = []
+
+    class Recorder(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            told.append((kwargs or {}).get("stable"))
+            return func(*args, **(kwargs or {}))
+
+    numbers = torch.ones(1000)
+    with Recorder(), Draws(lambda *_: numbers):
+        found = [
+            torch.argsort(numbers, descending=True),
+            torch.sort(numbers).indices,
+            numbers.argsort(),
+            numbers.sort(descending=True).indices,
+        ]
+    assert all(torch.equal(order, torch.arange(1000)) for order in found)
+    assert told.count(True) == 4
 
 
 def test_dellas_epsilon_leaves_the_chances_inside_0_to_1(family: dict[str, Path]) -> None:

@@ -115,10 +115,10 @@ def test_shared_tokens_count_once_and_in_blocks() -> None:
 
 def test_seconds_are_operations_over_rates() -> None:
     card = cost.Card("x", 80e9, 1e15, 3e12, 50e9)
-    assert cost.scoring_seconds(7_000_000_000, 350_000, card) == pytest.approx(4.9 / 0.56)
+    assert cost.scoring_seconds(7_000_000_000, 350_000, card) == pytest.approx(4.9 / 0.58)
     on_card = cost.merge_seconds(MISTRALS, "gpu", card)
-    assert on_card == pytest.approx(7 * SEVEN_B / 3e12 / 0.45)
-    assert cost.merge_seconds(MISTRALS, "pinned", card) == pytest.approx(4 * SEVEN_B / 42.5e9)
+    assert on_card == pytest.approx(7 * SEVEN_B / 3e12 / 0.39)
+    assert cost.merge_seconds(MISTRALS, "pinned", card) == pytest.approx(4 * SEVEN_B / 45e9)
     slow = dataclasses.replace(card, bandwidth=1e10)
     assert cost.merge_seconds(MISTRALS, "pinned", slow) == cost.merge_seconds(MISTRALS, "gpu", slow)
 

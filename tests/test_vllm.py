@@ -90,6 +90,17 @@ def test_a_merge_leaves_nothing_of_the_one_before(demo: Setup, vllm: VllmEngine)
     assert vllm.answer(asked) == second
 
 
+def test_answers_come_in_the_order_of_the_prompts(demo: Setup, vllm: VllmEngine) -> None:
+    """Whatever is handed over first: several steps' worth, both tasks by turns, one asked twice."""
+    vllm.load(recipe(demo, 1))
+    first, second = demo.search.prompts.values()
+    asked = [prompt for pair in zip(first, second, strict=False) for prompt in pair]
+    asked += [*first[len(second) :], asked[0]]
+    answers = vllm.answer(asked)
+    assert same(vllm.answer(asked[::-1]), answers[::-1])
+    assert [len(a.logprobs) for a in answers] == [len(set(p.options)) for p in asked]
+
+
 def test_answers_equal_those_of_the_exported_folder(
     demo: Setup, vllm: VllmEngine, tmp_path: Path
 ) -> None:

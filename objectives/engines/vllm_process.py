@@ -11,7 +11,8 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
@@ -154,6 +155,7 @@ class Host:
             (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
             self._llm = self._start(settings, folder, needed.kv_cache)
         self._llm.collective_rpc("study_open", args=(dict(settings.folders), opened, place))
+        self._batch_tokens = settings.batch_tokens
         self._prepared: list[tuple[Prompt, Any, Any]] = []
         """Every prompt so far, with vLLM's form of it and its sampling parameters."""
         self._parameters: dict[tuple[int, tuple[int, ...], frozenset[int]], Any] = {}
@@ -194,18 +196,37 @@ class Host:
 
     def answer(self, numbers: Sequence[int], new: Sequence[Prompt]) -> list[Answer]:
         """Answers to prompts by their numbers; `new` are the next ones that have none yet."""
-        self._prepared += [
-            (p, {"prompt_token_ids": list(p.tokens)}, self._sampling(p)) for p in new
-        ]
-        asked, given, parameters = zip(*(self._prepared[n] for n in numbers), strict=True)
-        outputs = self._llm.generate(list(given), list(parameters), use_tqdm=False)
-        answers = [self._answer(p, o.outputs[0]) for p, o in zip(asked, outputs, strict=True)]
-        if not all(answer.finite for answer in answers):
+        from vllm.inputs import tokens_input
+
+        self._prepared += [(p, tokens_input(list(p.tokens)), self._sampling(p)) for p in new]
+        asked = [self._prepared[number] for number in numbers]
+        answers = dict(self._answers(asked))
+        if not all(answer.finite for answer in answers.values()):
             self._llm.collective_rpc("study_clear")
-        return answers
+        return [answers[place] for place in range(len(asked))]
+
+    def _answers(self, asked: Sequence[tuple[Prompt, Any, Any]]) -> Iterator[tuple[int, Answer]]:
+        """The answer to each, with its place, as they are finished.
+
+        Prompts are handed over a step's worth at a time, and answers read as they come, while
+        the device computes; those with the most tokens to write go first, so that no step is left
+        to them alone.
+        """
+        engine = self._llm.llm_engine
+        waiting = deque(sorted(enumerate(asked), key=lambda item: -item[1][0].max_tokens))
+        while waiting or engine.has_unfinished_requests():
+            tokens = 0
+            while waiting and tokens < self._batch_tokens:
+                place, (prompt, given, parameters) = waiting.popleft()
+                engine.add_request(str(place), given, parameters)
+                tokens += len(prompt.tokens) - prompt.shared
+            for output in engine.step():
+                place = int(output.request_id)
+                yield place, self._answer(asked[place][0], output.outputs[0])
 
     def _sampling(self, prompt: Prompt) -> Any:
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         options = tuple(dict.fromkeys(prompt.options))
         if len(options) > _MOST_LOGPROBS:
@@ -223,6 +244,8 @@ class Host:
                 logprob_token_ids=list(options) or None,
                 flat_logprobs=True,
                 detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+                skip_clone=True,  # a deep copy for every prompt; nothing here is changed by it
             )
         return self._parameters[kind]
 

@@ -67,8 +67,12 @@ def parameters(recipe: MergeRecipe, info: TensorInfo) -> dict[str, Any]:
     return found
 
 
+_SORTS = {torch.sort, torch.argsort, Tensor.sort, Tensor.argsort}
+
+
 class Draws(TorchFunctionMode):
-    """While it is entered, what torch draws at random comes from numbered draws."""
+    """While it is entered, what torch draws at random comes from numbered draws, and elements of
+    one magnitude keep their order when they are sorted, on every device."""
 
     def __init__(self, draw: Callable[[str, torch.Size, torch.device], Tensor]) -> None:
         super().__init__()
@@ -80,6 +84,8 @@ class Draws(TorchFunctionMode):
             return self._bernoulli(args[0])
         if func is torch.randint and len(args) == 2 and set(given) <= {"device"}:
             return self._randint(args[0], args[1], torch.device(given.get("device", "cpu")))
+        if func in _SORTS:
+            given = {"stable": True, **given}
         return func(*args, **given)
 
     def _bernoulli(self, chances: Tensor) -> Tensor:
