@@ -17,11 +17,12 @@ import statistics
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cmaes import CMA
 
 from objectives.merge.recipe import MergeRecipe
 from objectives.scoring import Exam
@@ -44,6 +45,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "schedule": {"questions": SHARE},
     "soft and schedule": {"soft": 1.0, "questions": SHARE},
     "half soft and schedule": {"soft": 0.5, "questions": SHARE},
+    "coarse to fine": {"coarse": ((0, 2), (3, 4), (6, 8))},
+    "all": {"soft": 1.0, "questions": SHARE, "coarse": ((0, 2), (3, 4), (6, 8))},
     "limit": {"limit": SHARE},
     "random search": {"random": True},
 }
@@ -58,10 +61,82 @@ class RandomReplay(Replay):
 
 
 class RandomSetup(Setup):
-    def sampler(self, population: int) -> ReplaySampler:
+    def sampler(self, population: int, begin: Any = None) -> ReplaySampler:
         space, seed = self.genome.space, self.config.study.seed
         start = start_of(space, seed, False)
         return ReplaySampler(RandomReplay(space, seed, population, 1 / 6, start), space)
+
+
+class CoarseReplay(Replay):
+    """CMA-ES over few blocks, which are split at set generations: the mean is carried over, and
+    the covariance, with what the new directions had as their block."""
+
+    stages: Sequence[tuple[int, int]] = ()
+    """From which generation on there are so many blocks."""
+
+    def _rewind(self) -> None:
+        self._stage = 0
+        self._merged = self._expansion(self.stages[0][1])
+        count = self._merged.shape[1]
+        start = np.linalg.pinv(self._merged) @ self._start
+        self._cma = CMA(
+            start, self._sigma, np.tile([0.0, 1.0], (count, 1)), population_size=self.population
+        )
+        self._told = 0
+
+    def _expansion(self, blocks: int) -> Any:
+        """[parameters, coarse parameters], ones where a coarse one stands for a parameter."""
+        names = [name.split("/") for name in self._space]
+        depth = {block: i for i, block in enumerate(dict.fromkeys(n[1] for n in names))}
+        keys = [(n[0], n[2], depth[n[1]] * blocks // len(depth)) for n in names]
+        places = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        made = np.zeros((len(keys), len(places)))
+        made[range(len(keys)), [places[key] for key in keys]] = 1
+        return made
+
+    def _advance(self, generation: int, finished: Mapping[Any, Any]) -> None:
+        if generation < self._told:
+            self._rewind()
+        while self._told < generation:
+            self._tell(self._told, finished)
+            self._told += 1
+            stage = sum(self._told >= begin for begin, _ in self.stages) - 1
+            if stage > self._stage:
+                self._split(stage)
+
+    def _split(self, stage: int) -> None:
+        finer = self._expansion(self.stages[stage][1])
+        up = np.linalg.pinv(finer) @ self._merged
+        old = self._cma
+        cov = up @ old._C @ up.T
+        inside = np.eye(len(up)) - up @ np.linalg.pinv(up)
+        cov += inside * float(np.mean(np.diag(old._C)))
+        bounds = np.tile([0.0, 1.0], (len(up), 1))
+        self._cma = CMA(
+            np.clip(up @ old.mean, 0, 1),
+            float(old._sigma),
+            bounds,
+            cov=cov,
+            population_size=self.population,
+        )
+        self._stage, self._merged = stage, finer
+
+    def _scaled(self, shares: Any) -> dict[str, float]:
+        return super()._scaled(self._merged @ shares)
+
+    def _shares(self, params: Mapping[str, float]) -> Any:
+        return np.linalg.pinv(self._merged) @ super()._shares(params)
+
+
+@dataclass(frozen=True)
+class CoarseSetup(Setup):
+    stages: Sequence[tuple[int, int]] = ()
+
+    def sampler(self, population: int, begin: Any = None) -> ReplaySampler:
+        space, seed = self.genome.space, self.config.study.seed
+        kind = type("Staged", (CoarseReplay,), {"stages": self.stages})
+        made = kind(space, seed, population, 1 / 6, start_of(space, seed, False))
+        return ReplaySampler(made, space)
 
 
 def made(config: StudyConfig, part: Mapping[str, Any], seed: int, trials: int) -> Setup:
@@ -74,6 +149,8 @@ def made(config: StudyConfig, part: Mapping[str, Any], seed: int, trials: int) -
     if share := part.get("limit"):
         tasks = [_limited(task, share, seed) for task in setup.search.tasks]
         setup = replace(setup, search=Exam(tasks, setup.search.tokenizer))
+    if stages := part.get("coarse"):
+        return CoarseSetup(**vars(setup), stages=stages)
     if part.get("random"):
         return RandomSetup(**vars(setup))
     return setup

@@ -56,7 +56,7 @@ def hold_fingerprint(
     A study has begun when it has a trial, or when the caller knows of a worker.
     """
     stored, name = stored_fingerprint(study), study.study_name
-    if not begun and not _has_trials(study):
+    if not begun and not has_trials(study):
         if store:
             study.set_user_attr(FINGERPRINT, dict(fingerprint))
         return
@@ -72,8 +72,8 @@ def hold_fingerprint(
         )
 
 
-def _has_trials(study: optuna.Study) -> bool:
-    """Without reading them: a thousand trials take seconds."""
+def has_trials(study: optuna.Study) -> bool:
+    """Whether it has any, without reading them: a thousand take seconds."""
     try:
         study._storage.get_trial_id_from_study_id_trial_number(study._study_id, 0)
     except KeyError:

@@ -46,6 +46,9 @@ class StudySection(Section):
     """Round a new study's population up to a multiple of the workers it is started with."""
     sigma: Number = Field(default=1 / 6, gt=0, le=1)
     """First step size, as a share of each parameter's range."""
+    start_from: str | None = Field(default=None, min_length=1)
+    """An earlier study in the same database, of the same parameters: the search begins where its
+    best trials are. None begins in the middle of the space."""
     held_out: Number = Field(default=0.25, ge=0, lt=1)
     """Share of the questions that the search never sees."""
     grace: Number = Field(default=60.0, ge=1)
@@ -164,6 +167,12 @@ class StudyConfig(Section):
                     f"{key}: is not there for native tasks such as {native[0]}: their template is "
                     "used as it stands"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _search_begins_in_one_place(self) -> Self:
+        if self.random_init and self.study.start_from is not None:
+            raise ValueError("random_init: study.start_from says already where the search begins")
         return self
 
     @model_validator(mode="after")

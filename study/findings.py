@@ -15,6 +15,7 @@ from .judge import Judgement, unscored
 from .sampler import generation_of, places_of
 from .setup import Setup
 from .summary import Line
+from .warm_start import stored_start
 
 
 def findings(
@@ -23,7 +24,7 @@ def findings(
     """Reads and scores nothing; the same database gives the same findings."""
     records = trials.all()
     population = int(stored_fingerprint(trials.study)["population"])
-    replay = setup.sampler(population).replay
+    replay = setup.sampler(population, stored_start(trials.study)).replay
     finished, _ = places_of(records)
     shown = _shown(judgement, records)
     return {
@@ -44,7 +45,7 @@ def findings(
             "generation": generation_of(finished, population),
         },
         "verdict": judgement.to_dict(),
-        "unscored": unscored(setup, records, population),
+        "unscored": unscored(setup, records, replay),
         "scores": history.scores(records),
         "convergence": history.convergence(records, replay),
         "importance": history.importance(trials.frozen()),

@@ -10,7 +10,7 @@ from storage.claims import Claims
 from storage.database import Database, open_storage
 from storage.heartbeat import Heartbeat
 from storage.patience import Patience
-from storage.studies import create_study
+from storage.studies import create_study, find_study, has_trials
 from storage.trials import Trials
 from storage.url import redacted
 from storage.workers import Watch, Workers
@@ -19,6 +19,7 @@ from .engine_choice import EngineChoice
 from .interrupts import Interrupts
 from .sampler import places_of
 from .setup import Setup, check_fingerprint
+from .warm_start import keep_start, stored_start
 from .worker import Worker
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def open_worker(
             answers,
             claims,
             workers,
-            setup.sampler(population),
+            setup.sampler(population, stored_start(trials.study)),
             running,
             interrupts,
             heartbeat,
@@ -81,10 +82,14 @@ def make_study(
 ) -> tuple[Trials, int]:
     """Make or find a study for workers that start `together`; gives its trials and population.
 
-    Raises StudyMismatch. Where others may do so too it needs `database.exclusive`.
+    Raises StudyMismatch, and ConfigError or StorageError where `study.start_from` names a study
+    that does not serve. Where others may do so too it needs `database.exclusive`.
     """
     study = create_study(database, setup.config.name)
     at_work, _ = Workers(database, study._study_id).listed(ended=False)
+    earlier = setup.config.study.start_from
+    if earlier is not None and not at_work and not has_trials(study):
+        keep_start(study, Trials(database, find_study(database, earlier)), setup.genome.space)
     population = check_fingerprint(setup, study, choice.dtype, bool(at_work), together)
     return Trials(database, study), population
 

@@ -12,6 +12,7 @@ from storage.trials import TrialRecord
 from .candidates import PREFERENCE
 from .ensemble import TaskScore, ensemble
 from .jobs import Jobs
+from .sampler import Replay
 from .sentence import not_yet, sentence, untold
 from .setup import Setup
 from .standing import CANDIDATE
@@ -103,11 +104,10 @@ def judge(setup: Setup, records: Sequence[TrialRecord], answers: Answers) -> Jud
     return made("held-out", final, sentence(final.candidate, mine, _parent(shown)), comparisons)
 
 
-def unscored(setup: Setup, records: Sequence[TrialRecord], population: int) -> list[str]:
+def unscored(setup: Setup, records: Sequence[TrialRecord], replay: Replay) -> list[str]:
     """The merges that the search comes to by now and that are not scored: it has gone on since
     the last ones were, or none were."""
-    replay, budget = setup.sampler(population).replay, setup.config.study.trials
-    jobs = Jobs(setup.genome, replay, budget, setup.sampled)
+    jobs = Jobs(setup.genome, replay, setup.config.study.trials, setup.sampled)
     has = {r.attributes.get(CANDIDATE) for r in records if r.complete}
     return [job.what for job in jobs.conclusions(records) if job.what not in has]
 

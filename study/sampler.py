@@ -40,9 +40,12 @@ class Replay:
         population: int,
         sigma: float,
         start: Sequence[float],
+        cov: NDArray[np.float64] | None = None,
     ) -> None:
+        """`sigma` is the first step size, `start` the first mean and `cov` the first covariance,
+        the identity where there is none."""
         self._space, self._seed, self.population, self._sigma = space, seed, population, sigma
-        self._start = np.array(start, dtype=np.float64)
+        self._start, self._cov = np.array(start, dtype=np.float64), cov
         self._rewind()
 
     def propose(
@@ -98,7 +101,13 @@ class Replay:
         if not self._space:
             return  # a merge method without numbers: there is nothing to propose
         bounds = np.array([[0.0, 1.0]] * len(self._space))
-        self._cma = CMA(self._start.copy(), self._sigma, bounds, population_size=self.population)
+        self._cma = CMA(
+            self._start.copy(),
+            self._sigma,
+            bounds,
+            population_size=self.population,
+            cov=None if self._cov is None else self._cov.copy(),
+        )
 
     def _tell(
         self, generation: int, finished: Mapping[Place, tuple[Mapping[str, float], float]]

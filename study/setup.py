@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import optuna
 import transformers
@@ -25,6 +26,7 @@ from .genome import Genome, references
 from .questions import lm_eval_tasks, native_tasks, parted
 from .sampler import Replay, ReplaySampler, default_population, start_of
 from .schedule import SCHEME, Schedule
+from .warm_start import distribution, stored_start, told
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +60,13 @@ class Setup:
         """Tokens of the longest prompt and its answer."""
         return max(self.search.longest, self.held_out.longest)
 
-    def sampler(self, population: int) -> ReplaySampler:
+    def sampler(self, population: int, origin: Mapping[str, Any] | None) -> ReplaySampler:
+        """`origin` is what warm_start.stored_start gives for the stored study."""
         study, space = self.config.study, self.genome.space
+        if origin is not None:
+            mean, sigma, cov = distribution(origin)
+            replay = Replay(space, study.seed, population, sigma, [float(x) for x in mean], cov)
+            return ReplaySampler(replay, space)
         start = start_of(space, study.seed, self.config.random_init)
         return ReplaySampler(Replay(space, study.seed, population, study.sigma, start), space)
 
@@ -75,7 +82,9 @@ class Setup:
             return None
         return Schedule(self.search, answers, share, soft, self.config.study.seed)
 
-    def fingerprint(self, population: int) -> dict[str, str]:
+    def fingerprint(
+        self, population: int, origin: Mapping[str, Any] | None = None
+    ) -> dict[str, str]:
         """What must stay the same for trials to belong together, each a short text."""
         study, genome = self.config.study, self.config.genome
         facts = {
@@ -96,6 +105,8 @@ class Setup:
             "allow_negative_weights": str(genome.allow_negative_weights),
             "smooth": str(genome.smooth),
         }
+        if study.start_from is not None:
+            facts["start_from"] = study.start_from if origin is None else told(origin)
         if self.config.search.soft:
             facts["search.soft"] = str(self.config.search.soft)
         if self.config.search.questions < 1:
@@ -136,9 +147,6 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
     if not genome.space:
         name = config.genome.merge_method
         log.warning("%s has nothing to search here: its one merge stands among the baselines", name)
-    if check_values:
-        log.info("checking the values of %d models in %s", len(folders), _gigabytes(sources))
-        sources.check_values()
     tokenizer = sources.vocabulary.tokenizer
     if tokenizer is None:
         raise SourceError(f"{label}: {folders[label]} has no tokenizer files")
@@ -187,7 +195,7 @@ def check_fingerprint(
     population = setup.population(workers)
     if setup.config.study.population is None and "population" in stored:
         population = int(stored["population"])
-    facts = setup.fingerprint(population)
+    facts = setup.fingerprint(population, stored_start(study))
     if dtype is not None:
         facts["engine.dtype"] = dtype
     elif "engine.dtype" in stored:

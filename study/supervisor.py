@@ -28,6 +28,7 @@ from .join import make_study, open_worker
 from .progress import Progress
 from .setup import Setup, build
 from .tracking import tracked
+from .warm_start import stored_start
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def supervise(
         with Progress(log_console, budget, population) as progress:
             code = _run_all(orders, gpus, trials, progress, interrupts)
         records = trials.all()
-        replay = setup.sampler(population).replay
+        replay = setup.sampler(population, stored_start(trials.study)).replay
         reached = Jobs(setup.genome, replay, budget, setup.sampled).done(records)
         if code and not reached:
             raise SystemExit(code)

@@ -150,7 +150,7 @@ def test_a_smaller_budget_has_merges_of_its_own_unless_a_longer_search_has_its(
     whole: Study,
 ) -> None:
     """So a worker that was told to do less does not run after those that do more."""
-    jobs = Jobs(whole.setup.genome, whole.setup.sampler(POPULATION).replay, 5)
+    jobs = Jobs(whole.setup.genome, whole.setup.sampler(POPULATION, None).replay, 5)
     search = [r for r in whole.records if r.kind != "candidate"]
     assert [job.what for job in jobs.conclusions(search)] == [
         "mean of the top 1 of 5 search trials",

@@ -382,7 +382,7 @@ def test_three_failures_in_a_row_end_a_worker_and_a_failed_place_is_asked_again(
 
 def test_an_idle_worker_scores_candidates_and_each_once(undisturbed: dict[Place, object]) -> None:
     setup = tiny_setup(tiny_config(TRIALS, POPULATION))
-    jobs = Jobs(setup.genome, setup.sampler(POPULATION).replay, TRIALS)
+    jobs = Jobs(setup.genome, setup.sampler(POPULATION, None).replay, TRIALS)
     import optuna
 
     def trial(n: int, attributes: dict[str, object], params: object, value: float) -> TrialRecord:
@@ -398,7 +398,7 @@ def test_an_idle_worker_scores_candidates_and_each_once(undisturbed: dict[Place,
     first = jobs.aside(done)
     assert first is not None
     assert first.what == "CMA mean before generation 3"
-    assert first.params == setup.sampler(POPULATION).replay.mean(3, dict(undisturbed))  # type: ignore[arg-type]
+    assert first.params == setup.sampler(POPULATION, None).replay.mean(3, dict(undisturbed))  # type: ignore[arg-type]
     second = jobs.aside([*done, trial(99, dict(first.attributes), first.params, 0.0)])
     assert second is not None
     assert second.what == "mean of the top 3 before generation 3"

@@ -1,0 +1,321 @@
+"""What a generation's selection is worth, by how its trials were asked: replayed from answers.
+
+    python benchmarks/replay.py FOLDER --collect [--config FILE] [--trials 120] [--seeds 2]
+    python benchmarks/replay.py FOLDER [--draws 40]
+
+--collect runs plain studies and asks every trial's merge the held-out questions too; both splits'
+answers are kept in FOLDER, one database a seed. The replay takes one generation of them at a time,
+scores its trials as a way of asking would have scored them, and weighs them as CMA-ES does. The
+gain is the weighted mean of their true (held-out) scores above the generation's plain mean, in
+points; asking everything and ranking by accuracy is the measure. Nothing is assumed about how
+scores hang on parameters: only stored answers are used.
+"""
+
+import argparse
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from search import DEMO, made
+
+from objectives.sampling import estimate
+from storage.answers import HELD_OUT, SEARCH, Answers
+from storage.database import open_storage
+from storage.studies import find_study
+from storage.trials import TrialRecord, Trials
+from study.candidates import recipe_of
+from study.config_file import load_config
+from study.engine_choice import choose_engine
+from study.interrupts import Interrupts
+from study.join import open_worker
+from study.sampler import place_of
+from study.schedule import Schedule
+from study.setup import Setup
+from study.summary import answers_of
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task's answers of a generation's trials, and of the generation before."""
+
+    weight: float
+    right_TQ: Floats
+    soft_TQ: Floats
+    before_right_TQ: Floats
+    before_soft_TQ: Floats
+
+    def ranked(self, soft: float) -> tuple[Floats, Floats]:
+        return (
+            soft * self.soft_TQ + (1 - soft) * self.right_TQ,
+            soft * self.before_soft_TQ + (1 - soft) * self.before_right_TQ,
+        )
+
+
+@dataclass(frozen=True)
+class Generation:
+    tasks: Sequence[Task]
+    truth_T: Floats
+    """Held-out scores."""
+    sampled: Callable[[float, float, int], tuple[Floats, float]]
+    """Estimates with a share of the questions, a share of soft scores, and a seed."""
+
+    @property
+    def questions(self) -> int:
+        return sum(task.right_TQ.shape[1] for task in self.tasks)
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """Estimates from the sample that the product would ask this generation."""
+
+    setup: Setup
+    answers: Answers
+    records: Sequence[TrialRecord]
+    number: int
+    tasks: Sequence[Task]
+
+    def __call__(self, share: float, soft: float, draw: int) -> tuple[Floats, float]:
+        schedule = Schedule(self.setup.search, self.answers, share, soft, draw)
+        samples = schedule.samples(self.number, self.records)
+        total_T, asked = np.zeros(len(self.tasks[0].right_TQ)), 0
+        for task, answered in zip(self.setup.search.tasks, self.tasks, strict=True):
+            sample = samples[task.name]
+            expected_Q = soft * sample.expected_soft_Q + (1 - soft) * sample.expected_Q
+            ranked_TS = answered.ranked(soft)[0][:, sample.asked_S]
+            means = [estimate(row_S, expected_Q, sample).mean for row_S in ranked_TS]
+            total_T += answered.weight * np.array(means)
+            asked += len(sample.asked_S)
+        return total_T, asked
+
+
+Way = Callable[[Generation, np.random.Generator], tuple[Floats, float]]
+"""What the trials would have scored, and questions asked a trial."""
+
+
+def whole(soft: float) -> Way:
+    def ask(g: Generation, _: np.random.Generator) -> tuple[Floats, float]:
+        return sum(t.weight * t.ranked(soft)[0].mean(axis=1) for t in g.tasks), g.questions
+
+    return ask
+
+
+def subset(share: float, soft: float) -> Way:
+    """The same questions for all, taken at random."""
+
+    def ask(g: Generation, rng: np.random.Generator) -> tuple[Floats, float]:
+        total, asked = np.zeros(len(g.truth_T)), 0
+        for task in g.tasks:
+            count = max(1, round(share * task.right_TQ.shape[1]))
+            picked = rng.permutation(task.right_TQ.shape[1])[:count]
+            total += task.weight * task.ranked(soft)[0][:, picked].mean(axis=1)
+            asked += count
+        return total, asked
+
+    return ask
+
+
+def scheduled(share: float, soft: float) -> Way:
+    def ask(g: Generation, rng: np.random.Generator) -> tuple[Floats, float]:
+        values_T, asked = g.sampled(share, soft, int(rng.integers(1 << 31)))
+        return values_T, asked
+
+    return ask
+
+
+def raced(z: float, soft: float, share: float = 1.0, blocks: int = 8, fewest: int = 2) -> Way:
+    """Stop after a block where a trial is surely below the mean of the generation before, on the
+    questions it was asked; its estimate so far is its value."""
+
+    def ask(g: Generation, rng: np.random.Generator) -> tuple[Floats, float]:
+        gaps, expected = [], 0.0
+        for task in g.tasks:
+            ranked_TQ, before_TQ = task.ranked(soft)
+            order = rng.permutation(ranked_TQ.shape[1])
+            order = order[: max(blocks, round(share * len(order)))]
+            mean_Q = before_TQ.mean(axis=0)
+            expected += task.weight * mean_Q.mean()
+            gaps.append((task.weight, np.array_split((ranked_TQ - mean_Q)[:, order], blocks, 1)))
+        values_T, asked = np.empty(len(g.truth_T)), 0
+        for t in range(len(values_T)):
+            for block in range(1, blocks + 1):
+                parts = [
+                    (
+                        w,
+                        np.concatenate([p[t] for p in pieces[:block]]),
+                        sum(p.shape[1] for p in pieces),
+                    )
+                    for w, pieces in gaps
+                ]
+                gap = sum(w * own.mean() for w, own, _ in parts)
+                error = math.sqrt(
+                    sum(
+                        w**2 * own.var(ddof=1) / len(own) * (1 - len(own) / n)
+                        for w, own, n in parts
+                    )
+                )
+                if block >= fewest and gap + z * error < 0:
+                    break
+            values_T[t] = expected + gap
+            asked += sum(len(own) for _, own, _ in parts)
+        return values_T, asked / len(values_T)
+
+    return ask
+
+
+def halved(first: float, keep: float, soft: float, share: float = 1.0) -> Way:
+    """All trials are asked a first part, the better of them the rest too. Needs all of a
+    generation to wait for each other half way."""
+
+    def ask(g: Generation, rng: np.random.Generator) -> tuple[Floats, float]:
+        early, late, counts = 0.0, 0.0, np.zeros(2)
+        for task in g.tasks:
+            ranked_TQ, _ = task.ranked(soft)
+            order = rng.permutation(ranked_TQ.shape[1])[: round(share * ranked_TQ.shape[1])]
+            count = max(2, round(first * len(order)))
+            early = early + task.weight * ranked_TQ[:, order[:count]].mean(axis=1)
+            late = late + task.weight * ranked_TQ[:, order].mean(axis=1)
+            counts += (count, len(order))
+        kept = np.argsort(-early, kind="stable")[: math.ceil(keep * len(early))]
+        values_T = early - 10.0
+        values_T[kept] = late[kept]
+        return values_T, float(counts[0] + keep * (counts[1] - counts[0]))
+
+    return ask
+
+
+WAYS: dict[str, Way] = {
+    "all questions, accuracy": whole(0.0),
+    "all questions, half soft": whole(0.5),
+    "all questions, soft": whole(1.0),
+    **{f"random {s:.0%}, accuracy": subset(s, 0.0) for s in (0.1, 0.25, 0.5)},
+    **{f"random {s:.0%}, soft": subset(s, 1.0) for s in (0.1, 0.25, 0.5)},
+    **{f"scheduled {s:.0%}, accuracy": scheduled(s, 0.0) for s in (0.1, 0.25, 0.5)},
+    **{f"scheduled {s:.0%}, half soft": scheduled(s, 0.5) for s in (0.1, 0.25, 0.5)},
+    **{f"scheduled {s:.0%}, soft": scheduled(s, 1.0) for s in (0.05, 0.1, 0.25, 0.5)},
+    **{f"raced at {z} errors, accuracy": raced(z, 0.0) for z in (0.5, 1.0, 1.5)},
+    **{f"raced at {z} errors, soft": raced(z, 1.0) for z in (0.5, 1.0, 1.5)},
+    **{f"raced at {z} errors, soft, of 25%": raced(z, 1.0, 0.25, 4, 1) for z in (0.5, 1.0)},
+    "halved after 50%, soft": halved(0.5, 0.5, 1.0),
+    "halved after 25%, soft": halved(0.25, 0.5, 1.0),
+    "halved after 50%, soft, of 25%": halved(0.5, 0.5, 1.0, 0.25),
+}
+
+
+def cma_weights(population: int) -> Floats:
+    """Of the better half by rank, 0 for the others (Hansen 2016, equation 49)."""
+    raw = np.log((population + 1) / 2) - np.log(np.arange(1, population + 1))
+    raw = np.maximum(raw, 0.0)
+    return raw / raw.sum()
+
+
+def generations(folder: Path, config: Path) -> Iterator[Generation]:
+    for path in sorted(folder.glob("*.db")):
+        seed, trials = (int(word) for word in path.stem.split("-"))
+        setup = made(load_config(config), {}, seed, trials)
+        database = open_storage(f"sqlite:///{path}", create=False)
+        study = find_study(database, setup.config.name)
+        records = [r for r in Trials(database, study).all() if r.complete]
+        answers = Answers(database)
+        by_generation = defaultdict(list)
+        for record in records:
+            if (place := place_of(record)) is not None:
+                by_generation[place.generation].append(record)
+        baselines = [r for r in records if r.baseline is not None]
+        before = baselines
+        for number in sorted(by_generation):
+            now = by_generation[number]
+            tasks = []
+            for task in setup.search.tasks:
+                both = []
+                for group in (now, before):
+                    stored = answers.read_many([r.id for r in group], SEARCH)
+                    for name in ("right_Q", "soft_Q"):
+                        rows = [getattr(stored[r.id][task.name], name) for r in group]
+                        both.append(np.array(rows, dtype=np.float64))
+                tasks.append(Task(task.weight, *both))
+            held = answers.read_many([r.id for r in now], HELD_OUT)
+            truth_T = np.array(
+                [
+                    sum(
+                        t.weight * float(held[r.id][t.name].right_Q.mean())
+                        for t in setup.held_out.tasks
+                    )
+                    for r in now
+                ]
+            )
+            sampled = Scheduled(setup, answers, records, number, tasks)
+            yield Generation(tasks, truth_T, sampled)
+            before = now
+
+
+def replay(folder: Path, config: Path, draws: int) -> None:
+    gains: Mapping[str, list[float]] = defaultdict(list)
+    asked: Mapping[str, list[float]] = defaultdict(list)
+    for place, generation in enumerate(generations(folder, config)):
+        weights = cma_weights(len(generation.truth_T))
+        for name, way in WAYS.items():
+            found = []
+            for draw in range(1 if name.startswith("all") else draws):
+                values_T, count = way(generation, np.random.default_rng([place, draw]))
+                order = np.argsort(-values_T, kind="stable")
+                found.append(float(weights @ generation.truth_T[order] - generation.truth_T.mean()))
+                asked[name].append(count / generation.questions)
+            gains[name].append(100 * float(np.mean(found)))
+        best = np.argsort(-generation.truth_T)
+        gains["the true order"].append(
+            100 * float(weights @ generation.truth_T[best] - generation.truth_T.mean())
+        )
+    measure = np.array(gains["all questions, accuracy"])
+    print("| how trials are asked | questions | gain, points | of all questions, accuracy |")
+    print("|---|---|---|---|")
+    for name, values in gains.items():
+        own = np.array(values)
+        share = f"{np.mean(asked[name]):.0%}" if name in asked else "-"
+        error = own.std(ddof=1) / math.sqrt(len(own))
+        ratio = own.mean() / measure.mean()
+        print(f"| {name} | {share} | {own.mean():.2f} ± {error:.2f} | {ratio:.2f} |")
+
+
+def collect(given: argparse.Namespace) -> None:
+    config = load_config(given.config)
+    choice = choose_engine(config, given.engine)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    for seed in range(given.seeds):
+        url = f"sqlite:///{given.folder}/{seed}-{given.trials}.db"
+        setup = made(config, {}, seed, given.trials)
+        with Interrupts() as stop, open_worker(setup, url, given.trials, choice, stop) as worker:
+            worker.search(given.trials, math.inf)
+            for record in worker.trials.all():
+                if place_of(record) is None or worker.answers.read(record.id, HELD_OUT):
+                    continue
+                worker.engine.load(recipe_of(record, setup.genome))
+                scores = setup.held_out.ask(worker.engine)
+                worker.answers.write(
+                    record.id, HELD_OUT, answers_of(scores, choice.signature, False)
+                )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--collect", action="store_true")
+    parser.add_argument("--config", type=Path, default=DEMO)
+    parser.add_argument("--engine", help="in place of the config's")
+    parser.add_argument("--trials", type=int, default=120)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--draws", type=int, default=40)
+    given = parser.parse_args()
+    if given.collect:
+        collect(given)
+    else:
+        replay(given.folder, given.config, given.draws)
+
+
+if __name__ == "__main__":
+    main()
