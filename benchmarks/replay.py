@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from search import DEMO, made
 
-from objectives.sampling import estimate
+from objectives.sampling import Sample, estimate
 from storage.answers import HELD_OUT, SEARCH, Answers
 from storage.database import open_storage
 from storage.studies import find_study
@@ -62,7 +62,7 @@ class Generation:
     tasks: Sequence[Task]
     truth_T: Floats
     """Held-out scores."""
-    sampled: Callable[[float, float, int], tuple[Floats, float]]
+    sampled: Callable[..., tuple[Floats, float]]
     """Estimates with a share of the questions, a share of soft scores, and a seed."""
 
     @property
@@ -80,18 +80,50 @@ class Scheduled:
     number: int
     tasks: Sequence[Task]
 
-    def __call__(self, share: float, soft: float, draw: int) -> tuple[Floats, float]:
+    def __call__(
+        self, share: float, soft: float, draw: int, blocks: int = 1, z: float = math.inf
+    ) -> tuple[Floats, float]:
+        """Raced where there are several blocks: a trial that after one of them is `z` errors below
+        the mean of the generation before is asked no more."""
         schedule = Schedule(self.setup.search, self.answers, share, soft, draw)
-        samples = schedule.samples(self.number, self.records)
-        total_T, asked = np.zeros(len(self.tasks[0].right_TQ)), 0
-        for task, answered in zip(self.setup.search.tasks, self.tasks, strict=True):
+        if share < 1:
+            samples = schedule.samples(self.number, self.records)
+        else:
+            samples = {
+                task.name: Sample(
+                    np.arange(own.right_TQ.shape[1]),
+                    np.ones(own.right_TQ.shape[1]),
+                    own.before_right_TQ.mean(axis=0),
+                    own.before_soft_TQ.mean(axis=0),
+                )
+                for task, own in zip(self.setup.search.tasks, self.tasks, strict=True)
+            }
+        rng, parts = np.random.default_rng(draw), []
+        for task, own in zip(self.setup.search.tasks, self.tasks, strict=True):
             sample = samples[task.name]
             expected_Q = soft * sample.expected_soft_Q + (1 - soft) * sample.expected_Q
-            ranked_TS = answered.ranked(soft)[0][:, sample.asked_S]
-            means = [estimate(row_S, expected_Q, sample).mean for row_S in ranked_TS]
-            total_T += answered.weight * np.array(means)
-            asked += len(sample.asked_S)
-        return total_T, asked
+            order = rng.permutation(len(sample.asked_S))
+            cuts = [round(len(order) * b / blocks) for b in range(1, blocks + 1)]
+            parts.append((own.weight, own.ranked(soft), sample, expected_Q, order, cuts))
+        reference = sum(w * before.mean() for w, (_, before), *_ in parts)
+        values_T, asked = np.empty(len(self.tasks[0].right_TQ)), 0
+        for t in range(len(values_T)):
+            for block in range(blocks):
+                value, variance, count = 0.0, 0.0, 0
+                for w, (ranked_TQ, _), sample, expected_Q, order, cuts in parts:
+                    places = order[: cuts[block]]
+                    chances = sample.chances_S[places] * cuts[block] / len(order)
+                    asked_S = sample.asked_S[places]
+                    part = Sample(asked_S, chances, expected_Q, expected_Q)
+                    made = estimate(ranked_TQ[t, asked_S], expected_Q, part)
+                    value += w * made.mean
+                    variance += w**2 * made.sampling_variance
+                    count += len(places)
+                if value + z * math.sqrt(variance) < reference:
+                    break
+            values_T[t] = value
+            asked += count
+        return values_T, asked / len(values_T)
 
 
 Way = Callable[[Generation, np.random.Generator], tuple[Floats, float]]
@@ -128,42 +160,9 @@ def scheduled(share: float, soft: float) -> Way:
     return ask
 
 
-def raced(z: float, soft: float, share: float = 1.0, blocks: int = 8, fewest: int = 2) -> Way:
-    """Stop after a block where a trial is surely below the mean of the generation before, on the
-    questions it was asked; its estimate so far is its value."""
-
+def raced(z: float, soft: float, share: float, blocks: int) -> Way:
     def ask(g: Generation, rng: np.random.Generator) -> tuple[Floats, float]:
-        gaps, expected = [], 0.0
-        for task in g.tasks:
-            ranked_TQ, before_TQ = task.ranked(soft)
-            order = rng.permutation(ranked_TQ.shape[1])
-            order = order[: max(blocks, round(share * len(order)))]
-            mean_Q = before_TQ.mean(axis=0)
-            expected += task.weight * mean_Q.mean()
-            gaps.append((task.weight, np.array_split((ranked_TQ - mean_Q)[:, order], blocks, 1)))
-        values_T, asked = np.empty(len(g.truth_T)), 0
-        for t in range(len(values_T)):
-            for block in range(1, blocks + 1):
-                parts = [
-                    (
-                        w,
-                        np.concatenate([p[t] for p in pieces[:block]]),
-                        sum(p.shape[1] for p in pieces),
-                    )
-                    for w, pieces in gaps
-                ]
-                gap = sum(w * own.mean() for w, own, _ in parts)
-                error = math.sqrt(
-                    sum(
-                        w**2 * own.var(ddof=1) / len(own) * (1 - len(own) / n)
-                        for w, own, n in parts
-                    )
-                )
-                if block >= fewest and gap + z * error < 0:
-                    break
-            values_T[t] = expected + gap
-            asked += sum(len(own) for _, own, _ in parts)
-        return values_T, asked / len(values_T)
+        return g.sampled(share, soft, int(rng.integers(1 << 31)), blocks, z)
 
     return ask
 
@@ -198,9 +197,13 @@ WAYS: dict[str, Way] = {
     **{f"scheduled {s:.0%}, accuracy": scheduled(s, 0.0) for s in (0.1, 0.25, 0.5)},
     **{f"scheduled {s:.0%}, half soft": scheduled(s, 0.5) for s in (0.1, 0.25, 0.5)},
     **{f"scheduled {s:.0%}, soft": scheduled(s, 1.0) for s in (0.05, 0.1, 0.25, 0.5)},
-    **{f"raced at {z} errors, accuracy": raced(z, 0.0) for z in (0.5, 1.0, 1.5)},
-    **{f"raced at {z} errors, soft": raced(z, 1.0) for z in (0.5, 1.0, 1.5)},
-    **{f"raced at {z} errors, soft, of 25%": raced(z, 1.0, 0.25, 4, 1) for z in (0.5, 1.0)},
+    **{
+        f"raced at {z} errors, {blocks} blocks, {name} of {share:.0%}": raced(
+            z, soft, share, blocks
+        )
+        for name, soft, share in (("accuracy", 0.0, 1.0), ("soft", 1.0, 1.0), ("soft", 1.0, 0.25))
+        for blocks, z in ((8, 1.0), (8, 0.5), (8, 0.25), (4, 0.5), (4, 0.25), (4, 0.0), (2, 0.0))
+    },
     "halved after 50%, soft": halved(0.5, 0.5, 1.0),
     "halved after 25%, soft": halved(0.25, 0.5, 1.0),
     "halved after 50%, soft, of 25%": halved(0.5, 0.5, 1.0, 0.25),

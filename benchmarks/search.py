@@ -16,7 +16,7 @@ import math
 import statistics
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 from cmaes import CMA
 
+from objectives.engines.engine import Engine
 from objectives.merge.recipe import MergeRecipe
-from objectives.scoring import Exam
+from objectives.sampling import Sample, estimate
+from objectives.scoring import Exam, Scores, TaskScores
 from objectives.tasks.task import Task
 from storage.trials import TrialRecord
 from study.config import SearchConfig, StudyConfig
@@ -46,7 +48,9 @@ PARTS: dict[str, dict[str, Any]] = {
     "soft and schedule": {"soft": 1.0, "questions": SHARE},
     "half soft and schedule": {"soft": 0.5, "questions": SHARE},
     "coarse to fine": {"coarse": ((0, 2), (3, 4), (6, 8))},
-    "all": {"soft": 1.0, "questions": SHARE, "coarse": ((0, 2), (3, 4), (6, 8))},
+    "racing": {"questions": 0.98, "race": 8},
+    "soft, schedule and racing": {"soft": 1.0, "questions": SHARE, "race": 4},
+    "all": {"soft": 1.0, "questions": SHARE, "race": 4, "coarse": ((0, 2), (3, 4), (6, 8))},
     "limit": {"limit": SHARE},
     "random search": {"random": True},
 }
@@ -139,6 +143,54 @@ class CoarseSetup(Setup):
         return ReplaySampler(made, space)
 
 
+class RacedExam(Exam):
+    """Takes a trial's sample in blocks, each of every task in proportion, and leaves off after one
+    at which the estimate is half an error below the mean of the generation before: the estimate so
+    far is the trial's. (All are asked at once here, and those after it forgotten.)"""
+
+    blocks, soft = 1, 0.0
+    records: Callable[[], Sequence[TrialRecord]]
+
+    def ask(self, engine: Engine, samples: Mapping[str, Sample] | None = None) -> Scores:
+        scores = super().ask(engine, samples)
+        before = self._before() if samples else []
+        if not before:
+            return scores
+        for block in range(1, self.blocks + 1):
+            parts = {name: self._part(task, block) for name, task in scores.tasks.items()}
+            value = variance = 0.0
+            for task in parts.values():
+                of = task.sample
+                expected_Q = self.soft * of.expected_soft_Q + (1 - self.soft) * of.expected_Q
+                ranked_Q = self.soft * task.soft_Q + (1 - self.soft) * task.right_Q
+                found = estimate(ranked_Q[of.asked_S].astype(np.float64), expected_Q, of)
+                value += task.weight * found.mean
+                variance += task.weight**2 * found.sampling_variance
+            if value + 0.5 * math.sqrt(variance) < statistics.fmean(before):
+                break
+        return Scores(parts)
+
+    def _before(self) -> list[float]:
+        finished, _ = places_of([r for r in self.records() if r.complete])
+        now = max((place.generation for place in finished), default=0)
+        size = sum(place.generation == 0 for place in finished)
+        if sum(place.generation == now for place in finished) == size:
+            now += 1
+        return [value for place, (_, value) in finished.items() if place.generation == now - 1]
+
+    def _part(self, task: TaskScores, block: int) -> TaskScores:
+        sample = task.sample
+        count = len(sample.asked_S)
+        order = np.random.default_rng(count).permutation(count)
+        kept = np.sort(order[: round(count * block / self.blocks)])
+        part = replace(
+            sample,
+            asked_S=sample.asked_S[kept],
+            chances_S=sample.chances_S[kept] * len(kept) / count,
+        )
+        return replace(task, sample=part)
+
+
 def made(config: StudyConfig, part: Mapping[str, Any], seed: int, trials: int) -> Setup:
     """The study of one part."""
     changes: dict[str, Any] = {
@@ -149,6 +201,10 @@ def made(config: StudyConfig, part: Mapping[str, Any], seed: int, trials: int) -
     if share := part.get("limit"):
         tasks = [_limited(task, share, seed) for task in setup.search.tasks]
         setup = replace(setup, search=Exam(tasks, setup.search.tokenizer))
+    if blocks := part.get("race"):
+        exam = RacedExam(setup.search.tasks, setup.search.tokenizer)
+        exam.blocks, exam.soft = blocks, part.get("soft", 0.0)
+        setup = replace(setup, search=exam)
     if stages := part.get("coarse"):
         return CoarseSetup(**vars(setup), stages=stages)
     if part.get("random"):
@@ -169,6 +225,8 @@ def points(setup: Setup, choice: EngineChoice, trials: int, every: int) -> Itera
     with tempfile.TemporaryDirectory() as folder, Interrupts() as interrupts:
         url = f"sqlite:///{folder}/study.db"
         with open_worker(setup, url, trials, choice, interrupts) as worker:
+            if isinstance(setup.search, RacedExam):
+                setup.search.records = worker.trials.all
             for budget in range(every * worker.population, trials + 1, every * worker.population):
                 worker.search(budget, math.inf)
                 yield _point(worker, budget // worker.population)

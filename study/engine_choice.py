@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from objectives.engines.engine import Engine
-from objectives.merge.sources import Sources
-
 from .config import ConfigError, EngineConfig, StudyConfig
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # they take seconds to import
+    from objectives.engines.engine import Engine
     from objectives.engines.vllm_process import Settings
+    from objectives.merge.sources import Sources
 
 log = logging.getLogger(__name__)
 
@@ -61,32 +60,33 @@ class EngineChoice:
             f"torch {torch.__version__}{threads}"
         )
 
-    def start(self, sources: Sources, longest: int) -> Engine:
+    def begin(self) -> None:
+        """Let what takes long and needs no sources go ahead; `start` goes on with it."""
+        if self.kind == "vllm":
+            from objectives.engines.vllm_child import begin
+
+            begin(self._environment)
+
+    def start(self, sources: "Sources", longest: int) -> "Engine":
         """`longest` is the tokens of the longest prompt and its answer. Raises EngineError."""
         log.info("engine %s on %s, computing in %s", self.kind, self.device, self.dtype)
         return self._vllm(sources, longest) if self.kind == "vllm" else self._transformers(sources)
 
-    def _transformers(self, sources: Sources) -> Engine:
+    def _transformers(self, sources: "Sources") -> "Engine":
         from objectives.engines.transformers import TransformersEngine
 
         return TransformersEngine(sources, self.device, self.dtype, self.batch_tokens)
 
-    def _vllm(self, sources: Sources, longest: int) -> Engine:
+    def _vllm(self, sources: "Sources", longest: int) -> "Engine":
         from objectives.engines.vllm import VllmEngine
 
         settings = self.vllm_settings(sources, longest)
         return VllmEngine(settings, self.config.deadline, _START * self.config.deadline)
 
-    def vllm_settings(self, sources: Sources, longest: int) -> "Settings":
+    def vllm_settings(self, sources: "Sources", longest: int) -> "Settings":
         """What the process that runs vLLM is told."""
         from objectives.engines.vllm_process import Settings
 
-        on_cpu = self.device == "cpu"
-        environment = _ALWAYS | (_ON_CPU if on_cpu else {})
-        if importlib.util.find_spec("flashinfer") is None:
-            environment["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
-        if self.config.eager:
-            environment["TORCH_COMPILE_DISABLE"] = "1"
         return Settings(
             folders={label: str(c.folder) for label, c in sources.checkpoints.items()},
             reference=sources.reference.label,
@@ -97,12 +97,22 @@ class EngineChoice:
             dtype=self.dtype,
             longest=longest,
             batch_tokens=self.batch_tokens,
-            sequences=256 if on_cpu else 1024,
+            sequences=256 if self.device == "cpu" else 1024,
             place=self.config.sources,
             tensor_parallel_size=self.config.tensor_parallel_size,
             eager=self.config.eager,
-            environment=environment,
+            environment=self._environment,
         )
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        """Of the process that runs vLLM."""
+        made = _ALWAYS | (_ON_CPU if self.device == "cpu" else {})
+        if importlib.util.find_spec("flashinfer") is None:
+            made["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+        if self.config.eager:
+            made["TORCH_COMPILE_DISABLE"] = "1"
+        return made
 
 
 def use_threads_of(signature: str) -> None:

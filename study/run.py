@@ -100,8 +100,6 @@ def _run(
         raise ConfigError("--wandb: wandb is not installed; pip install '.[wandb]'")
     url = study_url(config, storage)
     budget = trials or config.study.trials
-    from .setup import build  # torch from here on: what is wrong in the file is said before
-
     if workers is not None:
         from .supervisor import supervise
 
@@ -110,12 +108,15 @@ def _run(
         )
         _conclude(setup, worked, reached)
         return
-    from .engine_choice import choose_engine
-    from .join import open_worker
-    from .progress import Progress
-    from .tracking import both, tracked
+    from .engine_choice import choose_engine  # what is wrong in the file is said before torch comes
 
     choice = choose_engine(config, how.engine)
+    choice.begin()
+    from .join import open_worker
+    from .progress import Progress
+    from .setup import build
+    from .tracking import both, tracked
+
     setup = build(config, check_values=not choice.reads_sources)
     with open_worker(setup, url, budget, choice, interrupts) as worker:
         with (

@@ -214,6 +214,7 @@ def _work(order: Order, deadline: float, interrupts: Interrupts) -> None:
 
     config = load_config(order.path, order.how.task_folders, order.how.benchmarks)
     choice = choose_engine(config, order.how.engine)
+    choice.begin()
     setup = build(config, check_values=False)
     with open_worker(setup, order.url, order.budget, choice, interrupts) as worker:
         with tracked(worker, order.how.wandb) as track:

@@ -20,6 +20,7 @@ from test_architectures import make
 from test_architectures import recipe_of as recipe_of_two
 
 from objectives.engines import engine as errors
+from objectives.engines import vllm_child
 from objectives.engines.engine import Answer, EngineDeadError, EngineError, Prompt
 from objectives.engines.transformers import TransformersEngine
 from objectives.engines.vllm import VllmEngine
@@ -239,6 +240,32 @@ def test_a_run_ends_with_vllm_and_leaves_nothing_when_it_is_killed(tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert "engine vllm on cpu" in done.stderr
     assert "report: runs/" in done.stdout
+
+
+def test_a_process_begun_ahead_of_its_sources_serves_them(demo: Setup) -> None:
+    choice = choose_engine(config_with(), "vllm")
+    choice.begin()
+    [(_, child, _)] = vllm_child._ahead
+    made = choice.start(demo.sources, demo.longest)
+    assert isinstance(made, VllmEngine)
+    assert made.pid == child.process.pid
+    made.load(recipe(demo, 1))
+    assert all(answer.finite for answer in made.answer(questions(demo)))
+    made.close()
+    assert not vllm_child._ahead
+
+
+def test_a_process_begun_in_vain_ends_with_the_command() -> None:
+    code = (
+        "from objectives.engines import vllm_child\n"
+        "vllm_child.begin({})\n"
+        "print(vllm_child._ahead[0][1].process.pid)\n"
+        "raise SystemExit(2)\n"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert not Path(f"/proc/{int(done.stdout)}").exists()
 
 
 def is_group(pid: int) -> bool:

@@ -5,38 +5,23 @@ there, and this side waits with a deadline, ends the whole group of processes at
 starts a new one when the next merge comes.
 """
 
-import contextlib
 import logging
-import multiprocessing
-import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from collections.abc import Sequence
 from typing import Any
 
 from objectives.merge.errors import SourceError
 from objectives.merge.recipe import MergeRecipe
 
-from . import engine, vllm_process
+from . import engine
 from .engine import Answer, EngineDeadError, EngineError, EngineTimeoutError, Prompt
+from .vllm_child import Child, take
 from .vllm_process import Settings
 
 log = logging.getLogger(__name__)
 
 _END_SECONDS = 10.0
-
-
-@dataclass
-class _Child:
-    """The running process, and how many of the prompts it knows."""
-
-    process: BaseProcess
-    connection: Connection
-    known: int = 0
-    busy: bool = False
 
 
 class VllmEngine:
@@ -50,7 +35,7 @@ class VllmEngine:
         self._prompts: list[Prompt] = []
         self._numbers: dict[int, int] = {}
         """Each prompt's place in that list, by its id; they cross to the process once."""
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._start()
 
     @property
@@ -75,11 +60,8 @@ class VllmEngine:
 
     def close(self) -> None:
         child, self._child = self._child, None
-        if child is None:
-            return
-        with contextlib.suppress(OSError):
-            child.connection.close()  # a child that waits ends itself when it sees that
-        _end(child.process, 0.0 if child.busy else _END_SECONDS)
+        if child is not None:
+            child.end(0.0 if child.busy else _END_SECONDS)
 
     def _number(self, prompt: Prompt) -> int:
         number = self._numbers.setdefault(id(prompt), len(self._prompts))
@@ -89,15 +71,11 @@ class VllmEngine:
 
     def _start(self) -> None:
         began = time.monotonic()
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=vllm_process.serve, args=(theirs, self._settings), name="vLLM"
-        )
-        with _environment(self._settings.environment):
-            process.start()
-        theirs.close()
-        self._child = _Child(process, ours, busy=True)
+        self._child = take(self._settings.environment)
+        try:
+            self._child.connection.send(self._settings)
+        except OSError:
+            raise self._dead() from None
         for line in self._wait(self._start_deadline, "start"):
             log.info(line)
         log.info("vLLM started in %.0f s", time.monotonic() - began)
@@ -142,28 +120,4 @@ class VllmEngine:
     def _kill(self) -> None:
         child, self._child = self._child, None
         if child is not None:
-            child.connection.close()
-            _end(child.process, 0.0)
-
-
-def _end(process: BaseProcess, patience: float) -> None:
-    """Wait so long for a process to end, then kill it and all it started."""
-    process.join(patience)
-    assert process.pid is not None
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    if process.exitcode is None:
-        process.kill()
-    process.join()
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """For a child process, which reads its environment as it begins."""
-    new = {name: value for name, value in variables.items() if name not in os.environ}
-    os.environ.update(new)
-    try:
-        yield
-    finally:
-        for name in new:
-            del os.environ[name]
+            child.end(0.0)

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import tempfile
 import threading
 import traceback
@@ -58,12 +57,15 @@ class Settings:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def serve(connection: Connection, settings: Settings) -> None:
-    """Start vLLM and do what comes over the connection, until that is closed."""
-    os.setsid()
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # stdout is for results
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def serve(connection: Connection) -> None:
+    """Take Settings, start vLLM and do what comes over the connection, until that is closed."""
     try:
+        with _watched(), contextlib.suppress(ImportError):  # Host says what is wrong with it
+            import vllm  # noqa: F401  # takes seconds, which Settings need not wait for
+        try:
+            settings = connection.recv()
+        except EOFError:
+            return
         host: Host = _attempt(connection, lambda: Host(settings))
         connection.send(("done", host.report))
         while True:

@@ -1,0 +1,91 @@
+"""The process that runs vLLM: begun, talked to and ended from here. Nothing here is slow to import.
+
+Its imports take many seconds, so that it may be begun before it is known what it will run.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
+
+
+@dataclass
+class Child:
+    """The running process, and how many of the prompts it knows."""
+
+    process: BaseProcess
+    connection: Connection
+    known: int = 0
+    busy: bool = True
+
+    def end(self, patience: float) -> None:
+        """Wait so long for it to end by itself, then kill it and all that it started."""
+        with contextlib.suppress(OSError):
+            self.connection.close()  # one that waits ends itself when it sees that
+        self.process.join(patience)
+        assert self.process.pid is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.exitcode is None:
+            self.process.kill()
+        self.process.join()
+
+
+_ahead: list[tuple[dict[str, str], Child, Finalize]] = []
+"""At most one, begun and not yet taken, and what ends it at exit, which would wait for it."""
+
+
+def begin(environment: Mapping[str, str]) -> None:
+    """Start one ahead of its need; the next `take` with this environment gets it."""
+    if not _ahead:
+        child = _spawned(environment)
+        at_exit = Finalize(None, child.end, args=(0.0,), exitpriority=10)
+        _ahead.append((dict(environment), child, at_exit))
+
+
+def take(environment: Mapping[str, str]) -> Child:
+    """A process that waits for its vllm_process.Settings."""
+    if _ahead:
+        began_with, child, at_exit = _ahead.pop()
+        at_exit.cancel()
+        if began_with == dict(environment) and child.process.is_alive():
+            return child
+        child.end(0.0)
+    return _spawned(environment)
+
+
+def _spawned(environment: Mapping[str, str]) -> Child:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs,), name="vLLM")
+    with _environment(environment):
+        process.start()
+    theirs.close()
+    return Child(process, ours)
+
+
+def _serve(connection: Connection) -> None:
+    os.setsid()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # stdout is for results
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from .vllm_process import serve
+
+    serve(connection)
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """For a child process, which reads its environment as it begins."""
+    new = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            del os.environ[name]
