@@ -275,14 +275,19 @@ def replay(folder: Path, config: Path, draws: int) -> None:
             100 * float(weights @ generation.truth_T[best] - generation.truth_T.mean())
         )
     measure = np.array(gains["all questions, accuracy"])
-    print("| how trials are asked | questions | gain, points | of all questions, accuracy |")
-    print("|---|---|---|---|")
+    print("| how trials are asked | questions | gain, points | to the measure, paired | ratio |")
+    print("|---|---|---|---|---|")
     for name, values in gains.items():
         own = np.array(values)
         share = f"{np.mean(asked[name]):.0%}" if name in asked else "-"
-        error = own.std(ddof=1) / math.sqrt(len(own))
-        ratio = own.mean() / measure.mean()
-        print(f"| {name} | {share} | {own.mean():.2f} ± {error:.2f} | {ratio:.2f} |")
+        apart = own - measure
+        cells = (_shown(own), _shown(apart), f"{own.mean() / measure.mean():.2f}")
+        print(f"| {name} | {share} | {' | '.join(cells)} |")
+
+
+def _shown(values: Floats) -> str:
+    """Mean and standard error over generations."""
+    return f"{values.mean():.2f} ± {values.std(ddof=1) / math.sqrt(len(values)):.2f}"
 
 
 def collect(given: argparse.Namespace) -> None:

@@ -24,6 +24,8 @@ from .stores import Store
 log = logging.getLogger(__name__)
 
 _METHODS = ("linear", "task_arithmetic", "ties", "dare_linear", "dare_ties")
+_CHUNK = 16
+"""Tensors whose numbers are made and copied to the device at once."""
 _MOST_MODELS = 10
 """TIES with normalization keeps a table of every set of models."""
 
@@ -47,13 +49,16 @@ class Fused:
         models = [model for model in recipe.models if model != recipe.base]
         if recipe.method.startswith("dare"):
             self._count(recipe, models)
-        settings = [recipe.at(info.name, info.layer) for info in self._layout]
-        numbers, draws = self._numbers(recipe, models, settings)
-        shares = self._shares(recipe, models, settings)
         labels = models if recipe.base is None else [recipe.base, *models]
         dtype = getattr(torch, recipe.dtype)
         walk = self._store.walk((info, labels) for info in self._layout)
-        for i, (info, held) in enumerate(walk):
+        for place, (info, held) in enumerate(walk):
+            i = place % _CHUNK
+            if i == 0:  # the device merges what it has while the next numbers are made
+                infos = self._layout[place : place + _CHUNK]
+                settings = [recipe.at(info.name, info.layer) for info in infos]
+                numbers, draws = self._numbers(recipe, models, infos, settings)
+                shares = self._shares(recipe, models, settings)
             base = None if recipe.base is None else held[recipe.base]
             if recipe.method == "ties" and recipe.base is not None:
                 densities = dict(zip(models, _kept(settings[i], models), strict=True))
@@ -92,13 +97,17 @@ class Fused:
                 self._tables[place] = table.numpy(), grain
 
     def _numbers(
-        self, recipe: MergeRecipe, models: Sequence[str], settings: Sequence[Setting]
+        self,
+        recipe: MergeRecipe,
+        models: Sequence[str],
+        infos: Sequence[TensorInfo],
+        settings: Sequence[Setting],
     ) -> tuple[Tensor, Tensor]:
-        """What `kernels.mix` takes for each tensor of the layout, one row each."""
+        """What `kernels.mix` takes for each of some tensors, one row each."""
         M = len(models)
         numbers = np.ones((len(settings), 3 * M + 2), np.float32)
         draws = np.zeros((len(settings), 2 * M), np.int64)
-        for i, (info, setting) in enumerate(zip(self._layout, settings, strict=True)):
+        for i, (info, setting) in enumerate(zip(infos, settings, strict=True)):
             weights = _weights(setting, models)
             numbers[i, :M] = weights
             numbers[i, 3 * M] = methods.divisor(weights) if recipe.base else sum(weights)

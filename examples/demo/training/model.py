@@ -12,15 +12,15 @@ from world import vocabulary
 WORDS = vocabulary()
 ID = {word: i for i, word in enumerate(WORDS)}
 PAD, BOS, EOS = 0, 1, 2
-_HIDDEN, _HEADS, _KV_HEADS, _HEAD = 64, 4, 2, 32
+_HEADS, _KV_HEADS, _HEAD = 4, 2, 32
 
 
-def new_model(layers: int) -> MistralForCausalLM:
+def new_model(layers: int, hidden: int) -> MistralForCausalLM:
     """A model with weights drawn from torch's generator."""
     config = MistralConfig(
         vocab_size=len(WORDS),
-        hidden_size=_HIDDEN,
-        intermediate_size=2 * _HIDDEN,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
         num_hidden_layers=layers,
         num_attention_heads=_HEADS,
         num_key_value_heads=_KV_HEADS,
@@ -66,7 +66,7 @@ def _start_as_matcher(attention: torch.nn.Module) -> None:
 def deepened(model: MistralForCausalLM, layers: int) -> MistralForCausalLM:
     """The same function with more layers: behind each stand blocks that add nothing yet
     (Wu et al. 2024, "LLaMA Pro", section 3.2)."""
-    deep = new_model(layers)
+    deep = new_model(layers, model.config.hidden_size)
     copies = layers // len(model.model.layers)
     state = model.state_dict()
     grown = {}

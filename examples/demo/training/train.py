@@ -129,10 +129,10 @@ class Trainer:
         self._adam.zero_grad(set_to_none=True)
 
 
-def train_base(seed: int, enough: float) -> MistralForCausalLM:
+def train_base(seed: int, enough: float, hidden: int) -> MistralForCausalLM:
     """A shallow model, half-taught on purpose: a skill is dropped once `enough` of it is known."""
     torch.manual_seed(seed)
-    rng, model = random.Random(seed + 1), new_model(SHALLOW)
+    rng, model = random.Random(seed + 1), new_model(SHALLOW, hidden)
     skills = (*CHOICE, "retrieval")
     probe = {skill: distinct(random.Random(99), skill, 200) for skill in skills}
     mix = dict.fromkeys(("same", *skills), 1.0)
@@ -226,6 +226,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for models and questions")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hidden", type=int, default=64, help="size of the models' hidden states")
     parser.add_argument("--enough", type=float, default=0.5, help="where the base's training stops")
     parser.add_argument(
         "--careful", type=int, default=200, help="steps of a finetune's first phase"
@@ -235,7 +236,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    base = deepened(train_base(given.seed, given.enough), LAYERS)
+    base = deepened(train_base(given.seed, given.enough, given.hidden), LAYERS)
     save(base, given.out / "models" / "base")
     for recipe in FINETUNES:
         save(
