@@ -22,12 +22,12 @@ class ConfigError(Exception):
 class SearchConfig(Section):
     """What a trial of the search is asked and what it is ranked by. docs/search.md has figures."""
 
-    soft: Number = Field(default=0.0, ge=0, le=1)
+    soft: Number = Field(default=1.0, ge=0, le=1)
     """Share of the probability of the right answer in what CMA-ES ranks trials by; the rest is
     the score. The score is reported in any case."""
-    questions: Number = Field(default=1.0, gt=0, le=1)
+    questions: Number | None = Field(default=None, gt=0, le=1)
     """Share of the search questions, by their tokens, that a trial is asked: those first whose
-    outcome varies between trials."""
+    outcome varies between trials. None is a quarter of 400 or more, and all of fewer."""
 
 
 class StudySection(Section):

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -17,7 +18,11 @@ class Interrupted(BaseException):
 
 class Interrupts:
     """While entered, SIGINT and SIGTERM (or those given) raise Interrupted; inside `held` they wait
-    for its end."""
+    for its end.
+
+    Python drops an exception that arises in a weak reference's callback or a finalizer, of which an
+    import runs thousands: one that was raised and did not end what is going on is raised again.
+    """
 
     def __init__(self, *numbers: signal.Signals) -> None:
         self._numbers = numbers or (signal.SIGINT, signal.SIGTERM)
@@ -61,10 +66,22 @@ class Interrupts:
             time.sleep(seconds)
 
     def _deliver(self) -> None:
-        if self._waiting is not None and not self._held:
+        if self._held:
+            return
+        if self._waiting is not None:
             self._raised, self._waiting = self._waiting, None
+            raise Interrupted(self._raised)
+        if self._raised is not None and not _unwinding():
             raise Interrupted(self._raised)
 
     def _arrive(self, number: int, _: FrameType | None) -> None:
         self._waiting = number
         self._deliver()
+
+
+def _unwinding() -> bool:
+    """Whether an Interrupted is on its way out."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error is not None

@@ -50,9 +50,9 @@ def open_worker(
         verb = "resuming" if records else "starting"
         log.info("%s study %s in %s", verb, config.name, redacted(url))
         log.info(
-            "%d of %d search trials finished, %d parameters, population %d, %d questions a trial",
+            "%d of %d search trials finished, %d parameters, population %d; %s",
             *(len(places_of(records)[0]), budget, len(setup.genome.space), population),
-            setup.search.questions,
+            setup.rule,
         )
         heartbeat.doing = "starting the engine"
         running = choice.start(setup.sources, setup.longest)

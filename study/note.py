@@ -24,7 +24,7 @@ _NOTE = Environment(
 
 Searches {{ parameters }} parameters of a `{{ method }}` merge of {{ models | join(", ") }}\
 {% if base %} over {{ base }}{% endif %}, scored on {{ tasks | join(", ") }}: \
-{{ questions }} questions a trial.
+{{ rule }}.
 
 **{{ finished }} of {{ budget }} search trials**, generation {{ generation }} ({{ population }} \
 trials each){% if failed %}, {{ failed }} trials failed and were asked again{% endif %}. \
@@ -83,7 +83,7 @@ def note(
         models=genome.models,
         base=genome.base,
         tasks=[f"{task.name} (weight {task.weight:g})" for task in config.tasks],
-        questions=setup.search.questions,
+        rule=setup.rule,
         finished=len(finished),
         budget=config.study.trials,
         generation=generation_of(finished, population),

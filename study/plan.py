@@ -90,7 +90,7 @@ def _tokens(setup: "Setup") -> "tuple[dict[str, Tokens], int]":
 
     from .cost import tokens_of
 
-    share = setup.config.search.questions
+    share = setup.share
     whole = {name: tokens_of(prompts) for name, prompts in setup.search.prompts.items()}
     shares = {t.name: 1.0 if isinstance(t, WholeTask) else share for t in setup.search.tasks}
     tasks = {name: tokens.sampled(shares[name]) for name, tokens in whole.items()}

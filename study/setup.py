@@ -30,6 +30,9 @@ from .warm_start import distribution, stored_start, told
 
 log = logging.getLogger(__name__)
 
+_SHARE, _MANY = 0.25, 400
+"""What a trial is asked by default, of so many questions or more (docs/search.md)."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -71,16 +74,34 @@ class Setup:
         return ReplaySampler(Replay(space, study.seed, population, study.sigma, start), space)
 
     @property
+    def share(self) -> float:
+        """Of the search questions, by their tokens, what a trial of the search is asked."""
+        given = self.config.search.questions
+        if given is not None:
+            return given
+        tasks = [task for task in self.search.tasks if not isinstance(task, WholeTask)]
+        return _SHARE if sum(len(task.questions) for task in tasks) >= _MANY else 1.0
+
+    @property
+    def rule(self) -> str:
+        """What a trial of the search is asked and what it is ranked by, in words."""
+        count, soft = self.search.questions, self.config.search.soft
+        asked = f"{self.share:.0%} of {count} questions" if self.sampled else f"{count} questions"
+        part = "" if soft == 1 else f"{soft:.0%} the "
+        by = f"{part}probability of right answers" if soft else "score"
+        return f"a trial is asked {asked} and ranked by its {by}"
+
+    @property
     def sampled(self) -> bool:
         """Whether a trial of the search is asked some of the questions."""
-        return self.config.search.questions < 1
+        return self.share < 1
 
     def schedule(self, answers: Answers) -> Schedule | None:
         """Which questions each generation is asked; None where it is all of them."""
-        share, soft = self.config.search.questions, self.config.search.soft
         if not self.sampled:
             return None
-        return Schedule(self.search, answers, share, soft, self.config.study.seed)
+        search, study = self.config.search, self.config.study
+        return Schedule(self.search, answers, self.share, search.soft, study.seed)
 
     def fingerprint(
         self, population: int, origin: Mapping[str, Any] | None = None
@@ -109,8 +130,8 @@ class Setup:
             facts["start_from"] = study.start_from if origin is None else told(origin)
         if self.config.search.soft:
             facts["search.soft"] = str(self.config.search.soft)
-        if self.config.search.questions < 1:
-            facts["search.questions"] = f"{self.config.search.questions}, {SCHEME}"
+        if self.sampled:
+            facts["search.questions"] = f"{self.share}, {SCHEME}"
         for name, r in self.genome.space.items():
             begin = "" if r.start is None else f" from {r.start}"
             facts[f"space {name}"] = f"{r.low} to {r.high}{begin}"
@@ -152,7 +173,7 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
         raise SourceError(f"{label}: {folders[label]} has no tokenizer files")
     context = sources.reference.config.get("max_position_embeddings")
     search, held = parted(config, native, lm_eval_tasks(config, tokenizer, context))
-    if config.search.questions < 1 and all(isinstance(task, WholeTask) for task in search):
+    if (config.search.questions or 1) < 1 and all(isinstance(task, WholeTask) for task in search):
         raise ConfigError("search.questions: tasks of lm-eval are always asked all; set it to 1")
     for task in search:
         if not task.questions:

@@ -136,7 +136,7 @@ def train_base(seed: int, enough: float, hidden: int) -> MistralForCausalLM:
     skills = (*CHOICE, "retrieval")
     probe = {skill: distinct(random.Random(99), skill, 200) for skill in skills}
     mix = dict.fromkeys(("same", *skills), 1.0)
-    trainer = Trainer(model.parameters(), 3e-3)
+    trainer = Trainer(model.parameters(), 3e-3 * 64 / hidden)
     for step in range(6000):
         if rng.random() < (1.0 if step < 300 else 0.1):
             batch = lookups(rng, 64)
@@ -163,7 +163,7 @@ def finetune(
         for n, w in model.named_parameters()
         if "_proj" in n and block_of(n) not in recipe.careless_blocks
     ]
-    trainer = Trainer(kept, 1e-3, eps=1e-4)
+    trainer = Trainer(kept, 1e-3 * 64 / base.config.hidden_size, eps=1e-4)
     for step in range(careful):
         value = loss(model, encoded(draw(rng, own, 32)))
         value = value + 10 * drift(model, base, encoded(draw(rng, rest, 32)))
@@ -174,7 +174,7 @@ def finetune(
         for n, w in model.named_parameters()
         if "_proj" in n and block_of(n) in recipe.careless_blocks
     ]
-    trainer = Trainer(free, 2e-3)
+    trainer = Trainer(free, 2e-3 * 64 / base.config.hidden_size)
     narrow = draw(rng, own, 64)
     for _ in range(careless):
         trainer.step(loss(model, encoded(rng.sample(narrow, 16))))
