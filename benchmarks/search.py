@@ -16,18 +16,16 @@ import math
 import statistics
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cmaes import CMA
+from search_parts import CoarseSetup, RacedExam, RandomSetup
 
-from objectives.engines.engine import Engine
 from objectives.merge.recipe import MergeRecipe
-from objectives.sampling import Sample, estimate
-from objectives.scoring import Exam, Scores, TaskScores
+from objectives.scoring import Exam
 from objectives.tasks.task import Task
 from storage.trials import TrialRecord
 from study.config import SearchConfig, StudyConfig
@@ -35,12 +33,13 @@ from study.config_file import load_config
 from study.engine_choice import EngineChoice, choose_engine
 from study.interrupts import Interrupts
 from study.join import open_worker
-from study.sampler import Place, Replay, ReplaySampler, places_of, start_of
+from study.sampler import places_of
 from study.setup import Setup, build
 from study.worker import Worker
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo" / "study.yaml"
 SHARE, TOP = 0.25, 20
+TICKS = (3_000, 6_000, 12_000, 25_000, 50_000)
 PARTS: dict[str, dict[str, Any]] = {
     "plain CMA-ES": {},
     "soft": {"soft": 1.0},
@@ -54,141 +53,6 @@ PARTS: dict[str, dict[str, Any]] = {
     "limit": {"limit": SHARE},
     "random search": {"random": True},
 }
-
-
-class RandomReplay(Replay):
-    """Proposes points of the space at random, each a function of its place."""
-
-    def propose(self, place: Place, finished: Mapping[Any, Any]) -> dict[str, float]:
-        generator = np.random.default_rng([self._seed, *place])
-        return self._scaled(generator.random(len(self._space)))
-
-
-class RandomSetup(Setup):
-    def sampler(self, population: int, begin: Any = None) -> ReplaySampler:
-        space, seed = self.genome.space, self.config.study.seed
-        start = start_of(space, seed, False)
-        return ReplaySampler(RandomReplay(space, seed, population, 1 / 6, start), space)
-
-
-class CoarseReplay(Replay):
-    """CMA-ES over few blocks, which are split at set generations: the mean is carried over, and
-    the covariance, with what the new directions had as their block."""
-
-    stages: Sequence[tuple[int, int]] = ()
-    """From which generation on there are so many blocks."""
-
-    def _rewind(self) -> None:
-        self._stage = 0
-        self._merged = self._expansion(self.stages[0][1])
-        count = self._merged.shape[1]
-        start = np.linalg.pinv(self._merged) @ self._start
-        self._cma = CMA(
-            start, self._sigma, np.tile([0.0, 1.0], (count, 1)), population_size=self.population
-        )
-        self._told = 0
-
-    def _expansion(self, blocks: int) -> Any:
-        """[parameters, coarse parameters], ones where a coarse one stands for a parameter."""
-        names = [name.split("/") for name in self._space]
-        depth = {block: i for i, block in enumerate(dict.fromkeys(n[1] for n in names))}
-        keys = [(n[0], n[2], depth[n[1]] * blocks // len(depth)) for n in names]
-        places = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-        made = np.zeros((len(keys), len(places)))
-        made[range(len(keys)), [places[key] for key in keys]] = 1
-        return made
-
-    def _advance(self, generation: int, finished: Mapping[Any, Any]) -> None:
-        if generation < self._told:
-            self._rewind()
-        while self._told < generation:
-            self._tell(self._told, finished)
-            self._told += 1
-            stage = sum(self._told >= begin for begin, _ in self.stages) - 1
-            if stage > self._stage:
-                self._split(stage)
-
-    def _split(self, stage: int) -> None:
-        finer = self._expansion(self.stages[stage][1])
-        up = np.linalg.pinv(finer) @ self._merged
-        old = self._cma
-        cov = up @ old._C @ up.T
-        inside = np.eye(len(up)) - up @ np.linalg.pinv(up)
-        cov += inside * float(np.mean(np.diag(old._C)))
-        bounds = np.tile([0.0, 1.0], (len(up), 1))
-        self._cma = CMA(
-            np.clip(up @ old.mean, 0, 1),
-            float(old._sigma),
-            bounds,
-            cov=cov,
-            population_size=self.population,
-        )
-        self._stage, self._merged = stage, finer
-
-    def _scaled(self, shares: Any) -> dict[str, float]:
-        return super()._scaled(self._merged @ shares)
-
-    def _shares(self, params: Mapping[str, float]) -> Any:
-        return np.linalg.pinv(self._merged) @ super()._shares(params)
-
-
-@dataclass(frozen=True)
-class CoarseSetup(Setup):
-    stages: Sequence[tuple[int, int]] = ()
-
-    def sampler(self, population: int, begin: Any = None) -> ReplaySampler:
-        space, seed = self.genome.space, self.config.study.seed
-        kind = type("Staged", (CoarseReplay,), {"stages": self.stages})
-        made = kind(space, seed, population, 1 / 6, start_of(space, seed, False))
-        return ReplaySampler(made, space)
-
-
-class RacedExam(Exam):
-    """Takes a trial's sample in blocks, each of every task in proportion, and leaves off after one
-    at which the estimate is half an error below the mean of the generation before: the estimate so
-    far is the trial's. (All are asked at once here, and those after it forgotten.)"""
-
-    blocks, soft = 1, 0.0
-    records: Callable[[], Sequence[TrialRecord]]
-
-    def ask(self, engine: Engine, samples: Mapping[str, Sample] | None = None) -> Scores:
-        scores = super().ask(engine, samples)
-        before = self._before() if samples else []
-        if not before:
-            return scores
-        for block in range(1, self.blocks + 1):
-            parts = {name: self._part(task, block) for name, task in scores.tasks.items()}
-            value = variance = 0.0
-            for task in parts.values():
-                of = task.sample
-                expected_Q = self.soft * of.expected_soft_Q + (1 - self.soft) * of.expected_Q
-                ranked_Q = self.soft * task.soft_Q + (1 - self.soft) * task.right_Q
-                found = estimate(ranked_Q[of.asked_S].astype(np.float64), expected_Q, of)
-                value += task.weight * found.mean
-                variance += task.weight**2 * found.sampling_variance
-            if value + 0.5 * math.sqrt(variance) < statistics.fmean(before):
-                break
-        return Scores(parts)
-
-    def _before(self) -> list[float]:
-        finished, _ = places_of([r for r in self.records() if r.complete])
-        now = max((place.generation for place in finished), default=0)
-        size = sum(place.generation == 0 for place in finished)
-        if sum(place.generation == now for place in finished) == size:
-            now += 1
-        return [value for place, (_, value) in finished.items() if place.generation == now - 1]
-
-    def _part(self, task: TaskScores, block: int) -> TaskScores:
-        sample = task.sample
-        count = len(sample.asked_S)
-        order = np.random.default_rng(count).permutation(count)
-        kept = np.sort(order[: round(count * block / self.blocks)])
-        part = replace(
-            sample,
-            asked_S=sample.asked_S[kept],
-            chances_S=sample.chances_S[kept] * len(kept) / count,
-        )
-        return replace(task, sample=part)
 
 
 def made(config: StudyConfig, part: Mapping[str, Any], seed: int, trials: int) -> Setup:
@@ -290,19 +154,27 @@ def report(given: argparse.Namespace) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
     for axis, merge in zip(axes, ("CMA mean", "mean of the top"), strict=True):
         for part, by_generation in values.items():
+            if merge == "CMA mean" and PARTS[part].get("random"):
+                continue  # there is no such distribution
             rows = [by_generation[g] for g in sorted(by_generation)]
             asked = [statistics.fmean(p["asked"] for p in row) for row in rows]
             mean, error = zip(*(_mean([p[merge] for p in row]) for row in rows), strict=True)
             axis.errorbar(asked, mean, error, label=part, capsize=2, linewidth=1)
         axis.set(xscale="log", xlabel="questions asked", title=f"{merge}, held-out score")
+        axis.set_xticks(TICKS, [f"{tick:,}" for tick in TICKS])
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    axes[1].legend(fontsize=8, loc="lower right")
     figure.tight_layout()
     figure.savefig(given.report, dpi=120)
     print("| part | seeds | trials | questions asked | CMA mean, held-out | mean of the top |")
     print("|---|---|---|---|---|---|")
-    for part, by_generation in values.items():
-        row = by_generation[max(by_generation)]
+    shown = [
+        (part, by_generation[g])
+        for part, by_generation in values.items()
+        for g in sorted({max(by_generation) // 2, max(by_generation)})
+    ]
+    for part, row in shown:
         cells = [
             f"{mean:.4f} ± {error:.4f}"
             for mean, error in (_mean([p[m] for p in row]) for m in ("CMA mean", "mean of the top"))

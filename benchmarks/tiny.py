@@ -83,7 +83,7 @@ class RecipeExam(Exam):
 
 
 class TinySetup(Setup):
-    def fingerprint(self, population: int) -> dict[str, str]:
+    def fingerprint(self, population: int, origin: Any = None) -> dict[str, str]:
         return {"population": str(population), "seed": str(self.config.study.seed)}
 
 
@@ -106,6 +106,7 @@ def tiny_dict(trials: int, population: int | None, wide: bool, **study: Any) -> 
             "layer_granularity": 1 if wide else 4,
         },
         "tasks": [{"name": "distance", "kind": "multiple_choice", "data": "none"}],
+        "search": {"soft": 0, "questions": 1},
         "study": {"name": NAME, "trials": trials, "population": population} | study,
     }
 

@@ -44,19 +44,19 @@ def test_it_counts_what_the_config_says() -> None:
     assert (found["generations"], found["baselines"], found["sources"]) == (8, 9, "gpu")
     assert found["warnings"] == ["8 generations are few for 48 parameters; 40 need trials: 600"]
     tokens = found["tokens"]["multiple_choice"]
-    assert tokens["questions"] == 383
+    assert tokens["questions"] == 96  # a quarter of 383
     assert tokens["decoded"] == 0
     assert found["seconds"] > 120 * found["seconds_a_trial"]
 
 
 def test_a_sample_of_the_questions_costs_its_share(tmp_path: Path) -> None:
     text = (DEMO / "study.yaml").read_text().replace("models/", f"{DEMO}/models/")
-    text = text.replace("questions/", f"{DEMO}/questions/") + "search: {questions: 0.25}\n"
-    (tmp_path / "demo.yaml").write_text(text)
-    whole, part = (
-        json.loads(plan("--json", config=path).stdout)
-        for path in (DEMO / "study.yaml", tmp_path / "demo.yaml")
-    )
+    text = text.replace("questions/", f"{DEMO}/questions/")
+    found = []
+    for share in ("1", "0.25"):
+        (tmp_path / "demo.yaml").write_text(f"{text}search: {{questions: {share}}}\n")
+        found.append(json.loads(plan("--json", config=tmp_path / "demo.yaml").stdout))
+    whole, part = found
     for name, tokens in part["tokens"].items():
         assert tokens["own"] == pytest.approx(whole["tokens"][name]["own"] / 4, abs=1)
         assert tokens["shared"] == whole["tokens"][name]["shared"]

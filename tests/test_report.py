@@ -131,7 +131,7 @@ def test_candidates_are_functions_of_the_finished_places_and_are_scored_on_all_q
     uniform = next(name for name in names if name.startswith("best uniform"))
     assert names == ["base", *parents, uniform, "best trial", "mean of the top 2", "CMA mean"]
     search = sorted(
-        (r for r in whole.records if r.kind == "search"), key=lambda r: -(r.value or 0.0)
+        (r for r in whole.records if r.kind == "search"), key=lambda r: -(r.objective or 0.0)
     )
     top = of_role(whole.judged(), "top").candidate.record
     for name, value in top.params.items():

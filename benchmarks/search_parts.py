@@ -1,0 +1,155 @@
+"""Parts of a search that search.py measures and the product has not: they did not pay.
+
+docs/search.md says why. They stand here so that their figures can be had again.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from cmaes import CMA
+
+from objectives.engines.engine import Engine
+from objectives.sampling import Sample, estimate
+from objectives.scoring import Exam, Scores, TaskScores
+from storage.trials import TrialRecord
+from study.sampler import Place, Replay, ReplaySampler, places_of, start_of
+from study.setup import Setup
+
+
+class RandomReplay(Replay):
+    """Proposes points of the space at random, each a function of its place."""
+
+    def propose(self, place: Place, finished: Mapping[Any, Any]) -> dict[str, float]:
+        generator = np.random.default_rng([self._seed, *place])
+        return self._scaled(generator.random(len(self._space)))
+
+
+class RandomSetup(Setup):
+    def sampler(self, population: int, begin: Any = None) -> ReplaySampler:
+        space, seed = self.genome.space, self.config.study.seed
+        start = start_of(space, seed, False)
+        return ReplaySampler(RandomReplay(space, seed, population, 1 / 6, start), space)
+
+
+class CoarseReplay(Replay):
+    """CMA-ES over few blocks, which are split at set generations: the mean is carried over, and
+    the covariance, with what the new directions had as their block."""
+
+    stages: Sequence[tuple[int, int]] = ()
+    """From which generation on there are so many blocks."""
+
+    def _rewind(self) -> None:
+        self._stage = 0
+        self._merged = self._expansion(self.stages[0][1])
+        count = self._merged.shape[1]
+        start = np.linalg.pinv(self._merged) @ self._start
+        self._cma = CMA(
+            start, self._sigma, np.tile([0.0, 1.0], (count, 1)), population_size=self.population
+        )
+        self._told = 0
+
+    def _expansion(self, blocks: int) -> Any:
+        """[parameters, coarse parameters], ones where a coarse one stands for a parameter."""
+        names = [name.split("/") for name in self._space]
+        depth = {block: i for i, block in enumerate(dict.fromkeys(n[1] for n in names))}
+        keys = [(n[0], n[2], depth[n[1]] * blocks // len(depth)) for n in names]
+        places = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        made = np.zeros((len(keys), len(places)))
+        made[range(len(keys)), [places[key] for key in keys]] = 1
+        return made
+
+    def _advance(self, generation: int, finished: Mapping[Any, Any]) -> None:
+        if generation < self._told:
+            self._rewind()
+        while self._told < generation:
+            self._tell(self._told, finished)
+            self._told += 1
+            stage = sum(self._told >= begin for begin, _ in self.stages) - 1
+            if stage > self._stage:
+                self._split(stage)
+
+    def _split(self, stage: int) -> None:
+        finer = self._expansion(self.stages[stage][1])
+        up = np.linalg.pinv(finer) @ self._merged
+        old = self._cma
+        cov = up @ old._C @ up.T
+        inside = np.eye(len(up)) - up @ np.linalg.pinv(up)
+        cov += inside * float(np.mean(np.diag(old._C)))
+        bounds = np.tile([0.0, 1.0], (len(up), 1))
+        self._cma = CMA(
+            np.clip(up @ old.mean, 0, 1),
+            float(old._sigma),
+            bounds,
+            cov=cov,
+            population_size=self.population,
+        )
+        self._stage, self._merged = stage, finer
+
+    def _scaled(self, shares: Any) -> dict[str, float]:
+        return super()._scaled(self._merged @ shares)
+
+    def _shares(self, params: Mapping[str, float]) -> Any:
+        return np.linalg.pinv(self._merged) @ super()._shares(params)
+
+
+@dataclass(frozen=True)
+class CoarseSetup(Setup):
+    stages: Sequence[tuple[int, int]] = ()
+
+    def sampler(self, population: int, begin: Any = None) -> ReplaySampler:
+        space, seed = self.genome.space, self.config.study.seed
+        kind = type("Staged", (CoarseReplay,), {"stages": self.stages})
+        made = kind(space, seed, population, 1 / 6, start_of(space, seed, False))
+        return ReplaySampler(made, space)
+
+
+class RacedExam(Exam):
+    """Takes a trial's sample in blocks, each of every task in proportion, and leaves off after one
+    at which the estimate is half an error below the mean of the generation before: the estimate so
+    far is the trial's. (All are asked at once here, and those after it forgotten.)"""
+
+    blocks, soft = 1, 0.0
+    records: Callable[[], Sequence[TrialRecord]]
+
+    def ask(self, engine: Engine, samples: Mapping[str, Sample] | None = None) -> Scores:
+        scores = super().ask(engine, samples)
+        before = self._before() if samples else []
+        if not before:
+            return scores
+        for block in range(1, self.blocks + 1):
+            parts = {name: self._part(task, block) for name, task in scores.tasks.items()}
+            value = variance = 0.0
+            for task in parts.values():
+                of = task.sample
+                expected_Q = self.soft * of.expected_soft_Q + (1 - self.soft) * of.expected_Q
+                ranked_Q = self.soft * task.soft_Q + (1 - self.soft) * task.right_Q
+                found = estimate(ranked_Q[of.asked_S].astype(np.float64), expected_Q, of)
+                value += task.weight * found.mean
+                variance += task.weight**2 * found.sampling_variance
+            if value + 0.5 * math.sqrt(variance) < statistics.fmean(before):
+                break
+        return Scores(parts)
+
+    def _before(self) -> list[float]:
+        finished, _ = places_of([r for r in self.records() if r.complete])
+        now = max((place.generation for place in finished), default=0)
+        size = sum(place.generation == 0 for place in finished)
+        if sum(place.generation == now for place in finished) == size:
+            now += 1
+        return [value for place, (_, value) in finished.items() if place.generation == now - 1]
+
+    def _part(self, task: TaskScores, block: int) -> TaskScores:
+        sample = task.sample
+        count = len(sample.asked_S)
+        order = np.random.default_rng(count).permutation(count)
+        kept = np.sort(order[: round(count * block / self.blocks)])
+        part = replace(
+            sample,
+            asked_S=sample.asked_S[kept],
+            chances_S=sample.chances_S[kept] * len(kept) / count,
+        )
+        return replace(task, sample=part)
