@@ -151,20 +151,20 @@ def report(given: argparse.Namespace) -> None:
     values: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for line in _lines(given.out):
         values[line["part"]][line["generation"]].append(line)
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(13, 4.5), sharey=True)
     for axis, merge in zip(axes, ("CMA mean", "mean of the top"), strict=True):
-        for part, by_generation in values.items():
+        for number, (part, by_generation) in enumerate(values.items()):
             if merge == "CMA mean" and PARTS[part].get("random"):
                 continue  # there is no such distribution
             rows = [by_generation[g] for g in sorted(by_generation)]
             asked = [statistics.fmean(p["asked"] for p in row) for row in rows]
             mean, error = zip(*(_mean([p[merge] for p in row]) for row in rows), strict=True)
-            axis.errorbar(asked, mean, error, label=part, capsize=2, linewidth=1)
+            axis.errorbar(asked, mean, error, label=part, capsize=2, lw=1, color=f"C{number}")
         axis.set(xscale="log", xlabel="questions asked", title=f"{merge}, held-out score")
         axis.set_xticks(TICKS, [f"{tick:,}" for tick in TICKS])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[1].legend(fontsize=8, loc="lower right")
+    axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     figure.savefig(given.report, dpi=120)
     print("| part | seeds | trials | questions asked | CMA mean, held-out | mean of the top |")
