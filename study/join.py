@@ -19,7 +19,7 @@ from .engine_choice import EngineChoice
 from .interrupts import Interrupts
 from .sampler import places_of
 from .setup import Setup, check_fingerprint
-from .warm_start import keep_start, stored_start
+from .warm_start import has_same_questions, keep_start, stored_start
 from .worker import Worker
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,15 @@ def make_study(
     at_work, _ = Workers(database, study._study_id).listed(ended=False)
     earlier = setup.config.study.start_from
     if earlier is not None and not at_work and not has_trials(study):
-        keep_start(study, Trials(database, find_study(database, earlier)), setup.genome.space)
+        found = find_study(database, earlier)
+        keep_start(study, Trials(database, found), setup.genome.space)
+        if setup.held_out.tasks and not has_same_questions(found, setup.search.digests()):
+            log.warning(
+                "study.start_from: %s searched with other questions; where some of them are held "
+                "out here, held-out scores come out too high. The same question files and "
+                "study.held_out keep them apart",
+                earlier,
+            )
     population = check_fingerprint(setup, study, choice.dtype, bool(at_work), together)
     return Trials(database, study), population
 

@@ -17,6 +17,7 @@ from cmaes import get_warm_start_mgd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from storage.studies import stored_fingerprint
 from storage.trials import Trials
 
 from .config import ConfigError
@@ -56,6 +57,13 @@ def keep_start(study: optuna.Study, earlier: Trials, space: Mapping[str, Range])
         )
     shares = [[_share(params[n], r) for n, r in space.items()] for params in top]
     study.set_user_attr(START, {"from": name, "trials": len(finished), "top": shares})
+
+
+def has_same_questions(earlier: optuna.Study, digests: Mapping[str, str]) -> bool:
+    """Whether it searched with the search questions that have these digests, and so never saw what
+    is held out from them."""
+    stored = stored_fingerprint(earlier)
+    return all(stored.get(f"search questions of {task}") == text for task, text in digests.items())
 
 
 def stored_start(study: optuna.Study) -> dict[str, Any] | None:

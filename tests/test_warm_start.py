@@ -11,10 +11,11 @@ from test_run import command, search_of, started, wait_for, write_study
 from test_sampler import POPULATION, SPACE, advance, claims, new, objective, sampler
 
 from storage.database import open_storage
+from storage.studies import hold_fingerprint
 from study.config import ConfigError
 from study.genome_config import Range
 from study.sampler import Place, Replay, places_of
-from study.warm_start import distribution, keep_start, stored_start
+from study.warm_start import distribution, has_same_questions, keep_start, stored_start
 
 
 def test_the_first_generation_is_drawn_from_where_the_earlier_one_was_best(database: str) -> None:
@@ -71,13 +72,23 @@ def test_points_outside_narrower_bounds_begin_at_them(database: str) -> None:
     np.testing.assert_allclose(distribution(start)[0], 1.0)
 
 
+def test_the_same_search_questions_are_known_by_their_digests(database: str) -> None:
+    earlier = new(database, "earlier")
+    facts = {"search questions of a": "3 (x)", "search questions of b": "2 (y)", "seed": "0"}
+    hold_fingerprint(earlier.study, facts)
+    assert has_same_questions(earlier.study, {"a": "3 (x)", "b": "2 (y)"})
+    assert has_same_questions(earlier.study, {"a": "3 (x)"})
+    assert not has_same_questions(earlier.study, {"a": "3 (z)", "b": "2 (y)"})
+    assert not has_same_questions(earlier.study, {"a": "3 (x)", "c": "1 (w)"})
+
+
 def from_earlier(data: dict[str, Any]) -> None:
     data["study"] |= {"seed": 7, "start_from": "earlier"}
 
 
 def test_it_goes_on_the_same_when_the_earlier_study_is_gone(tmp_path: Path) -> None:
     def named(data: dict[str, Any]) -> None:
-        data["study"]["name"] = "earlier"
+        data["study"] |= {"name": "earlier", "held_out": 0.25}
 
     url = f"sqlite:///{tmp_path}/s.db"
     for folder, change in (("earlier", named), ("whole", from_earlier), ("torn", from_earlier)):
@@ -91,6 +102,8 @@ def test_it_goes_on_the_same_when_the_earlier_study_is_gone(tmp_path: Path) -> N
     config = tmp_path / "whole" / "study.yaml"
     result = command("run", config, "--storage", url, folder=tmp_path)
     assert result.returncode == 0, result.stderr
+
+    assert "earlier searched with other questions" in result.stderr
 
     process = started(tmp_path / "torn" / "study.yaml", other)
     wait_for(process, other, 12)
