@@ -52,7 +52,6 @@ def rates() -> None:
 
 
 def merge(folder: Path, layers: int) -> None:
-    from objectives.merge.recipe import MergeRecipe
     from objectives.merge.sources import Sources
     from objectives.merge.stores import Resident
     from objectives.merge.stream import MergeStream
@@ -74,7 +73,6 @@ def merge(folder: Path, layers: int) -> None:
             f"written; the first {first:.2f} s",
             flush=True,
         )
-    assert isinstance(recipe, MergeRecipe)
 
 
 def places(folder: Path, layers: int) -> None:

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from search import DEMO, made
 
-from objectives.sampling import Sample, estimate
+from objectives.sampling import Floats, Sample, estimate
 from storage.answers import HELD_OUT, SEARCH, Answers
 from storage.database import open_storage
 from storage.studies import find_study
@@ -36,8 +35,6 @@ from study.sampler import place_of
 from study.schedule import Schedule
 from study.setup import Setup
 from study.summary import answers_of
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -252,8 +249,7 @@ def generations(folder: Path, config: Path) -> Iterator[Generation]:
                     for r in now
                 ]
             )
-            sampled = Scheduled(setup, answers, records, number, tasks)
-            yield Generation(tasks, truth_T, sampled)
+            yield Generation(tasks, truth_T, Scheduled(setup, answers, records, number, tasks))
             before = now
 
 
