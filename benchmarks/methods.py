@@ -1,13 +1,15 @@
-"""What a merge costs, method by method: the demo's models in blocks of four layers.
+"""What a merge costs, method by method, in blocks of four layers.
 
-python benchmarks/methods.py [--repeats 5] [--device cpu]
+    python benchmarks/methods.py [--models FOLDER] [--repeats 5] [--device cpu]
 
-On a CPU one thread's own time is counted, which a busy machine changes little.
+FOLDER holds a model named base and others; the demo's where none is given. On a CPU one thread's
+own time is counted, which a busy machine changes little.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,27 +22,25 @@ from study.genome import Genome
 from study.genome_config import GenomeConfig, SpaceConfig
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo" / "models"
-PARENTS = ("numeric", "relations", "catalogue")
 
 
-def genome_of(method: str) -> Genome:
+def genome_of(method: str, parents: Sequence[str], layers: int) -> Genome:
     known = METHODS[method]
     config = GenomeConfig(
-        models=PARENTS[: known.most],
+        models=tuple(parents[: known.most]),
         base_model=None if known.base == "unused" else "base",
         merge_method=method,
         layer_granularity=4,
     )
-    return Genome(config, SpaceConfig(), 32)
+    return Genome(config, SpaceConfig(), layers)
 
 
-def seconds(method: str, device: torch.device, repeats: int) -> tuple[float, float, int]:
+def seconds(
+    method: str, stream: MergeStream, device: torch.device, repeats: int
+) -> tuple[float, float, int]:
     """Of the first merge, the median of the others, and the number of models."""
-    genome = genome_of(method)
-    folders = {label: DEMO / label for label in genome.references}
-    sources = Sources(folders, genome.reference)
-    store: Store = Files(sources) if device.type == "cpu" else Resident(sources, device)
-    stream, taken = MergeStream(sources, store), []
+    parents = [label for label in stream.sources.checkpoints if label != "base"]
+    genome, taken = genome_of(method, parents, stream.sources.num_layers), []
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     point = {name: 0.3 * r.low + 0.7 * r.high for name, r in genome.space.items()}
     for _ in range(repeats + 1):
@@ -55,13 +55,17 @@ def seconds(method: str, device: torch.device, repeats: int) -> tuple[float, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, default=DEMO)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    device = torch.device(given.device)
+    sources = Sources({path.name: path for path in sorted(given.models.iterdir())}, "base")
+    store: Store = Files(sources) if device.type == "cpu" else Resident(sources, device)
     print("| method | models | first merge, ms | a merge, ms |\n|---|---|---|---|")
     for method in METHODS:
-        first, typical, models = seconds(method, torch.device(given.device), given.repeats)
+        first, typical, models = seconds(method, MergeStream(sources, store), device, given.repeats)
         print(f"| `{method}` | {models} | {1000 * first:.0f} | {1000 * typical:.0f} |", flush=True)
 
 
