@@ -1,16 +1,18 @@
 """A trial of real size on a GPU: four random Mistral-7B-shaped models, 2,250 questions.
 
     python benchmarks/trial.py FOLDER [--layers 32] [--parts PART ...]
-                               [--seconds 150] [--engine KEY=VALUE ...]
+                               [--seconds 150] [--questions 1.0] [--engine KEY=VALUE ...]
 
 The models go to FOLDER (58 GB; a folder in memory shows what a warm page cache gives), the
 questions too. The part `study` runs python -m study.run there, as anyone would, and reads its
-trials; `demo` is a study of 1000 trials with the demo's models; the others are merging.py's.
+trials, which are asked all questions unless --questions says which share; `demo` is a study of
+1000 trials with the demo's models; the others are merging.py's.
 Nothing may outlive it on the GPU: do not run it under `timeout`.
 """
 
 import argparse
 import itertools
+import math
 import statistics
 import subprocess
 import sys
@@ -38,7 +40,7 @@ MERGING_FILE = Path(merging.__file__)
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def study_dict(layers: int, engine: dict[str, Any]) -> dict[str, Any]:
+def study_dict(layers: int, engine: dict[str, Any], questions: float = 1.0) -> dict[str, Any]:
     return {
         "genome": {
             "models": ["x", "y", "z"],
@@ -63,15 +65,18 @@ def study_dict(layers: int, engine: dict[str, Any]) -> dict[str, Any]:
             },
         ],
         "study": {"name": "trial", "held_out": 0},
+        "search": {"questions": questions},
         "engine": engine,
     }
 
 
-def study(folder: Path, layers: int, seconds: float, engine: dict[str, Any]) -> None:
+def study(
+    folder: Path, layers: int, seconds: float, engine: dict[str, Any], questions: float
+) -> None:
     """A study of the product's own, and what its trials took."""
-    name = "-".join(str(v) for pair in engine.items() for v in pair) or "default"
+    name = "-".join(str(v) for pair in [("asked", questions), *engine.items()] for v in pair)
     config = folder / f"{name}.yaml"
-    config.write_text(yaml.safe_dump(study_dict(layers, engine)))
+    config.write_text(yaml.safe_dump(study_dict(layers, engine, questions)))
     url = f"sqlite:///{folder}/{name}.db"
     Path(folder, f"{name}.db").unlink(missing_ok=True)
     began = time.time()
@@ -82,10 +87,10 @@ def study(folder: Path, layers: int, seconds: float, engine: dict[str, Any]) -> 
         )
     print(f"study {name}: {time.time() - began:.0f} s in all", flush=True)
     print((folder / f"{name}.log").read_text()[-3000:], flush=True)
-    summarise(url, layers, began)
+    summarise(url, layers, began, questions)
 
 
-def summarise(url: str, layers: int, began: float) -> None:
+def summarise(url: str, layers: int, began: float, questions: float) -> None:
     from storage.database import open_storage
     from storage.studies import find_study
     from storage.trials import Trials
@@ -104,7 +109,7 @@ def summarise(url: str, layers: int, began: float) -> None:
     ends = sorted(t.datetime_complete.timestamp() for t in trials if t.datetime_complete)
     period = statistics.median(b - a for a, b in itertools.pairwise(ends[5:]))
     rest = period - parts["merge"] - parts["score"]
-    flops = 2 * tokens_of_a_trial() * weights_of(layers)
+    flops = 2 * tokens_of_a_trial() * weights_of(layers) if questions == 1 else math.nan
     sources = len(NAMES) * 2 * (weights_of(layers) + 2 * ROWS * 4096)
     print(
         "| trials | s a trial | merge + load | sources' GB/s | score | rest | TFLOP/s | s to the "
@@ -117,12 +122,14 @@ def summarise(url: str, layers: int, began: float) -> None:
 
 
 def demo(folder: Path, seconds: float) -> None:
-    """1000 trials of the demo's models, and the best merge's folder scored by both engines."""
+    """1000 trials of the demo's models; the best merge asked all search questions, live and from
+    its exported folder."""
     from objectives.merge.recipe import MergeRecipe
     from objectives.merge.sources import Sources
     from storage.database import open_storage
     from storage.studies import find_study
     from storage.trials import Trials, best_merge
+    from study.candidates import recipe_of
     from study.config_file import load_config
     from study.engine_choice import choose_engine
     from study.setup import build
@@ -149,10 +156,15 @@ def demo(folder: Path, seconds: float) -> None:
         [sys.executable, "-m", "study.export", str(config), *words], cwd=ROOT, check=True
     )
     exported = Sources({"m": out}, "m")
-    for kind in ("vllm", "transformers"):
-        engine = choose_engine(setup.config, kind).start(exported, setup.longest)
-        engine.load(MergeRecipe.single("m", setup.sources.num_layers))
-        print(f"its folder through {kind}: {setup.search.ask(engine).value}", flush=True)
+    alone = MergeRecipe.single("m", setup.sources.num_layers)
+    for what, sources, recipe, kind in (
+        ("it, live", setup.sources, recipe_of(best, setup.genome), "vllm"),
+        ("its folder", exported, alone, "vllm"),
+        ("its folder", exported, alone, "transformers"),
+    ):
+        engine = choose_engine(setup.config, kind).start(sources, setup.longest)
+        engine.load(recipe)
+        print(f"{what} through {kind}: {setup.search.ask(engine).value}", flush=True)
         engine.close()
 
 
@@ -177,6 +189,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--seconds", type=float, default=150)
+    parser.add_argument("--questions", type=float, default=1.0)
     parser.add_argument("--engine", nargs="*", default=[], metavar="KEY=VALUE")
     given = parser.parse_args()
     engine = {k: yaml.safe_load(v) for k, v in (word.split("=") for word in given.engine)}
@@ -185,7 +198,7 @@ def main() -> None:
         make(given.folder, given.layers)
     for part in given.parts:
         if part == "study":
-            study(given.folder, given.layers, given.seconds, engine)
+            study(given.folder, given.layers, given.seconds, engine, given.questions)
         elif part == "demo":
             demo(given.folder, given.seconds)
         else:  # in a process of its own, which gives the device's memory back

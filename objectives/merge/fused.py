@@ -10,6 +10,7 @@ M: models of the recipe without its base.
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,8 +120,7 @@ class Fused:
                     below = masks.threshold(density)
                     draws[i, m], draws[i, M + m] = self._keys[place], below
                     numbers[i, M + m] = sums.ratio(int(table[-1]), int(table[below]), grain)
-        device = self._store.device
-        return torch.from_numpy(numbers).to(device), torch.from_numpy(draws).to(device)
+        return self._sent(numbers), self._sent(draws)
 
     def _shares(
         self, recipe: MergeRecipe, models: Sequence[str], settings: Sequence[Setting]
@@ -134,7 +134,14 @@ class Fused:
             agree = (np.arange(2 ** len(models)) >> m & 1).astype(bool)
             sums_[:, agree] += weights[:, m : m + 1]
         shares = 1 / np.where(sums_ == 0, np.float32(1), sums_)
-        return torch.from_numpy(shares).to(self._store.device)
+        return self._sent(shares)
+
+    def _sent(self, array: NDArray[Any]) -> Tensor:
+        """On the device in its turn: nothing waits for what was queued before."""
+        tensor, device = torch.from_numpy(array), self._store.device
+        if device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(device, non_blocking=True)
 
     def _cut(
         self,

@@ -131,6 +131,12 @@ def _draws(key, start, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _flipped(values, sign):
+    """`values` with another sign where `sign` has the bit of one: an instruction, not a choice."""
+    return (values.to(tl.int32, bitcast=True) ^ sign).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def _tally(bins, base, model, key, per_grain, count, BLOCK: tl.constexpr):
     start = tl.program_id(0).to(tl.int64) * BLOCK
     at = start + tl.arange(0, BLOCK)
@@ -194,14 +200,14 @@ def _mix(
         total += value
         values = values + (value,)  # noqa: RUF005  # Triton knows no starred tuples
     if ELECT:
-        up = total >= 0
+        elected = total.to(tl.int32, bitcast=True) & -0x80000000  # a sum from 0.0 is never -0.0
         total = tl.zeros([BLOCK], tl.float32)
         agreeing = tl.zeros([BLOCK], tl.int32)
         for m in tl.static_range(M):
-            along = tl.where(up, values[m], -values[m])
+            along = _flipped(values[m], elected)
             total += tl.maximum(along, 0.0)
             agreeing += tl.where(along > 0, 1 << m, 0)
-        total = tl.where(up, total, -total)
+        total = _flipped(total, elected)
         if NORMALIZE:
             total *= tl.load(shares + agreeing)
     elif NORMALIZE:
