@@ -4,6 +4,7 @@ A store walks through tensors: for each it holds those of several models on the 
 contiguous, in the dtype of their files. What it gave is good until it is asked for the next.
 """
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,13 +55,11 @@ class Resident:
     def __init__(self, sources: Sources, device: torch.device) -> None:
         """Raises SourceError where a tensor is not finite."""
         self.device = device
-        self._tensors = {
-            (label, info.name): sources.read(label, info).to(device).contiguous()
-            for label in sources.checkpoints
-            for info in sources.layout
-        }
-        for (label, name), tensor in self._tensors.items():
-            refuse_broken(label, name, tensor)
+        self._tensors: dict[tuple[str, str], Tensor] = {}
+        files = Streamed(sources, device, pinned=False, look=False)
+        with contextlib.closing(files):
+            for label, name, tensor in _sound(files, sources):
+                self._tensors[label, name] = tensor.clone()
 
     def walk(self, wanted: Iterable[Wanted]) -> Iterator[Held]:
         for info, labels in wanted:
@@ -77,19 +76,21 @@ class Streamed:
     the page cache each time.
     """
 
-    def __init__(self, sources: Sources, device: torch.device, pinned: bool) -> None:
-        """Raises SourceError where a tensor is not finite, or memory cannot be page-locked."""
+    def __init__(
+        self, sources: Sources, device: torch.device, pinned: bool, look: bool = True
+    ) -> None:
+        """Raises SourceError where memory cannot be page-locked, or, where it is to `look` at all
+        that there is, where a tensor is not finite.
+        """
         self.device, self._sources = device, sources
-        self._labels = list(sources.checkpoints)
-        room = {label: largest(sources, label) for label in self._labels}
+        room = {label: largest(sources, label) for label in sources.checkpoints}
         self._slots = [_Slot(room, device, staged=not pinned) for _ in range(_SLOTS)]
         self._side = torch.cuda.Stream(device)
         self._reader = ThreadPoolExecutor(1, "sources")
         self._pinned = _Pinned(sources) if pinned else None
         self._turn = 0
-        for info, held in self.walk((info, self._labels) for info in sources.layout):
-            for label, tensor in held.items():
-                refuse_broken(label, info.name, tensor)
+        for _ in _sound(self, sources) if look else ():
+            pass
 
     def walk(self, wanted: Iterable[Wanted]) -> Iterator[Held]:
         ahead: list[tuple[Future[dict[str, Tensor]], TensorInfo, _Slot]] = []
@@ -171,6 +172,15 @@ class _Pinned:
                 tensor.copy_(sources.read(label, info))
                 self.tensors[label, info.name] = tensor
             _check(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), total, 0))
+
+
+def _sound(store: Store, sources: Sources) -> Iterator[tuple[str, str, Tensor]]:
+    """Label, name and tensor of all that there is. Raises SourceError where one is not finite."""
+    labels = list(sources.checkpoints)
+    for info, held in store.walk((info, labels) for info in sources.layout):
+        for label, tensor in held.items():
+            refuse_broken(label, info.name, tensor)
+            yield label, info.name, tensor
 
 
 def refuse_broken(label: str, name: str, tensor: Tensor) -> None:
