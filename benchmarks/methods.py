@@ -61,7 +61,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device(given.device)
-    sources = Sources({path.name: path for path in sorted(given.models.iterdir())}, "base")
+    folders = {path.name: path for path in sorted(given.models.iterdir()) if path.is_dir()}
+    sources = Sources(folders, "base")
     store: Store = Files(sources) if device.type == "cpu" else Resident(sources, device)
     print("| method | models | first merge, ms | a merge, ms |\n|---|---|---|---|")
     for method in METHODS:

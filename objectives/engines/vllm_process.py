@@ -4,6 +4,7 @@ Tried with vLLM 0.26 on a GPU and with 0.32's build for CPUs.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -61,7 +62,7 @@ def serve(connection: Connection) -> None:
     """Take Settings, start vLLM and do what comes over the connection, until that is closed."""
     try:
         with _watched(), contextlib.suppress(ImportError):  # Host says what is wrong with it
-            import vllm  # noqa: F401  # takes seconds, which Settings need not wait for
+            _import()
         try:
             settings = connection.recv()
         except EOFError:
@@ -78,6 +79,14 @@ def serve(connection: Connection) -> None:
             connection.send(("done", _attempt(connection, work)))
     finally:
         _leave()
+
+
+def _import() -> None:
+    """All that vLLM imports by and by; it takes many seconds, which Settings need not wait for."""
+    importlib.import_module(EXTENSION.rpartition(".")[0])
+    from vllm import LLM  # noqa: F401
+
+    importlib.import_module("vllm.v1.worker.gpu_worker")  # the CPU's stands on it
 
 
 def _attempt(connection: Connection, work: Any) -> Any:
@@ -155,6 +164,7 @@ class Host:
             self.report.append(f"sources: {place}\n{needed.table(free, host)}")
         with tempfile.TemporaryDirectory(prefix="study-") as folder:
             (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+            _look_at(config.get("architectures", ()))
             self._llm = self._start(settings, folder, needed.kv_cache)
         self._llm.collective_rpc("study_open", args=(dict(settings.folders), opened, place))
         self._batch_tokens = settings.batch_tokens
@@ -259,6 +269,15 @@ class Host:
         logprobs = tuple(known[token] for token in prompt.options)
         finite = all(map(_is_finite, known.values()))
         return Answer(tokens, logprobs, finite)
+
+
+def _look_at(architectures: Sequence[str]) -> None:
+    """Have vLLM look at the model's class here; else it starts a Python of its own to do that."""
+    from vllm import ModelRegistry
+
+    for name in architectures:
+        if (model := ModelRegistry.models.get(name)) is not None:
+            ModelRegistry.register_model(name, model.load_model_cls())
 
 
 def _is_finite(value: float) -> bool:
