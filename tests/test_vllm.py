@@ -242,7 +242,11 @@ def test_a_run_ends_with_vllm_and_leaves_nothing_when_it_is_killed(tmp_path: Pat
     assert "report: runs/" in done.stdout
 
 
-def test_a_process_begun_ahead_of_its_sources_serves_them(demo: Setup) -> None:
+def test_a_process_begun_ahead_of_its_sources_serves_them(
+    demo: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM keeps what a Python of its own found out about a model's class: here there is none."""
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
     choice = choose_engine(config_with(), "vllm")
     choice.begin()
     [(_, child, _)] = vllm_child._ahead
@@ -253,6 +257,7 @@ def test_a_process_begun_ahead_of_its_sources_serves_them(demo: Setup) -> None:
     assert all(answer.finite for answer in made.answer(questions(demo)))
     made.close()
     assert not vllm_child._ahead
+    assert not (tmp_path / "modelinfos").exists()
 
 
 def test_a_process_begun_in_vain_ends_with_the_command() -> None:
