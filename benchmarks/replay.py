@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 from search import DEMO, made
+from search_parts import RacedTask, race
 
-from objectives.sampling import Floats, Sample, estimate
+from objectives.sampling import Floats, Sample
 from storage.answers import HELD_OUT, SEARCH, Answers
 from storage.database import open_storage
 from storage.studies import find_study
@@ -95,31 +96,21 @@ class Scheduled:
                 )
                 for task, own in zip(self.setup.search.tasks, self.tasks, strict=True)
             }
-        rng, parts = np.random.default_rng(draw), []
+        rng, trials = np.random.default_rng(draw), range(len(self.tasks[0].right_TQ))
+        raced: list[list[RacedTask]] = [[] for _ in trials]
+        reference = 0.0
         for task, own in zip(self.setup.search.tasks, self.tasks, strict=True):
             sample = samples[task.name]
             expected_Q = soft * sample.expected_soft_Q + (1 - soft) * sample.expected_Q
-            order = rng.permutation(len(sample.asked_S))
-            cuts = [round(len(order) * b / blocks) for b in range(1, blocks + 1)]
-            parts.append((own.weight, own.ranked(soft), sample, expected_Q, order, cuts))
-        reference = sum(w * before.mean() for w, (_, before), *_ in parts)
-        values_T, asked = np.empty(len(self.tasks[0].right_TQ)), 0
-        for t in range(len(values_T)):
-            for block in range(blocks):
-                value, variance, count = 0.0, 0.0, 0
-                for w, (ranked_TQ, _), sample, expected_Q, order, cuts in parts:
-                    places = order[: cuts[block]]
-                    chances = sample.chances_S[places] * cuts[block] / len(order)
-                    asked_S = sample.asked_S[places]
-                    part = Sample(asked_S, chances, expected_Q, expected_Q)
-                    made = estimate(ranked_TQ[t, asked_S], expected_Q, part)
-                    value += w * made.mean
-                    variance += w**2 * made.sampling_variance
-                    count += len(places)
-                if value + z * math.sqrt(variance) < reference:
-                    break
-            values_T[t] = value
-            asked += count
+            order_S = rng.permutation(len(sample.asked_S))
+            ranked_TQ, before_TQ = own.ranked(soft)
+            reference += own.weight * before_TQ.mean()
+            for t in trials:
+                raced[t].append(RacedTask(own.weight, ranked_TQ[t], expected_Q, sample, order_S))
+        values_T, asked = np.empty(len(raced)), 0
+        for t, tasks in enumerate(raced):
+            values_T[t], parts = race(tasks, blocks, z, reference)
+            asked += sum(len(part.asked_S) for part in parts)
         return values_T, asked / len(values_T)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from cmaes import CMA
+from numpy.typing import NDArray
 
 from objectives.engines.engine import Engine
-from objectives.sampling import Sample, estimate
+from objectives.sampling import Floats, Sample, estimate
 from objectives.scoring import Exam, Scores, TaskScores
 from storage.trials import TrialRecord
 from study.sampler import Place, Replay, ReplaySampler, places_of, start_of
@@ -107,10 +108,47 @@ class CoarseSetup(Setup):
         return ReplaySampler(made, space)
 
 
+@dataclass(frozen=True)
+class RacedTask:
+    """One task of a trial, whose sample is asked in blocks."""
+
+    weight: float
+    ranked_Q: Floats
+    """Of questions that were not asked, anything."""
+    expected_Q: Floats
+    sample: Sample
+    order_S: NDArray[np.int64]
+    """In which the sample is asked."""
+
+    def first(self, share: float) -> Sample:
+        """The beginning of the sample, with the chances of being in it."""
+        count = round(len(self.order_S) * share)
+        kept, chance = np.sort(self.order_S[:count]), count / len(self.order_S)
+        asked_S, chances_S = self.sample.asked_S[kept], self.sample.chances_S[kept] * chance
+        return replace(self.sample, asked_S=asked_S, chances_S=chances_S)
+
+
+def race(
+    tasks: Sequence[RacedTask], blocks: int, z: float, reference: float
+) -> tuple[float, list[Sample]]:
+    """A trial's estimate, and what it was asked of each task: it is left after a block, of every
+    task in proportion, at which the estimate is `z` errors below `reference`."""
+    for block in range(1, blocks + 1):
+        parts = [task.first(block / blocks) for task in tasks]
+        value = variance = 0.0
+        for task, part in zip(tasks, parts, strict=True):
+            found = estimate(task.ranked_Q[part.asked_S], task.expected_Q, part)
+            value += task.weight * found.mean
+            variance += task.weight**2 * found.sampling_variance
+        if value + z * math.sqrt(variance) < reference:
+            break
+    return value, parts
+
+
 class RacedExam(Exam):
-    """Takes a trial's sample in blocks, each of every task in proportion, and leaves off after one
-    at which the estimate is half an error below the mean of the generation before: the estimate so
-    far is the trial's. (All are asked at once here, and those after it forgotten.)"""
+    """Takes a trial's sample in blocks, and leaves off at half an error below the mean of the
+    generation before: the estimate so far is the trial's. (All are asked at once here, and those
+    after it forgotten.)"""
 
     blocks, soft = 1, 0.0
     records: Callable[[], Sequence[TrialRecord]]
@@ -120,19 +158,10 @@ class RacedExam(Exam):
         before = self._before() if samples else []
         if not before:
             return scores
-        for block in range(1, self.blocks + 1):
-            parts = {name: self._part(task, block) for name, task in scores.tasks.items()}
-            value = variance = 0.0
-            for task in parts.values():
-                of = task.sample
-                expected_Q = self.soft * of.expected_soft_Q + (1 - self.soft) * of.expected_Q
-                ranked_Q = self.soft * task.soft_Q + (1 - self.soft) * task.right_Q
-                found = estimate(ranked_Q[of.asked_S].astype(np.float64), expected_Q, of)
-                value += task.weight * found.mean
-                variance += task.weight**2 * found.sampling_variance
-            if value + 0.5 * math.sqrt(variance) < statistics.fmean(before):
-                break
-        return Scores(parts)
+        tasks = [self._raced(task) for task in scores.tasks.values()]
+        _, parts = race(tasks, self.blocks, 0.5, statistics.fmean(before))
+        named = zip(scores.tasks.items(), parts, strict=True)
+        return Scores({name: replace(task, sample=part) for (name, task), part in named})
 
     def _before(self) -> list[float]:
         finished, _ = places_of([r for r in self.records() if r.complete])
@@ -142,14 +171,9 @@ class RacedExam(Exam):
             now += 1
         return [value for place, (_, value) in finished.items() if place.generation == now - 1]
 
-    def _part(self, task: TaskScores, block: int) -> TaskScores:
-        sample = task.sample
-        count = len(sample.asked_S)
-        order = np.random.default_rng(count).permutation(count)
-        kept = np.sort(order[: round(count * block / self.blocks)])
-        part = replace(
-            sample,
-            asked_S=sample.asked_S[kept],
-            chances_S=sample.chances_S[kept] * len(kept) / count,
-        )
-        return replace(task, sample=part)
+    def _raced(self, task: TaskScores) -> RacedTask:
+        of, count = task.sample, len(task.sample.asked_S)
+        ranked_Q = self.soft * task.soft_Q + (1 - self.soft) * task.right_Q
+        expected_Q = self.soft * of.expected_soft_Q + (1 - self.soft) * of.expected_Q
+        order_S = np.random.default_rng(count).permutation(count)
+        return RacedTask(task.weight, ranked_Q.astype(np.float64), expected_Q, of, order_S)
