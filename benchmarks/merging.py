@@ -2,7 +2,8 @@
 
     python benchmarks/merging.py FOLDER PART [--layers 32]
 
-`rates` is what the device can do, `merge` the kernels with sources on the GPU, `places` with them
+`rates` is what the device can do, `kernel` the kernels by the device's own clock, one tensor over
+and over, `merge` whole merges with sources on the GPU, `places` with them
 in files and page-locked, `mergekit` its arithmetic on the same resident tensors, `yaml`
 mergekit-yaml from the folder. trial.py runs each in a process of its own.
 """
@@ -49,6 +50,36 @@ def rates() -> None:
     target = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     seconds = timed(lambda: [target.copy_(host, non_blocking=True) for _ in range(5)])
     print(f"page-locked host to device: {5 * host.nbytes / seconds / 1e9:.1f} GB/s", flush=True)
+
+
+def kernel() -> None:
+    from triton.testing import do_bench
+
+    from objectives.merge import kernels
+
+    def normal(spread: float) -> torch.Tensor:
+        return spread * torch.randn(14336, 4096, device="cuda", dtype=torch.bfloat16)
+
+    base = normal(0.02)
+    models, out = [base + normal(0.002) for _ in range(3)], torch.empty_like(base)
+    numbers = torch.tensor([0.5, 0.7, 0.9, 1.9, 1.5, 1.2, 0.0, 0.0, 0.0, 1.0, 1.0], device="cuda")
+    draws = torch.tensor([1, 2, 3, 30_000, 40_000, 50_000], device="cuda")
+    shares = torch.rand(8, device="cuda")
+    moved = (2 + len(models)) * out.nbytes
+    half = torch.empty(moved // 4, device="cuda", dtype=torch.bfloat16)
+    other = torch.empty_like(half)
+    copy = do_bench(lambda: other.copy_(half), rep=500, return_mode="median")
+    print(f"copy of {moved / 1e9:.2f} GB, read and written: {moved / copy / 1e9:.2f} TB/s")
+    for method in ("dare_ties", "dare_linear", "task_arithmetic"):
+        drop, elect = method.startswith("dare"), method.endswith("ties")
+        given = {"drop": drop, "trim": False, "elect": elect, "normalize": elect}
+        spent = do_bench(
+            lambda given=given: kernels.mix(out, base, models, numbers, draws, shares, **given),
+            rep=500,
+            return_mode="median",
+        )
+        rate = f"{moved / spent / 1e9:.2f} TB/s, {copy / spent:.0%} of the copy"
+        print(f"kernel {method}: {spent:.3f} ms, {rate}", flush=True)
 
 
 def merge(folder: Path, layers: int) -> None:
@@ -149,6 +180,7 @@ def mergekit_yaml(folder: Path, layers: int) -> None:
 
 PARTS: dict[str, Callable[[Path, int], None]] = {
     "rates": lambda *_: rates(),
+    "kernel": lambda *_: kernel(),
     "merge": merge,
     "places": places,
     "mergekit": mergekit,
@@ -162,7 +194,7 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--layers", type=int, default=32)
     given = parser.parse_args()
-    if given.part != "rates":
+    if given.part not in ("rates", "kernel"):
         make(given.folder, given.layers)
     PARTS[given.part](given.folder, given.layers)
 

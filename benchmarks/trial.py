@@ -194,7 +194,7 @@ def main() -> None:
     given = parser.parse_args()
     engine = {k: yaml.safe_load(v) for k, v in (word.split("=") for word in given.engine)}
     given.folder.mkdir(parents=True, exist_ok=True)
-    if set(given.parts) - {"rates", "demo"}:
+    if set(given.parts) - {"rates", "kernel", "demo"}:
         make(given.folder, given.layers)
     for part in given.parts:
         if part == "study":
