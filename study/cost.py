@@ -19,7 +19,8 @@ _SCORING_SHARE = 0.58
 _MERGE_SHARE = 0.39
 """Of the memory rate, inside a trial: a merge with its loading took 0.077 s for 101 GB."""
 _LINK_SHARE = 0.9
-_START_SECONDS = 60.0
+START_SECONDS = 60.0
+"""From the command to the first score."""
 _OTHER_SECONDS = 0.05
 """Of a trial: proposing and storing."""
 _BLOCK = 16
@@ -95,12 +96,9 @@ def trial_seconds(merge: float, scoring: float) -> float:
     return merge + scoring + _OTHER_SECONDS
 
 
-def study_seconds(
-    trials: int, baselines: int, trial: float, baseline: float, workers: int
-) -> float:
-    """Of all trials on so many workers, from the command to the last search score."""
-    rounds = math.ceil(baselines / workers) * baseline + math.ceil(trials / workers) * trial
-    return _START_SECONDS + rounds
+def seconds_of(rounds: Sequence[tuple[int, float]], workers: int) -> float:
+    """So many merges of so many seconds each, on so many workers."""
+    return sum(math.ceil(count / workers) * each for count, each in rounds)
 
 
 def generations(trials: int, population: int) -> int:

@@ -11,6 +11,8 @@ import typer
 from .command import ConfigPath, TaskFolders, application, reported, start_logging
 
 if TYPE_CHECKING:
+    from objectives.scoring import Exam
+
     from .config import StudyConfig
     from .cost import Card, Tokens
     from .setup import Setup
@@ -63,13 +65,18 @@ def _plan(
         place = needed.place(engine.sources, int(card.memory), int(host))
     except EngineError:
         return found | {"sources": None, "warnings": [*found["warnings"], "it does not fit"]}
-    tasks, all_tokens = _tokens(setup)
+    tasks = _tokens(setup)
     weights, tokens = _weights(setup), sum(t.computed for t in tasks.values())
     merge = cost.merge_seconds(needed, place, card)
     scoring = cost.scoring_seconds(weights, tokens, card)
     trial = cost.trial_seconds(merge, scoring)
-    baseline = cost.trial_seconds(merge, cost.scoring_seconds(weights, all_tokens, card))
-    whole = cost.study_seconds(found["trials"], found["baselines"], trial, baseline, workers)
+    everything, held_out = (
+        cost.trial_seconds(merge, cost.scoring_seconds(weights, _all_tokens(exam), card))
+        for exam in (setup.search, setup.held_out)
+    )
+    merges = _in_the_end(setup, found["trials"])
+    end = [(merges["search questions"], everything), (merges["held-out questions"], held_out)]
+    rounds = [(found["baselines"], everything), (found["trials"], trial), *end]
     return found | {
         "sources": place,
         "tokens": {name: asdict(t) for name, t in tasks.items()},
@@ -79,13 +86,15 @@ def _plan(
             f"merge and load: {sum(needed.sources.values()) / _GB:.1f} GB of sources "
             f"({place}), {needed.model / _GB:.1f} GB of model = {merge:.2f} s",
         ],
+        "in_the_end": merges,
         "seconds_a_trial": round(trial, 2),
-        "seconds": round(whole),
+        "seconds_in_the_end": round(cost.seconds_of(end, workers), 2),
+        "seconds": round(cost.START_SECONDS + cost.seconds_of(rounds, workers)),
     }
 
 
-def _tokens(setup: "Setup") -> "tuple[dict[str, Tokens], int]":
-    """Each task's tokens in a trial of the search, and how many there are in a baseline."""
+def _tokens(setup: "Setup") -> "dict[str, Tokens]":
+    """Each task's tokens in a trial of the search."""
     from objectives.tasks.task import WholeTask
 
     from .cost import tokens_of
@@ -93,8 +102,22 @@ def _tokens(setup: "Setup") -> "tuple[dict[str, Tokens], int]":
     share = setup.share
     whole = {name: tokens_of(prompts) for name, prompts in setup.search.prompts.items()}
     shares = {t.name: 1.0 if isinstance(t, WholeTask) else share for t in setup.search.tasks}
-    tasks = {name: tokens.sampled(shares[name]) for name, tokens in whole.items()}
-    return tasks, sum(tokens.computed for tokens in whole.values())
+    return {name: tokens.sampled(shares[name]) for name, tokens in whole.items()}
+
+
+def _all_tokens(exam: "Exam") -> int:
+    from .cost import tokens_of
+
+    return sum(tokens_of(prompts).computed for prompts in exam.prompts.values())
+
+
+def _in_the_end(setup: "Setup", trials: int) -> dict[str, int]:
+    """How many merges are asked all questions of either kind when the search is over."""
+    kinds = [baseline.kind for baseline in setup.genome.baselines()]
+    compared = len(kinds) - max(0, kinds.count("uniform") - 1)  # of these the best
+    concluded = 2 + (setup.share < 1) if trials else 0  # the best trial again, if it had a sample
+    held_out = compared + (3 if trials else 0) if setup.held_out.tasks else 0
+    return {"search questions": concluded, "held-out questions": held_out}
 
 
 def _search(config: "StudyConfig", setup: "Setup", workers: int) -> dict[str, Any]:
@@ -164,6 +187,7 @@ def _text(found: dict[str, Any]) -> str:
         found["memory"],
     ]
     if found["sources"] is not None:
+        ends = [f"{n} merges are asked all {what}" for what, n in found["in_the_end"].items()]
         lines.append("tokens of a trial:")
         lines += [
             f"  {name}: {t['questions']} questions, {t['shared']} tokens shared, {t['own']} own, "
@@ -173,6 +197,7 @@ def _text(found: dict[str, Any]) -> str:
         lines += [
             f"expected with sources: {found['sources']}, on {found['workers']} x {found['gpu']}:",
             *(f"  {line}" for line in found["arithmetic"]),
+            f"  in the end {' and '.join(ends)}: {found['seconds_in_the_end']:.0f} s",
             f"  {found['seconds_a_trial']:.2f} s a trial, the study {_duration(found['seconds'])}",
         ]
     lines += [f"warning: {text}" for text in found["warnings"]]

@@ -47,6 +47,18 @@ def test_it_counts_what_the_config_says() -> None:
     assert tokens["questions"] == 96  # a quarter of 383
     assert tokens["decoded"] == 0
     assert found["seconds"] > 120 * found["seconds_a_trial"]
+    # best trial, mean of the top, CMA mean; these, base, parents and the best uniform merge
+    assert found["in_the_end"] == {"search questions": 3, "held-out questions": 8}
+
+
+def test_what_is_asked_in_the_end_counts(tmp_path: Path) -> None:
+    text = (DEMO / "study.yaml").read_text().replace("models/", f"{DEMO}/models/")
+    text = text.replace("questions/", f"{DEMO}/questions/")
+    (tmp_path / "demo.yaml").write_text(text.replace("0.75", "0") + "search: {questions: 1}\n")
+    found = json.loads(plan("--json", "--gpu", "l4", config=tmp_path / "demo.yaml").stdout)
+    assert found["in_the_end"] == {"search questions": 2, "held-out questions": 0}
+    more = json.loads(plan("--json", "--gpu", "l4").stdout)
+    assert more["seconds_in_the_end"] > found["seconds_in_the_end"] > 0
 
 
 def test_a_sample_of_the_questions_costs_its_share(tmp_path: Path) -> None:
