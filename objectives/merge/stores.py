@@ -4,7 +4,7 @@ A store walks through tensors: for each it holds those of several models on the 
 contiguous, in the dtype of their files. What it gave is good until it is asked for the next.
 """
 
-import contextlib
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,10 +56,22 @@ class Resident:
         """Raises SourceError where a tensor is not finite."""
         self.device = device
         self._tensors: dict[tuple[str, str], Tensor] = {}
-        files = Streamed(sources, device, pinned=False, look=False)
-        with contextlib.closing(files):
-            for label, name, tensor in _sound(files, sources):
-                self._tensors[label, name] = tensor.clone()
+        finite: list[Tensor] = []
+        room = max(largest(sources, label) for label in sources.checkpoints)
+        stages = [torch.empty(room, dtype=torch.uint8, pin_memory=True) for _ in range(_SLOTS)]
+        copied = [torch.cuda.Event() for _ in stages]
+        for label, info in itertools.product(sources.checkpoints, sources.layout):
+            turn = len(finite) % _SLOTS
+            copied[turn].synchronize()  # the next is read from its file while this one is copied
+            read = sources.read(label, info)
+            tensor = _as(stages[turn], read.dtype, read.shape).copy_(read)
+            tensor = tensor.to(device, non_blocking=True)
+            copied[turn].record(torch.cuda.current_stream(device))
+            self._tensors[label, info.name] = tensor
+            finite.append(torch.isfinite(tensor).all())
+        for (label, name), each in zip(self._tensors, torch.stack(finite).tolist(), strict=True):
+            if not each:
+                raise _broken(label, name)
 
     def walk(self, wanted: Iterable[Wanted]) -> Iterator[Held]:
         for info, labels in wanted:
@@ -76,12 +88,8 @@ class Streamed:
     the page cache each time.
     """
 
-    def __init__(
-        self, sources: Sources, device: torch.device, pinned: bool, look: bool = True
-    ) -> None:
-        """Raises SourceError where memory cannot be page-locked, or, where it is to `look` at all
-        that there is, where a tensor is not finite.
-        """
+    def __init__(self, sources: Sources, device: torch.device, pinned: bool) -> None:
+        """Raises SourceError where a tensor is not finite, or memory cannot be page-locked."""
         self.device, self._sources = device, sources
         room = {label: largest(sources, label) for label in sources.checkpoints}
         self._slots = [_Slot(room, device, staged=not pinned) for _ in range(_SLOTS)]
@@ -89,8 +97,10 @@ class Streamed:
         self._reader = ThreadPoolExecutor(1, "sources")
         self._pinned = _Pinned(sources) if pinned else None
         self._turn = 0
-        for _ in _sound(self, sources) if look else ():
-            pass
+        labels = list(sources.checkpoints)
+        for info, held in self.walk((info, labels) for info in sources.layout):
+            for label, tensor in held.items():
+                refuse_broken(label, info.name, tensor)
 
     def walk(self, wanted: Iterable[Wanted]) -> Iterator[Held]:
         ahead: list[tuple[Future[dict[str, Tensor]], TensorInfo, _Slot]] = []
@@ -174,19 +184,14 @@ class _Pinned:
             _check(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), total, 0))
 
 
-def _sound(store: Store, sources: Sources) -> Iterator[tuple[str, str, Tensor]]:
-    """Label, name and tensor of all that there is. Raises SourceError where one is not finite."""
-    labels = list(sources.checkpoints)
-    for info, held in store.walk((info, labels) for info in sources.layout):
-        for label, tensor in held.items():
-            refuse_broken(label, info.name, tensor)
-            yield label, info.name, tensor
-
-
 def refuse_broken(label: str, name: str, tensor: Tensor) -> None:
     """Raise SourceError where a tensor is not finite."""
     if not torch.isfinite(tensor).all():
-        raise SourceError(f"{label}: tensor {name} holds NaN or infinity")
+        raise _broken(label, name)
+
+
+def _broken(label: str, name: str) -> SourceError:
+    return SourceError(f"{label}: tensor {name} holds NaN or infinity")
 
 
 def largest(sources: Sources, label: str) -> int:
