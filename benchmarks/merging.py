@@ -3,9 +3,9 @@
     python benchmarks/merging.py FOLDER PART [--layers 32]
 
 `rates` is what the device can do, `kernel` the kernels by the device's own clock, one tensor over
-and over, `merge` whole merges with sources on the GPU, `places` with them
-in files and page-locked, `mergekit` its arithmetic on the same resident tensors, `yaml`
-mergekit-yaml from the folder. trial.py runs each in a process of its own.
+and over, `merge` whole merges with sources on the GPU, `places` with them in files and page-locked,
+`mergekit` its arithmetic on the same resident tensors, `yaml` mergekit-yaml from the folder.
+trial.py runs each in a process of its own.
 """
 
 import argparse
@@ -178,6 +178,7 @@ def mergekit_yaml(folder: Path, layers: int) -> None:
     print(f"mergekit-yaml --cuda from the folder: {time.perf_counter() - began:.1f} s", flush=True)
 
 
+WITHOUT_MODELS = ("rates", "kernel")
 PARTS: dict[str, Callable[[Path, int], None]] = {
     "rates": lambda *_: rates(),
     "kernel": lambda *_: kernel(),
@@ -194,7 +195,7 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--layers", type=int, default=32)
     given = parser.parse_args()
-    if given.part not in ("rates", "kernel"):
+    if given.part not in WITHOUT_MODELS:
         make(given.folder, given.layers)
     PARTS[given.part](given.folder, given.layers)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from search import DEMO, made
-from search_parts import RacedTask, race
+from search_parts import RacedTask, expected, race
 
 from objectives.sampling import Floats, Sample
 from storage.answers import HELD_OUT, SEARCH, Answers
@@ -101,7 +101,7 @@ class Scheduled:
         reference = 0.0
         for task, own in zip(self.setup.search.tasks, self.tasks, strict=True):
             sample = samples[task.name]
-            expected_Q = soft * sample.expected_soft_Q + (1 - soft) * sample.expected_Q
+            expected_Q = expected(sample, soft)
             order_S = rng.permutation(len(sample.asked_S))
             ranked_TQ, before_TQ = own.ranked(soft)
             reference += own.weight * before_TQ.mean()

@@ -128,6 +128,11 @@ class RacedTask:
         return replace(self.sample, asked_S=asked_S, chances_S=chances_S)
 
 
+def expected(sample: Sample, soft: float) -> Floats:
+    """What is expected of every question, in what trials are ranked by."""
+    return soft * sample.expected_soft_Q + (1 - soft) * sample.expected_Q
+
+
 def race(
     tasks: Sequence[RacedTask], blocks: int, z: float, reference: float
 ) -> tuple[float, list[Sample]]:
@@ -174,6 +179,6 @@ class RacedExam(Exam):
     def _raced(self, task: TaskScores) -> RacedTask:
         of, count = task.sample, len(task.sample.asked_S)
         ranked_Q = self.soft * task.soft_Q + (1 - self.soft) * task.right_Q
-        expected_Q = self.soft * of.expected_soft_Q + (1 - self.soft) * of.expected_Q
+        expected_Q = expected(of, self.soft)
         order_S = np.random.default_rng(count).permutation(count)
         return RacedTask(task.weight, ranked_Q.astype(np.float64), expected_Q, of, order_S)

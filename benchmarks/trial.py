@@ -23,6 +23,7 @@ from typing import Any
 import merging
 import yaml
 from merging import PARTS as MERGING
+from merging import WITHOUT_MODELS
 from real_size import (
     CHOICE,
     CHOICE_OWN,
@@ -194,7 +195,7 @@ def main() -> None:
     given = parser.parse_args()
     engine = {k: yaml.safe_load(v) for k, v in (word.split("=") for word in given.engine)}
     given.folder.mkdir(parents=True, exist_ok=True)
-    if set(given.parts) - {"rates", "kernel", "demo"}:
+    if set(given.parts) - {*WITHOUT_MODELS, "demo"}:
         make(given.folder, given.layers)
     for part in given.parts:
         if part == "study":

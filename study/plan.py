@@ -115,7 +115,7 @@ def _in_the_end(setup: "Setup", trials: int) -> dict[str, int]:
     """How many merges are asked all questions of either kind when the search is over."""
     kinds = [baseline.kind for baseline in setup.genome.baselines()]
     compared = len(kinds) - max(0, kinds.count("uniform") - 1)  # of these the best
-    concluded = 2 + (setup.share < 1) if trials else 0  # the best trial again, if it had a sample
+    concluded = 2 + setup.sampled if trials else 0  # the best trial again, if it had a sample
     held_out = compared + (3 if trials else 0) if setup.held_out.tasks else 0
     return {"search questions": concluded, "held-out questions": held_out}
 

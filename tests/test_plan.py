@@ -36,6 +36,12 @@ def plan(*words: str, config: Path = DEMO / "study.yaml") -> subprocess.Complete
     )
 
 
+def demo_text() -> str:
+    """The demo's study, for a file in any folder."""
+    text = (DEMO / "study.yaml").read_text().replace("models/", f"{DEMO}/models/")
+    return text.replace("questions/", f"{DEMO}/questions/")
+
+
 def test_it_counts_what_the_config_says() -> None:
     result = plan("--json", "--gpu", "24GB")
     assert result.returncode == 0, result.stderr
@@ -52,9 +58,8 @@ def test_it_counts_what_the_config_says() -> None:
 
 
 def test_what_is_asked_in_the_end_counts(tmp_path: Path) -> None:
-    text = (DEMO / "study.yaml").read_text().replace("models/", f"{DEMO}/models/")
-    text = text.replace("questions/", f"{DEMO}/questions/")
-    (tmp_path / "demo.yaml").write_text(text.replace("0.75", "0") + "search: {questions: 1}\n")
+    text = demo_text().replace("0.75", "0")
+    (tmp_path / "demo.yaml").write_text(text + "search: {questions: 1}\n")
     found = json.loads(plan("--json", "--gpu", "l4", config=tmp_path / "demo.yaml").stdout)
     assert found["in_the_end"] == {"search questions": 2, "held-out questions": 0}
     more = json.loads(plan("--json", "--gpu", "l4").stdout)
@@ -62,9 +67,7 @@ def test_what_is_asked_in_the_end_counts(tmp_path: Path) -> None:
 
 
 def test_a_sample_of_the_questions_costs_its_share(tmp_path: Path) -> None:
-    text = (DEMO / "study.yaml").read_text().replace("models/", f"{DEMO}/models/")
-    text = text.replace("questions/", f"{DEMO}/questions/")
-    found = []
+    text, found = demo_text(), []
     for share in ("1", "0.25"):
         (tmp_path / "demo.yaml").write_text(f"{text}search: {{questions: {share}}}\n")
         found.append(json.loads(plan("--json", config=tmp_path / "demo.yaml").stdout))
