@@ -1,17 +1,17 @@
 """A trial of real size on a GPU: four random Mistral-7B-shaped models, 2,250 questions.
 
     python benchmarks/trial.py FOLDER [--layers 32] [--parts PART ...]
-                               [--seconds 150] [--questions 1.0] [--engine KEY=VALUE ...]
+                               [--seconds 150] [--questions 1.0] [--workers 1] [--engine KEY=VALUE ...]
 
 The models go to FOLDER (58 GB; a folder in memory shows what a warm page cache gives), the
 questions too. The part `study` runs python -m study.run there, as anyone would, and reads its
-trials, which are asked all questions unless --questions says which share; `demo` is a study of
+trials, which are asked all questions unless --questions says which share, with --workers on a GPU
+each; `demo` is a study of
 1000 trials with the demo's models; the others are merging.py's.
 Nothing may outlive it on the GPU: do not run it under `timeout`.
 """
 
 import argparse
-import itertools
 import math
 import statistics
 import subprocess
@@ -72,10 +72,16 @@ def study_dict(layers: int, engine: dict[str, Any], questions: float = 1.0) -> d
 
 
 def study(
-    folder: Path, layers: int, seconds: float, engine: dict[str, Any], questions: float
+    folder: Path,
+    layers: int,
+    seconds: float,
+    engine: dict[str, Any],
+    questions: float,
+    workers: int,
 ) -> None:
     """A study of the product's own, and what its trials took."""
-    name = "-".join(str(v) for pair in [("asked", questions), *engine.items()] for v in pair)
+    told = [("asked", questions), ("workers", workers), *engine.items()]
+    name = "-".join(str(v) for pair in told for v in pair)
     config = folder / f"{name}.yaml"
     config.write_text(yaml.safe_dump(study_dict(layers, engine, questions)))
     url = f"sqlite:///{folder}/{name}.db"
@@ -83,15 +89,16 @@ def study(
     began = time.time()
     with (folder / f"{name}.log").open("w") as log:
         words = ["study.run", str(config), "--storage", url, "--timeout", str(seconds)]
+        words += ["--workers", str(workers)] if workers > 1 else []
         subprocess.run(
             [sys.executable, "-m", *words], cwd=ROOT, stdout=log, stderr=log, check=False
         )
     print(f"study {name}: {time.time() - began:.0f} s in all", flush=True)
     print((folder / f"{name}.log").read_text()[-3000:], flush=True)
-    summarise(url, layers, began, questions)
+    summarise(url, layers, began, questions, workers)
 
 
-def summarise(url: str, layers: int, began: float, questions: float) -> None:
+def summarise(url: str, layers: int, began: float, questions: float, workers: int) -> None:
     from storage.database import open_storage
     from storage.studies import find_study
     from storage.trials import Trials
@@ -108,14 +115,14 @@ def summarise(url: str, layers: int, began: float, questions: float) -> None:
         for part in ("ask", "merge", "score")
     }
     ends = sorted(t.datetime_complete.timestamp() for t in trials if t.datetime_complete)
-    period = statistics.median(b - a for a, b in itertools.pairwise(ends[5:]))
-    rest = period - parts["merge"] - parts["score"]
+    each = statistics.median(b - a for a, b in zip(ends[5:], ends[5 + workers :], strict=False))
+    rest = each - parts["merge"] - parts["score"]
     flops = 2 * tokens_of_a_trial() * weights_of(layers) if questions == 1 else math.nan
     sources = len(NAMES) * 2 * (weights_of(layers) + 2 * ROWS * 4096)
     print(
         "| trials | s a trial | merge + load | sources' GB/s | score | rest | TFLOP/s | s to the "
         "first score |\n|---|---|---|---|---|---|---|---|\n"
-        f"| {len(records)} | {period:.2f} | {parts['merge']:.3f} | "
+        f"| {len(records)} | {each / workers:.2f} | {parts['merge']:.3f} | "
         f"{sources / parts['merge'] / 1e9:.1f} | {parts['score']:.2f} | "
         f"{rest:.3f} | {flops / parts['score'] / 1e12:.0f} | {ends[0] - began:.0f} |",
         flush=True,
@@ -191,6 +198,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--seconds", type=float, default=150)
     parser.add_argument("--questions", type=float, default=1.0)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--engine", nargs="*", default=[], metavar="KEY=VALUE")
     given = parser.parse_args()
     engine = {k: yaml.safe_load(v) for k, v in (word.split("=") for word in given.engine)}
@@ -199,7 +207,8 @@ def main() -> None:
         make(given.folder, given.layers)
     for part in given.parts:
         if part == "study":
-            study(given.folder, given.layers, given.seconds, engine, given.questions)
+            asked = (given.seconds, engine, given.questions, given.workers)
+            study(given.folder, given.layers, *asked)
         elif part == "demo":
             demo(given.folder, given.seconds)
         else:  # in a process of its own, which gives the device's memory back

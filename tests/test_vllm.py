@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from broken_worker import EXHAUSTED, HUNG, MISSING, RAISED, RENAMED, RESHAPED
 from conftest import DEMO, WORDS, MakeModel, point
@@ -198,6 +199,21 @@ def test_two_processes_that_share_the_model_answer_alike(demo: Setup, vllm: Vllm
     pair.close()
     assert group is not None
     assert not alive(group)
+
+
+@pytest.mark.gpu
+def test_two_gpus_that_share_the_model_answer_as_one() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    setup = build(config_with(dtype="float32"), check_values=False)
+    good, asked = recipe(setup, 1), questions(setup)
+    answers = []
+    for gpus in (1, 2):
+        engine = started(setup, dtype="float32", tensor_parallel_size=gpus)
+        engine.load(good)
+        answers.append(engine.answer(asked))
+        engine.close()
+    assert same(answers[0], answers[1], 1e-3)
 
 
 def alive(group: int) -> bool:
