@@ -1,7 +1,8 @@
 """A trial of real size on a GPU: four random Mistral-7B-shaped models, 2,250 questions.
 
     python benchmarks/trial.py FOLDER [--layers 32] [--parts PART ...]
-                               [--seconds 150] [--questions 1.0] [--workers 1] [--engine KEY=VALUE ...]
+                               [--seconds 150] [--questions 1.0] [--workers 1]
+                               [--engine KEY=VALUE ...]
 
 The models go to FOLDER (58 GB; a folder in memory shows what a warm page cache gives), the
 questions too. The part `study` runs python -m study.run there, as anyone would, and reads its
