@@ -108,6 +108,9 @@ def summarise(url: str, layers: int, began: float, questions: float, workers: in
     found = find_study(database, "trial")
     trials = [t for t in found.get_trials() if t.value is not None]
     records = [r for r in Trials(database, found).all() if r.complete]
+    ends = sorted(t.datetime_complete.timestamp() for t in trials if t.datetime_complete)
+    if ends:
+        print(f"the first score after {ends[0] - began:.0f} s")
     if len(records) < 7:  # base, parents, a first merge, and one that has nothing to prepare
         print(f"only {len(records)} trials")
         return
@@ -115,17 +118,16 @@ def summarise(url: str, layers: int, began: float, questions: float, workers: in
         part: statistics.median(r.seconds[part] for r in records[5:])  # those are merges
         for part in ("ask", "merge", "score")
     }
-    ends = sorted(t.datetime_complete.timestamp() for t in trials if t.datetime_complete)
     each = statistics.median(b - a for a, b in zip(ends[5:], ends[5 + workers :], strict=False))
     rest = each - parts["merge"] - parts["score"]
     flops = 2 * tokens_of_a_trial() * weights_of(layers) if questions == 1 else math.nan
     sources = len(NAMES) * 2 * (weights_of(layers) + 2 * ROWS * 4096)
     print(
-        "| trials | s a trial | merge + load | sources' GB/s | score | rest | TFLOP/s | s to the "
-        "first score |\n|---|---|---|---|---|---|---|---|\n"
+        "| trials | s a trial | merge + load | sources' GB/s | score | rest | TFLOP/s |\n"
+        "|---|---|---|---|---|---|---|\n"
         f"| {len(records)} | {each / workers:.2f} | {parts['merge']:.3f} | "
         f"{sources / parts['merge'] / 1e9:.1f} | {parts['score']:.2f} | "
-        f"{rest:.3f} | {flops / parts['score'] / 1e12:.0f} | {ends[0] - began:.0f} |",
+        f"{rest:.3f} | {flops / parts['score'] / 1e12:.0f} |",
         flush=True,
     )
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from objectives.engines import vllm_child
+
 from .config import ConfigError, EngineConfig, StudyConfig
 
 if TYPE_CHECKING:  # they take seconds to import
@@ -22,14 +24,6 @@ _KINDS = ("auto", "vllm", "transformers")
 _THREADS = " threads"
 _START = 4
 """How many times longer than a merge vLLM's start may take."""
-_ON_CPU = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-_ALWAYS = {
-    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # a last token that is never read may be one too many
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "PYTHONWARNINGS": "ignore",
-}
 
 
 @dataclass(frozen=True)
@@ -63,9 +57,9 @@ class EngineChoice:
     def begin(self) -> None:
         """Let what takes long and needs no sources go ahead; `start` goes on with it."""
         if self.kind == "vllm":
-            from objectives.engines.vllm_child import begin
-
-            begin(self._environment)
+            vllm_child.begin(self._environment)
+        else:
+            vllm_child.give_up()
 
     def start(self, sources: "Sources", longest: int) -> "Engine":
         """`longest` is the tokens of the longest prompt and its answer. Raises EngineError."""
@@ -106,13 +100,7 @@ class EngineChoice:
 
     @property
     def _environment(self) -> dict[str, str]:
-        """Of the process that runs vLLM."""
-        made = _ALWAYS | (_ON_CPU if self.device == "cpu" else {})
-        if importlib.util.find_spec("flashinfer") is None:
-            made["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
-        if self.config.eager:
-            made["TORCH_COMPILE_DISABLE"] = "1"
-        return made
+        return vllm_child.environment_for(self.device, self.config.eager)
 
 
 def use_threads_of(signature: str) -> None:

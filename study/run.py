@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from objectives.engines import vllm_child
+
 from .command import (
     ConfigPath,
     How,
@@ -108,6 +110,8 @@ def _run(
         )
         _conclude(setup, worked, reached)
         return
+    asked = config.engine
+    vllm_child.begin_early(how.engine or asked.kind, asked.device, asked.eager)
     from .engine_choice import choose_engine  # what is wrong in the file is said before torch comes
 
     choice = choose_engine(config, how.engine)

@@ -1,12 +1,10 @@
 """`--workers N`: worker processes on this host, started, watched, started again and stopped."""
 
 import logging
-import math
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,16 +17,16 @@ from storage.database import open_storage
 from storage.patience import Patience
 from storage.trials import Trials
 
-from .command import FAILED, How, log_console, reported, start_logging
+from .command import FAILED, How, log_console
 from .config import ConfigError, StudyConfig
 from .engine_choice import EngineChoice, choose_engine
-from .interrupts import Interrupted, Interrupts
+from .interrupts import Interrupts
 from .jobs import Jobs
-from .join import make_study, open_worker
+from .join import make_study
 from .progress import Progress
 from .setup import Setup, build
-from .tracking import tracked
 from .warm_start import stored_start
+from .worker_process import Order, work
 
 log = logging.getLogger(__name__)
 
@@ -37,20 +35,6 @@ _LONG_LIFE = 600.0
 """Seconds after which a worker's earlier deaths are forgiven."""
 _LOOK_SECONDS, _LEAVE_SECONDS = 0.5, 60.0
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a worker process is told to do."""
-
-    path: Path
-    url: str
-    budget: int
-    seconds: float
-    how: How
-    number: int
-    threads: int | None
-    """What a worker that computes on the CPU may use."""
 
 
 @dataclass
@@ -192,41 +176,3 @@ def _stop(processes: Sequence[BaseProcess]) -> None:
         if process.exitcode is None:
             process.kill()
             process.join()
-
-
-def work(order: Order) -> None:
-    """A worker process: search, and score what is compared on the held-out questions."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which stops us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    start_logging(f"worker {order.number}: ", logging.WARNING)
-    if order.threads is not None:
-        torch.set_num_threads(order.threads)
-    deadline = time.monotonic() + order.seconds if math.isfinite(order.seconds) else math.inf
-    try:
-        with Interrupts(signal.SIGTERM) as interrupts, reported():
-            _work(order, deadline, interrupts)
-    except Interrupted as stop:
-        raise SystemExit(stop.exit_code) from None
-
-
-def _work(order: Order, deadline: float, interrupts: Interrupts) -> None:
-    from .config_file import load_config
-
-    config = load_config(order.path, order.how.task_folders, order.how.benchmarks)
-    choice = choose_engine(config, order.how.engine)
-    choice.begin()
-    setup = build(config, check_values=False)
-    with open_worker(setup, order.url, order.budget, choice, interrupts) as worker:
-        with tracked(worker, order.how.wandb) as track:
-            worker.told = track
-            reached = worker.search(order.budget, deadline)
-        if reached:
-            worker.judge()
-
-
-def _end_with_parent() -> None:
-    """A supervisor that was killed leaves nothing behind."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)

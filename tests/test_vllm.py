@@ -263,9 +263,10 @@ def test_a_process_begun_ahead_of_its_sources_serves_them(
 ) -> None:
     """vLLM keeps what a Python of its own found out about a model's class: here there is none."""
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
+    vllm_child.begin_early("vllm", None, config_with().engine.eager)
+    [(_, child, _)] = vllm_child._ahead
     choice = choose_engine(config_with(), "vllm")
     choice.begin()
-    [(_, child, _)] = vllm_child._ahead
     made = choice.start(demo.sources, demo.longest)
     assert isinstance(made, VllmEngine)
     assert made.pid == child.process.pid
@@ -373,3 +374,22 @@ def test_tasks_of_lm_eval_are_answered_as_by_transformers(tmp_path: Path) -> Non
         assert same(engine.answer(asked), expected)
     finally:
         engine.close()
+
+
+@pytest.mark.parametrize(("kind", "device"), [("transformers", "cpu"), ("vllm", "cuda")])
+def test_a_process_begun_in_vain_is_ended(kind: str, device: str) -> None:
+    """Begun before it was known which engine, or which device, it would be."""
+    vllm_child.begin_early("vllm", device, True)
+    [(_, early, _)] = vllm_child._ahead
+    choose_engine(config_with(), kind).begin()
+    assert early.process.exitcode is not None
+    assert len(vllm_child._ahead) == (kind == "vllm")
+    vllm_child.give_up()
+    assert not vllm_child._ahead
+
+
+def test_auto_begins_none_where_no_gpu_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(vllm_child, "_GPU", tmp_path / "none")
+    vllm_child.begin_early("auto", None, True)
+    vllm_child.begin_early("transformers", "cuda", True)
+    assert not vllm_child._ahead

@@ -4,6 +4,7 @@ Its imports take many seconds, so that it may be begun before it is known what i
 """
 
 import contextlib
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,18 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
+from pathlib import Path
+
+_ON_CPU = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+_ALWAYS = {
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # a last token that is never read may be one too many
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+_GPU = Path("/dev/nvidiactl")
+"""There where NVIDIA's driver is."""
 
 
 @dataclass
@@ -41,22 +54,52 @@ _ahead: list[tuple[dict[str, str], Child, Finalize]] = []
 """At most one, begun and not yet taken, and what ends it at exit, which would wait for it."""
 
 
+def environment_for(device: str, eager: bool) -> dict[str, str]:
+    """Of a process that runs vLLM on `device`, cpu or cuda."""
+    made = _ALWAYS | (_ON_CPU if device == "cpu" else {})
+    if importlib.util.find_spec("flashinfer") is None:
+        made["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+    if eager:
+        made["TORCH_COMPILE_DISABLE"] = "1"
+    return made
+
+
+def begin_early(kind: str, device: str | None, eager: bool) -> None:
+    """Start one if, as far as can be seen without torch, the engine that was asked for is vLLM.
+
+    Whoever knows better calls `begin` or `give_up` then.
+    """
+    likely = device or ("cuda" if _GPU.exists() else "cpu")
+    wanted = kind == "vllm" or (kind == "auto" and likely == "cuda")
+    if wanted and likely in ("cpu", "cuda") and importlib.util.find_spec("vllm") is not None:
+        begin(environment_for(likely, eager))
+
+
 def begin(environment: Mapping[str, str]) -> None:
     """Start one ahead of its need; the next `take` with this environment gets it."""
+    if _ahead and _ahead[0][0] != dict(environment):
+        give_up()
     if not _ahead:
         child = _spawned(environment)
         at_exit = Finalize(None, child.end, args=(0.0,), exitpriority=10)
         _ahead.append((dict(environment), child, at_exit))
 
 
+def give_up() -> None:
+    """End the one that was started ahead, if there is one."""
+    while _ahead:
+        _, child, at_exit = _ahead.pop()
+        at_exit.cancel()
+        child.end(0.0)
+
+
 def take(environment: Mapping[str, str]) -> Child:
     """A process that waits for its vllm_process.Settings."""
-    if _ahead:
-        began_with, child, at_exit = _ahead.pop()
+    if _ahead and _ahead[0][0] == dict(environment) and _ahead[0][1].process.is_alive():
+        _, child, at_exit = _ahead.pop()
         at_exit.cancel()
-        if began_with == dict(environment) and child.process.is_alive():
-            return child
-        child.end(0.0)
+        return child
+    give_up()
     return _spawned(environment)
 
 

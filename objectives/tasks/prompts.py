@@ -6,9 +6,11 @@ begins. Templates that come with the project stand in templates/ and are named w
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import yaml
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
@@ -49,9 +51,13 @@ class Template:
 
     def _ask(self, question: str, cue: str) -> str:
         try:
-            return _JINJA.from_string(self.turn).render(question=question, cue=cue)
+            return self._turn.render(question=question, cue=cue)
         except TemplateError as error:
             raise TemplateProblem(f"template {self.name}: {error}") from None
+
+    @cached_property
+    def _turn(self) -> jinja2.Template:
+        return _JINJA.from_string(self.turn)
 
 
 def named_templates() -> list[str]:

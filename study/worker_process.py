@@ -1,0 +1,79 @@
+"""One of the processes of `--workers N`. Nothing here is slow to import."""
+
+import logging
+import math
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from objectives.engines import vllm_child
+
+from .command import How, reported, start_logging
+from .interrupts import Interrupted, Interrupts
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker process is told to do."""
+
+    path: Path
+    url: str
+    budget: int
+    seconds: float
+    how: How
+    number: int
+    threads: int | None
+    """What a worker that computes on the CPU may use."""
+
+
+def work(order: Order) -> None:
+    """A worker process: search, and score what is compared on the held-out questions."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which stops us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    start_logging(f"worker {order.number}: ", logging.WARNING)
+    deadline = time.monotonic() + order.seconds if math.isfinite(order.seconds) else math.inf
+    try:
+        with Interrupts(signal.SIGTERM) as interrupts, reported():
+            _work(order, deadline, interrupts)
+    except Interrupted as stop:
+        raise SystemExit(stop.exit_code) from None
+
+
+def _work(order: Order, deadline: float, interrupts: Interrupts) -> None:
+    from .config_file import load_config
+
+    config = load_config(order.path, order.how.task_folders, order.how.benchmarks)
+    asked = config.engine
+    vllm_child.begin_early(order.how.engine or asked.kind, asked.device, asked.eager)
+    import torch
+
+    from .engine_choice import choose_engine
+
+    if order.threads is not None:
+        torch.set_num_threads(order.threads)
+    choice = choose_engine(config, order.how.engine)
+    choice.begin()
+    from .join import open_worker
+    from .setup import build
+    from .tracking import tracked
+
+    setup = build(config, check_values=False)
+    with open_worker(setup, order.url, order.budget, choice, interrupts) as worker:
+        with tracked(worker, order.how.wandb) as track:
+            worker.told = track
+            reached = worker.search(order.budget, deadline)
+        if reached:
+            worker.judge()
+
+
+def _end_with_parent() -> None:
+    """A supervisor that was killed leaves nothing behind."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
