@@ -25,6 +25,9 @@ PICK = Question("Pick.\n1. a\n2. b\n3. c\n4. d", "Output", (1, 3, 4), (1, 2, 3, 
 class Characters:
     """A tokenizer of single characters, with a token before the first."""
 
+    def __call__(self, text: list[str]) -> dict[str, list[list[int]]]:
+        return {"input_ids": [self.encode(each) for each in text]}
+
     def encode(self, text: str) -> list[int]:
         return [1, *(ord(c) + 2 for c in text)]
 
@@ -179,3 +182,13 @@ def test_the_demos_questions_are_read_whole() -> None:
     assert {q.options for q in choice} == {(0, 1, 2, 3)}
     assert {q.cue for q in choice} == {"Answer"}
     assert {len(q.labels) for q in picks} == {3}
+
+
+def test_prompts_are_the_tokens_of_their_texts_one_by_one() -> None:
+    from objectives.merge.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer("base", DEMO / "models" / "base")
+    task = MultipleChoice("t", 1.0, (CHOICE, OTHER), load_template("plain", Path()))
+    texts = [task.template.render(question) for question in task.questions]
+    made = [prompt.tokens for (prompt,) in task.prompts(tokenizer)]
+    assert made == [tuple(tokenizer.encode(text)) for text in texts]

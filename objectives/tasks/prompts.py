@@ -117,7 +117,7 @@ def prompts(
     an option is no token of its own after the prompt.
     """
     texts = [template.render(question) for question in questions]
-    encoded = [tuple(tokenizer.encode(text)) for text in texts]
+    encoded = [tuple(tokens) for tokens in tokenizer(texts)["input_ids"]] if texts else []
     shared = shared_start(encoded)
     known: dict[tuple[str, int], int] = {}
     made: list[tuple[Prompt, ...]] = []

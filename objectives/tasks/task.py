@@ -1,9 +1,9 @@
 """What a task is: questions with a right answer, prompts for an engine, a score for each answer."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 from objectives.engines.engine import Answer, Prompt
 
@@ -38,6 +38,9 @@ class Question:
 
 class Tokenizer(Protocol):
     """The part of a transformers tokenizer that tasks use."""
+
+    def __call__(self, text: list[str]) -> Mapping[str, Any]:
+        """Several texts at once, on all cores: `input_ids` holds what `encode` gives for each."""
 
     def encode(self, text: str) -> list[int]: ...
 
