@@ -1,7 +1,7 @@
 """What a study will cost on a card: tokens, seconds, generations. Arithmetic only.
 
 Rates are the makers' figures for dense bfloat16 and memory; the shares of them that a study gets
-were measured on one NVIDIA H100 (docs/LOG.md, 2026-11-24).
+were measured on NVIDIA H100s (docs/LOG.md, 2026-11-24).
 """
 
 import math
@@ -14,10 +14,32 @@ from objectives.engines.sizes import Sizes
 from .sampler import default_population
 
 ENOUGH_GENERATIONS = 40
-_SCORING_SHARE = 0.58
-"""Of the matrix rate: 582 of 989 TFLOP/s."""
-_MERGE_SHARE = 0.39
-"""Of the memory rate, inside a trial: a merge with its loading took 0.077 s for 101 GB."""
+_SCORING_SHARE = 0.56
+"""Of the matrix rate, inside a trial: 553 to 562 of 989 TFLOP/s."""
+_TOGETHER = 0.8
+"""Of what several GPUs that share a model would do apart: two scored 1.6 times as fast as one."""
+_MERGE_TIMES = 2.6
+"""As long as the bytes take at the memory rate, inside a trial: a merge of the task-arithmetic
+family with its loading took 0.077 to 0.080 s for 101 GB."""
+_MERGE_TIMES_OF = {
+    "ties": 20,
+    "slerp": 11,
+    "della": 290,
+    "della_linear": 270,
+    "breadcrumbs": 91,
+    "breadcrumbs_ties": 106,
+    "sce": 76,
+    "model_stock": 20,
+    "nuslerp": 20,
+    "multislerp": 39,
+    "karcher": 41,
+    "ram": 39,
+    "ramplus_tl": 54,
+    "nearswap": 15,
+    "arcee_fusion": 50,
+    "passthrough": 4,
+}
+"""The same for other methods, most of which bring the memory of a GPU nowhere near its rate."""
 _LINK_SHARE = 0.9
 START_SECONDS = 60.0
 """From the command to the first score."""
@@ -80,15 +102,17 @@ def tokens_of(prompts: Sequence[Prompt]) -> Tokens:
     return Tokens(len(prompts), shared, own, sum(p.max_tokens - 1 for p in prompts))
 
 
-def scoring_seconds(weights: int, tokens: int, card: Card) -> float:
+def scoring_seconds(weights: int, tokens: int, card: Card, gpus: int = 1) -> float:
     """Two operations a weight and token (Kaplan et al. 2020, section 2.1), attention apart."""
-    return 2 * weights * tokens / (card.flops * _SCORING_SHARE)
+    together = 1 if gpus == 1 else _TOGETHER
+    return 2 * weights * tokens / (gpus * together * card.flops * _SCORING_SHARE)
 
 
-def merge_seconds(sizes: Sizes, place: str, card: Card) -> float:
+def merge_seconds(sizes: Sizes, place: str, card: Card, method: str) -> float:
     """Every source read once and the merge written, then copied into the model."""
     sources = sum(sizes.sources.values())
-    on_card = (sources + 3 * sizes.model) / (card.bandwidth * _MERGE_SHARE)
+    times = _MERGE_TIMES_OF.get(method, _MERGE_TIMES)
+    on_card = times * (sources + 3 * sizes.model) / card.bandwidth
     return on_card if place == "gpu" else max(on_card, sources / (card.link * _LINK_SHARE))
 
 

@@ -60,6 +60,7 @@ def _plan(
     method = config.genome.merge_method
     needed = sizes(setup.sources, dtype, batch_tokens, 1024, kv_tokens, gpus, method)
     found = _search(config, setup, workers) | {"gpu": gpu, "workers": workers}
+    found["gpus"] = workers * gpus
     found["memory"] = needed.table(int(card.memory), int(host))
     try:
         place = needed.place(engine.sources, int(card.memory), int(host))
@@ -67,11 +68,11 @@ def _plan(
         return found | {"sources": None, "warnings": [*found["warnings"], "it does not fit"]}
     tasks = _tokens(setup)
     weights, tokens = _weights(setup), sum(t.computed for t in tasks.values())
-    merge = cost.merge_seconds(needed, place, card)
-    scoring = cost.scoring_seconds(weights, tokens, card)
+    merge = cost.merge_seconds(needed, place, card, method)
+    scoring = cost.scoring_seconds(weights, tokens, card, gpus)
     trial = cost.trial_seconds(merge, scoring)
     everything, held_out = (
-        cost.trial_seconds(merge, cost.scoring_seconds(weights, _all_tokens(exam), card))
+        cost.trial_seconds(merge, cost.scoring_seconds(weights, _all_tokens(exam), card, gpus))
         for exam in (setup.search, setup.held_out)
     )
     merges = _in_the_end(setup, found["trials"])
@@ -84,7 +85,7 @@ def _plan(
             f"score: 2 x {weights / 1e9:.2f}e9 weights x {tokens} tokens at "
             f"{2 * weights * tokens / scoring / 1e12:.0f} TFLOP/s = {scoring:.2f} s",
             f"merge and load: {sum(needed.sources.values()) / _GB:.1f} GB of sources "
-            f"({place}), {needed.model / _GB:.1f} GB of model = {merge:.2f} s",
+            f"({place}), {needed.model / _GB:.1f} GB of model, {method} = {merge:.2f} s",
         ],
         "in_the_end": merges,
         "seconds_a_trial": round(trial, 2),
@@ -129,11 +130,6 @@ def _search(config: "StudyConfig", setup: "Setup", workers: int) -> dict[str, An
     population = setup.population(workers)
     generations = cost.generations(trials, population)
     warnings = []
-    if not config.genome.method.fused:
-        warnings.append(
-            f"{config.genome.merge_method} merges through mergekit, which takes longer than the "
-            "merges this counts with: docs/methods.md"
-        )
     if parameters and generations < cost.ENOUGH_GENERATIONS:
         layers = setup.sources.num_layers
         granularity = config.genome.layer_granularity or layers
@@ -195,7 +191,7 @@ def _text(found: dict[str, Any]) -> str:
             for name, t in found["tokens"].items()
         ]
         lines += [
-            f"expected with sources: {found['sources']}, on {found['workers']} x {found['gpu']}:",
+            f"expected with sources: {found['sources']}, on {found['gpus']} x {found['gpu']}:",
             *(f"  {line}" for line in found["arithmetic"]),
             f"  in the end {' and '.join(ends)}: {found['seconds_in_the_end']:.0f} s",
             f"  {found['seconds_a_trial']:.2f} s a trial, the study {_duration(found['seconds'])}",

@@ -11,6 +11,7 @@ from conftest import DEMO
 
 from objectives.engines.engine import EngineError, Prompt
 from objectives.engines.sizes import Sizes, kv_bytes_per_token, sizes
+from objectives.merge.catalogue import METHODS
 from objectives.merge.sources import Sources
 from study import cost
 
@@ -130,12 +131,23 @@ def test_shared_tokens_count_once_and_in_blocks() -> None:
 
 def test_seconds_are_operations_over_rates() -> None:
     card = cost.Card("x", 80e9, 1e15, 3e12, 50e9)
-    assert cost.scoring_seconds(7_000_000_000, 350_000, card) == pytest.approx(4.9 / 0.58)
-    on_card = cost.merge_seconds(MISTRALS, "gpu", card)
-    assert on_card == pytest.approx(7 * SEVEN_B / 3e12 / 0.39)
-    assert cost.merge_seconds(MISTRALS, "pinned", card) == pytest.approx(4 * SEVEN_B / 45e9)
+    assert cost.scoring_seconds(7_000_000_000, 350_000, card) == pytest.approx(4.9 / 0.56)
+    pair = cost.scoring_seconds(7_000_000_000, 350_000, card, gpus=2)
+    assert pair == pytest.approx(4.9 / 0.56 / 1.6)
+
+    def merge(place: str, on: cost.Card, method: str = "dare_ties") -> float:
+        return cost.merge_seconds(MISTRALS, place, on, method)
+
+    assert merge("gpu", card) == pytest.approx(2.6 * 7 * SEVEN_B / 3e12)
+    assert merge("gpu", card, "della") > 100 * merge("gpu", card)
+    assert merge("pinned", card) == pytest.approx(4 * SEVEN_B / 45e9)
     slow = dataclasses.replace(card, bandwidth=1e10)
-    assert cost.merge_seconds(MISTRALS, "pinned", slow) == cost.merge_seconds(MISTRALS, "gpu", slow)
+    assert merge("pinned", slow) == merge("gpu", slow)
+
+
+def test_what_a_merge_takes_is_known_of_every_method() -> None:
+    known = {*cost._MERGE_TIMES_OF, "linear", "task_arithmetic", "dare_linear", "dare_ties"}
+    assert known == set(METHODS)
 
 
 def test_a_coarser_genome_is_found_where_one_has_generations_enough() -> None:
