@@ -5,6 +5,8 @@ import gc
 import logging
 from collections.abc import Iterator
 
+import optuna
+
 from storage.answers import Answers
 from storage.claims import Claims
 from storage.database import Database, open_storage
@@ -12,9 +14,10 @@ from storage.heartbeat import Heartbeat
 from storage.patience import Patience
 from storage.studies import create_study, find_study, has_trials
 from storage.trials import Trials
-from storage.url import redacted
+from storage.url import StorageError, redacted
 from storage.workers import Watch, Workers
 
+from .config import ConfigError
 from .engine_choice import EngineChoice
 from .interrupts import Interrupts
 from .sampler import places_of
@@ -77,6 +80,23 @@ def open_worker(
         )
 
 
+@contextlib.contextmanager
+def _study_of(setup: Setup, database: Database) -> Iterator[optuna.Study]:
+    """The study, made if it is not there; gone again if it was made for a config that is refused.
+
+    For one process at a time, under `database.exclusive`.
+    """
+    name = setup.config.name
+    known = name in optuna.get_all_study_names(database)
+    study = create_study(database, name)
+    try:
+        yield study
+    except (ConfigError, StorageError):
+        if not known:
+            optuna.delete_study(study_name=name, storage=database)
+        raise
+
+
 def make_study(
     setup: Setup, database: Database, choice: EngineChoice, together: int = 1
 ) -> tuple[Trials, int]:
@@ -85,21 +105,21 @@ def make_study(
     Raises StudyMismatch, and ConfigError or StorageError where `study.start_from` names a study
     that does not serve. Where others may do so too it needs `database.exclusive`.
     """
-    study = create_study(database, setup.config.name)
-    at_work, _ = Workers(database, study._study_id).listed(ended=False)
-    earlier = setup.config.study.start_from
-    if earlier is not None and not at_work and not has_trials(study):
-        found = find_study(database, earlier)
-        keep_start(study, Trials(database, found), setup.genome.space)
-        if setup.held_out.tasks and not has_same_questions(found, setup.search.digests()):
-            log.warning(
-                "study.start_from: %s searched with other questions; where some of them are held "
-                "out here, held-out scores come out too high. The same question files and "
-                "study.held_out keep them apart",
-                earlier,
-            )
-    population = check_fingerprint(setup, study, choice.dtype, bool(at_work), together)
-    return Trials(database, study), population
+    with _study_of(setup, database) as study:
+        at_work, _ = Workers(database, study._study_id).listed(ended=False)
+        earlier = setup.config.study.start_from
+        if earlier is not None and not at_work and not has_trials(study):
+            found = find_study(database, earlier)
+            keep_start(study, Trials(database, found), setup.genome.space)
+            if setup.held_out.tasks and not has_same_questions(found, setup.search.digests()):
+                log.warning(
+                    "study.start_from: %s searched with other questions; where some of them are "
+                    "held out here, held-out scores come out too high. The same question files "
+                    "and study.held_out keep them apart",
+                    earlier,
+                )
+        population = check_fingerprint(setup, study, choice.dtype, bool(at_work), together)
+        return Trials(database, study), population
 
 
 def enter_study(setup: Setup, database: Database, choice: EngineChoice) -> tuple[Trials, int, str]:
@@ -108,8 +128,7 @@ def enter_study(setup: Setup, database: Database, choice: EngineChoice) -> tuple
     One process at a time does this, so that of two that begin a study with different contents
     one is refused. Raises StudyMismatch.
     """
-    with database.exclusive():
-        study = create_study(database, setup.config.name)
+    with database.exclusive(), _study_of(setup, database) as study:
         workers, watch = Workers(database, study._study_id), Watch(setup.config.study.grace)
         listed, now = workers.listed(ended=False)
         for record in watch.dead(listed, now):

@@ -121,6 +121,9 @@ def test_it_goes_on_the_same_when_the_earlier_study_is_gone(tmp_path: Path) -> N
     result = command("run", config, "--storage", elsewhere, folder=tmp_path)
     assert result.returncode == 2
     assert "no study earlier in" in result.stderr
+    storage = open_storage(elsewhere, create=False)
+    assert optuna.get_all_study_names(storage) == []
+    storage.engine.dispose()
     cold = write_study(tmp_path, lambda data: data["study"].update(seed=7))
     result = command("run", cold, "--storage", url, folder=tmp_path)
     assert result.returncode == 2
