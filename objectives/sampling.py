@@ -46,6 +46,8 @@ def chances(importance_Q: Floats, costs_Q: Floats, budget: float) -> Floats:
         return np.ones(len(importance_Q))
     while True:
         shares = np.where(certain, 0.0, importance_Q)
+        if not shares.any():  # those that count for nothing are alike
+            shares = np.where(certain, 0.0, 1.0)
         left = budget - costs_Q[certain].sum()
         drawn = left * shares / (shares * costs_Q).sum()
         above = (drawn >= 1) & ~certain

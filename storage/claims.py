@@ -22,7 +22,7 @@ from .connections import writing
 from .database import Database
 from .tables import claims, database_now
 from .trials import FAILURE, RESULT, TASKS
-from .url import StorageError
+from .url import DELETED, StorageError
 
 T = TypeVar("T")
 
@@ -72,10 +72,12 @@ class Claims:
         return self._attempt(work, what)
 
     def take(self, what: str) -> None:
-        """Claim work that makes no trial. Raises ClaimTaken."""
+        """Claim work that makes no trial. Raises ClaimTaken, and StorageError where the study is
+        gone."""
 
         def work() -> None:
             with writing(self._database.engine) as session:
+                models.StudyModel.find_or_raise_by_id(self._study_id, session)
                 query = select(claims.c.worker_id).where(self._is(what))
                 holder = session.execute(query).scalar()
                 if holder is None:
@@ -138,7 +140,7 @@ class Claims:
         except IntegrityError:
             raise ClaimTaken(what) from None
         except KeyError:
-            raise StorageError("the study was deleted while it ran") from None
+            raise StorageError(DELETED) from None
 
     def _held(self, session: Session, what: str) -> int | None:
         """The trial of a claim of ours whose making was not confirmed. Raises ClaimTaken."""
@@ -196,7 +198,7 @@ def _running(session: Session, trial_id: int) -> models.TrialModel | None:
     """A running trial, locked; None where it is complete already. Raises TrialLost."""
     trial = session.get(models.TrialModel, trial_id, with_for_update=True)
     if trial is None:
-        raise StorageError("the study was deleted while it ran")
+        raise StorageError(DELETED)
     if trial.state == TrialState.COMPLETE:
         return None
     if trial.state != TrialState.RUNNING:

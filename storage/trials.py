@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, select
 
 from .database import Database
+from .url import DELETED, StorageError
 
 BASELINE, KIND, TASKS, RESULT, FAILURE = "baseline", "kind", "tasks", "result", "failure"
 GENERATION, SLOT = "generation", "slot"
@@ -99,7 +100,7 @@ class Trials:
         return self.database.patience(lambda: self.study.get_trials(deepcopy=False))
 
     def all(self) -> list[TrialRecord]:
-        """Every trial, in the order of creation."""
+        """Every trial, in the order of creation. Raises StorageError where the study is gone."""
         for record in self.database.patience(self._news):
             self._known[record.id] = record
             self._last = max(self._last, record.id)
@@ -123,6 +124,10 @@ class Trials:
                 .order_by(trial.trial_id)
             ).all()
             if not heads:
+                study = models.StudyModel.study_id
+                mine = select(study).where(study == self.study._study_id)
+                if connection.execute(mine).first() is None:
+                    raise StorageError(DELETED)
                 return []
             params = self._params(connection, wanted)
             values = self._values(connection, wanted)

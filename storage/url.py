@@ -5,6 +5,8 @@ from pathlib import Path
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+DELETED = "the study was deleted while it ran"
+
 
 class StorageError(Exception):
     """The database cannot be used: says which (without its password), why, and what to do."""

@@ -109,10 +109,10 @@ def scoring_seconds(weights: int, tokens: int, card: Card, gpus: int = 1) -> flo
 
 
 def merge_seconds(sizes: Sizes, place: str, card: Card, method: str) -> float:
-    """Every source read once and the merge written, then copied into the model."""
+    """Every source read once and the merge written, then a GPU's share copied into the model."""
     sources = sum(sizes.sources.values())
     times = _MERGE_TIMES_OF.get(method, _MERGE_TIMES)
-    on_card = times * (sources + 3 * sizes.model) / card.bandwidth
+    on_card = times * (sources + (sizes.gpus + 2) * sizes.model) / card.bandwidth
     return on_card if place == "gpu" else max(on_card, sources / (card.link * _LINK_SHARE))
 
 
@@ -123,6 +123,11 @@ def trial_seconds(merge: float, scoring: float) -> float:
 def seconds_of(rounds: Sequence[tuple[int, float]], workers: int) -> float:
     """So many merges of so many seconds each, on so many workers."""
     return sum(math.ceil(count / workers) * each for count, each in rounds)
+
+
+def by_generation(trials: int, population: int) -> list[int]:
+    """How many trials can run at a time: a generation waits for the last of the one before."""
+    return [population] * (trials // population) + [trials % population]
 
 
 def generations(trials: int, population: int) -> int:

@@ -49,8 +49,10 @@ class EngineChoice:
         the order of adding hangs on the number of threads."""
         kind = torch.device(self.device).type
         threads = f", {torch.get_num_threads()}{_THREADS}" if kind == "cpu" else ""
+        gpus = self.config.tensor_parallel_size if self.kind == "vllm" else 1
+        on = kind if gpus == 1 else f"{gpus} x {kind}"
         return (
-            f"{self.kind} on {kind}, {self.dtype}, {self.batch_tokens} tokens a batch, "
+            f"{self.kind} on {on}, {self.dtype}, {self.batch_tokens} tokens a batch, "
             f"torch {torch.__version__}{threads}"
         )
 
@@ -91,7 +93,7 @@ class EngineChoice:
             dtype=self.dtype,
             longest=longest,
             batch_tokens=self.batch_tokens,
-            sequences=256 if self.device == "cpu" else 1024,
+            sequences=min(256 if self.device == "cpu" else 1024, self.batch_tokens),
             place=self.config.sources,
             tensor_parallel_size=self.config.tensor_parallel_size,
             eager=self.config.eager,

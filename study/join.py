@@ -35,17 +35,17 @@ def open_worker(
     budget: int,
     choice: EngineChoice,
     interrupts: Interrupts,
+    together: int = 1,
 ) -> Iterator[Worker]:
-    """A worker on the study at `url`, new or resumed, with its engine running.
-
-    Raises StorageError, StudyMismatch and EngineError.
+    """A worker on the study at `url`, new or resumed, with its engine running; one of so many that
+    start `together`. Raises StorageError, StudyMismatch and EngineError.
     """
     config = setup.config
     with contextlib.ExitStack() as stack:
         database = open_storage(url)
         stack.callback(database.engine.dispose)
         database.patience = Patience(config.study.outage_limit, interrupts.pause)
-        trials, population, worker_id = enter_study(setup, database, choice)
+        trials, population, worker_id = enter_study(setup, database, choice, together)
         workers = Workers(database, trials.study._study_id)
         heartbeat = Heartbeat(workers, worker_id, config.study.grace)
         stack.enter_context(heartbeat)
@@ -122,7 +122,9 @@ def make_study(
         return Trials(database, study), population
 
 
-def enter_study(setup: Setup, database: Database, choice: EngineChoice) -> tuple[Trials, int, str]:
+def enter_study(
+    setup: Setup, database: Database, choice: EngineChoice, together: int = 1
+) -> tuple[Trials, int, str]:
     """Make or join a study; gives its trials, its population and this worker's id.
 
     One process at a time does this, so that of two that begin a study with different contents
@@ -135,7 +137,7 @@ def enter_study(setup: Setup, database: Database, choice: EngineChoice) -> tuple
             freed = workers.bury(record)
             if freed:
                 log.info("worker %s died during %s: it is free again", record.name, freed[0])
-        trials, population = make_study(setup, database, choice)
+        trials, population = make_study(setup, database, choice, together)
         Answers(database).sweep()
         others = [record.name for record in workers.listed(ended=False)[0]]
         if others:

@@ -58,7 +58,9 @@ def _plan(
     kv_tokens = kv_tokens_for(batch_tokens, setup.longest)
     gpus = engine.tensor_parallel_size
     method = config.genome.merge_method
-    needed = sizes(setup.sources, dtype, batch_tokens, 1024, kv_tokens, gpus, method)
+    needed = sizes(
+        setup.sources, dtype, batch_tokens, min(1024, batch_tokens), kv_tokens, gpus, method
+    )
     found = _search(config, setup, workers) | {"gpu": gpu, "workers": workers}
     found["gpus"] = workers * gpus
     found["memory"] = needed.table(int(card.memory), int(host))
@@ -77,7 +79,8 @@ def _plan(
     )
     merges = _in_the_end(setup, found["trials"])
     end = [(merges["search questions"], everything), (merges["held-out questions"], held_out)]
-    rounds = [(found["baselines"], everything), (found["trials"], trial), *end]
+    waves = cost.by_generation(found["trials"], found["population"])
+    rounds = [(found["baselines"], everything), *((wave, trial) for wave in waves), *end]
     return found | {
         "sources": place,
         "tokens": {name: asdict(t) for name, t in tasks.items()},
@@ -85,7 +88,7 @@ def _plan(
             f"score: 2 x {weights / 1e9:.2f}e9 weights x {tokens} tokens at "
             f"{2 * weights * tokens / scoring / 1e12:.0f} TFLOP/s = {scoring:.2f} s",
             f"merge and load: {sum(needed.sources.values()) / _GB:.1f} GB of sources "
-            f"({place}), {needed.model / _GB:.1f} GB of model, {method} = {merge:.2f} s",
+            f"({place}), {gpus * needed.model / _GB:.1f} GB of model, {method} = {merge:.2f} s",
         ],
         "in_the_end": merges,
         "seconds_a_trial": round(trial, 2),

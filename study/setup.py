@@ -19,7 +19,7 @@ from objectives.merge.vocabulary import BASE, MODEL, UNION
 from objectives.scoring import Exam
 from objectives.tasks.task import TaskError, WholeTask
 from storage.answers import Answers
-from storage.studies import hold_fingerprint, stored_fingerprint
+from storage.studies import has_trials, hold_fingerprint, stored_fingerprint
 
 from .config import ConfigError, StudyConfig
 from .genome import Genome, references
@@ -206,15 +206,17 @@ def check_fingerprint(
 ) -> int:
     """The study's population, once its stored fingerprint is found to be the config's.
 
-    A population that the config does not give is the stored one, so that the budget of a study
-    may grow. With the `dtype` of an engine a new study's fingerprint is stored, and trials of
-    another dtype are refused; without, nothing is written. A study with workers has `begun`
-    before its first trial. A new study's population suits `workers` where the config lets it.
+    A population that the config does not give is the stored one of a study that has begun, so that
+    its budget may grow. With the `dtype` of an engine a new study's fingerprint is stored, and
+    trials of another dtype are refused; without, nothing is written. A study with workers has
+    `begun` before its first trial. A new study's population suits `workers` where the config lets
+    it.
     Raises StudyMismatch.
     """
     stored = stored_fingerprint(study)
     population = setup.population(workers)
-    if setup.config.study.population is None and "population" in stored:
+    kept = dtype is None or begun or has_trials(study)
+    if setup.config.study.population is None and "population" in stored and kept:
         population = int(stored["population"])
     facts = setup.fingerprint(population, stored_start(study))
     if dtype is not None:

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import torch
 
-from storage.database import open_storage
+from storage.answers import HELD_OUT, Answers
+from storage.database import Database, open_storage
 from storage.patience import Patience
-from storage.trials import Trials
+from storage.trials import TrialRecord, Trials
 
+from .candidates import candidates
 from .command import FAILED, How, log_console
 from .config import ConfigError, StudyConfig
 from .engine_choice import EngineChoice, choose_engine
@@ -43,6 +45,8 @@ class Seat:
 
     order: Order
     gpu: str | None
+    deadline: float
+    """A time of `time.monotonic`."""
     process: BaseProcess
     deaths: int = 0
     started: float = field(default_factory=time.monotonic)
@@ -71,20 +75,27 @@ def supervise(
     try:
         with database.exclusive():
             trials, population = make_study(setup, database, choice, count)
-        seconds = deadline - time.monotonic()
         threads = None if gpus[0] else max(1, (os.cpu_count() or 1) // count)
         hows = [how, *[replace(how, wandb=None)] * (count - 1)]  # one logs for all
-        orders = [Order(path, url, budget, seconds, h, n, threads) for n, h in enumerate(hows)]
+        orders = [Order(path, url, budget, h, n, count, threads) for n, h in enumerate(hows)]
         with Progress(log_console, budget, population) as progress:
-            code = _run_all(orders, gpus, trials, progress, interrupts)
+            code = _run_all(orders, gpus, deadline, trials, progress, interrupts)
         records = trials.all()
         replay = setup.sampler(population, stored_start(trials.study)).replay
         reached = Jobs(setup.genome, replay, budget, setup.sampled).done(records)
-        if code and not reached:
+        if code and not (reached and _is_judged(setup, database, records)):
             raise SystemExit(code)
         return setup, trials, reached
     finally:
         database.engine.dispose()
+
+
+def _is_judged(setup: Setup, database: Database, records: Sequence[TrialRecord]) -> bool:
+    """Whether all that is compared in the end has its held-out answers."""
+    if not setup.held_out.tasks:
+        return True
+    wanted = [c.record.id for c in candidates(records, setup.genome)]
+    return set(wanted) <= set(Answers(database).read_many(wanted, HELD_OUT))
 
 
 def gpus_for(choice: EngineChoice, count: int) -> list[str | None]:
@@ -108,6 +119,7 @@ def gpus_for(choice: EngineChoice, count: int) -> list[str | None]:
 def _run_all(
     orders: Sequence[Order],
     gpus: Sequence[str | None],
+    deadline: float,
     trials: Trials,
     progress: Progress,
     interrupts: Interrupts,
@@ -117,7 +129,7 @@ def _run_all(
     codes = []
     try:
         for order, gpu in zip(orders, gpus, strict=True):
-            seats.append(Seat(order, gpu, _started(order, gpu)))
+            seats.append(Seat(order, gpu, deadline, _started(order, gpu, deadline)))
         running = list(seats)
         while running:
             progress.told(trials.all())
@@ -145,13 +157,14 @@ def _again(seat: Seat) -> bool:
         log.warning("worker %d was killed by %s once more: it stays down", seat.order.number, how)
         return False
     log.warning("worker %d was killed by %s: starting it again", seat.order.number, how)
-    seat.process, seat.started = _started(seat.order, seat.gpu), time.monotonic()
+    seat.process, seat.started = _started(seat.order, seat.gpu, seat.deadline), time.monotonic()
     return True
 
 
-def _started(order: Order, gpu: str | None) -> BaseProcess:
+def _started(order: Order, gpu: str | None, deadline: float) -> BaseProcess:
+    left = replace(order, seconds=deadline - time.monotonic())
     process = multiprocessing.get_context("spawn").Process(
-        target=work, args=(order,), name=f"worker {order.number}"
+        target=work, args=(left,), name=f"worker {order.number}"
     )
     before = os.environ.get(_VISIBLE)
     try:

@@ -24,11 +24,14 @@ class Order:
     path: Path
     url: str
     budget: int
-    seconds: float
     how: How
     number: int
+    together: int
+    """How many such workers there are."""
     threads: int | None
     """What a worker that computes on the CPU may use."""
+    seconds: float = math.inf
+    """From its start until no new trial starts."""
 
 
 def work(order: Order) -> None:
@@ -63,7 +66,7 @@ def _work(order: Order, deadline: float, interrupts: Interrupts) -> None:
     from .tracking import tracked
 
     setup = build(config, check_values=False)
-    with open_worker(setup, order.url, order.budget, choice, interrupts) as worker:
+    with open_worker(setup, order.url, order.budget, choice, interrupts, order.together) as worker:
         with tracked(worker, order.how.wandb) as track:
             worker.told = track
             reached = worker.search(order.budget, deadline)

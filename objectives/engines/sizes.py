@@ -39,6 +39,8 @@ class Sizes:
     """The largest merged tensor: one is made while the one before is loaded."""
     work: int = 0
     """What mergekit's arithmetic takes for that tensor, where a method's is mergekit's."""
+    gpus: int = 1
+    """That share the model: `model` and `kv_cache` are what each of them holds."""
 
     def on_device(self, place: str) -> int:
         """What all that is on the device takes, with the sources in this place."""
@@ -51,8 +53,9 @@ class Sizes:
         )
 
     def on_host(self, place: str) -> int:
-        """Page-locked memory of the host."""
-        return {"gpu": 0, "pinned": sum(self.sources.values()), "file": 2 * self.buffers}[place]
+        """Page-locked memory of the host, of all GPUs that share the model."""
+        each = {"gpu": 0, "pinned": sum(self.sources.values()), "file": 2 * self.buffers}
+        return self.gpus * each[place]
 
     def table(self, device: int, host: int) -> str:
         """Everything in lines, for a device and a host with so much."""
@@ -111,6 +114,7 @@ def sizes(
         buffers=sum(largest(sources, label) for label in sources.checkpoints),
         merged=max(elements.values()) * itemsize,
         work=work_bytes(method, len(sources.checkpoints), max(elements.values())),
+        gpus=gpus,
     )
 
 

@@ -122,7 +122,7 @@ class TransformersEngine:
         while len(steps) < max_tokens and not over.all():
             mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(own), 1)], dim=1)
             logits = self._forward(steps[-1][:, None], mask_BT, cache)
-            finite &= torch.isfinite(logits).all(dim=-1)
+            finite &= over | torch.isfinite(logits).all(dim=-1)
             steps.append(logits.argmax(dim=-1))
             over |= torch.isin(steps[-1], last)
         rows = torch.stack(steps, dim=1).tolist()

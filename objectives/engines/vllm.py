@@ -74,9 +74,13 @@ class VllmEngine:
         self._child = take(self._settings.environment)
         try:
             self._child.connection.send(self._settings)
+            report = self._wait(self._start_deadline, "start")
         except OSError:
             raise self._dead() from None
-        for line in self._wait(self._start_deadline, "start"):
+        except BaseException:  # a signal: nobody can close what has not started
+            self._kill()
+            raise
+        for line in report:
             log.info(line)
         log.info("vLLM started in %.0f s", time.monotonic() - began)
 

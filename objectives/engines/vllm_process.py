@@ -167,7 +167,7 @@ class Host:
             _look_at(config.get("architectures", ()))
             self._llm = self._start(settings, folder, needed.kv_cache)
         self._llm.collective_rpc("study_open", args=(dict(settings.folders), opened, place))
-        self._batch_tokens = settings.batch_tokens
+        self._batch_tokens, self._kv_tokens = settings.batch_tokens, kv_tokens
         self._prepared: list[tuple[Prompt, Any, Any]] = []
         """Every prompt so far, with vLLM's form of it and its sampling parameters."""
         self._parameters: dict[tuple[int, tuple[int, ...], frozenset[int]], Any] = {}
@@ -203,8 +203,7 @@ class Host:
     def load(self, recipe: Mapping[str, Any]) -> None:
         """Merge into the live model."""
         self._llm.collective_rpc("study_load", args=(dict(recipe),))
-        if not self._llm.reset_prefix_cache():
-            raise EngineError("vLLM did not drop the prefixes of the merge before")
+        self._drop_prefixes()
 
     def answer(self, numbers: Sequence[int], new: Sequence[Prompt]) -> list[Answer]:
         """Answers to prompts by their numbers; `new` are the next ones that have none yet."""
@@ -213,9 +212,41 @@ class Host:
         self._prepared += [(p, tokens_input(list(p.tokens)), self._sampling(p)) for p in new]
         asked = [self._prepared[number] for number in numbers]
         answers = dict(self._answers(asked))
-        if not all(answer.finite for answer in answers.values()):
-            self._llm.collective_rpc("study_clear")
+        if broken := [place for place, answer in answers.items() if not answer.finite]:
+            for group in self._groups(asked, broken):
+                self._forget()
+                again = dict(self._answers([asked[place] for place in group]))
+                answers |= {place: again[i] for i, place in enumerate(group)}
+            self._forget()
         return [answers[place] for place in range(len(asked))]
+
+    def _groups(
+        self, asked: Sequence[tuple[Prompt, Any, Any]], places: Sequence[int]
+    ) -> Iterator[list[int]]:
+        """Places in groups small enough that none of a group gets a block of the KV cache that
+        another of it has used: what is NaN in one is then in no other.
+        """
+        block = self._llm.llm_engine.vllm_config.cache_config.block_size
+        group: list[int] = []
+        tokens = 0
+        for place in places:
+            prompt = asked[place][0]
+            needed = len(prompt.tokens) + prompt.max_tokens + block
+            if group and tokens + needed > self._kv_tokens:
+                yield group
+                group, tokens = [], 0
+            group.append(place)
+            tokens += needed
+        yield group
+
+    def _forget(self) -> None:
+        """Empty the KV cache, and let nothing take its zeros for a prefix."""
+        self._llm.collective_rpc("study_clear")
+        self._drop_prefixes()
+
+    def _drop_prefixes(self) -> None:
+        if not self._llm.reset_prefix_cache():
+            raise EngineError("vLLM did not drop the prefixes of the merge before")
 
     def _answers(self, asked: Sequence[tuple[Prompt, Any, Any]]) -> Iterator[tuple[int, Answer]]:
         """The answer to each, with its place, as they are finished.
@@ -267,7 +298,7 @@ class Host:
         known = dict(zip(given.token_ids[first], given.logprobs[first], strict=True))
         tokens = said(output.token_ids, prompt, self._ends)
         logprobs = tuple(known[token] for token in prompt.options)
-        finite = all(map(_is_finite, known.values()))
+        finite = all(map(_is_finite, given.logprobs))
         return Answer(tokens, logprobs, finite)
 
 

@@ -94,6 +94,7 @@ class Streamed:
         room = {label: largest(sources, label) for label in sources.checkpoints}
         self._slots = [_Slot(room, device, staged=not pinned) for _ in range(_SLOTS)]
         self._side = torch.cuda.Stream(device)
+        self._side.wait_stream(torch.cuda.current_stream(device))  # is done with their memory
         self._reader = ThreadPoolExecutor(1, "sources")
         self._pinned = _Pinned(sources) if pinned else None
         self._turn = 0
