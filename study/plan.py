@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _GB = 1e9
 
 Gpu = Annotated[str, typer.Option("--gpu", help="h200, h100, a100, l40s, 4090, l4, or as 24GB")]
-Host = Annotated[float, typer.Option("--host-memory", metavar="GB", help="of the GPU's host")]
+Host = Annotated[
+    float, typer.Option("--host-memory", metavar="GB", min=0, help="of the GPU's host")
+]
 Workers = Annotated[int, typer.Option(min=1, help="GPUs that run the study together")]
 AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
 

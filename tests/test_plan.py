@@ -154,3 +154,15 @@ def test_a_coarser_genome_is_found_where_one_has_generations_enough() -> None:
     assert cost.coarser(32, 4, 6, 1000, None) == (16, 12)
     assert cost.coarser(32, 4, 6, 100, None) is None
     assert cost.coarser(32, 4, 6, 1000, 30) is None
+
+
+def test_gpus_that_share_a_model_keep_sources_each() -> None:
+    pair = dataclasses.replace(MISTRALS, gpus=2)
+    assert pair.on_host("pinned") == 2 * MISTRALS.on_host("pinned")
+    assert pair.on_host("file") == 2 * MISTRALS.on_host("file")
+
+
+def test_a_generation_waits_for_its_last_trial() -> None:
+    waves = cost.by_generation(302, 15)
+    assert sum(waves) == 302
+    assert cost.seconds_of([(wave, 1.0) for wave in waves], 14) == 20 * 2 + 1

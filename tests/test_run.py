@@ -364,6 +364,10 @@ def test_an_exported_folder_is_whole(whole: tuple[Path, str, str], tmp_path: Pat
     over = command("export", config, "--out", out, "--overwrite", folder=config.parent)
     assert over.returncode == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
+    (out / "recipe.json").unlink()
+    other = command("export", config, "--out", out, "--overwrite", folder=config.parent)
+    assert other.returncode == 2
+    assert "is no exported merge" in other.stderr
 
 
 def test_a_large_merge_is_written_in_shards_with_an_index(

@@ -52,6 +52,13 @@ def test_questions_are_drawn_with_their_chances_and_at_their_cost() -> None:
     assert (np.abs(drawn / 4000 - wanted) <= 4.5 * error + 1e-9).all()
 
 
+def test_questions_that_count_for_nothing_are_drawn_alike() -> None:
+    """As those of a task with weight 0."""
+    assert chances(np.zeros(10), np.ones(10), 4.0) == pytest.approx(np.full(10, 0.4))
+    mixed = chances(np.array([1.0, 1.0, 0.0, 0.0]), np.ones(4), 3.0)
+    assert mixed == pytest.approx([1.0, 1.0, 0.5, 0.5])
+
+
 def test_all_are_drawn_where_the_budget_is_enough() -> None:
     assert chances(np.array([1.0, 0.0]), np.array([5.0, 7.0]), 12.0).tolist() == [1.0, 1.0]
 

@@ -288,3 +288,14 @@ def test_sqlite_writes_ahead_and_its_default_file_is_under_runs(
     open_storage(storage_url(None, "demo", Path("/elsewhere")))
     with sqlite3.connect(tmp_path / "runs" / "demo" / "study.db") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_who_waits_for_others_learns_that_the_study_is_deleted(database: str) -> None:
+    trials, claims = new(database)
+    trial(claims)
+    trials.all()
+    optuna.delete_study(study_name="s", storage=open_storage(database))
+    with pytest.raises(StorageError, match="deleted while it ran"):
+        trials.all()
+    with pytest.raises(StorageError, match="deleted while it ran"):
+        claims.take("held-out of 3")

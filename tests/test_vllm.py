@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import yaml
 from broken_worker import EXHAUSTED, HUNG, MISSING, RAISED, RENAMED, RESHAPED
 from conftest import DEMO, WORDS, MakeModel, point
 from lm_eval_files import study_text, write_tasks
+from safetensors.torch import load_file, save_file
 from test_architectures import make
 from test_architectures import recipe_of as recipe_of_two
 
@@ -393,3 +395,23 @@ def test_auto_begins_none_where_no_gpu_is(monkeypatch: pytest.MonkeyPatch, tmp_p
     vllm_child.begin_early("auto", None, True)
     vllm_child.begin_early("transformers", "cuda", True)
     assert not vllm_child._ahead
+
+
+def test_what_is_nan_in_one_question_is_in_no_other(demo: Setup, tmp_path: Path) -> None:
+    """A cache of few blocks, which one question has after another."""
+    asked = [p for p in questions(demo) if p.max_tokens == 1]
+    held = Counter(token for prompt in asked for token in set(prompt.tokens))
+    token = max((t for t in held if held[t] <= 60), key=lambda t: held[t])
+    shutil.copytree(DEMO / "models" / "numeric", tmp_path / "m")
+    weights = {n: t.float() for n, t in load_file(tmp_path / "m" / "model.safetensors").items()}
+    weights["model.embed_tokens.weight"][token] = 3.4e38
+    save_file(weights, tmp_path / "m" / "model.safetensors", metadata={"format": "pt"})
+    sources = Sources({"m": tmp_path / "m"}, "m")
+    choice = dataclasses.replace(choose_engine(config_with(), "vllm"), batch_tokens=256)
+    engine = choice.start(sources, demo.longest)
+    engine.load(MergeRecipe.single("m", sources.num_layers))
+    broken = [not answer.finite for answer in engine.answer(asked)]
+    assert broken == [token in prompt.tokens for prompt in asked]
+    healthy = [prompt for prompt in asked if token not in prompt.tokens]
+    assert all(answer.finite for answer in engine.answer(healthy))
+    engine.close()

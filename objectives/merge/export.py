@@ -49,6 +49,10 @@ def export(
         raise ExportError(f"{out} is a file; choose another name")
     if out.exists() and not overwrite and any(out.iterdir()):
         raise ExportError(f"{out} is there already; choose another folder or --overwrite")
+    if out.exists() and any(out.iterdir()) and not (out / RECIPE_FILE).exists():
+        raise ExportError(
+            f"{out} is no exported merge and is not overwritten; choose another folder"
+        )
     beside = out.with_name(f".{out.name}.part-{os.getpid()}")
     try:
         beside.mkdir(parents=True)
