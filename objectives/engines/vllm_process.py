@@ -6,6 +6,7 @@ Tried with vLLM 0.26 on a GPU and with 0.32's build for CPUs.
 import contextlib
 import importlib
 import json
+import math
 import os
 import signal
 import tempfile
@@ -25,7 +26,7 @@ from objectives.merge.errors import SourceError
 from objectives.merge.sources import Sources
 
 from .engine import Answer, EngineError, EngineMemoryError, Prompt, said
-from .sizes import kv_tokens_for, sizes
+from .sizes import available, kv_tokens_for, sizes
 
 EXTENSION = "objectives.engines.vllm_worker.MergeExtension"
 _MOST_LOGPROBS = 128
@@ -159,7 +160,7 @@ class Host:
         self.report: list[str] = []
         if settings.device == "cuda":
             free, _ = torch.cuda.mem_get_info()
-            host = _available()
+            host = available()
             place = needed.place(settings.place, free, host)
             self.report.append(f"sources: {place}\n{needed.table(free, host)}")
         with tempfile.TemporaryDirectory(prefix="study-") as folder:
@@ -298,7 +299,7 @@ class Host:
         known = dict(zip(given.token_ids[first], given.logprobs[first], strict=True))
         tokens = said(output.token_ids, prompt, self._ends)
         logprobs = tuple(known[token] for token in prompt.options)
-        finite = all(map(_is_finite, given.logprobs))
+        finite = all(map(math.isfinite, given.logprobs))
         return Answer(tokens, logprobs, finite)
 
 
@@ -309,15 +310,3 @@ def _look_at(architectures: Sequence[str]) -> None:
     for name in architectures:
         if (model := ModelRegistry.models.get(name)) is not None:
             ModelRegistry.register_model(name, model.load_model_cls())
-
-
-def _is_finite(value: float) -> bool:
-    return -float("inf") < value < float("inf")
-
-
-def _available() -> int:
-    """Bytes of host memory that can be had, page cache included."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
