@@ -7,8 +7,7 @@
 The models go to FOLDER (58 GB; a folder in memory shows what a warm page cache gives), the
 questions too. The part `study` runs python -m study.run there, as anyone would, and reads its
 trials, which are asked all questions unless --questions says which share, with --workers on a GPU
-each; `demo` is a study of
-1000 trials with the demo's models; the others are merging.py's.
+each; `demo` is a study of 1000 trials with the demo's models; the others are merging.py's.
 Nothing may outlive it on the GPU: do not run it under `timeout`.
 """
 

@@ -77,7 +77,7 @@ def begin_early(kind: str, device: str | None, eager: bool) -> None:
 
 def begin(environment: Mapping[str, str]) -> None:
     """Start one ahead of its need; the next `take` with this environment gets it."""
-    if _ahead and _ahead[0][0] != dict(environment):
+    if _ahead and not (_ahead[0][0] == dict(environment) and _ahead[0][1].process.is_alive()):
         give_up()
     if not _ahead:
         child = _spawned(environment)
@@ -95,12 +95,10 @@ def give_up() -> None:
 
 def take(environment: Mapping[str, str]) -> Child:
     """A process that waits for its vllm_process.Settings."""
-    if _ahead and _ahead[0][0] == dict(environment) and _ahead[0][1].process.is_alive():
-        _, child, at_exit = _ahead.pop()
-        at_exit.cancel()
-        return child
-    give_up()
-    return _spawned(environment)
+    begin(environment)
+    _, child, at_exit = _ahead.pop()
+    at_exit.cancel()
+    return child
 
 
 def _spawned(environment: Mapping[str, str]) -> Child:
