@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from objectives.merge.recipe import MergeRecipe
+from objectives.scoring import Exam
+from storage.answers import HELD_OUT, Answers
 from storage.trials import TrialRecord, best, best_search
 
 from .genome import Genome
@@ -67,6 +69,14 @@ def _found(complete: Sequence[TrialRecord], genome: Genome) -> Iterator[Candidat
 def _asked_all(record: TrialRecord | None) -> TrialRecord | None:
     """The trial, unless it was asked a sample of the search questions: it is then scored again."""
     return record if record is not None and not record.sampled else None
+
+
+def has_held_out(record: TrialRecord, answers: Answers, held_out: Exam) -> bool:
+    """Whether a trial has answers to the held-out questions of every task."""
+    if not held_out.tasks:
+        return True
+    stored = answers.read(record.id, HELD_OUT)
+    return all(task.name in stored for task in held_out.tasks)
 
 
 def recipe_of(record: TrialRecord, genome: Genome) -> MergeRecipe:

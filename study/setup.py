@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import transformers
 
+from objectives.engines.sizes import indivisible
 from objectives.merge import masks
 from objectives.merge.errors import SourceError
 from objectives.merge.fingerprint import fingerprints
@@ -164,6 +165,11 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
     source = labels[config.genome.tokenizer_source or BASE]
     has_base = config.genome.base_model is not None and config.genome.method.base != "unused"
     sources = Sources(folders, label, source, has_base)
+    gpus = config.engine.tensor_parallel_size
+    if what := indivisible(sources.merged_config("float32"), gpus):
+        raise ConfigError(
+            f"engine.tensor_parallel_size: {gpus} cannot share the models evenly: {what}"
+        )
     genome = Genome(config.genome, config.space, sources.num_layers, config.study.seed)
     if not genome.space:
         name = config.genome.merge_method

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from storage.answers import HELD_OUT, Answers
-from storage.database import Database, open_storage
+from storage.answers import Answers
+from storage.database import open_storage
 from storage.patience import Patience
 from storage.trials import TrialRecord, Trials
 
-from .candidates import candidates
+from .candidates import candidates, has_held_out
 from .command import FAILED, How, log_console
 from .config import ConfigError, StudyConfig
 from .engine_choice import EngineChoice, choose_engine
@@ -83,19 +83,17 @@ def supervise(
         records = trials.all()
         replay = setup.sampler(population, stored_start(trials.study)).replay
         reached = Jobs(setup.genome, replay, budget, setup.sampled).done(records)
-        if code and not (reached and _is_judged(setup, database, records)):
+        if code and not (reached and _is_judged(setup, Answers(database), records)):
             raise SystemExit(code)
         return setup, trials, reached
     finally:
         database.engine.dispose()
 
 
-def _is_judged(setup: Setup, database: Database, records: Sequence[TrialRecord]) -> bool:
+def _is_judged(setup: Setup, answers: Answers, records: Sequence[TrialRecord]) -> bool:
     """Whether all that is compared in the end has its held-out answers."""
-    if not setup.held_out.tasks:
-        return True
-    wanted = [c.record.id for c in candidates(records, setup.genome)]
-    return set(wanted) <= set(Answers(database).read_many(wanted, HELD_OUT))
+    compared = candidates(records, setup.genome)
+    return all(has_held_out(c.record, answers, setup.held_out) for c in compared)
 
 
 def gpus_for(choice: EngineChoice, count: int) -> list[str | None]:

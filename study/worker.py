@@ -19,7 +19,7 @@ from storage.studies import stored_verdict
 from storage.trials import GENERATION, KIND, TrialRecord, Trials, best_search
 from storage.workers import Workers
 
-from .candidates import candidates, recipe_of
+from .candidates import candidates, has_held_out, recipe_of
 from .interrupts import Interrupts
 from .jobs import Job, Jobs, held_out_name
 from .sampler import ReplaySampler
@@ -178,12 +178,10 @@ class Worker:
         return typical - min(running, default=typical)
 
     def _is_without_held_out(self, record: TrialRecord) -> bool:
-        if not self.setup.held_out.tasks or record.id in self._held_out:
-            return False
-        stored = self.answers.read(record.id, HELD_OUT)
-        if any(task.name not in stored for task in self.setup.held_out.tasks):
-            return True
-        self._held_out.add(record.id)
+        if record.id not in self._held_out:
+            if not has_held_out(record, self.answers, self.setup.held_out):
+                return True
+            self._held_out.add(record.id)
         return False
 
     def _evaluate(self, job: Job, asked: float, records: Sequence[TrialRecord]) -> bool:

@@ -1,12 +1,14 @@
 """The transformers engine against transformers' own generate, one prompt at a time."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import WORDS, MakeModel
-from transformers import AutoModelForCausalLM
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from objectives.engines.engine import Answer, EngineError, Prompt, said
 from objectives.engines.transformers import TransformersEngine
@@ -102,6 +104,23 @@ def test_a_model_of_nan_answers_and_says_so(sources: Sources, engine: Transforme
     answers = engine.answer(prompts(count=4))
     assert len(answers) == 4
     assert not any(answer.finite for answer in answers)
+
+
+def test_what_comes_after_an_answers_end_does_not_count(
+    sources: Sources, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row has ended, the other goes on: NaN is then of the one that goes on alone."""
+    asked = prompts(0, 3, 2)
+    size = len(WORDS)
+
+    def forward(ids_BT: Tensor, mask_BT: Tensor, cache: DynamicCache) -> Tensor:
+        if ids_BT.shape[1] == 1 and mask_BT.shape[1] > 1 and (ids_BT == 1).any():
+            return torch.full((len(ids_BT), size), math.nan)
+        ends = [1, 5]  # the first row writes the end of a text, the other does not
+        return torch.eye(size)[ends[: len(ids_BT)]]
+
+    monkeypatch.setattr(engine, "_forward", forward)
+    assert [answer.finite for answer in engine.answer(asked)].count(False) == 1
 
 
 def test_tied_heads_answer_like_generate(make_model: MakeModel, tmp_path: Path) -> None:

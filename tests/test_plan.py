@@ -10,7 +10,13 @@ import pytest
 from conftest import DEMO
 
 from objectives.engines.engine import EngineError, Prompt
-from objectives.engines.sizes import Sizes, kv_bytes_per_token, sizes
+from objectives.engines.sizes import (
+    Sizes,
+    groups_within,
+    indivisible,
+    kv_bytes_per_token,
+    sizes,
+)
 from objectives.merge.catalogue import METHODS
 from objectives.merge.sources import Sources
 from study import cost
@@ -160,6 +166,37 @@ def test_gpus_that_share_a_model_keep_sources_each() -> None:
     pair = dataclasses.replace(MISTRALS, gpus=2)
     assert pair.on_host("pinned") == 2 * MISTRALS.on_host("pinned")
     assert pair.on_host("file") == 2 * MISTRALS.on_host("file")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "what"),
+    [(1, None), (2, None), (8, None), (16, None), (3, "32 attention heads")],
+)
+def test_what_gpus_cannot_share_is_named(gpus: int, what: str | None) -> None:
+    mistral = {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000}
+    assert indivisible(mistral | {"intermediate_size": 14336}, gpus) == what
+
+
+def test_what_gpus_cannot_share_is_named_of_every_part() -> None:
+    odd = {"num_attention_heads": 36, "num_key_value_heads": 8, "vocab_size": 32000}
+    assert indivisible(odd | {"intermediate_size": 14336}, 6) == "8 key-value heads"
+    odd |= {"num_key_value_heads": 36}
+    assert indivisible(odd | {"intermediate_size": 14336}, 6) == "intermediate size 14336"
+    assert indivisible(odd | {"intermediate_size": 3600}, 6) == "32000 rows of the vocabulary"
+
+
+def test_a_study_whose_gpus_cannot_share_it_has_no_plan(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(demo_text() + "engine: {tensor_parallel_size: 3}\n")
+    result = plan(config=path)
+    assert result.returncode == 2
+    assert "tensor_parallel_size: 3 cannot share the models evenly: 4 attent" in result.stderr
+
+
+def test_groups_hold_no_more_than_there_is_room_for() -> None:
+    tokens = {7: 40, 2: 60, 9: 1, 4: 150, 1: 100, 3: 99}
+    assert list(groups_within(100, tokens)) == [[7, 2], [9], [4], [1], [3]]
+    assert list(groups_within(100, {})) == []
 
 
 def test_a_generation_waits_for_its_last_trial() -> None:

@@ -534,6 +534,7 @@ def test_a_bad_model_folder_is_refused(tmp_path: Path, name: str, message: str) 
         ("study.storage", "postgresql://u:secret@127.0.0.1:1/x", "refused"),
         ("study.storage", "mysql://h/d", "only sqlite and postgresql"),
         ("engine", {"device": "nonsense"}, "nonsense"),
+        ("engine", {"tensor_parallel_size": 3}, "3 cannot share the models evenly"),
         ("genome.models.0", "", "genome.models.0"),
         ("genome.models.0", "a\0b", "names no folder"),
         ("genome.filters", ["mlp", "rest"], "give parameters of one name"),

@@ -99,3 +99,20 @@ def test_another_share_is_another_study(whole: tuple[Path, str, str], tmp_path: 
     result = command("run", write_study(tmp_path, less), "--storage", whole[1], folder=tmp_path)
     assert result.returncode == 2
     assert "search.questions: 0.4, varying first stored, 0.3, varying first now" in result.stderr
+
+
+def test_a_task_that_counts_for_nothing_is_asked_and_scored(tmp_path: Path) -> None:
+    def one_counts(data: dict[str, Any]) -> None:
+        sampled(data)
+        data["tasks"][1]["weight"] = 0
+        data["study"]["trials"] = 5
+
+    result = command("run", write_study(tmp_path, one_counts), folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "nan" not in result.stdout
+    url = f"sqlite:///{tmp_path}/runs/demo/study.db"
+    searched = of_kind(url, "search")
+    assert len(searched) == 5
+    for record in searched:
+        assert record.value == pytest.approx(record.tasks["multiple_choice"])
+        assert "retrieval" in record.tasks

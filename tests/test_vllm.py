@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import torch
@@ -34,6 +35,7 @@ from objectives.merge.sources import Sources
 from study.config import StudyConfig
 from study.config_file import load_config
 from study.engine_choice import EngineChoice, choose_engine
+from study.interrupts import Interrupted, Interrupts
 from study.setup import Setup, build
 
 if importlib.util.find_spec("vllm") is None:
@@ -318,6 +320,28 @@ def test_a_source_that_is_gone_is_named(make_model: MakeModel, tmp_path: Path) -
     shutil.rmtree(tmp_path / "b")
     with pytest.raises(SourceError, match=r"b: .* has no config.json; is it a model folder\?"):
         choose_engine(config_with(), "vllm").start(sources, 40)
+
+
+def test_what_vllm_refuses_is_told_in_its_words(demo: Setup) -> None:
+    choice = choose_engine(config_with(), "vllm")
+    settings = choice.vllm_settings(demo.sources, demo.longest)
+    with pytest.raises(EngineError, match=r"^vLLM: max_num_batched_tokens \(4096\) must be"):
+        VllmEngine(dataclasses.replace(settings, sequences=5000), 60.0, 300.0)
+
+
+def test_a_signal_while_vllm_starts_leaves_nothing_of_it(demo: Setup) -> None:
+    """Its process stands still, so that it is sure to be starting."""
+    vllm_child.begin_early("vllm", None, True)
+    [(_, child, _)] = vllm_child._ahead
+    assert child.process.pid is not None
+    os.kill(child.process.pid, signal.SIGSTOP)
+    choice = choose_engine(config_with(), "vllm")
+    with Interrupts(signal.SIGTERM):
+        Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(Interrupted):
+            choice.start(demo.sources, demo.longest)
+    assert child.process.exitcode == -signal.SIGKILL
+    assert not vllm_child._ahead
 
 
 def test_auto_without_a_gpu_is_transformers() -> None:

@@ -8,15 +8,18 @@ import time
 from collections import Counter
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import pytest
 import torch
 from kills import disturb
+from rich.console import Console
 from sqlalchemy.exc import OperationalError
 from temporary import Server
 from tiny import NAME, TinyChoice, found, run, start, tiny_config, tiny_setup
 
-from storage.answers import HELD_OUT, Answers
+from objectives.scoring import Exam
+from storage.answers import HELD_OUT, SEARCH, Answers
 from storage.claims import Claims, ClaimTaken, TrialLost
 from storage.database import open_storage
 from storage.patience import Patience, passes
@@ -24,12 +27,18 @@ from storage.studies import StudyMismatch, create_study, find_study
 from storage.trials import TrialRecord, Trials
 from storage.url import StorageError
 from storage.workers import Watch, WorkerRecord, Workers, is_gone, process_name
+from study import supervisor
+from study.candidates import candidates
+from study.command import How
 from study.config import ConfigError
+from study.interrupts import Interrupts
 from study.jobs import Jobs, place_name
-from study.join import enter_study
+from study.join import enter_study, make_study
+from study.progress import Progress
 from study.sampler import Place
 from study.standing import CANDIDATE
 from study.supervisor import gpus_for
+from study.worker_process import Order
 
 TRIALS, POPULATION = 23, 5
 BOUNDS = {"a": (0.0, 1.0)}
@@ -377,6 +386,43 @@ def test_three_failures_in_a_row_end_a_worker_and_a_failed_place_is_asked_again(
     assert all(r.state.name != "RUNNING" for r in records(url))
 
 
+def dies_once(order: Order) -> None:
+    """In a worker's place: notes how long it has, and is killed the first time."""
+    with order.path.open("a") as file:
+        file.write(f"{order.seconds}\n")
+    if len(order.path.read_text().split()) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_started_again_has_what_is_left_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "work", dies_once)
+    trials, _, _ = two(f"sqlite:///{tmp_path}/s.db")
+    order = Order(tmp_path / "seconds", "", TRIALS, How(), 0, 1, None)
+    deadline = time.monotonic() + 1000
+    with Progress(Console(), TRIALS, POPULATION) as progress, Interrupts() as interrupts:
+        code = supervisor._run_all([order], [None], deadline, trials, progress, interrupts)
+    first, second = map(float, order.path.read_text().split())
+    assert code == 0
+    assert second < first <= 1000
+
+
+def test_a_study_is_judged_when_all_that_is_compared_has_held_out_answers(tmp_path: Path) -> None:
+    url, config = f"sqlite:///{tmp_path}/s.db", tiny_config(TRIALS, POPULATION)
+    assert run(url, config)
+    setup, storage = tiny_setup(config), open_storage(url)
+    answers, done = Answers(storage), records(url)
+    compared = [c.record for c in candidates(done, setup.genome)]
+    for record in compared:
+        assert not supervisor._is_judged(setup, answers, done)
+        answers.write(record.id, HELD_OUT, answers.read(record.id, SEARCH))
+    assert supervisor._is_judged(setup, answers, done)
+    without = replace(setup, held_out=Exam([], None))  # type: ignore[arg-type]
+    answers.write(compared[0].id, HELD_OUT, {})
+    assert supervisor._is_judged(without, answers, done)
+
+
 # Idle workers
 
 
@@ -459,6 +505,17 @@ def test_of_two_workers_that_begin_a_study_differently_one_is_refused(database: 
     enter_study(tiny_setup(tiny_config(TRIALS, POPULATION)), storage, CHOICE)
     with pytest.raises(StudyMismatch, match="seed: 0 stored, 1 now"):
         enter_study(tiny_setup(tiny_config(TRIALS, POPULATION, seed=1)), storage, CHOICE)
+
+
+def test_a_study_without_trials_takes_the_population_of_those_who_begin_it(database: str) -> None:
+    setup, storage = (
+        tiny_setup(tiny_config(TRIALS, None, fit_population=True)),
+        open_storage(database),
+    )
+    assert [make_study(setup, storage, CHOICE, n)[1] for n in (1, 8, 4)] == [10, 16, 12]
+    _, population, _ = enter_study(setup, storage, CHOICE, 8)
+    assert population == 16
+    assert [make_study(setup, storage, CHOICE, n)[1] for n in (1, 4)] == [16, 16]
 
 
 def test_the_population_suits_the_workers_where_the_config_lets_it() -> None:

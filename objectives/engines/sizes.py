@@ -4,7 +4,7 @@ All sizes are bytes.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ GB = 1e9
 PLACES = ("gpu", "pinned", "file")
 _CONTEXT = 1_500_000_000
 """CUDA's context, its libraries' workspaces, vLLM's own buffers."""
+_ROWS = 64
+"""vLLM pads a vocabulary to a multiple of these."""
 _SLACK = 0.02
 """Share of the device's memory that stays free."""
 
@@ -135,9 +137,41 @@ def kv_bytes_per_token(config: Mapping[str, Any], itemsize: int) -> int:
     return int(2 * config["num_hidden_layers"] * kept * width * itemsize)
 
 
+def indivisible(config: Mapping[str, Any], gpus: int) -> str | None:
+    """What of a model so many GPUs cannot share evenly, in words; vLLM's tensor parallelism."""
+    if gpus == 1:
+        return None
+    heads, inside = config["num_attention_heads"], config["intermediate_size"]
+    kept = config.get("num_key_value_heads") or heads
+    rows = math.ceil(config["vocab_size"] / _ROWS) * _ROWS
+    shared = {
+        f"{heads} attention heads": heads % gpus,
+        f"{kept} key-value heads": kept % gpus if kept >= gpus else gpus % kept,  # else repeated
+        f"intermediate size {inside}": inside % gpus,
+        f"{rows} rows of the vocabulary": rows % gpus,
+    }
+    return next((what for what, rest in shared.items() if rest), None)
+
+
 def kv_tokens_for(batch_tokens: int, longest: int) -> int:
     """Tokens the cache should hold: two steps' worth, the shared prompts, and some to spare."""
     return 2 * batch_tokens + 8 * longest
+
+
+def groups_within(capacity: int, tokens: Mapping[int, int]) -> Iterator[list[int]]:
+    """The keys of `tokens`, in order, in groups of so many tokens at most; one that alone has
+    more is a group of its own.
+    """
+    group: list[int] = []
+    left = capacity
+    for key, needed in tokens.items():
+        if group and needed > left:
+            yield group
+            group, left = [], capacity
+        group.append(key)
+        left -= needed
+    if group:
+        yield group
 
 
 def _activations(config: Mapping[str, Any], itemsize: int, tokens: int, sequences: int) -> int:

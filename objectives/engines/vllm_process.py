@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from objectives.merge.errors import SourceError
 from objectives.merge.sources import Sources
 
 from .engine import Answer, EngineError, EngineMemoryError, Prompt, said
-from .sizes import available, kv_tokens_for, sizes
+from .sizes import available, groups_within, kv_tokens_for, sizes
 
 EXTENSION = "objectives.engines.vllm_worker.MergeExtension"
 _MOST_LOGPROBS = 128
@@ -107,6 +108,10 @@ def _named(error: Exception) -> tuple[str, str]:
         return EngineMemoryError.__name__, f"out of memory: {_first_line(error)}"
     if isinstance(error, EngineError | SourceError):
         return type(error).__name__, str(error)
+    if isinstance(error, ValidationError):  # of what is asked of vLLM; its first line is a count
+        return EngineError.__name__, "vLLM: " + "; ".join(
+            problem["msg"].removeprefix("Value error, ") for problem in error.errors()
+        )
     return EngineError.__name__, f"{type(error).__name__}: {_first_line(error)}"
 
 
@@ -228,17 +233,11 @@ class Host:
         another of it has used: what is NaN in one is then in no other.
         """
         block = self._llm.llm_engine.vllm_config.cache_config.block_size
-        group: list[int] = []
-        tokens = 0
-        for place in places:
-            prompt = asked[place][0]
-            needed = len(prompt.tokens) + prompt.max_tokens + block
-            if group and tokens + needed > self._kv_tokens:
-                yield group
-                group, tokens = [], 0
-            group.append(place)
-            tokens += needed
-        yield group
+        prompts = {place: asked[place][0] for place in places}
+        return groups_within(
+            self._kv_tokens,
+            {place: len(p.tokens) + p.max_tokens + block for place, p in prompts.items()},
+        )
 
     def _forget(self) -> None:
         """Empty the KV cache, and let nothing take its zeros for a prefix."""
