@@ -114,5 +114,5 @@ def test_a_task_that_counts_for_nothing_is_asked_and_scored(tmp_path: Path) -> N
     searched = of_kind(url, "search")
     assert len(searched) == 5
     for record in searched:
-        assert record.value == pytest.approx(record.tasks["multiple_choice"])
+        assert record.value == pytest.approx(0.875 * record.tasks["multiple_choice"])
         assert "retrieval" in record.tasks
