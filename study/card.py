@@ -1,11 +1,12 @@
 """What goes into an exported folder beside the weights: model card, verdict, where it is from."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
+from objectives.sampling import Sample
 from storage.answers import HELD_OUT, SEARCH, Answers
 from storage.trials import TrialRecord
 from storage.url import without_password
@@ -41,7 +42,10 @@ A merge of {{ models | join(", ") }}{% if base %} over {{ base }}{% endif %}, me
 
 Each cell: score on the questions that the search saw / on held-out questions, ± one standard
 error. A search is partly lucky, so its own questions overstate what it found: the optimism is the
-first number minus the second.
+first number minus the second.\
+{% if sampled %} Trial {{ number }} was asked a sample of the search questions: its score there is an \
+estimate.{% endif %}
+
 
 ## Reproduce
 
@@ -55,16 +59,26 @@ checks the weights.
 )
 
 
-def model_card(setup: Setup, record: TrialRecord, judgement: Judgement, answers: Answers) -> str:
-    """The card of one trial, in the hub's format, with the scores of the study's main merges."""
+def model_card(
+    setup: Setup,
+    record: TrialRecord,
+    judgement: Judgement,
+    answers: Answers,
+    samples: Mapping[str, Sample],
+) -> str:
+    """The card of one trial, in the hub's format, with the scores of the study's main merges.
+
+    `samples` are of the tasks that the trial was not asked whole.
+    """
     config, tasks = setup.config, judgement.tasks
     references = references_of(config.genome)
-    line = _line_of(record, judgement.lines, answers)
+    line = _line_of(record, judgement.lines, answers, samples)
     shown = [*judgement.lines, *([] if line in judgement.lines else [line])]
     final = judgement.final is not None and judgement.final.candidate.record.id == record.id
     return _CARD.render(
         front=_front(setup, record, line, list(references.values())),
         name=f"{config.name}, trial {record.number}",
+        number=record.number,
         models=[references[label] for label in setup.genome.models],
         base=references.get(setup.genome.base) if setup.genome.base else None,
         method=config.genome.merge_method,
@@ -74,6 +88,7 @@ def model_card(setup: Setup, record: TrialRecord, judgement: Judgement, answers:
         if final
         else f"Of the study's final merge: {judgement.sentence}",
         tasks=tasks,
+        sampled=record.sampled,
         rows=[(line.name, line.cells(tasks)) for line in shown],
     )
 
@@ -91,24 +106,30 @@ def texts(setup: Setup, record: TrialRecord, judgement: Judgement, url: str) -> 
     return {VERDICT_FILE: _json(verdict), STUDY_FILE: _json(study)}
 
 
-def _line_of(record: TrialRecord, shown: Sequence[Line], answers: Answers) -> Line:
+def _line_of(
+    record: TrialRecord, shown: Sequence[Line], answers: Answers, samples: Mapping[str, Sample]
+) -> Line:
     """The trial's own line; a trial that is no candidate gets one."""
     found = next((line for line in shown if line.candidate.record.id == record.id), None)
     if found is not None:
         return found
     search, held_out = (answers.read(record.id, split) for split in (SEARCH, HELD_OUT))
     this = Candidate("best", "this merge", record)
-    return Line(this, scores_of(search), scores_of(held_out) if held_out else None)
+    return Line(this, scores_of(search, samples), scores_of(held_out) if held_out else None)
 
 
 def _front(setup: Setup, record: TrialRecord, line: Line, base_models: list[str]) -> str:
     """The hub's metadata: held-out scores where there are any."""
-    part, scores = ("held-out", line.held_out) if line.held_out else ("search", line.search)
+    part, scores = "held-out questions", line.held_out
+    if scores is None:
+        part, scores = "search questions", line.search
+        if record.sampled:
+            part = f"a sample of the {part}"
     results = [
         EvalResult(
             task_type="text-generation",
             dataset_type=name,
-            dataset_name=f"{name}, {part} questions",
+            dataset_name=f"{name}, {part}",
             metric_type="accuracy",
             metric_name="score",
             metric_value=round(task.mean, 4),

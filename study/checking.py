@@ -17,6 +17,7 @@ from objectives.merge.errors import ExportError
 from objectives.merge.export import changed_weights
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
+from objectives.sampling import Sample
 from objectives.scoring import Exam, TaskScores
 from storage.answers import HELD_OUT, SEARCH, Answers, TaskAnswers
 from storage.database import Database, open_storage
@@ -56,7 +57,8 @@ def check(
     origin = _origin(folder)
     setup, url = _opened(folder, origin, config, storage, task_folders)
     database = open_storage(url, create=False)
-    record = _trial(setup, database, origin)
+    records = _trials(setup, database)
+    record = _trial(setup, records, origin)
     if changed := changed_weights(folder):
         raise ExportError(f"{folder}: {', '.join(changed)} is not what was exported")
     choice = choose_engine(setup.config, engine)
@@ -65,10 +67,14 @@ def check(
     try:
         running.load(MergeRecipe.single(_MODEL, sources.num_layers))
         answers = Answers(database)
+        drawn = setup.samples(record, records, answers)
         return [
             part
-            for split, exam in ((SEARCH, setup.search), (HELD_OUT, setup.held_out))
-            for part in _compared(exam, running, choice, answers, record, split)
+            for split, exam, samples in (
+                (SEARCH, setup.search, drawn),
+                (HELD_OUT, setup.held_out, {}),
+            )
+            for part in _compared(exam, running, choice, answers, record, split, samples)
         ]
     finally:
         running.close()
@@ -106,11 +112,15 @@ def _opened(
     return setup, study_url(loaded, storage or origin["storage"])
 
 
-def _trial(setup: Setup, database: Database, origin: Mapping[str, Any]) -> TrialRecord:
+def _trials(setup: Setup, database: Database) -> list[TrialRecord]:
     study = find_study(database, setup.config.name)
     check_fingerprint(setup, study)
+    return Trials(database, study).all()
+
+
+def _trial(setup: Setup, records: Sequence[TrialRecord], origin: Mapping[str, Any]) -> TrialRecord:
     number = origin["trial"]
-    found = next((r for r in Trials(database, study).all() if r.number == number), None)
+    found = next((r for r in records if r.number == number), None)
     if found is None or not found.complete:
         raise ConfigError(f"the stored study {setup.config.name} has no finished trial {number}")
     return found
@@ -123,6 +133,7 @@ def _compared(
     answers: Answers,
     record: TrialRecord,
     split: str,
+    samples: Mapping[str, Sample],
 ) -> list[Checked]:
     """Each task of a split; nothing where its answers are not stored."""
     stored, said = answers.read(record.id, split), answers.replies(record.id, split)
@@ -130,7 +141,7 @@ def _compared(
         return []
     for reply in said.values():
         use_threads_of(reply.engine)  # all tasks of a split were asked by one engine
-    now = exam.ask(engine).tasks
+    now = exam.ask(engine, samples).tasks  # others beside them would change the last bits
     return [
         _task(split, name, now[name], task, said.get(name), choice.signature)
         for name, task in stored.items()
@@ -159,4 +170,5 @@ def _task(
         tokens_Q = [tuple(answer.tokens for answer in answers) for answers in now.answers_Q]
         pairs = zip(tokens_Q, said.tokens_Q, strict=True)
         same_Q = same_Q & (now.soft_Q == before.soft_Q) & [a == b for a, b in pairs]
-    return Checked(split, name, len(same_Q), int(same_Q.sum()), note)
+    same = same_Q if now.sample is None else same_Q[now.sample.asked_S]
+    return Checked(split, name, len(same), int(same.sum()), note)

@@ -71,7 +71,7 @@ def _exported(
     verdict = {VERDICT_FILE: texts(setup, record, judgement, url)[VERDICT_FILE]}
     if not holds(out, recipe_of(record, setup.genome), setup.sources, verdict):
         sweep(folder)
-        export_trial(setup, record, out, judgement, answers, url, overwrite=True)
+        export_trial(setup, record, trials.all(), out, judgement, answers, url, overwrite=True)
     return out
 
 

@@ -68,7 +68,7 @@ def _export(
     records, answers = Trials(database, study).all(), Answers(database)
     judgement = judge(setup, records, answers)
     chosen = choose(records, trial, judgement)
-    return export_trial(setup, chosen, out, judgement, answers, url, overwrite)
+    return export_trial(setup, chosen, records, out, judgement, answers, url, overwrite)
 
 
 def choose(records: "Sequence[TrialRecord]", trial: str, judgement: "Judgement") -> "TrialRecord":
@@ -100,13 +100,17 @@ def choose(records: "Sequence[TrialRecord]", trial: str, judgement: "Judgement")
 def export_trial(
     setup: "Setup",
     record: "TrialRecord",
+    records: "Sequence[TrialRecord]",
     out: Path,
     judgement: "Judgement",
     answers: "Answers",
     url: str,
     overwrite: bool = False,
 ) -> Path:
-    """Write the merge that a trial scored; gives the folder. Raises ExportError."""
+    """Write the merge that a trial scored, one of the `records`; gives the folder.
+
+    Raises ExportError.
+    """
     from objectives.merge.export import export as write
 
     from .candidates import recipe_of
@@ -117,7 +121,7 @@ def export_trial(
         setup.sources,
         setup.locations,
         out,
-        model_card(setup, record, judgement, answers),
+        model_card(setup, record, judgement, answers, setup.samples(record, records, answers)),
         overwrite,
         texts=texts(setup, record, judgement, url),
     )

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -17,10 +17,12 @@ from objectives.merge.fingerprint import fingerprints
 from objectives.merge.locate import locate, located
 from objectives.merge.sources import Sources
 from objectives.merge.vocabulary import BASE, MODEL, UNION
+from objectives.sampling import Sample
 from objectives.scoring import Exam
 from objectives.tasks.task import TaskError, WholeTask
 from storage.answers import Answers
 from storage.studies import has_trials, hold_fingerprint, stored_fingerprint
+from storage.trials import GENERATION, TrialRecord
 
 from .config import ConfigError, StudyConfig
 from .genome import Genome, references
@@ -103,6 +105,15 @@ class Setup:
             return None
         search, study = self.config.search, self.config.study
         return Schedule(self.search, answers, self.share, search.soft, study.seed)
+
+    def samples(
+        self, record: TrialRecord, records: Sequence[TrialRecord], answers: Answers
+    ) -> Mapping[str, Sample]:
+        """What a trial was asked of each task, by the trials before it; empty where it was all."""
+        schedule = self.schedule(answers)
+        if schedule is None or not record.sampled:
+            return {}
+        return schedule.samples(record.attributes[GENERATION], records)
 
     def fingerprint(
         self, population: int, origin: Mapping[str, Any] | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from objectives.sampling import Sample
 from objectives.scoring import Scores, TaskScores
 from storage.answers import HELD_OUT, SEARCH, Answers, TaskAnswers
 from storage.replies import TaskReplies
@@ -61,11 +62,16 @@ def lines(records: Sequence[TrialRecord], genome: Genome, answers: Answers) -> l
     return found
 
 
-def scores_of(stored: Mapping[str, TaskAnswers]) -> Scores:
-    """Stored answers as scores again."""
+def scores_of(
+    stored: Mapping[str, TaskAnswers], samples: Mapping[str, Sample] | None = None
+) -> Scores:
+    """Stored answers as scores again; `samples` are of the tasks that were not asked whole."""
+    drawn = samples or {}
     return Scores(
         {
-            name: TaskScores(task.weight, task.right_Q, task.soft_Q, task.broken)
+            name: TaskScores(
+                task.weight, task.right_Q, task.soft_Q, task.broken, sample=drawn.get(name)
+            )
             for name, task in stored.items()
         }
     )

@@ -380,7 +380,9 @@ def test_a_large_merge_is_written_in_shards_with_an_index(
     verdict, answers = judgement(whole[1], opened), Answers(open_storage(whole[1]))
     best = choose(records(whole[1]), "best", verdict)
     recipe = recipe_of(best, opened.genome)
-    one = export_trial(opened, best, tmp_path / "one", verdict, answers, whole[1])
+    one = export_trial(
+        opened, best, records(whole[1]), tmp_path / "one", verdict, answers, whole[1]
+    )
     many = export(
         recipe, opened.sources, opened.locations, tmp_path / "many", "card", shard_bytes=1_000_000
     )

@@ -116,3 +116,25 @@ def test_a_task_that_counts_for_nothing_is_asked_and_scored(tmp_path: Path) -> N
     for record in searched:
         assert record.value == pytest.approx(0.875 * record.tasks["multiple_choice"])
         assert "retrieval" in record.tasks
+
+
+def test_an_exported_trial_of_the_search_is_asked_its_sample_again(
+    whole: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    folder, url, _ = whole
+    trial = of_kind(url, "search")[-1]
+    out = tmp_path / "m"
+    result = command(
+        "export", folder / "study.yaml", "--trial", trial.number, "--out", out, folder=folder
+    )
+    assert result.returncode == 0, result.stderr
+    card = (out / "README.md").read_text()
+    assert "nan" not in card.lower()
+    assert "asked a sample" in card
+    mean = trial.tasks["multiple_choice"]
+    assert f"| this merge ({trial.number}) | {mean:.3f} / -" in card
+    assert f"value: {round(mean, 4)}" in card
+    result = command("verify", out, folder=folder)
+    asked = trial.attributes["result"]["asked"]
+    assert result.stdout.splitlines() == [f"{asked} of {asked} answers equal"]
+    assert result.returncode == 0
