@@ -148,18 +148,17 @@ def write(folder: Path, name: str, fields: dict[str, Any], questions: int) -> Pa
 def ours(path: Path, trials: int) -> tuple[float, float]:
     """Seconds to set a study up, and of a trial beside merge and engine."""
     began = time.perf_counter()
-    setup = build(load_config(path, [path.parent]), check_values=False)
+    config = load_config(path, [path.parent]).of_trials(trials)
+    setup = build(config, check_values=False)
     ready = time.perf_counter() - began
     choice = RandomChoice("transformers", "cpu", "float32", 4096)
     with (
         Interrupts() as interrupts,
-        open_worker(
-            setup, f"sqlite:///{path.parent}/study.db", trials, choice, interrupts
-        ) as worker,
+        open_worker(setup, f"sqlite:///{path.parent}/study.db", choice, interrupts) as worker,
     ):
         ends = [time.perf_counter()]
         worker.told = lambda records: ends.append(time.perf_counter())
-        worker.search(trials, float("inf"))
+        worker.search(float("inf"))
         engine: Any = worker.engine
         whole = [after - before for before, after in itertools.pairwise(ends)]
         beside = [w - e for w, e in zip(whole, engine.seconds, strict=True)]

@@ -171,8 +171,8 @@ def collect(given: argparse.Namespace) -> None:
     for seed in range(given.seeds):
         url = f"sqlite:///{given.folder}/{seed}-{given.trials}.db"
         setup = made(config, {}, seed, given.trials)
-        with Interrupts() as stop, open_worker(setup, url, given.trials, choice, stop) as worker:
-            worker.search(given.trials, math.inf)
+        with Interrupts() as stop, open_worker(setup, url, choice, stop) as worker:
+            worker.search(math.inf)
             for record in worker.trials.all():
                 if place_of(record) is None or worker.answers.read(record.id, HELD_OUT):
                     continue

@@ -88,11 +88,12 @@ def points(setup: Setup, choice: EngineChoice, trials: int, every: int) -> Itera
     """Where the study stands after each `every` generations, until all trials are finished."""
     with tempfile.TemporaryDirectory() as folder, Interrupts() as interrupts:
         url = f"sqlite:///{folder}/study.db"
-        with open_worker(setup, url, trials, choice, interrupts) as worker:
+        with open_worker(setup, url, choice, interrupts) as worker:
             if isinstance(setup.search, RacedExam):
                 setup.search.records = worker.trials.all
             for budget in range(every * worker.population, trials + 1, every * worker.population):
-                worker.search(budget, math.inf)
+                worker.setup = replace(setup, config=setup.config.of_trials(budget))
+                worker.search(math.inf)
                 yield _point(worker, budget // worker.population)
 
 

@@ -74,10 +74,10 @@ def search(config: StudyConfig, space: dict[str, object], seed: int, trials: int
         tempfile.TemporaryDirectory() as folder,
         Interrupts() as interrupts,
         open_worker(
-            build(changed), f"sqlite:///{folder}/s.db", trials, choose_engine(changed), interrupts
+            build(changed), f"sqlite:///{folder}/s.db", choose_engine(changed), interrupts
         ) as worker,
     ):
-        worker.search(trials, math.inf)
+        worker.search(math.inf)
         setup = worker.setup
         worker.judge()
         found = lines(worker.trials.all(), setup.genome, worker.answers)

@@ -133,10 +133,11 @@ def run(
 ) -> bool:
     """One worker, in this process; gives whether the budget is reached."""
     choice = TinyChoice("tiny", "cpu", "float32", 1, seconds=seconds, fails=fails)
-    with Interrupts() as interrupts:
-        setup, trials = tiny_setup(config), config.study.trials
-        with open_worker(setup, url, trials, choice, interrupts) as worker:
-            return worker.search(trials, deadline)
+    with (
+        Interrupts() as interrupts,
+        open_worker(tiny_setup(config), url, choice, interrupts) as worker,
+    ):
+        return worker.search(deadline)
 
 
 def start(url: str, config: StudyConfig, seconds: float = 0.0) -> BaseProcess:

@@ -8,7 +8,7 @@ from optuna.storages import RDBStorage
 
 from .url import StorageError, redacted
 
-FINGERPRINT, VERDICT = "fingerprint", "verdict"
+FINGERPRINT, VERDICT, BUDGET = "fingerprint", "verdict", "budget"
 
 
 class StudyMismatch(Exception):
@@ -30,6 +30,18 @@ def create_study(storage: RDBStorage, name: str) -> optuna.Study:
 def stored_fingerprint(study: optuna.Study) -> dict[str, str]:
     """What was stored by `hold_fingerprint`; empty for a new study."""
     return dict(study.user_attrs.get(FINGERPRINT, {}))
+
+
+def stored_budget(study: optuna.Study) -> int | None:
+    """The search trials that the last run was to reach; None before there was one."""
+    found = study.user_attrs.get(BUDGET)
+    return None if found is None else int(found)
+
+
+def store_budget(study: optuna.Study, trials: int) -> None:
+    """Keep how many search trials a run is to reach."""
+    if stored_budget(study) != trials:
+        study.set_user_attr(BUDGET, trials)
 
 
 def stored_verdict(study: optuna.Study) -> dict[str, Any] | None:
@@ -81,12 +93,15 @@ def has_trials(study: optuna.Study) -> bool:
     return True
 
 
-def find_study(storage: RDBStorage, name: str) -> optuna.Study:
-    """A study that is there. Raises StorageError where it is not."""
+def find_study(storage: RDBStorage, name: str, besides: str | None = None) -> optuna.Study:
+    """A study that is there. Raises StorageError where it is not, which names others that are,
+    `besides` one.
+    """
     try:
         return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         known = sorted(study.study_name for study in storage.get_all_studies())
+        known = [other for other in known if other != besides]
         there = f"; there are {', '.join(known[:5])}" if known else ""
         raise StorageError(f"no study {name} in {redacted(storage.url)}{there}") from None
 

@@ -43,8 +43,8 @@ A merge of {{ models | join(", ") }}{% if base %} over {{ base }}{% endif %}, me
 Each cell: score on the questions that the search saw / on held-out questions, ± one standard
 error. A search is partly lucky, so its own questions overstate what it found: the optimism is the
 first number minus the second.\
-{% if sampled %} Trial {{ number }} was asked a sample of the search questions: its score there is an \
-estimate.{% endif %}
+{% if sampled %} Trial {{ number }} was asked a sample of the search questions: its score there \
+is an estimate.{% endif %}
 
 
 ## Reproduce

@@ -31,7 +31,8 @@ from .summary import Line, lines, table
 
 def show(setup: Setup, trials: Trials) -> None:
     """Print the table of what is stored."""
-    _print(lines(trials.all(), setup.genome, Answers(trials.database)), setup)
+    if shown := lines(trials.all(), setup.genome, Answers(trials.database)):
+        _print(shown, setup)
 
 
 def conclude(setup: Setup, trials: Trials) -> None:

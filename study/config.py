@@ -171,8 +171,13 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _search_begins_in_one_place(self) -> Self:
-        if self.random_init and self.study.start_from is not None:
+        earlier = self.study.start_from
+        if self.random_init and earlier is not None:
             raise ValueError("random_init: study.start_from says already where the search begins")
+        if earlier is not None and earlier == self.study.name:
+            raise ValueError(
+                f"study.start_from: {earlier} is the study itself; choose another study.name"
+            )
         return self
 
     @model_validator(mode="after")
@@ -222,6 +227,11 @@ class StudyConfig(Section):
         copy._file, copy._folder = file, file.resolve().parent
         copy._task_folders, copy._benchmarks = tuple(task_folders), benchmarks
         return copy
+
+    def of_trials(self, trials: int) -> Self:
+        """The same study with this budget of search trials."""
+        study = self.study.model_copy(update={"trials": trials})
+        return self.model_copy(update={"study": study})
 
     @property
     def name(self) -> str:

@@ -25,6 +25,8 @@ def load_config(
     """
     data = _mapping(path)
     folder, task_folders = path.resolve().parent, tuple(task_folders)
+    if lacking := [str(place) for place in task_folders if not place.is_dir()]:
+        raise ConfigError(f"--task-search-path {lacking[0]}: there is no such folder")
     if isinstance(data.get("tasks"), list):
         places = [*task_folders, folder, folder / "tasks"]
         data["tasks"] = [_resolved(path, task, places) for task in data["tasks"]]

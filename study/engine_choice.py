@@ -1,8 +1,10 @@
 """Which engine runs the merges on this machine, and how it is started."""
 
+import contextlib
 import importlib.util
 import logging
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,13 +49,18 @@ class EngineChoice:
     def signature(self) -> str:
         """What answers: where two are the same, the same merge gives the same bits. On a CPU
         the order of adding hangs on the number of threads."""
-        kind = torch.device(self.device).type
-        threads = f", {torch.get_num_threads()}{_THREADS}" if kind == "cpu" else ""
-        gpus = self.config.tensor_parallel_size if self.kind == "vllm" else 1
-        on = kind if gpus == 1 else f"{gpus} x {kind}"
+        device, vllm = torch.device(self.device), self.kind == "vllm"
+        on, threads = device.type, ""
+        if on == "cuda":
+            on = torch.cuda.get_device_name(device)
+        elif on == "cpu":
+            threads = f", {torch.get_num_threads()}{_THREADS}"
+        if vllm and self.config.tensor_parallel_size > 1:
+            on = f"{self.config.tensor_parallel_size} x {on}"
+        how = ", compiled" if vllm and not self.config.eager else ""
         return (
-            f"{self.kind} on {on}, {self.dtype}, {self.batch_tokens} tokens a batch, "
-            f"torch {torch.__version__}{threads}"
+            f"{self.kind} {_version(self.kind)} on {on}, {self.dtype}{how}, "
+            f"{self.batch_tokens} tokens a batch, torch {torch.__version__}{threads}"
         )
 
     def begin(self) -> None:
@@ -103,6 +110,14 @@ class EngineChoice:
     @property
     def _environment(self) -> dict[str, str]:
         return vllm_child.environment_for(self.device, self.config.eager)
+
+
+def _version(package: str) -> str:
+    """Also of a package whose build for CPUs has a name of its own."""
+    for name in (package, f"{package}-cpu"):
+        with contextlib.suppress(PackageNotFoundError):
+            return version(name)
+    return "of no version"
 
 
 def use_threads_of(signature: str) -> None:

@@ -51,7 +51,7 @@ def _export(
 ) -> Path:
     from storage.answers import Answers
     from storage.database import open_storage
-    from storage.studies import find_study
+    from storage.studies import find_study, stored_budget
     from storage.trials import Trials
 
     from .config_file import load_config, study_url
@@ -63,7 +63,7 @@ def _export(
     from .judge import judge
     from .setup import build, check_fingerprint
 
-    setup = build(config)
+    setup = build(config.of_trials(stored_budget(study) or config.study.trials))
     check_fingerprint(setup, study)
     records, answers = Trials(database, study).all(), Answers(database)
     judgement = judge(setup, records, answers)

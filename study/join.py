@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import optuna
 
@@ -12,9 +12,9 @@ from storage.claims import Claims
 from storage.database import Database, open_storage
 from storage.heartbeat import Heartbeat
 from storage.patience import Patience
-from storage.studies import create_study, find_study, has_trials
-from storage.trials import Trials
-from storage.url import StorageError, redacted
+from storage.studies import create_study, find_study, has_trials, store_budget
+from storage.trials import TrialRecord, Trials
+from storage.url import StorageError, redacted, sqlite_path
 from storage.workers import Watch, Workers
 
 from .config import ConfigError
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 def open_worker(
     setup: Setup,
     url: str,
-    budget: int,
     choice: EngineChoice,
     interrupts: Interrupts,
     together: int = 1,
@@ -42,21 +41,14 @@ def open_worker(
     """
     config = setup.config
     with contextlib.ExitStack() as stack:
-        database = open_storage(url)
+        database = open_database(setup, url, interrupts)
         stack.callback(database.engine.dispose)
-        database.patience = Patience(config.study.outage_limit, interrupts.pause)
         trials, population, worker_id = enter_study(setup, database, choice, together)
         workers = Workers(database, trials.study._study_id)
         heartbeat = Heartbeat(workers, worker_id, config.study.grace)
         stack.enter_context(heartbeat)
         records = trials.all()
-        verb = "resuming" if records else "starting"
-        log.info("%s study %s in %s", verb, config.name, redacted(url))
-        log.info(
-            "%d of %d search trials finished, %d parameters, population %d; %s",
-            *(len(places_of(records)[0]), budget, len(setup.genome.space), population),
-            setup.rule,
-        )
+        announce(setup, url, records, population)
         heartbeat.doing = "starting the engine"
         running = choice.start(setup.sources, setup.longest)
         stack.callback(running.close)
@@ -78,6 +70,31 @@ def open_worker(
             setup.schedule(answers),
             choice.signature,
         )
+
+
+def open_database(setup: Setup, url: str, interrupts: Interrupts) -> Database:
+    """The study's database, waited for as long as the config says when it is away.
+
+    Raises StorageError.
+    """
+    earlier, path = setup.config.study.start_from, sqlite_path(url)
+    if earlier is not None and path is not None and not path.exists():
+        raise StorageError(f"study.start_from: {earlier}: there is no database {path}")
+    database = open_storage(url)
+    database.patience = Patience(setup.config.study.outage_limit, interrupts.pause)
+    return database
+
+
+def announce(setup: Setup, url: str, records: Sequence[TrialRecord], population: int) -> None:
+    """Say what is about to be searched, and how far it is."""
+    config, finished = setup.config, len(places_of(records)[0])
+    verb = "resuming" if records else "starting"
+    log.info("%s study %s in %s", verb, config.name, redacted(url))
+    log.info(
+        "%d of %d search trials finished, %d parameters, population %d; %s",
+        *(finished, config.study.trials, len(setup.genome.space), population),
+        setup.rule,
+    )
 
 
 @contextlib.contextmanager
@@ -109,7 +126,7 @@ def make_study(
         at_work, _ = Workers(database, study._study_id).listed(ended=False)
         earlier = setup.config.study.start_from
         if earlier is not None and not at_work and not has_trials(study):
-            found = find_study(database, earlier)
+            found = find_study(database, earlier, besides=setup.config.name)
             keep_start(study, Trials(database, found), setup.genome.space)
             if setup.held_out.tasks and not has_same_questions(found, setup.search.digests()):
                 log.warning(
@@ -119,6 +136,7 @@ def make_study(
                     earlier,
                 )
         population = check_fingerprint(setup, study, choice.dtype, bool(at_work), together)
+        store_budget(study, setup.config.study.trials)
         return Trials(database, study), population
 
 

@@ -52,7 +52,7 @@ def _report(
     interrupts: Interrupts,
 ) -> tuple[dict[str, Any], Path]:
     from storage.database import open_storage
-    from storage.studies import find_study
+    from storage.studies import find_study, stored_budget
     from storage.trials import Trials
 
     from .config import ConfigError
@@ -73,6 +73,7 @@ def _report(
     from .page import write_report
     from .setup import build, check_fingerprint
 
+    config = config.of_trials(stored_budget(trials.study) or config.study.trials)
     setup = build(config, check_values=False)
     check_fingerprint(setup, trials.study)
     if score:
@@ -88,10 +89,10 @@ def _score(config: "StudyConfig", url: str, engine: str | None, interrupts: Inte
     from .join import open_worker
     from .setup import build
 
-    choice, budget = choose_engine(config, engine), config.study.trials
+    choice = choose_engine(config, engine)
     setup = build(config, check_values=not choice.reads_sources)
-    with open_worker(setup, url, budget, choice, interrupts) as worker:
-        worker.conclude(budget)
+    with open_worker(setup, url, choice, interrupts) as worker:
+        worker.conclude()
 
 
 if __name__ == "__main__":

@@ -63,12 +63,11 @@ def run(
 ) -> None:
     """Start a study, join it beside others, or resume it where it stopped."""
     start_logging()
-    deadline = math.inf if timeout is None else time.monotonic() + timeout
     to = Wandb(wandb_project, wandb_entity) if wandb else None
     how = How(engine, tuple(task_folders or ()), benchmarks, to)
     try:
         with Interrupts() as interrupts, reported():
-            _run(config, storage, trials, deadline, workers, how, interrupts)
+            _run(config, storage, trials, timeout, workers, how, interrupts)
     except Interrupted as stop:
         options: dict[str, object] = {"--storage": storage and _shown(storage), "--trials": trials}
         options |= {"--workers": workers, "--engine": engine}
@@ -86,7 +85,7 @@ def _run(
     path: Path,
     storage: str | None,
     trials: int | None,
-    deadline: float,
+    timeout: float | None,
     workers: int | None,
     how: How,
     interrupts: Interrupts,
@@ -94,20 +93,22 @@ def _run(
     from .config import ConfigError
     from .config_file import load_config, study_url
 
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
     config = load_config(path, how.task_folders, how.benchmarks)
     for option, number in (("--trials", trials), ("--workers", workers)):
         if number is not None and number < 1:
             raise ConfigError(f"{option} {number}: must be at least 1")
+    if timeout is not None and not timeout >= 0:
+        raise ConfigError(f"--timeout {timeout:g}: must be at least 0")
+    if trials is not None:
+        config = config.of_trials(trials)
     if how.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("--wandb: wandb is not installed; pip install '.[wandb]'")
     url = study_url(config, storage)
-    budget = trials or config.study.trials
     if workers is not None:
         from .supervisor import supervise
 
-        setup, worked, reached = supervise(
-            path, config, url, budget, deadline, workers, how, interrupts
-        )
+        setup, worked, reached = supervise(path, config, url, deadline, workers, how, interrupts)
         _conclude(setup, worked, reached)
         return
     asked = config.engine
@@ -122,14 +123,14 @@ def _run(
     from .tracking import both, tracked
 
     setup = build(config, check_values=not choice.reads_sources)
-    with open_worker(setup, url, budget, choice, interrupts) as worker:
+    with open_worker(setup, url, choice, interrupts) as worker:
         with (
-            Progress(log_console, budget, worker.population) as progress,
+            Progress(log_console, config.study.trials, worker.population) as progress,
             tracked(worker, how.wandb) as track,
         ):
             progress.told(worker.trials.all())
             worker.told = both(progress.told, track)
-            reached = worker.search(budget, deadline)
+            reached = worker.search(deadline)
         if reached:
             worker.judge()
         _conclude(setup, worker.trials, reached)

@@ -89,8 +89,12 @@ class Setup:
     def rule(self) -> str:
         """What a trial of the search is asked and what it is ranked by, in words."""
         count, soft = self.search.questions, self.config.search.soft
-        asked = f"{self.share:.0%} of {count} questions" if self.sampled else f"{count} questions"
-        part = "" if soft == 1 else f"{soft:.0%} the "
+        asked = (
+            f"{100 * self.share:.3g}% of {count} questions"
+            if self.sampled
+            else f"{count} questions"
+        )
+        part = "" if soft == 1 else f"{100 * soft:.3g}% the "
         by = f"{part}probability of right answers" if soft else "score"
         return f"a trial is asked {asked} and ranked by its {by}"
 
@@ -182,6 +186,9 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
             f"engine.tensor_parallel_size: {gpus} cannot share the models evenly: {what}"
         )
     genome = Genome(config.genome, config.space, sources.num_layers, config.study.seed)
+    if genome.normalize and config.genome.merge_method == "slerp":
+        log.warning("normalize changes nothing: slerp does not normalize")
+    _check_filters(genome.filters, [info.name for info in sources.layout])
     if not genome.space:
         name = config.genome.merge_method
         log.warning("%s has nothing to search here: its one merge stands among the baselines", name)
@@ -189,6 +196,8 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
     if tokenizer is None:
         raise SourceError(f"{label}: {folders[label]} has no tokenizer files")
     context = sources.reference.config.get("max_position_embeddings")
+    if config.shuffle and config.limit is None:
+        log.warning("shuffle changes nothing without limit: all questions are asked")
     search, held = parted(config, native, lm_eval_tasks(config, tokenizer, context))
     if (config.search.questions or 1) < 1 and all(isinstance(task, WholeTask) for task in search):
         raise ConfigError("search.questions: tasks of lm-eval are always asked all; set it to 1")
@@ -212,6 +221,18 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
         log.info("checking the values of %d models in %s", len(folders), _gigabytes(sources))
         sources.check_values()
     return setup
+
+
+def _check_filters(filters: Sequence[str], tensors: Sequence[str]) -> None:
+    """Each must be the first that some tensor's name holds. Raises ConfigError."""
+    left = list(tensors)
+    for text in filters:
+        rest = [name for name in left if text not in name]
+        if len(rest) == len(left):
+            there = any(text in name for name in tensors)
+            before = " that a filter before it leaves" if there else ""
+            raise ConfigError(f"genome.filters: {text} is in no tensor's name{before}")
+        left = rest
 
 
 def check_fingerprint(

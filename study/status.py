@@ -28,7 +28,7 @@ def status(config: ConfigPath, storage: StorageUrl = None, as_json: AsJson = Fal
 
 def _status(path: Path, storage: str | None) -> dict[str, Any]:
     from storage.database import open_storage
-    from storage.studies import find_study, stored_fingerprint, stored_verdict
+    from storage.studies import find_study, stored_budget, stored_fingerprint, stored_verdict
     from storage.trials import Trials
     from storage.url import redacted
     from storage.workers import Watch, Workers
@@ -53,7 +53,10 @@ def _status(path: Path, storage: str | None) -> dict[str, Any]:
             "failed": states.count("FAIL"),
             "running": states.count("RUNNING"),
         },
-        "search_trials": {"finished": len(finished), "budget": config.study.trials},
+        "search_trials": {
+            "finished": len(finished),
+            "budget": stored_budget(study) or config.study.trials,
+        },
         "generation": generation_of(finished, population) if population else 0,
         "population": population,
         "best": _best(records),

@@ -14,8 +14,6 @@ from pathlib import Path
 import torch
 
 from storage.answers import Answers
-from storage.database import open_storage
-from storage.patience import Patience
 from storage.trials import TrialRecord, Trials
 
 from .candidates import candidates, has_held_out
@@ -24,7 +22,7 @@ from .config import ConfigError, StudyConfig
 from .engine_choice import EngineChoice, choose_engine
 from .interrupts import Interrupts
 from .jobs import Jobs
-from .join import make_study
+from .join import announce, make_study, open_database
 from .progress import Progress
 from .setup import Setup, build
 from .warm_start import stored_start
@@ -56,7 +54,6 @@ def supervise(
     path: Path,
     config: StudyConfig,
     url: str,
-    budget: int,
     deadline: float,
     count: int,
     how: How,
@@ -70,13 +67,15 @@ def supervise(
     choice = choose_engine(config, how.engine, probe=False)
     gpus = gpus_for(choice, count)
     setup = build(config, check_values=not choice.reads_sources)
-    database = open_storage(url)
-    database.patience = Patience(config.study.outage_limit, interrupts.pause)
+    database = open_database(setup, url, interrupts)
     try:
         with database.exclusive():
             trials, population = make_study(setup, database, choice, count)
+        announce(setup, url, trials.all(), population)
+        log.info("starting %d workers", count)
         threads = None if gpus[0] else max(1, (os.cpu_count() or 1) // count)
         hows = [how, *[replace(how, wandb=None)] * (count - 1)]  # one logs for all
+        budget = config.study.trials
         orders = [Order(path, url, budget, h, n, count, threads) for n, h in enumerate(hows)]
         with Progress(log_console, budget, population) as progress:
             code = _run_all(orders, gpus, deadline, trials, progress, interrupts)

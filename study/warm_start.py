@@ -37,10 +37,6 @@ def keep_start(study: optuna.Study, earlier: Trials, space: Mapping[str, Range])
     """Store with a new study where it begins. Raises ConfigError where the earlier study searched
     other parameters, or has too few finished trials."""
     name = earlier.study.study_name
-    if name == study.study_name:
-        raise ConfigError(
-            f"study.start_from: {name} is the study itself; choose another study.name"
-        )
     finished, _ = places_of([r for r in earlier.all() if r.complete])
     count = math.floor(_SHARE * len(finished))
     if count < 1:

@@ -66,18 +66,19 @@ class Worker:
     def population(self) -> int:
         return self.sampler.replay.population
 
-    def search(self, budget: int, deadline: float) -> bool:
-        """Work until every baseline, `budget` places and the merges that the search comes to are
-        finished, by this worker or others.
+    def search(self, deadline: float) -> bool:
+        """Work until every baseline, all places of the budget and the merges that the search comes
+        to are finished, by this worker or others.
 
         `deadline` is a time of `time.monotonic`. Gives whether the budget is reached. A signal
         stops the engine's work or a wait, and nothing else. Raises EngineError after three failed
         trials in a row.
         """
         with self.interrupts.held():
-            return self._search(self._jobs(budget), deadline)
+            return self._search(self._jobs(), deadline)
 
-    def _jobs(self, budget: int) -> Jobs:
+    def _jobs(self) -> Jobs:
+        budget = self.setup.config.study.trials
         return Jobs(self.setup.genome, self.sampler.replay, budget, self.setup.sampled)
 
     def _search(self, jobs: Jobs, deadline: float) -> bool:
@@ -99,11 +100,11 @@ class Worker:
             else:
                 turn = 0 if self._evaluate(job, asked, records) else turn + 1
 
-    def conclude(self, budget: int) -> None:
+    def conclude(self) -> None:
         """Score the merges that the search comes to so far, and judge."""
         with self.interrupts.held():
             records = self.trials.all()
-            jobs = self._jobs(budget)
+            jobs = self._jobs()
             while (job := jobs.concluding(records)) is not None:
                 self._evaluate(job, time.perf_counter(), records)
                 records = self.trials.all()

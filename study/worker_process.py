@@ -16,6 +16,10 @@ from objectives.engines import vllm_child
 from .command import How, reported, start_logging
 from .interrupts import Interrupted, Interrupts
 
+_TOLD_BY_ALL = ("study.worker",)
+_TOLD_BY_ONE = ("study.engine_choice", "objectives.engines")
+"""Whose news are the same in all workers."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -39,6 +43,8 @@ def work(order: Order) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which stops us
     threading.Thread(target=_end_with_parent, daemon=True).start()
     start_logging(f"worker {order.number}: ", logging.WARNING)
+    for name in _TOLD_BY_ALL + (_TOLD_BY_ONE if order.number == 0 else ()):
+        logging.getLogger(name).setLevel(logging.INFO)
     deadline = time.monotonic() + order.seconds if math.isfinite(order.seconds) else math.inf
     try:
         with Interrupts(signal.SIGTERM) as interrupts, reported():
@@ -50,7 +56,8 @@ def work(order: Order) -> None:
 def _work(order: Order, deadline: float, interrupts: Interrupts) -> None:
     from .config_file import load_config
 
-    config = load_config(order.path, order.how.task_folders, order.how.benchmarks)
+    read = load_config(order.path, order.how.task_folders, order.how.benchmarks)
+    config = read.of_trials(order.budget)
     asked = config.engine
     vllm_child.begin_early(order.how.engine or asked.kind, asked.device, asked.eager)
     import torch
@@ -66,10 +73,10 @@ def _work(order: Order, deadline: float, interrupts: Interrupts) -> None:
     from .tracking import tracked
 
     setup = build(config, check_values=False)
-    with open_worker(setup, order.url, order.budget, choice, interrupts, order.together) as worker:
+    with open_worker(setup, order.url, choice, interrupts, order.together) as worker:
         with tracked(worker, order.how.wandb) as track:
             worker.told = track
-            reached = worker.search(order.budget, deadline)
+            reached = worker.search(deadline)
         if reached:
             worker.judge()
 

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,8 @@ def test_a_plain_mergekit_evolve_file_runs_when_its_tasks_resolve(tmp_path: Path
         ({"study__held_out": 1.0}, "study.held_out"),
         ({"study__seed": True}, "must be a number"),
         ({"study__name": "a b"}, "study.name"),
+        ({"study__start_from": "study"}, "study.start_from: study is the study itself"),
+        ({"study__sigma": math.nan}, "study.sigma: must be a finite number"),
         ({"apply_chat_template": True}, "is not there for native tasks such as t"),
         ({"engine__kind": "onnx"}, "engine.kind"),
     ],
@@ -239,6 +242,14 @@ def test_several_mistakes_are_told_together(tmp_path: Path) -> None:
     lines = str(caught.value).split("\n")
     assert lines[0].endswith("is not a valid study:")
     assert len(lines) == 3
+
+
+def test_a_folder_of_tasks_that_is_missing_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study()))
+    load_config(path, [tmp_path])
+    with pytest.raises(ConfigError, match=r"--task-search-path .*/none: there is no such folder"):
+        load_config(path, [tmp_path, tmp_path / "none"])
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:

@@ -242,3 +242,5 @@ def test_an_empty_field_is_refused(parse: Callable[[Any], Question]) -> None:
     for row in ({"input_field": "", "output_field": 1}, {"output_field": 1}, {"input_field": "a"}):
         with pytest.raises(BadRow, match="is empty"):
             parse(row)
+    with pytest.raises(BadRow, match="input_field is 1, and must be a text"):
+        parse({"input_field": 1, "output_field": 1})

@@ -432,7 +432,10 @@ def edited(**change: Any) -> Callable[[Path], None]:
         (edited(config="/nowhere/study.yaml"), "is not here; give --config"),
         (edited(questions={SEARCH: {}, HELD_OUT: {}}), "its search questions are not those of"),
         (lambda folder: (folder / "study.json").unlink(), "does not say which study it is from"),
-        (lambda folder: (folder / "SHA256SUMS").unlink(), "is no exported merge"),
+        (
+            lambda folder: (folder / "SHA256SUMS").unlink(),
+            "SHA256SUMS, which says what was exported, cannot be read",
+        ),
     ],
 )
 def test_a_folder_of_something_else_is_refused(

@@ -221,6 +221,10 @@ def test_a_timeout_ends_between_trials_and_a_smaller_budget_is_kept_to(tmp_path:
     assert "the same command goes on" in result.stdout
     assert command("run", config, "--trials", 3, folder=tmp_path).returncode == 0
     assert len(search_of(url)) == 3
+    status = command("status", config, folder=tmp_path)
+    assert "search trials 3 of 3," in status.stdout
+    report = command("report", config, "--json", folder=tmp_path)
+    assert json.loads(report.stdout)["trials"]["budget"] == 3
 
 
 def test_a_database_that_stays_away_ends_the_run_in_one_line(
@@ -268,6 +272,8 @@ def test_workers_of_one_host_share_its_work(whole: tuple[Path, str, str], tmp_pa
     config = write_study(tmp_path)
     result = command("run", config, "--workers", 2, folder=tmp_path)
     assert result.returncode == 0, result.stderr
+    assert "0 of 10 search trials finished, 48 parameters, population 4" in result.stderr
+    assert result.stderr.count("engine transformers on cpu") == 1
     assert search_of(f"sqlite:///{tmp_path}/runs/demo/study.db") == search_of(whole[1])
     assert numberless(result.stdout) == numberless(whole[2])
 
@@ -540,6 +546,9 @@ def test_a_bad_model_folder_is_refused(tmp_path: Path, name: str, message: str) 
         ("genome.models.0", "", "genome.models.0"),
         ("genome.models.0", "a\0b", "names no folder"),
         ("genome.filters", ["mlp", "rest"], "give parameters of one name"),
+        ("genome.filters", ["mlp", "self_atn"], "self_atn is in no tensor's name$"),
+        ("genome.filters", ["mlp", "mlp.up"], "mlp.up is in no tensor's name that a filter befo"),
+        ("study.start_from", "earlier", "start_from: earlier: there is no database"),
         ("space", {"t": [0, 1]}, "space.t: dare_ties has no t"),
         ("space", {"weight": [0, 1e9]}, "space.weight"),
         ("folder", "/nonexistent", "folder: unknown key"),

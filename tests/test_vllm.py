@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -348,6 +349,15 @@ def test_auto_without_a_gpu_is_transformers() -> None:
     choice = choose_engine(config_with())
     assert (choice.kind, choice.device) == ("transformers", "cpu")
     assert isinstance(choice, EngineChoice)
+
+
+def test_what_answers_is_told_with_its_versions() -> None:
+    told = choose_engine(config_with(tensor_parallel_size=2, eager=False), "vllm").signature
+    form = (
+        r"vllm 0\.\d+\S* on 2 x cpu, float32, compiled, 4096 tokens a batch, torch \S+, \d+ threads"
+    )
+    assert re.fullmatch(form, told)
+    assert choose_engine(config_with(), "transformers").signature.startswith("transformers 5.")
 
 
 def test_too_many_options_are_refused_by_name(demo: Setup, vllm: VllmEngine) -> None:

@@ -524,6 +524,14 @@ def test_the_population_suits_the_workers_where_the_config_lets_it() -> None:
     assert tiny_setup(tiny_config(TRIALS, None)).population(8) == 10
 
 
+def test_a_start_that_is_not_there_is_told_with_those_that_are(database: str) -> None:
+    storage = open_storage(database)
+    create_study(storage, "other")
+    setup = tiny_setup(tiny_config(TRIALS, POPULATION, start_from="gone"))
+    with pytest.raises(StorageError, match=r"no study gone in .*; there are other$"):
+        enter_study(setup, storage, CHOICE)
+
+
 def test_a_wrong_password_is_told_at_once(guarded_server: Server) -> None:
     open_storage(guarded_server.url)
     with pytest.raises(StorageError, match="password authentication failed") as caught:

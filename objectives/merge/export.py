@@ -102,7 +102,10 @@ def changed_weights(folder: Path) -> list[str]:
     try:
         text = (folder / SUMS_FILE).read_text(encoding="utf-8")
     except OSError as error:
-        raise ExportError(f"{folder} is no exported merge: {error}") from None
+        raise ExportError(
+            f"{folder}: {SUMS_FILE}, which says what was exported, cannot be read: "
+            f"{error.strerror}; export it again"
+        ) from None
     named = [line.split("  ", 1) for line in text.splitlines()]
     return [name for digest, name in named if _sum(folder / name) != digest]
 

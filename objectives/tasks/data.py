@@ -82,8 +82,10 @@ def read_questions(
 
 def question_of(row: Row, labels: Callable[[Any], tuple[int, ...]]) -> Question:
     """The question of a row; `labels` reads its output_field. Raises BadRow."""
-    text = row.get("input_field")
-    if not isinstance(text, str) or not text.strip():
+    text = row.get("input_field", "")
+    if text is not None and not isinstance(text, str):
+        raise BadRow(f"input_field is {text!r}, and must be a text")
+    if text is None or not text.strip():
         raise BadRow("input_field is empty")
     if row.get("output_field") in (None, "", []):
         raise BadRow("output_field is empty")
