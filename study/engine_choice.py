@@ -39,6 +39,8 @@ class EngineChoice:
     config: EngineConfig = field(default_factory=EngineConfig)
     method: str = "linear"
     """How the study merges."""
+    together: int = 1
+    """Engines alike that run on this host."""
 
     @property
     def reads_sources(self) -> bool:
@@ -104,6 +106,7 @@ class EngineChoice:
             place=self.config.sources,
             tensor_parallel_size=self.config.tensor_parallel_size,
             eager=self.config.eager,
+            together=self.together,
             environment=self._environment,
         )
 

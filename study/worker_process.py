@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from objectives.engines import vllm_child
@@ -66,7 +66,7 @@ def _work(order: Order, deadline: float, interrupts: Interrupts) -> None:
 
     if order.threads is not None:
         torch.set_num_threads(order.threads)
-    choice = choose_engine(config, order.how.engine)
+    choice = replace(choose_engine(config, order.how.engine), together=order.together)
     choice.begin()
     from .join import open_worker
     from .setup import build

@@ -10,6 +10,7 @@ import pytest
 from conftest import DEMO
 
 from objectives.engines.engine import EngineError, Prompt
+from objectives.engines.host_memory import available
 from objectives.engines.sizes import (
     Sizes,
     groups_within,
@@ -197,6 +198,42 @@ def test_groups_hold_no_more_than_there_is_room_for() -> None:
     tokens = {7: 40, 2: 60, 9: 1, 4: 150, 1: 100, 3: 99}
     assert list(groups_within(100, tokens)) == [[7, 2], [9], [4], [1], [3]]
     assert list(groups_within(100, {})) == []
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    path = tmp_path / "meminfo"
+    path.write_text("MemTotal:  1000 kB\nMemFree:  100 kB\nMemAvailable:  800 kB\n")
+    return path
+
+
+def test_workers_of_a_host_share_its_memory(machine: Path, tmp_path: Path) -> None:
+    found = [available(together, machine, tmp_path / "none") for together in (1, 2, 4)]
+    assert found == [800 * 1024, 500 * 1024, 250 * 1024]
+    assert available(1, tmp_path / "none", tmp_path) == 0
+    assert 0 < available() < 2**50
+
+
+@pytest.mark.parametrize(
+    ("folder", "limit", "used"),
+    [
+        (".", "memory.max", "memory.current"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ],
+)
+def test_a_containers_limit_counts(
+    machine: Path, tmp_path: Path, folder: str, limit: str, used: str
+) -> None:
+    place = tmp_path / "cgroup" / folder
+    place.mkdir(parents=True)
+    (place / limit).write_text("400000\n")
+    (place / used).write_text("150000\n")
+    (place / "memory.stat").write_text("anon 80000\nactive_file 20000\ninactive_file 30000\n")
+    assert available(1, machine, tmp_path / "cgroup") == 400000 - 150000 + 50000
+    assert available(4, machine, tmp_path / "cgroup") == 100000
+    for none in ("max\n", f"{2**63 - 4096}\n"):
+        (place / limit).write_text(none)
+        assert available(1, machine, tmp_path / "cgroup") == 800 * 1024
 
 
 def test_a_generation_waits_for_its_last_trial() -> None:

@@ -6,7 +6,6 @@ All sizes are bytes.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -119,14 +118,6 @@ def sizes(
         work=work_bytes(method, len(sources.checkpoints), max(elements.values())),
         gpus=gpus,
     )
-
-
-def available() -> int:
-    """Bytes of host memory that can be had, page cache included."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def kv_bytes_per_token(config: Mapping[str, Any], itemsize: int) -> int:

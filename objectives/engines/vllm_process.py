@@ -27,7 +27,8 @@ from objectives.merge.errors import SourceError
 from objectives.merge.sources import Sources
 
 from .engine import Answer, EngineError, EngineMemoryError, Prompt, said
-from .sizes import available, groups_within, kv_tokens_for, sizes
+from .host_memory import available
+from .sizes import groups_within, kv_tokens_for, sizes
 
 EXTENSION = "objectives.engines.vllm_worker.MergeExtension"
 _MOST_LOGPROBS = 128
@@ -56,6 +57,8 @@ class Settings:
     """auto, gpu, pinned or file."""
     tensor_parallel_size: int
     eager: bool
+    together: int = 1
+    """Processes alike that share the host's memory."""
     extension: str = EXTENSION
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -165,7 +168,7 @@ class Host:
         self.report: list[str] = []
         if settings.device == "cuda":
             free, _ = torch.cuda.mem_get_info()
-            host = available()
+            host = available(settings.together)
             place = needed.place(settings.place, free, host)
             self.report.append(f"sources: {place}\n{needed.table(free, host)}")
         with tempfile.TemporaryDirectory(prefix="study-") as folder:
