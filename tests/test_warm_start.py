@@ -1,5 +1,6 @@
 """A search that begins where an earlier study was best."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,10 @@ def test_it_goes_on_the_same_when_the_earlier_study_is_gone(tmp_path: Path) -> N
     assert result.returncode == 2
     assert "study.start_from: earlier: there is no database" in result.stderr
     assert not (tmp_path / "empty.db").exists()
+    open_storage(elsewhere).engine.dispose()
+    result = command("run", config, "--storage", elsewhere, folder=tmp_path)
+    assert result.returncode == 2
+    assert re.search(r"error: no study earlier in .*/empty.db$", result.stderr, re.MULTILINE)
     storage = open_storage(elsewhere, create=False)
     assert optuna.get_all_study_names(storage) == []
     storage.engine.dispose()
