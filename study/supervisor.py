@@ -43,8 +43,6 @@ class Seat:
 
     order: Order
     gpu: str | None
-    deadline: float
-    """A time of `time.monotonic`."""
     process: BaseProcess
     deaths: int = 0
     started: float = field(default_factory=time.monotonic)
@@ -126,13 +124,13 @@ def _run_all(
     codes = []
     try:
         for order, gpu in zip(orders, gpus, strict=True):
-            seats.append(Seat(order, gpu, deadline, _started(order, gpu, deadline)))
+            seats.append(Seat(order, gpu, _started(order, gpu, deadline)))
         running = list(seats)
         while running:
             progress.told(trials.all())
             interrupts.pause(_LOOK_SECONDS)
             for seat in [s for s in running if s.process.exitcode is not None]:
-                if not _again(seat):
+                if not _again(seat, deadline):
                     running.remove(seat)
                     codes.append(seat.process.exitcode or 0)
     finally:
@@ -140,7 +138,7 @@ def _run_all(
     return next((code if code > 0 else FAILED for code in codes if code), 0)
 
 
-def _again(seat: Seat) -> bool:
+def _again(seat: Seat, deadline: float) -> bool:
     """Start a worker again that was killed; not one that ended, nor one killed too often."""
     code = seat.process.exitcode
     assert code is not None
@@ -154,7 +152,7 @@ def _again(seat: Seat) -> bool:
         log.warning("worker %d was killed by %s once more: it stays down", seat.order.number, how)
         return False
     log.warning("worker %d was killed by %s: starting it again", seat.order.number, how)
-    seat.process, seat.started = _started(seat.order, seat.gpu, seat.deadline), time.monotonic()
+    seat.process, seat.started = _started(seat.order, seat.gpu, deadline), time.monotonic()
     return True
 
 
