@@ -76,7 +76,7 @@ def model_card(
     shown = [*judgement.lines, *([] if line in judgement.lines else [line])]
     final = judgement.final is not None and judgement.final.candidate.record.id == record.id
     return _CARD.render(
-        front=_front(setup, record, line, list(references.values())),
+        front=_front(setup, record, line, list(references.values()), samples),
         name=f"{config.name}, trial {record.number}",
         number=record.number,
         models=[references[label] for label in setup.genome.models],
@@ -88,7 +88,7 @@ def model_card(
         if final
         else f"Of the study's final merge: {judgement.sentence}",
         tasks=tasks,
-        sampled=record.sampled,
+        sampled=bool(samples),
         rows=[(line.name, line.cells(tasks)) for line in shown],
     )
 
@@ -118,18 +118,21 @@ def _line_of(
     return Line(this, scores_of(search, samples), scores_of(held_out) if held_out else None)
 
 
-def _front(setup: Setup, record: TrialRecord, line: Line, base_models: list[str]) -> str:
+def _front(
+    setup: Setup,
+    record: TrialRecord,
+    line: Line,
+    base_models: list[str],
+    samples: Mapping[str, Sample],
+) -> str:
     """The hub's metadata: held-out scores where there are any."""
-    part, scores = "held-out questions", line.held_out
-    if scores is None:
-        part, scores = "search questions", line.search
-        if record.sampled:
-            part = f"a sample of the {part}"
+    part, scores = ("held-out", line.held_out) if line.held_out else ("search", line.search)
+    drawn = {} if line.held_out else samples
     results = [
         EvalResult(
             task_type="text-generation",
             dataset_type=name,
-            dataset_name=f"{name}, {part}",
+            dataset_name=f"{name}, {'a sample of the ' if name in drawn else ''}{part} questions",
             metric_type="accuracy",
             metric_name="score",
             metric_value=round(task.mean, 4),

@@ -145,6 +145,7 @@ class StudyConfig(Section):
     _file: Path = PrivateAttr(default=Path("study.yaml"))
     _task_folders: tuple[Path, ...] = PrivateAttr(default=())
     _benchmarks: bool | None = PrivateAttr(default=None)
+    _trials: int | None = PrivateAttr(default=None)
 
     @field_validator("tasks")
     @classmethod
@@ -231,7 +232,14 @@ class StudyConfig(Section):
     def of_trials(self, trials: int) -> Self:
         """The same study with this budget of search trials."""
         study = self.study.model_copy(update={"trials": trials})
-        return self.model_copy(update={"study": study})
+        copy = self.model_copy(update={"study": study})
+        copy._trials = self._trials or self.study.trials
+        return copy
+
+    @property
+    def trials_given(self) -> int | None:
+        """The budget, where it is another than the file's."""
+        return None if self._trials in (None, self.study.trials) else self.study.trials
 
     @property
     def name(self) -> str:

@@ -15,7 +15,6 @@ from .config import ConfigError, EngineConfig, StudyConfig
 
 if TYPE_CHECKING:  # they take seconds to import
     from objectives.engines.engine import Engine
-    from objectives.engines.vllm_process import Settings
     from objectives.merge.sources import Sources
 
 log = logging.getLogger(__name__)
@@ -39,8 +38,8 @@ class EngineChoice:
     config: EngineConfig = field(default_factory=EngineConfig)
     method: str = "linear"
     """How the study merges."""
-    together: int = 1
-    """Engines alike that run on this host."""
+    host_memory: int | None = None
+    """Bytes of the host that are this engine's share; None where it has no neighbours."""
 
     @property
     def reads_sources(self) -> bool:
@@ -88,11 +87,9 @@ class EngineChoice:
         settings = self.vllm_settings(sources, longest)
         return VllmEngine(settings, self.config.deadline, _START * self.config.deadline)
 
-    def vllm_settings(self, sources: "Sources", longest: int) -> "Settings":
+    def vllm_settings(self, sources: "Sources", longest: int) -> vllm_child.Settings:
         """What the process that runs vLLM is told."""
-        from objectives.engines.vllm_process import Settings
-
-        return Settings(
+        return vllm_child.Settings(
             folders={label: str(c.folder) for label, c in sources.checkpoints.items()},
             reference=sources.reference.label,
             tokenizer_source=sources.tokenizer_source,
@@ -106,7 +103,7 @@ class EngineChoice:
             place=self.config.sources,
             tensor_parallel_size=self.config.tensor_parallel_size,
             eager=self.config.eager,
-            together=self.together,
+            host_memory=self.host_memory,
             environment=self._environment,
         )
 

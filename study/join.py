@@ -12,7 +12,7 @@ from storage.claims import Claims
 from storage.database import Database, open_storage
 from storage.heartbeat import Heartbeat
 from storage.patience import Patience
-from storage.studies import create_study, find_study, has_trials, store_budget
+from storage.studies import create_study, find_study, has_trials
 from storage.trials import TrialRecord, Trials
 from storage.url import StorageError, redacted, sqlite_path
 from storage.workers import Watch, Workers
@@ -119,8 +119,9 @@ def make_study(
 ) -> tuple[Trials, int]:
     """Make or find a study for workers that start `together`; gives its trials and population.
 
-    Raises StudyMismatch, and ConfigError or StorageError where `study.start_from` names a study
-    that does not serve. Where others may do so too it needs `database.exclusive`.
+    Raises StudyMismatch, and of a new study ConfigError or StorageError: where its filters match
+    nothing, or `study.start_from` names a study that does not serve. Where others may do so too it
+    needs `database.exclusive`.
     """
     with _study_of(setup, database) as study:
         at_work, _ = Workers(database, study._study_id).listed(ended=False)
@@ -135,8 +136,9 @@ def make_study(
                     "and study.held_out keep them apart",
                     earlier,
                 )
+        if not at_work and not has_trials(study):
+            setup.check_filters()
         population = check_fingerprint(setup, study, choice.dtype, bool(at_work), together)
-        store_budget(study, setup.config.study.trials)
         return Trials(database, study), population
 
 

@@ -73,6 +73,7 @@ def note(
     finished, _ = places_of(records)
     top = best_merge(records)
     words = ["python", "-m", "study.run", str(config.file), "--storage", redacted(url)]
+    words += ["--trials", str(config.trials_given)] if config.trials_given else []
     words += [
         word for folder in config.task_folders for word in ("--task-search-path", str(folder))
     ]

@@ -21,9 +21,10 @@ _GB = 1e9
 
 Gpu = Annotated[str, typer.Option("--gpu", help="h200, h100, a100, l40s, 4090, l4, or as 24GB")]
 Host = Annotated[
-    float, typer.Option("--host-memory", metavar="GB", min=0, help="of the GPU's host")
+    float,
+    typer.Option("--host-memory", metavar="GB", min=0, help="of the host; its workers share it"),
 ]
-Workers = Annotated[int, typer.Option(min=1, help="GPUs that run the study together")]
+Workers = Annotated[int, typer.Option(min=1, help="that run the study together on the host")]
 AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
 
 
@@ -55,6 +56,8 @@ def _plan(
 
     config, card = load_config(path, task_folders), _card(gpu)
     setup = build(config, check_values=False)
+    setup.check_filters()
+    host /= workers
     engine = config.engine
     dtype, batch_tokens = engine.dtype or "bfloat16", engine.batch_tokens or GPU_BATCH_TOKENS
     kv_tokens = kv_tokens_for(batch_tokens, setup.longest)

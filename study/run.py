@@ -128,6 +128,7 @@ def _run(
             Progress(log_console, config.study.trials, worker.population) as progress,
             tracked(worker, how.wandb) as track,
         ):
+            worker.keep_budget()
             progress.told(worker.trials.all())
             worker.told = both(progress.told, track)
             reached = worker.search(deadline)

@@ -119,6 +119,18 @@ class Setup:
             return {}
         return schedule.samples(record.attributes[GENERATION], records)
 
+    def check_filters(self) -> None:
+        """Each filter must be the first that some tensor's name holds. Raises ConfigError."""
+        tensors = [info.name for info in self.sources.layout] if self.genome.filters else []
+        left = tensors
+        for text in self.genome.filters:
+            rest = [name for name in left if text not in name]
+            if len(rest) == len(left):
+                there = any(text in name for name in tensors)
+                before = " that a filter before it leaves" if there else ""
+                raise ConfigError(f"genome.filters: {text} is in no tensor's name{before}")
+            left = rest
+
     def fingerprint(
         self, population: int, origin: Mapping[str, Any] | None = None
     ) -> dict[str, str]:
@@ -188,7 +200,6 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
     genome = Genome(config.genome, config.space, sources.num_layers, config.study.seed)
     if genome.normalize and config.genome.merge_method == "slerp":
         log.warning("normalize changes nothing: slerp does not normalize")
-    _check_filters(genome.filters, [info.name for info in sources.layout])
     if not genome.space:
         name = config.genome.merge_method
         log.warning("%s has nothing to search here: its one merge stands among the baselines", name)
@@ -221,18 +232,6 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
         log.info("checking the values of %d models in %s", len(folders), _gigabytes(sources))
         sources.check_values()
     return setup
-
-
-def _check_filters(filters: Sequence[str], tensors: Sequence[str]) -> None:
-    """Each must be the first that some tensor's name holds. Raises ConfigError."""
-    left = list(tensors)
-    for text in filters:
-        rest = [name for name in left if text not in name]
-        if len(rest) == len(left):
-            there = any(text in name for name in tensors)
-            before = " that a filter before it leaves" if there else ""
-            raise ConfigError(f"genome.filters: {text} is in no tensor's name{before}")
-        left = rest
 
 
 def check_fingerprint(

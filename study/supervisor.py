@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 
+from objectives.engines.host_memory import available
 from storage.answers import Answers
+from storage.studies import store_budget
 from storage.trials import TrialRecord, Trials
 
 from .candidates import candidates, has_held_out
@@ -59,6 +61,7 @@ def supervise(
 ) -> tuple[Setup, Trials, bool]:
     """Run a study with `count` processes; gives its trials and whether it is finished.
 
+    After `deadline`, a time of `time.monotonic`, no new trial starts.
     Raises ConfigError and what `make_study` raises; ends the program where every worker has
     failed.
     """
@@ -69,12 +72,16 @@ def supervise(
     try:
         with database.exclusive():
             trials, population = make_study(setup, database, choice, count)
+            store_budget(trials.study, config.study.trials)
         announce(setup, url, trials.all(), population)
         log.info("starting %d workers", count)
         threads = None if gpus[0] else max(1, (os.cpu_count() or 1) // count)
         hows = [how, *[replace(how, wandb=None)] * (count - 1)]  # one logs for all
         budget = config.study.trials
-        orders = [Order(path, url, budget, h, n, count, threads) for n, h in enumerate(hows)]
+        memory = available() // count  # before any of them takes its own
+        orders = [
+            Order(path, url, budget, h, n, count, threads, memory) for n, h in enumerate(hows)
+        ]
         with Progress(log_console, budget, population) as progress:
             code = _run_all(orders, gpus, deadline, trials, progress, interrupts)
         records = trials.all()

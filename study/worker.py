@@ -15,7 +15,7 @@ from objectives.scoring import Scores, finite_or_none
 from storage.answers import HELD_OUT, Answers
 from storage.claims import Claims, ClaimTaken, TrialLost
 from storage.heartbeat import Heartbeat
-from storage.studies import stored_verdict
+from storage.studies import store_budget, stored_verdict
 from storage.trials import GENERATION, KIND, TrialRecord, Trials, best_search
 from storage.workers import Workers
 
@@ -65,6 +65,11 @@ class Worker:
     @property
     def population(self) -> int:
         return self.sampler.replay.population
+
+    def keep_budget(self) -> None:
+        """Store how many search trials this run is to reach."""
+        with self.interrupts.held():
+            self._patiently(lambda: store_budget(self.trials.study, self.setup.config.study.trials))
 
     def search(self, deadline: float) -> bool:
         """Work until every baseline, all places of the budget and the merges that the search comes

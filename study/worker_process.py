@@ -12,13 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from objectives.engines import vllm_child
+from objectives.engines.vllm_child import SIZES
 
 from .command import How, reported, start_logging
 from .interrupts import Interrupted, Interrupts
 
-_TOLD_BY_ALL = ("study.worker",)
-_TOLD_BY_ONE = ("study.engine_choice", "objectives.engines")
-"""Whose news are the same in all workers."""
+_OF_EACH = ("study.worker", "objectives.engines")
+_OF_ALL = ("study.engine_choice", SIZES)
+"""What is the same in all workers, so that one tells it."""
+_TOLD_BEFORE = ("study.setup", "study.questions", "objectives.tasks")
+"""Where the supervisor has warned already."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Order:
     """How many such workers there are."""
     threads: int | None
     """What a worker that computes on the CPU may use."""
+    host_memory: int
+    """Its share, in bytes."""
     seconds: float = math.inf
     """From its start until no new trial starts."""
 
@@ -43,8 +48,7 @@ def work(order: Order) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which stops us
     threading.Thread(target=_end_with_parent, daemon=True).start()
     start_logging(f"worker {order.number}: ", logging.WARNING)
-    for name in _TOLD_BY_ALL + (_TOLD_BY_ONE if order.number == 0 else ()):
-        logging.getLogger(name).setLevel(logging.INFO)
+    _choose_news(order.number == 0)
     deadline = time.monotonic() + order.seconds if math.isfinite(order.seconds) else math.inf
     try:
         with Interrupts(signal.SIGTERM) as interrupts, reported():
@@ -66,7 +70,7 @@ def _work(order: Order, deadline: float, interrupts: Interrupts) -> None:
 
     if order.threads is not None:
         torch.set_num_threads(order.threads)
-    choice = replace(choose_engine(config, order.how.engine), together=order.together)
+    choice = replace(choose_engine(config, order.how.engine), host_memory=order.host_memory)
     choice.begin()
     from .join import open_worker
     from .setup import build
@@ -79,6 +83,13 @@ def _work(order: Order, deadline: float, interrupts: Interrupts) -> None:
             reached = worker.search(deadline)
         if reached:
             worker.judge()
+
+
+def _choose_news(tells_for_all: bool) -> None:
+    levels = dict.fromkeys(_OF_EACH, logging.INFO) | dict.fromkeys(_TOLD_BEFORE, logging.ERROR)
+    levels |= dict.fromkeys(_OF_ALL, logging.INFO if tells_for_all else logging.WARNING)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def _end_with_parent() -> None:

@@ -207,33 +207,52 @@ def machine(tmp_path: Path) -> Path:
     return path
 
 
-def test_workers_of_a_host_share_its_memory(machine: Path, tmp_path: Path) -> None:
-    found = [available(together, machine, tmp_path / "none") for together in (1, 2, 4)]
-    assert found == [800 * 1024, 500 * 1024, 250 * 1024]
-    assert available(1, tmp_path / "none", tmp_path) == 0
+def test_the_hosts_memory_is_what_is_available(machine: Path, tmp_path: Path) -> None:
+    assert available(machine, tmp_path, tmp_path / "none") == 800 * 1024
+    assert available(tmp_path / "none", tmp_path, tmp_path / "none") == 0
     assert 0 < available() < 2**50
 
 
+@pytest.mark.parametrize("place", ["", "job/step"], ids=["in a container", "in a job"])
 @pytest.mark.parametrize(
-    ("folder", "limit", "used"),
+    ("controllers", "folder", "limit", "used"),
     [
-        (".", "memory.max", "memory.current"),
-        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ("", ".", "memory.max", "memory.current"),
+        ("cpu,memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ],
+    ids=["v2", "v1"],
 )
-def test_a_containers_limit_counts(
-    machine: Path, tmp_path: Path, folder: str, limit: str, used: str
+def test_the_limit_of_a_control_group_counts(
+    machine: Path,
+    tmp_path: Path,
+    place: str,
+    controllers: str,
+    folder: str,
+    limit: str,
+    used: str,
 ) -> None:
-    place = tmp_path / "cgroup" / folder
-    place.mkdir(parents=True)
-    (place / limit).write_text("400000\n")
-    (place / used).write_text("150000\n")
-    (place / "memory.stat").write_text("anon 80000\nactive_file 20000\ninactive_file 30000\n")
-    assert available(1, machine, tmp_path / "cgroup") == 400000 - 150000 + 50000
-    assert available(4, machine, tmp_path / "cgroup") == 100000
+    """In a container the host's path is not to be found, and the root is the container's own."""
+    groups, own = tmp_path / "groups", tmp_path / "own"
+    own.write_text(f"4:cpuset:/elsewhere\n3:{controllers}:/{place or 'docker/1234'}\n")
+    group = groups / folder / Path(place).parent
+    group.mkdir(parents=True)
+    (group / limit).write_text("400000\n")
+    (group / used).write_text("150000\n")
+    (group / "memory.stat").write_text("anon 80000\nactive_file 20000\ninactive_file 30000\n")
+    assert available(machine, groups, own) == 400000 - 150000 + 50000
     for none in ("max\n", f"{2**63 - 4096}\n"):
-        (place / limit).write_text(none)
-        assert available(1, machine, tmp_path / "cgroup") == 800 * 1024
+        (group / limit).write_text(none)
+        assert available(machine, groups, own) == 800 * 1024
+
+
+def test_sources_on_the_gpu_need_nothing_of_the_host() -> None:
+    assert MISTRALS.place("auto", int(141e9), 0) == "gpu"
+    with pytest.raises(EngineError, match="does not fit"):
+        MISTRALS.place("auto", int(80e9), 0)
+
+
+def test_workers_of_a_host_share_its_memory_in_a_plan() -> None:
+    assert "of 16.00 GB of the host" in plan("--workers", "4", "--host-memory", "64").stdout
 
 
 def test_a_generation_waits_for_its_last_trial() -> None:

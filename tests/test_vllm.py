@@ -20,6 +20,7 @@ import yaml
 from broken_worker import EXHAUSTED, HUNG, MISSING, RAISED, RENAMED, RESHAPED
 from conftest import DEMO, WORDS, MakeModel, point
 from lm_eval_files import study_text, write_tasks
+from pydantic import BaseModel, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from test_architectures import make
 from test_architectures import recipe_of as recipe_of_two
@@ -29,6 +30,7 @@ from objectives.engines import vllm_child
 from objectives.engines.engine import Answer, EngineDeadError, EngineError, Prompt
 from objectives.engines.transformers import TransformersEngine
 from objectives.engines.vllm import VllmEngine
+from objectives.engines.vllm_process import _named
 from objectives.merge.errors import SourceError
 from objectives.merge.export import export
 from objectives.merge.recipe import MergeRecipe
@@ -328,6 +330,16 @@ def test_what_vllm_refuses_is_told_in_its_words(demo: Setup) -> None:
     settings = choice.vllm_settings(demo.sources, demo.longest)
     with pytest.raises(EngineError, match=r"^vLLM: max_num_batched_tokens \(4096\) must be"):
         VllmEngine(dataclasses.replace(settings, sequences=5000), 60.0, 300.0)
+
+
+def test_what_vllm_refuses_is_told_with_the_name_of_the_field() -> None:
+    class Given(BaseModel):
+        blocks: int = Field(gt=0)
+
+    with pytest.raises(ValidationError) as caught:
+        Given(blocks=-1)
+    told = "vLLM: blocks: Input should be greater than 0"
+    assert _named(caught.value) == ("EngineError", told)
 
 
 def test_a_signal_while_vllm_starts_leaves_nothing_of_it(demo: Setup) -> None:

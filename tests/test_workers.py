@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -399,7 +400,7 @@ def test_a_worker_that_is_started_again_has_what_is_left_of_the_time(
 ) -> None:
     monkeypatch.setattr(supervisor, "work", dies_once)
     trials, _, _ = two(f"sqlite:///{tmp_path}/s.db")
-    order = Order(tmp_path / "seconds", "", TRIALS, How(), 0, 1, None)
+    order = Order(tmp_path / "seconds", "", TRIALS, How(), 0, 1, None, 0)
     deadline = time.monotonic() + 1000
     with Progress(Console(), TRIALS, POPULATION) as progress, Interrupts() as interrupts:
         code = supervisor._run_all([order], [None], deadline, trials, progress, interrupts)
@@ -522,6 +523,23 @@ def test_the_population_suits_the_workers_where_the_config_lets_it() -> None:
     fits = tiny_setup(tiny_config(TRIALS, None, fit_population=True))
     assert [fits.population(n) for n in (1, 4, 8)] == [10, 12, 16]
     assert tiny_setup(tiny_config(TRIALS, None)).population(8) == 10
+    assert tiny_setup(tiny_config(TRIALS, None).of_trials(400)).population() == 20
+
+
+def test_filters_that_match_nothing_are_refused_where_a_study_begins(database: str) -> None:
+    """One that has begun with them goes on: without them it would be another."""
+    config = tiny_config(TRIALS, POPULATION)
+    filters = {"genome": config.genome.model_copy(update={"filters": ("mlp", "self_atn")})}
+    setup = tiny_setup(config.model_copy(update=filters))
+    layout = [SimpleNamespace(name="layers.0.mlp"), SimpleNamespace(name="layers.0.self_attn")]
+    setup = replace(setup, sources=SimpleNamespace(layout=layout))  # type: ignore[arg-type]
+    storage = open_storage(database)
+    with pytest.raises(ConfigError, match=r"self_atn is in no tensor's name$"):
+        make_study(setup, storage, CHOICE)
+    with pytest.raises(StorageError, match="no study tiny"):
+        find_study(storage, NAME)
+    enter_study(tiny_setup(config), storage, CHOICE)
+    make_study(setup, storage, CHOICE)
 
 
 def test_a_start_that_is_not_there_is_told_with_those_that_are(database: str) -> None:

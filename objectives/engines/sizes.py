@@ -83,9 +83,8 @@ class Sizes:
     def place(self, wanted: str, device: int, host: int) -> str:
         """The first of gpu, pinned and file that fits, or the one wanted. Raises EngineError."""
         for place in PLACES if wanted == "auto" else (wanted,):
-            if (
-                self.on_device(place) <= device * (1 - _SLACK)
-                and self.on_host(place) <= host * (1 - _SLACK) - GB
+            if self.on_device(place) <= device * (1 - _SLACK) and self.on_host(place) <= max(
+                0.0, host * (1 - _SLACK) - GB
             ):
                 return place
         raise EngineError(

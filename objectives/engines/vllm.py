@@ -16,8 +16,7 @@ from objectives.merge.recipe import MergeRecipe
 
 from . import engine
 from .engine import Answer, EngineDeadError, EngineError, EngineTimeoutError, Prompt
-from .vllm_child import Child, take
-from .vllm_process import Settings
+from .vllm_child import Child, Settings, take
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +79,8 @@ class VllmEngine:
         except BaseException:  # a signal: nobody can close what has not started
             self._kill()
             raise
-        for line in report:
-            log.info(line)
+        for name, text in report:
+            logging.getLogger(name).info(text)
         log.info("vLLM started in %.0f s", time.monotonic() - began)
 
     def _ask(self, verb: str, *arguments: Any) -> Any:

@@ -10,12 +10,15 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from pathlib import Path
 
+EXTENSION = "objectives.engines.vllm_worker.MergeExtension"
+SIZES = "objectives.engines.sizes"
+"""The logger that tells what takes how much."""
 _ON_CPU = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 _ALWAYS = {
     "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # a last token that is never read may be one too many
@@ -26,6 +29,34 @@ _ALWAYS = {
 }
 _GPU = Path("/dev/nvidiactl")
 """There where NVIDIA's driver is."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the process is told: plain data."""
+
+    folders: Mapping[str, str]
+    reference: str
+    tokenizer_source: str
+    has_base: bool
+    method: str
+    device: str
+    """cpu or cuda; which GPU, CUDA_VISIBLE_DEVICES says."""
+    dtype: str
+    longest: int
+    """Tokens of the longest prompt and its answer."""
+    batch_tokens: int
+    """Tokens of a step."""
+    sequences: int
+    """Prompts of a step."""
+    place: str
+    """auto, gpu, pinned or file."""
+    tensor_parallel_size: int
+    eager: bool
+    host_memory: int | None = None
+    """Bytes of the host that are this engine's share; None where it has no neighbours."""
+    extension: str = EXTENSION
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -94,7 +125,7 @@ def give_up() -> None:
 
 
 def take(environment: Mapping[str, str]) -> Child:
-    """A process that waits for its vllm_process.Settings."""
+    """A process that waits for its Settings."""
     begin(environment)
     _, child, at_exit = _ahead.pop()
     at_exit.cancel()

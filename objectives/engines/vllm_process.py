@@ -14,7 +14,6 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,38 +28,10 @@ from objectives.merge.sources import Sources
 from .engine import Answer, EngineError, EngineMemoryError, Prompt, said
 from .host_memory import available
 from .sizes import groups_within, kv_tokens_for, sizes
+from .vllm_child import EXTENSION, SIZES, Settings
 
-EXTENSION = "objectives.engines.vllm_worker.MergeExtension"
 _MOST_LOGPROBS = 128
 """vLLM's limit on logprob_token_ids."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the process is told: plain data."""
-
-    folders: Mapping[str, str]
-    reference: str
-    tokenizer_source: str
-    has_base: bool
-    method: str
-    device: str
-    """cpu or cuda; which GPU, CUDA_VISIBLE_DEVICES says."""
-    dtype: str
-    longest: int
-    """Tokens of the longest prompt and its answer."""
-    batch_tokens: int
-    """Tokens of a step."""
-    sequences: int
-    """Prompts of a step."""
-    place: str
-    """auto, gpu, pinned or file."""
-    tensor_parallel_size: int
-    eager: bool
-    together: int = 1
-    """Processes alike that share the host's memory."""
-    extension: str = EXTENSION
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def serve(connection: Connection) -> None:
@@ -113,7 +84,10 @@ def _named(error: Exception) -> tuple[str, str]:
         return type(error).__name__, str(error)
     if isinstance(error, ValidationError):  # of what is asked of vLLM; its first line is a count
         return EngineError.__name__, "vLLM: " + "; ".join(
-            problem["msg"].removeprefix("Value error, ") for problem in error.errors()
+            ".".join(map(str, problem["loc"]))
+            + (": " if problem["loc"] else "")
+            + problem["msg"].removeprefix("Value error, ")
+            for problem in error.errors()
         )
     return EngineError.__name__, f"{type(error).__name__}: {_first_line(error)}"
 
@@ -165,12 +139,17 @@ class Host:
             settings.method,
         )
         place = "cpu"
-        self.report: list[str] = []
+        self.report: list[tuple[str, str]] = []
+        """What to log, each with the logger's name."""
         if settings.device == "cuda":
             free, _ = torch.cuda.mem_get_info()
-            host = available(settings.together)
+            share = settings.host_memory
+            host = available() if share is None else min(share, available())
             place = needed.place(settings.place, free, host)
-            self.report.append(f"sources: {place}\n{needed.table(free, host)}")
+            self.report = [
+                (__name__, f"sources: {place}"),
+                (SIZES, f"what takes how much:\n{needed.table(free, host)}"),
+            ]
         with tempfile.TemporaryDirectory(prefix="study-") as folder:
             (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
             _look_at(config.get("architectures", ()))
