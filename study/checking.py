@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.engines import vllm_child
 from objectives.engines.engine import Engine
 from objectives.merge.errors import ExportError
 from objectives.merge.export import changed_weights
@@ -26,7 +27,7 @@ from storage.studies import find_study
 from storage.trials import TrialRecord, Trials
 
 from .card import STUDY_FILE
-from .config import ConfigError
+from .config import ConfigError, StudyConfig
 from .config_file import load_config, study_url
 from .engine_choice import EngineChoice, choose_engine, use_threads_of
 from .setup import Setup, build, check_fingerprint
@@ -55,13 +56,17 @@ def check(
 ) -> list[Checked]:
     """Raises ExportError and ConfigError where the folder is not what a study has exported."""
     origin = _origin(folder)
-    setup, url = _opened(folder, origin, config, storage, task_folders)
-    database = open_storage(url, create=False)
+    loaded = _config(folder, origin, config, task_folders)
+    asked = loaded.engine
+    vllm_child.begin_early(engine or asked.kind, asked.device, asked.eager)
+    setup = _opened(folder, origin, loaded)
+    database = open_storage(study_url(loaded, storage or origin["storage"]), create=False)
     records = _trials(setup, database)
     record = _trial(setup, records, origin)
     if changed := changed_weights(folder):
         raise ExportError(f"{folder}: {', '.join(changed)} is not what was exported")
     choice = choose_engine(setup.config, engine)
+    choice.begin()
     sources = Sources({_MODEL: folder.resolve()}, _MODEL)
     running = choice.start(sources, setup.longest)
     try:
@@ -91,25 +96,25 @@ def _origin(folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def _opened(
-    folder: Path,
-    origin: Mapping[str, Any],
-    config: Path | None,
-    storage: str | None,
-    task_folders: Sequence[Path],
-) -> tuple[Setup, str]:
+def _config(
+    folder: Path, origin: Mapping[str, Any], config: Path | None, task_folders: Sequence[Path]
+) -> StudyConfig:
     path = Path(origin["config"]) if config is None else config
     if config is None and not path.exists():
         raise ConfigError(f"{path}, from which {folder} came, is not here; give --config")
     loaded = load_config(path, task_folders)
     if loaded.name != origin["study"]:
         raise ConfigError(f"{folder} is from study {origin['study']}, {path} is {loaded.name}")
-    setup = build(loaded, check_values=False)
+    return loaded
+
+
+def _opened(folder: Path, origin: Mapping[str, Any], config: StudyConfig) -> Setup:
+    setup = build(config, check_values=False)
     here = {SEARCH: setup.search.digests(), HELD_OUT: setup.held_out.digests()}
     for split, questions in origin["questions"].items():
         if questions != here[split]:
-            raise ConfigError(f"{path}: its {split} questions are not those of {folder}")
-    return setup, study_url(loaded, storage or origin["storage"])
+            raise ConfigError(f"{config.file}: its {split} questions are not those of {folder}")
+    return setup
 
 
 def _trials(setup: Setup, database: Database) -> list[TrialRecord]:

@@ -74,7 +74,7 @@ def supervise(
             trials, population = make_study(setup, database, choice, count)
             store_budget(trials.study, config.study.trials)
         announce(setup, url, trials.all(), population)
-        log.info("starting %d workers", count)
+        log.info("starting %d worker%s", count, "s" if count > 1 else "")
         threads = None if gpus[0] else max(1, (os.cpu_count() or 1) // count)
         hows = [how, *[replace(how, wandb=None)] * (count - 1)]  # one logs for all
         budget = config.study.trials
