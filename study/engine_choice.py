@@ -49,12 +49,13 @@ class EngineChoice:
     @property
     def signature(self) -> str:
         """What answers: where two are the same, the same merge gives the same bits. On a CPU
-        the order of adding hangs on the number of threads."""
+        the order of adding hangs on its vector instructions and on the number of threads."""
         device, vllm = torch.device(self.device), self.kind == "vllm"
         on, threads = device.type, ""
         if on == "cuda":
             on = torch.cuda.get_device_name(device)
         elif on == "cpu":
+            on = f"cpu with {torch.backends.cpu.get_cpu_capability()}"
             threads = f", {torch.get_num_threads()}{_THREADS}"
         if vllm and self.config.tensor_parallel_size > 1:
             on = f"{self.config.tensor_parallel_size} x {on}"
