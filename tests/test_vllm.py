@@ -365,8 +365,8 @@ def test_auto_without_a_gpu_is_transformers() -> None:
 
 def test_what_answers_is_told_with_its_versions() -> None:
     told = choose_engine(config_with(tensor_parallel_size=2, eager=False), "vllm").signature
-    form = r"vllm 0\.\d+\S* on 2 x cpu with \S+, float32, compiled, 4096 tokens a batch, torch \S+, \d+ threads"
-    assert re.fullmatch(form, told)
+    form = r"vllm 0\.\d+\S* on 2 x cpu with \S+, float32, compiled, 4096 tokens a batch, torch .+"
+    assert re.fullmatch(form + r", \d+ threads", told)
     assert choose_engine(config_with(), "transformers").signature.startswith("transformers 5.")
 
 
