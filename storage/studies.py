@@ -32,15 +32,14 @@ def stored_fingerprint(study: optuna.Study) -> dict[str, str]:
     return dict(study.user_attrs.get(FINGERPRINT, {}))
 
 
-def stored_budget(study: optuna.Study) -> int | None:
-    """The search trials that the last run was to reach; None before there was one."""
-    found = study.user_attrs.get(BUDGET)
-    return None if found is None else int(found)
+def stored_budget(study: optuna.Study, otherwise: int) -> int:
+    """The search trials that the last run was to reach, or what is given before there was one."""
+    return int(study.user_attrs.get(BUDGET, otherwise))
 
 
 def store_budget(study: optuna.Study, trials: int) -> None:
     """Keep how many search trials a run is to reach."""
-    if stored_budget(study) != trials:
+    if study.user_attrs.get(BUDGET) != trials:
         study.set_user_attr(BUDGET, trials)
 
 

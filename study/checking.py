@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.engines import vllm_child
 from objectives.engines.engine import Engine
 from objectives.merge.errors import ExportError
 from objectives.merge.export import changed_weights
@@ -57,16 +56,14 @@ def check(
     """Raises ExportError and ConfigError where the folder is not what a study has exported."""
     origin = _origin(folder)
     loaded = _config(folder, origin, config, task_folders)
-    asked = loaded.engine
-    vllm_child.begin_early(engine or asked.kind, asked.device, asked.eager)
+    choice = choose_engine(loaded, engine)
+    choice.begin()
     setup = _opened(folder, origin, loaded)
     database = open_storage(study_url(loaded, storage or origin["storage"]), create=False)
     records = _trials(setup, database)
     record = _trial(setup, records, origin)
     if changed := changed_weights(folder):
         raise ExportError(f"{folder}: {', '.join(changed)} is not what was exported")
-    choice = choose_engine(setup.config, engine)
-    choice.begin()
     sources = Sources({_MODEL: folder.resolve()}, _MODEL)
     running = choice.start(sources, setup.longest)
     try:

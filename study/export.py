@@ -63,7 +63,7 @@ def _export(
     from .judge import judge
     from .setup import build, check_fingerprint
 
-    setup = build(config.of_trials(stored_budget(study) or config.study.trials))
+    setup = build(config.of_trials(stored_budget(study, config.study.trials)))
     check_fingerprint(setup, study)
     records, answers = Trials(database, study).all(), Answers(database)
     judgement = judge(setup, records, answers)

@@ -125,8 +125,8 @@ def make_study(
     """
     with _study_of(setup, database) as study:
         at_work, _ = Workers(database, study._study_id).listed(ended=False)
-        earlier = setup.config.study.start_from
-        if earlier is not None and not at_work and not has_trials(study):
+        earlier, is_new = setup.config.study.start_from, not at_work and not has_trials(study)
+        if earlier is not None and is_new:
             found = find_study(database, earlier, besides=setup.config.name)
             keep_start(study, Trials(database, found), setup.genome.space)
             if setup.held_out.tasks and not has_same_questions(found, setup.search.digests()):
@@ -136,7 +136,7 @@ def make_study(
                     "and study.held_out keep them apart",
                     earlier,
                 )
-        if not at_work and not has_trials(study):
+        if is_new:
             setup.check_filters()
         population = check_fingerprint(setup, study, choice.dtype, bool(at_work), together)
         return Trials(database, study), population

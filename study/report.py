@@ -73,7 +73,7 @@ def _report(
     from .page import write_report
     from .setup import build, check_fingerprint
 
-    config = config.of_trials(stored_budget(trials.study) or config.study.trials)
+    config = config.of_trials(stored_budget(trials.study, config.study.trials))
     setup = build(config, check_values=False)
     check_fingerprint(setup, trials.study)
     if score:

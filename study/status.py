@@ -55,7 +55,7 @@ def _status(path: Path, storage: str | None) -> dict[str, Any]:
         },
         "search_trials": {
             "finished": len(finished),
-            "budget": stored_budget(study) or config.study.trials,
+            "budget": stored_budget(study, config.study.trials),
         },
         "generation": generation_of(finished, population) if population else 0,
         "population": population,

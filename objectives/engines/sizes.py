@@ -82,10 +82,9 @@ class Sizes:
 
     def place(self, wanted: str, device: int, host: int) -> str:
         """The first of gpu, pinned and file that fits, or the one wanted. Raises EngineError."""
+        room, spare = device * (1 - _SLACK), max(0.0, host * (1 - _SLACK) - GB)
         for place in PLACES if wanted == "auto" else (wanted,):
-            if self.on_device(place) <= device * (1 - _SLACK) and self.on_host(place) <= max(
-                0.0, host * (1 - _SLACK) - GB
-            ):
+            if self.on_device(place) <= room and self.on_host(place) <= spare:
                 return place
         raise EngineError(
             f"engine.sources: {wanted}: the study does not fit this device; what takes how much:\n"
