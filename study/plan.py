@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .command import ConfigPath, TaskFolders, application, reported, start_logging
+from .boundary import main
+from .command import ConfigPath, TaskFolders, start_logging
 
 if TYPE_CHECKING:
     from objectives.scoring import Exam
@@ -38,8 +39,7 @@ def plan(
 ) -> None:
     """Say what a study will take: parameters, generations, memory, tokens, and time."""
     start_logging()
-    with reported():
-        found = _plan(config, gpu, host_memory * _GB, workers, task_folders or [])
+    found = _plan(config, gpu, host_memory * _GB, workers, task_folders or [])
     print(json.dumps(found, indent=2) if as_json else _text(found))
 
 
@@ -214,4 +214,4 @@ def _duration(seconds: int) -> str:
 
 
 if __name__ == "__main__":
-    application(plan)()
+    main(plan)

@@ -13,15 +13,14 @@ import typer
 
 from objectives.engines import vllm_child
 
+from .boundary import main
 from .command import (
     ConfigPath,
     How,
     StorageUrl,
     TaskFolders,
     Wandb,
-    application,
     log_console,
-    reported,
     start_logging,
 )
 from .interrupts import Interrupted, Interrupts
@@ -66,7 +65,7 @@ def run(
     to = Wandb(wandb_project, wandb_entity) if wandb else None
     how = How(engine, tuple(task_folders or ()), benchmarks, to)
     try:
-        with Interrupts() as interrupts, reported():
+        with Interrupts() as interrupts:
             _run(config, storage, trials, timeout, workers, how, interrupts)
     except Interrupted as stop:
         options: dict[str, object] = {"--storage": storage and _shown(storage), "--trials": trials}
@@ -74,7 +73,7 @@ def run(
         options |= {"--task-search-path": task_folders, "--wandb": wandb or None}
         options |= {"--wandb-project": wandb_project, "--wandb-entity": wandb_entity}
         options |= {_BENCHMARKS: benchmarks or None}
-        print(f"stopped by {stop}; this goes on from there:", file=sys.stderr)
+        print(f"interrupted by {stop}; to resume the study:", file=sys.stderr)
         print(f"  {_command(config, options)}", file=sys.stderr)
         if storage and "***" in _shown(storage):
             print("  (with the password in place of ***)", file=sys.stderr)
@@ -165,4 +164,4 @@ def _command(config: Path, options: Mapping[str, object]) -> str:
 
 
 if __name__ == "__main__":
-    application(run)()
+    main(run)

@@ -14,6 +14,7 @@ from pathlib import Path
 from objectives.engines import vllm_child
 from objectives.engines.vllm_child import SIZES
 
+from .boundary import begin
 from .command import How, reported, start_logging
 from .interrupts import Interrupted, Interrupts
 
@@ -46,15 +47,19 @@ class Order:
 def work(order: Order) -> None:
     """A worker process: search, and score what is compared on the held-out questions."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which stops us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    start_logging(f"worker {order.number}: ", logging.WARNING)
-    _choose_news(order.number == 0)
-    deadline = time.monotonic() + order.seconds if math.isfinite(order.seconds) else math.inf
-    try:
-        with Interrupts(signal.SIGTERM) as interrupts, reported():
-            _work(order, deadline, interrupts)
-    except Interrupted as stop:
-        raise SystemExit(stop.exit_code) from None
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by `without_ctrl_c`
+    begin(signals=False)
+    name = f"worker {order.number}: "
+    with reported(name):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        start_logging(name, logging.WARNING)
+        _choose_news(order.number == 0)
+        deadline = time.monotonic() + order.seconds if math.isfinite(order.seconds) else math.inf
+        try:
+            with Interrupts(signal.SIGTERM) as interrupts:
+                _work(order, deadline, interrupts)
+        except Interrupted as stop:  # the supervisor says so, once
+            raise SystemExit(stop.exit_code) from None
 
 
 def _work(order: Order, deadline: float, interrupts: Interrupts) -> None:
