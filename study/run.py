@@ -89,14 +89,14 @@ def _run(
     how: How,
     interrupts: Interrupts,
 ) -> None:
-    from .config import ConfigError
+    from .config import MOST_TRIALS, ConfigError
     from .config_file import load_config, study_url
 
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     config = load_config(path, how.task_folders, how.benchmarks)
     for option, number in (("--trials", trials), ("--workers", workers)):
-        if number is not None and number < 1:
-            raise ConfigError(f"{option} {number}: must be at least 1")
+        if number is not None and not 1 <= number <= MOST_TRIALS:
+            raise ConfigError(f"{option} {number}: must be at least 1 and at most {MOST_TRIALS}")
     if timeout is not None and not timeout >= 0:
         raise ConfigError(f"--timeout {timeout:g}: must be at least 0")
     if trials is not None:

@@ -21,7 +21,7 @@ from .interrupts import Interrupted, Interrupts
 _OF_EACH = ("study.worker", "objectives.engines")
 _OF_ALL = ("study.engine_choice", SIZES)
 """What is the same in all workers, so that one tells it."""
-_TOLD_BEFORE = ("study.setup", "study.questions", "objectives.tasks")
+_TOLD_BEFORE = ("study.config_file", "study.setup", "study.questions", "objectives.tasks")
 """Where the supervisor has warned already."""
 
 
