@@ -21,7 +21,9 @@ _PACKAGES = (
 _SECRET_NAME = re.compile(r"PASS|TOKEN|SECRET|KEY|STORAGE|CREDENTIAL", re.IGNORECASE)
 _SECRET_OPTION = ("--token", "--password")
 _URL = re.compile(r"([A-Za-z][\w+.-]*://)[^\s'\"]+")
-_PASSWORD = re.compile(r"(?i)\b(password|passwd|pwd|token|secret|api_key)(\s*[=:]\s*)\S+")
+_PASSWORD = re.compile(
+    r"(?i)\b(password|passwd|pwd|token|secret|api_key)(['\"]?\s*[=:]\s*['\"]?)[^\s'\"]+"
+)
 _SHORTEST = 4
 """Characters of an environment variable below which it is no secret."""
 

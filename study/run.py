@@ -105,6 +105,9 @@ def _run(
         raise ConfigError("--wandb: wandb is not installed; pip install '.[wandb]'")
     url = study_url(config, storage)
     if workers is not None:
+        from .worker_process import check_workers
+
+        check_workers(workers)
         from .supervisor import supervise
 
         setup, worked, reached = supervise(path, config, url, deadline, workers, how, interrupts)

@@ -38,9 +38,6 @@ DEATHS_IN_A_ROW = 3
 _LONG_LIFE = 600.0
 """Seconds after which a worker's earlier deaths are forgiven."""
 _LOOK_SECONDS, _LEAVE_SECONDS = 0.5, 60.0
-_MOST_PER_CORE = 4
-_LEAST_MEMORY = 300 * 10**6
-"""Bytes that Python and PyTorch take before any model."""
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -105,25 +102,9 @@ def _is_judged(setup: Setup, answers: Answers, records: Sequence[TrialRecord]) -
     return all(has_held_out(c.record, answers, setup.held_out) for c in compared)
 
 
-def _check_count(count: int) -> None:
-    """Each worker on a CPU is a process with PyTorch and models. Raises ConfigError."""
-    cores, free = os.cpu_count() or 1, available()
-    if count > _MOST_PER_CORE * cores:
-        raise ConfigError(
-            f"--workers {count}: this machine has {cores} CPU cores; at most "
-            f"{_MOST_PER_CORE * cores} workers, {_MOST_PER_CORE} for each core"
-        )
-    if count * _LEAST_MEMORY > free:
-        raise ConfigError(
-            f"--workers {count}: {free / 1e9:.1f} GB of memory are free, and each worker takes "
-            f"{_LEAST_MEMORY / 1e9:.1f} GB and its models; at most {free // _LEAST_MEMORY}"
-        )
-
-
 def gpus_for(choice: EngineChoice, count: int) -> list[str | None]:
     """The GPU of each worker; None for each on a CPU. Raises ConfigError."""
     if torch.device(choice.device).type != "cuda":
-        _check_count(count)
         return [None] * count
     if torch.device(choice.device).index is not None:
         raise ConfigError(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from objectives.engines import vllm_child
+from objectives.engines.host_memory import available
 from objectives.engines.vllm_child import SIZES
 
 from .boundary import begin
@@ -23,6 +24,10 @@ _OF_ALL = ("study.engine_choice", SIZES)
 """What is the same in all workers, so that one tells it."""
 _TOLD_BEFORE = ("study.config_file", "study.setup", "study.questions", "objectives.tasks")
 """Where the supervisor has warned already."""
+
+_MOST_PER_CORE = 4
+_LEAST_MEMORY = 300 * 10**6
+"""Bytes that Python and PyTorch take before any model."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,26 @@ class Order:
     """Its share, in bytes."""
     seconds: float = math.inf
     """From its start until no new trial starts."""
+
+
+def check_workers(count: int) -> None:
+    """Whether this machine can run so many: each is a process with PyTorch and models.
+
+    Raises ConfigError.
+    """
+    from .config import ConfigError
+
+    cores, free = os.cpu_count() or 1, available()
+    if count > _MOST_PER_CORE * cores:
+        raise ConfigError(
+            f"--workers {count}: this machine has {cores} CPU cores; at most "
+            f"{_MOST_PER_CORE * cores} workers, {_MOST_PER_CORE} for each core"
+        )
+    if count * _LEAST_MEMORY > free:
+        raise ConfigError(
+            f"--workers {count}: {free / 1e9:.1f} GB of memory are free, and each worker takes "
+            f"{_LEAST_MEMORY / 1e9:.1f} GB and its models; at most {free // _LEAST_MEMORY}"
+        )
 
 
 def work(order: Order) -> None:
