@@ -19,6 +19,8 @@ BASELINE, KIND, TASKS, RESULT, FAILURE = "baseline", "kind", "tasks", "result", 
 GENERATION, SLOT = "generation", "slot"
 """The attributes of trials. A place in the search is a generation and a slot. What a trial came
 to is written in one transaction with its value."""
+INTERRUPTED = "Interrupted"
+"""How the reason of a failure begins if it was a signal: by the name of its exception."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,17 @@ class TrialRecord:
     @property
     def complete(self) -> bool:
         return self.state == TrialState.COMPLETE
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended its run. Optuna's state for that is FAIL, but nothing failed."""
+        reason = str(self.attributes.get(FAILURE, ""))
+        return self.state == TrialState.FAIL and reason.startswith(f"{INTERRUPTED}:")
+
+    @property
+    def failed(self) -> bool:
+        """Whether its evaluation failed, or its worker died."""
+        return self.state == TrialState.FAIL and not self.interrupted
 
 
 class Trials:

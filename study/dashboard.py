@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .command import ConfigPath, StorageUrl, application, fail, reported, start_logging
+from .boundary import main
+from .command import ConfigPath, StorageUrl, fail, start_logging
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,7 @@ def dashboard(
 ) -> None:
     """Show a study in the browser: history, parameters, its note and figures."""
     start_logging()
-    with reported():
-        app = _opened(config, storage)
+    app = _opened(config, storage)
     if not writable:
         app = read_only(app)
     if token:
@@ -128,4 +128,4 @@ def _refused(
 
 
 if __name__ == "__main__":
-    application(dashboard)()
+    main(dashboard)

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .command import ConfigPath, StorageUrl, TaskFolders, application, reported, start_logging
-from .interrupts import Interrupted, Interrupts
+from .boundary import main
+from .command import ConfigPath, StorageUrl, TaskFolders, start_logging
+from .interrupts import Interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,11 +35,8 @@ def export(
 ) -> None:
     """Write a trial's merge as a Hugging Face folder, with its recipe, verdict and model card."""
     start_logging()
-    try:
-        with Interrupts(), reported():
-            print(_export(config, out, trial, storage, overwrite, task_folders or []))
-    except Interrupted as stop:
-        raise SystemExit(stop.exit_code) from None
+    with Interrupts():
+        print(_export(config, out, trial, storage, overwrite, task_folders or []))
 
 
 def _export(
@@ -93,6 +91,7 @@ def choose(records: "Sequence[TrialRecord]", trial: str, judgement: "Judgement")
         )
     if not found.complete:
         state = {"FAIL": "has failed"}.get(found.state.name, f"is {found.state.name.lower()}")
+        state = "was interrupted" if found.interrupted else state
         raise ConfigError(f"--trial {trial}: that trial {state}, so there is nothing to export")
     return found
 
@@ -128,4 +127,4 @@ def export_trial(
 
 
 if __name__ == "__main__":
-    application(export)()
+    main(export)

@@ -40,7 +40,7 @@ def findings(
         "trials": {
             "finished": len(finished),
             "budget": setup.config.study.trials,
-            "failed": sum(r.state.name == "FAIL" for r in records),
+            "failed": sum(r.failed for r in records),
             "population": population,
             "generation": generation_of(finished, population),
         },

@@ -10,11 +10,14 @@ from objectives.merge.catalogue import METHODS, Method
 from .method_rules import wrong_models, wrong_value
 from .section import Bound, Plain, Section, Text, Whole, closest, one_of
 
+MOST_MODELS = 100
+"""Of models, and of filters: each of them multiplies the parameters."""
+
 
 class GenomeConfig(Section):
     """What is merged with what, exactly as in mergekit-evolve."""
 
-    models: tuple[Text, ...]
+    models: tuple[Text, ...] = Field(max_length=MOST_MODELS)
     """Folders relative to the file, or hub ids; `id@revision` pins one."""
     merge_method: str
     base_model: Text | None = None
@@ -23,7 +26,7 @@ class GenomeConfig(Section):
     allow_negative_weights: bool = False
     normalize: bool | None = None
     """None takes the method's default: true for ties, dare_ties and linear."""
-    filters: tuple[Text, ...] | None = None
+    filters: tuple[Text, ...] | None = Field(default=None, max_length=MOST_MODELS)
     """Texts in tensor names; each gets parameters of its own, the first match wins."""
     smooth: bool = False
     """Interpolate linearly between blocks."""

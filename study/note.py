@@ -89,7 +89,7 @@ def note(
         budget=config.study.trials,
         generation=generation_of(finished, population),
         population=population,
-        failed=sum(record.state.name == "FAIL" for record in records),
+        failed=sum(record.failed for record in records),
         now=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         verdict=verdict,
         best=top,

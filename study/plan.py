@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .command import ConfigPath, TaskFolders, application, reported, start_logging
+from .boundary import main
+from .command import ConfigPath, TaskFolders, start_logging
 
 if TYPE_CHECKING:
     from objectives.scoring import Exam
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .setup import Setup
 
 _GB = 1e9
+_MOST_MEMORY = 1e15
 
 Gpu = Annotated[str, typer.Option("--gpu", help="h200, h100, a100, l40s, 4090, l4, or as 24GB")]
 Host = Annotated[
@@ -38,8 +40,7 @@ def plan(
 ) -> None:
     """Say what a study will take: parameters, generations, memory, tokens, and time."""
     start_logging()
-    with reported():
-        found = _plan(config, gpu, host_memory * _GB, workers, task_folders or [])
+    found = _plan(config, gpu, host_memory * _GB, workers, task_folders or [])
     print(json.dumps(found, indent=2) if as_json else _text(found))
 
 
@@ -50,10 +51,13 @@ def _plan(
     from objectives.engines.sizes import kv_tokens_for, sizes
 
     from . import cost
+    from .config import ConfigError
     from .config_file import load_config
     from .engine_choice import GPU_BATCH_TOKENS
     from .setup import build
 
+    if not host <= _MOST_MEMORY:
+        raise ConfigError(f"--host-memory {host / _GB:g}: must be at most {_MOST_MEMORY / _GB:g}")
     config, card = load_config(path, task_folders), _card(gpu)
     setup = build(config, check_values=False)
     setup.check_filters()
@@ -170,7 +174,8 @@ def _card(name: str) -> "Card":
     if known is not None:
         return known
     digits = name.lower().removesuffix("gb")
-    if not digits.isdecimal() or digits == name.lower() or int(digits) == 0:
+    is_size = digits.isdecimal() and len(digits) <= 6 and digits != name.lower()
+    if not is_size or int(digits) == 0:
         raise ConfigError(f"--gpu {name}: known are {', '.join(CARDS)}, or a size such as 24GB")
     slow = CARDS["l4"]
     return Card(name, int(digits) * _GB, slow.flops, slow.bandwidth, slow.link)
@@ -214,4 +219,4 @@ def _duration(seconds: int) -> str:
 
 
 if __name__ == "__main__":
-    application(plan)()
+    main(plan)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .command import ConfigPath, StorageUrl, TaskFolders, application, reported, start_logging
-from .interrupts import Interrupted, Interrupts
+from .boundary import main
+from .command import ConfigPath, StorageUrl, TaskFolders, start_logging
+from .interrupts import Interrupts
 
 if TYPE_CHECKING:
     from .config import StudyConfig
@@ -29,11 +30,8 @@ def report(
 ) -> None:
     """Say what a study comes to and write its report, as far as it is scored."""
     start_logging()
-    try:
-        with Interrupts() as interrupts, reported():
-            found, page = _report(config, task_folders or [], storage, score, engine, interrupts)
-    except Interrupted as stop:
-        raise SystemExit(stop.exit_code) from None
+    with Interrupts() as interrupts:
+        found, page = _report(config, task_folders or [], storage, score, engine, interrupts)
     if as_json:
         print(json.dumps(found, indent=2, allow_nan=False))
         return
@@ -96,4 +94,4 @@ def _score(config: "StudyConfig", url: str, engine: str | None, interrupts: Inte
 
 
 if __name__ == "__main__":
-    application(report)()
+    main(report)

@@ -13,15 +13,14 @@ import typer
 
 from objectives.engines import vllm_child
 
+from .boundary import main
 from .command import (
     ConfigPath,
     How,
     StorageUrl,
     TaskFolders,
     Wandb,
-    application,
     log_console,
-    reported,
     start_logging,
 )
 from .interrupts import Interrupted, Interrupts
@@ -66,7 +65,7 @@ def run(
     to = Wandb(wandb_project, wandb_entity) if wandb else None
     how = How(engine, tuple(task_folders or ()), benchmarks, to)
     try:
-        with Interrupts() as interrupts, reported():
+        with Interrupts() as interrupts:
             _run(config, storage, trials, timeout, workers, how, interrupts)
     except Interrupted as stop:
         options: dict[str, object] = {"--storage": storage and _shown(storage), "--trials": trials}
@@ -74,7 +73,7 @@ def run(
         options |= {"--task-search-path": task_folders, "--wandb": wandb or None}
         options |= {"--wandb-project": wandb_project, "--wandb-entity": wandb_entity}
         options |= {_BENCHMARKS: benchmarks or None}
-        print(f"stopped by {stop}; this goes on from there:", file=sys.stderr)
+        print(f"interrupted by {stop}; to resume the study:", file=sys.stderr)
         print(f"  {_command(config, options)}", file=sys.stderr)
         if storage and "***" in _shown(storage):
             print("  (with the password in place of ***)", file=sys.stderr)
@@ -90,14 +89,14 @@ def _run(
     how: How,
     interrupts: Interrupts,
 ) -> None:
-    from .config import ConfigError
+    from .config import MOST_TRIALS, ConfigError
     from .config_file import load_config, study_url
 
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     config = load_config(path, how.task_folders, how.benchmarks)
     for option, number in (("--trials", trials), ("--workers", workers)):
-        if number is not None and number < 1:
-            raise ConfigError(f"{option} {number}: must be at least 1")
+        if number is not None and not 1 <= number <= MOST_TRIALS:
+            raise ConfigError(f"{option} {number}: must be at least 1 and at most {MOST_TRIALS}")
     if timeout is not None and not timeout >= 0:
         raise ConfigError(f"--timeout {timeout:g}: must be at least 0")
     if trials is not None:
@@ -106,6 +105,9 @@ def _run(
         raise ConfigError("--wandb: wandb is not installed; pip install '.[wandb]'")
     url = study_url(config, storage)
     if workers is not None:
+        from .worker_process import check_workers
+
+        check_workers(workers)
         from .supervisor import supervise
 
         setup, worked, reached = supervise(path, config, url, deadline, workers, how, interrupts)
@@ -165,4 +167,4 @@ def _command(config: Path, options: Mapping[str, object]) -> str:
 
 
 if __name__ == "__main__":
-    application(run)()
+    main(run)

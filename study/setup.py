@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import transformers
 
+from objectives.engines.host_memory import available
 from objectives.engines.sizes import indivisible
 from objectives.merge import masks
 from objectives.merge.errors import SourceError
@@ -33,6 +34,8 @@ from .warm_start import distribution, stored_start, told
 
 log = logging.getLogger(__name__)
 
+_MATRICES = 5
+"""That cmaes has at a time: the covariance, its factors and what it computes them from."""
 _SHARE, _MANY = 0.25, 400
 """What a trial is asked by default, of so many questions or more (docs/search.md)."""
 
@@ -177,6 +180,17 @@ class Setup:
         return facts
 
 
+def _check_size(parameters: int, population: int) -> None:
+    """CMA-ES keeps matrices of parameters squared, and a generation. Raises ConfigError."""
+    needed, free = 8 * parameters * (_MATRICES * parameters + 2 * population), available()
+    if needed > free:
+        raise ConfigError(
+            f"genome: {parameters} parameters in generations of {population} take "
+            f"{needed / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free: raise layer_granularity, "
+            "or take fewer models, fewer filters or a smaller population"
+        )
+
+
 def build(config: StudyConfig, check_values: bool = True) -> Setup:
     """Check and open everything. Raises ConfigError, SourceError, QuestionError, TaskError.
 
@@ -198,6 +212,7 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
             f"engine.tensor_parallel_size: {gpus} cannot share the models evenly: {what}"
         )
     genome = Genome(config.genome, config.space, sources.num_layers, config.study.seed)
+    _check_size(len(genome.space), config.study.population or 1)
     if genome.normalize and config.genome.merge_method == "slerp":
         log.warning("normalize changes nothing: slerp does not normalize")
     if not genome.space:

@@ -14,14 +14,16 @@ from pathlib import Path
 import torch
 
 from objectives.engines.host_memory import available
+from objectives.engines.vllm_child import without_ctrl_c
 from storage.answers import Answers
 from storage.studies import store_budget
 from storage.trials import TrialRecord, Trials
 
 from .candidates import candidates, has_held_out
-from .command import FAILED, How, log_console
+from .command import How, log_console
 from .config import ConfigError, StudyConfig
 from .engine_choice import EngineChoice, choose_engine
+from .faults import FAILED
 from .interrupts import Interrupts
 from .jobs import Jobs
 from .join import announce, make_study, open_database
@@ -172,7 +174,8 @@ def _started(order: Order, gpu: str | None, deadline: float) -> BaseProcess:
     try:
         if gpu is not None:
             os.environ[_VISIBLE] = gpu  # read once, when the process begins
-        process.start()
+        with without_ctrl_c():
+            process.start()
     finally:
         if before is not None:
             os.environ[_VISIBLE] = before

@@ -225,10 +225,10 @@ def test_a_parameter_is_searched_set_or_left_to_mergekit(tmp_path: Path) -> None
     ("text", "message"),
     [
         ("a: [", "is not YAML"),
-        ("- a\n- b", "must be a mapping"),
-        ("", "must be a mapping"),
+        ("- a\n- b", "is not a mapping"),
+        ("", "is empty"),
         ("genome: 3\ntasks: []", "genome"),
-        ("a: 1\na: 2", "key a stands twice"),
+        ("a: 1\na: 2", "line 2: key a is listed twice"),
     ],
 )
 def test_a_file_that_is_no_study_says_so(tmp_path: Path, text: str, message: str) -> None:
@@ -255,5 +255,5 @@ def test_a_folder_of_tasks_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         load_config(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match="cannot read"):
+    with pytest.raises(ConfigError, match="is a folder"):
         load_config(tmp_path)

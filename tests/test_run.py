@@ -252,7 +252,7 @@ def test_ctrl_c_ends_a_run_that_waits_for_its_database(tmp_path: Path, server: S
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "stopped by SIGINT" in err
+    assert "interrupted by SIGINT" in err
 
 
 def test_two_runs_of_one_study_share_its_work(
@@ -308,7 +308,12 @@ def test_status_tells_where_a_study_stands(whole: tuple[Path, str, str]) -> None
     found = json.loads(command("status", config, "--json", folder=config.parent).stdout)
     assert found["study"] == "demo"
     assert found["storage"] == url
-    assert found["trials"] == {"complete": 9 + TRIALS + 2, "failed": 0, "running": 0}
+    assert found["trials"] == {
+        "complete": 9 + TRIALS + 2,
+        "failed": 0,
+        "interrupted": 0,
+        "running": 0,
+    }
     assert found["generation"] == TRIALS // POPULATION
     assert found["best"].keys() >= {"trial", "value", "tasks"}
     best = records(url)[found["best"]["trial"]]

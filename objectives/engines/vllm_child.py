@@ -136,7 +136,7 @@ def _spawned(environment: Mapping[str, str]) -> Child:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs,), name="vLLM")
-    with _environment(environment):
+    with _environment(environment), without_ctrl_c():
         process.start()
     theirs.close()
     return Child(process, ours)
@@ -146,9 +146,24 @@ def _serve(connection: Connection) -> None:
     os.setsid()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # stdout is for results
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     from .vllm_process import serve
 
     serve(connection)
+
+
+@contextlib.contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """Start processes in which SIGINT is blocked until they have said what it does there.
+
+    The terminal sends it to all of them, and while they import they would answer with a traceback.
+    Here it waits until this ends.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import os
 import signal
 import tempfile
 import threading
-import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from objectives.faults import write_fault
 from objectives.merge.errors import SourceError
 from objectives.merge.sources import Sources
 
@@ -72,7 +72,6 @@ def _attempt(connection: Connection, work: Any) -> Any:
             return work()
         except Exception as error:
             connection.send(_named(error))
-            traceback.print_exc()
             raise SystemExit(1) from None
 
 
@@ -89,7 +88,9 @@ def _named(error: Exception) -> tuple[str, str]:
             + problem["msg"].removeprefix("Value error, ")
             for problem in error.errors()
         )
-    return EngineError.__name__, f"{type(error).__name__}: {_first_line(error)}"
+    path = write_fault(error)
+    details = "" if path is None else f"; its traceback is in {path}"
+    return EngineError.__name__, f"{type(error).__name__}: {_first_line(error)}{details}"
 
 
 def _first_line(error: Exception) -> str:
