@@ -74,9 +74,10 @@ def reported() -> Iterator[None]:
     from objectives.merge.errors import ExportError, SourceError
     from objectives.tasks.data import QuestionError
     from objectives.tasks.task import TaskError
-    from storage.patience import cause
+    from storage.patience import cause, passes
+    from storage.reasons import remedy
     from storage.studies import StudyMismatch
-    from storage.url import StorageError
+    from storage.url import StorageError, printable
 
     from .config import ConfigError
 
@@ -96,7 +97,10 @@ def reported() -> Iterator[None]:
     except EngineError as error:
         fail(error, FAILED)
     except (SQLAlchemyError, StorageInternalError) as error:
-        fail(f"the database failed: {cause(error)}; the same command goes on from there", FAILED)
+        text, advice = printable(cause(error)), remedy(error)
+        if advice and not passes(error):
+            fail(f"the database failed: {text}; {advice}")
+        fail(f"the database failed: {text}; the same command goes on from there", FAILED)
 
 
 def fail(error: object, code: int = BAD_INPUT) -> NoReturn:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from storage.url import storage_url
 
-from .config import ConfigError, StudyConfig
+from .config import ConfigError, StudyConfig, wrong_name
 
 
 def load_config(
@@ -31,11 +31,23 @@ def load_config(
         places = [*task_folders, folder, folder / "tasks"]
         data["tasks"] = [_resolved(path, task, places) for task in data["tasks"]]
     if isinstance(data.setdefault("study", {}) or {}, dict):
-        data["study"] = {"name": path.stem} | (data["study"] or {})
+        data["study"] = _named(path, data["study"] or {})
     try:
         return StudyConfig.model_validate(data).at(path, task_folders, benchmarks)
     except ValidationError as error:
         raise ConfigError(_message(path, data, error)) from None
+
+
+def _named(path: Path, study: dict[str, Any]) -> dict[str, Any]:
+    """The study's section with a name: its own, or the file's. Raises ConfigError."""
+    if study.get("name") is not None:
+        return study
+    if wrong := wrong_name(path.stem):
+        raise ConfigError(
+            f"{path}: study.name is not set, and the file's name does not serve: {wrong}; set "
+            "study.name, or rename the file"
+        )
+    return study | {"name": path.stem}
 
 
 def study_url(config: StudyConfig, given: str | None = None) -> str:
@@ -97,6 +109,11 @@ def _mapping(path: Path, loader: type[_Loader] = _Loader) -> dict[str, Any]:
         raise ConfigError(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
+    except yaml.MarkedYAMLError as error:  # its text quotes the line, which may have a password
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        reason = " ".join(filter(None, (error.context, error.problem)))
+        raise ConfigError(f"{path} is not YAML: {reason}{place}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):

@@ -21,6 +21,7 @@ import yaml
 from objectives.merge.mergekit_yaml import to_mergekit
 from storage.claims import ClaimTaken
 from storage.trials import GENERATION, SLOT, TrialRecord, best_search
+from storage.url import redacted
 
 from .command import Wandb
 from .genome import Genome
@@ -201,6 +202,8 @@ class Sender:
         self._wandb: Any = wandb
         self._options, self._name = options, setup.config.name
         self._config = setup.config.model_dump(mode="json")
+        if url := setup.config.study.storage:
+            self._config["study"]["storage"] = redacted(url)
         self._queue: queue.Queue[Mapping[str, Any] | None] = queue.Queue()
         self._thread: threading.Thread | None = None
 
