@@ -16,7 +16,7 @@ DELETED = "the study was deleted while it ran"
 
 _DRIVERS = {"sqlite": ("pysqlite",), "postgresql": ("psycopg2", "psycopg")}
 """The drivers that are supported, the default first."""
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9_+.-]*")
 _PLAIN = re.compile(
     r"""(?:(?P<user>[^:/?\#@]*)(?P<password>:[^/?\#@]*)?@)?
         (?P<host>[\w.,-]*|\[[0-9A-Fa-f:.]+\])(?P<port>:[0-9]*)?
@@ -120,7 +120,8 @@ def without_secrets(text: str, url: str) -> str:
     """
     made, rest = make_url(url), url.partition("://")[2]
     parts = None if made.get_backend_name() == "sqlite" else _PLAIN.fullmatch(rest)
-    secrets = {str(made.password or "")}
+    password = str(made.password or "")
+    secrets = {password, *re.split(r"\W", password)}
     for value in made.query.values():
         secrets.update([value] if isinstance(value, str) else value)
     if parts is None and made.get_backend_name() != "sqlite":
@@ -201,6 +202,8 @@ def _read_sqlite(text: str, rest: str, folder: Path) -> str:
             f"storage {redacted(text)}: the only option of a SQLite URL is timeout, in whole "
             "seconds"
         )
+    if _has_controls(database):
+        raise StorageError(f"storage {redacted(text)}: the path contains control characters")
     path = _with_home(Path(database), text)
     if not path.is_absolute():
         path = Path(os.path.realpath(folder / path))

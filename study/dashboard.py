@@ -112,9 +112,10 @@ def _application(
 
     from .visitors import FirstLines, guarded, logged, named, read_only, sealed, well_formed
 
-    def is_study(study_id: int) -> bool:
+    def is_stored(kind: str, number: int) -> bool:
+        ask = database.get_study_name_from_id if kind == "study" else database.get_trial
         try:
-            database.get_study_name_from_id(study_id)
+            ask(number)
         except KeyError:
             return False
         return True
@@ -123,7 +124,7 @@ def _application(
     messages.addHandler(FirstLines())
     messages.propagate = False
     # The cache reads a finished trial once, not at each poll.
-    app: Application = logged(well_formed(wsgi(_CachedStorage(database)), is_study))
+    app: Application = logged(well_formed(wsgi(_CachedStorage(database)), is_stored))
     if not writable:
         app = read_only(app)
     if token is not None:

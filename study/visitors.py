@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
+from storage.patience import cause
 from storage.url import printable
 
 log = logging.getLogger(__name__)
@@ -28,7 +32,7 @@ _READING = ("GET", "HEAD")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _PORTS = {"http": ":80", "https": ":443"}
 _LARGEST_ID = 2**31 - 1
-_NUMBERED = re.compile(r"/(?:api/studies|api/artifacts|artifacts|csv)/([0-9]+)(?:/.*)?")
+_NUMBERED = re.compile(r"/(?:api/(?:studies|artifacts|(trials))|artifacts|csv)/(-?\d+)(?:/.*)?")
 _ANCESTORS = "frame-ancestors 'none'"
 _HEADERS = {
     "X-Frame-Options": "DENY",
@@ -134,9 +138,9 @@ def named(app: Application, names: Names) -> Application:
     return answer
 
 
-def well_formed(app: Application, is_study: Callable[[int], bool]) -> Application:
+def well_formed(app: Application, is_stored: Callable[[str, int], bool]) -> Application:
     """Refuse requests that optuna-dashboard stumbles over, and complete those that lack what it
-    expects."""
+    expects. `is_stored` says whether there is a "study" or a "trial" with an id."""
 
     def answer(environ: Environ, start: Start) -> Iterable[bytes]:
         environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # without it any static file is an error
@@ -151,16 +155,26 @@ def well_formed(app: Application, is_study: Callable[[int], bool]) -> Applicatio
         after = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True).get("after", [])
         if not all(re.fullmatch(r"[0-9]{1,9}", value) for value in after):
             return _refused(start, "400 Bad Request", "after must be a number of trials")
-        numbered = _NUMBERED.fullmatch(path)
-        if numbered and not (
-            len(numbered[1]) <= len(str(_LARGEST_ID))
-            and int(numbered[1]) <= _LARGEST_ID
-            and is_study(int(numbered[1]))
-        ):
-            return _refused(start, "404 Not Found", "there is no such study")
+        if numbered := _NUMBERED.fullmatch(path):
+            kind, digits = "trial" if numbered[1] else "study", numbered[2]
+            number = int(digits) if len(digits) <= len(str(_LARGEST_ID)) else -1
+            if not 0 <= number <= _LARGEST_ID or not is_stored(kind, number):
+                return _refused(start, "404 Not Found", f"there is no such {kind}")
+        if environ["REQUEST_METHOD"] in ("POST", "PUT") and path.startswith("/api/"):
+            body = environ["wsgi.input"].read()
+            environ["wsgi.input"] = io.BytesIO(body)
+            if not _is_mapping(body) or "json" not in environ.get("CONTENT_TYPE", ""):
+                return _refused(start, "400 Bad Request", "the body must be a JSON object")
         return app(environ, start)
 
     return answer
+
+
+def _is_mapping(body: bytes) -> bool:
+    try:
+        return isinstance(json.loads(body), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def sealed(app: Application) -> Application:
@@ -185,14 +199,15 @@ def logged(app: Application) -> Application:
     """Log a failed request as one line in place of its traceback."""
 
     def answer(environ: Environ, start: Start) -> Iterable[bytes]:
-        errors = io.StringIO()
-        environ["wsgi.errors"] = errors
-        body = app(environ, start)
-        if lines := errors.getvalue().split("\n"):
-            last = next((line for line in reversed(lines) if line.strip()), "")
-            if last:
-                log.error("a request failed: %s", printable(last))
-        return body
+        errors = environ["wsgi.errors"] = io.StringIO()
+        try:
+            return app(environ, start)
+        except (SQLAlchemyError, StorageInternalError) as error:
+            errors.write(f"the database failed: {cause(error)}")
+            return _refused(start, "503 Service Unavailable", "the database does not answer")
+        finally:
+            if text := errors.getvalue().strip():
+                log.error("a request failed: %s", printable(text.rpartition("\n")[2]))
 
     return answer
 
