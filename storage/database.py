@@ -96,9 +96,9 @@ class Database(RDBStorage):
         with readable("a system attribute of the study"):
             return super().get_study_system_attrs(study_id)
 
-    def get_all_trials(self, *args: Any, **options: Any) -> list[FrozenTrial]:
-        with readable("an attribute of a trial"):
-            return super().get_all_trials(*args, **options)
+    def _build_frozen_trial_from_trial_model(self, trial: models.TrialModel) -> FrozenTrial:
+        with readable(f"an attribute of the trial with id {trial.trial_id}"):
+            return super()._build_frozen_trial_from_trial_model(trial)
 
 
 @contextlib.contextmanager
@@ -106,7 +106,7 @@ def readable(what: str) -> Iterator[None]:
     """Turn what cannot be decoded into a StorageError that names it."""
     try:
         yield
-    except (ValueError, RecursionError, zlib.error) as error:
+    except (ValueError, TypeError, RecursionError, zlib.error) as error:
         reason = " ".join(printable(str(error)).split())[:200]
         raise StorageError(
             f"{what} cannot be read from the database: {reason}; restore the database from a copy"

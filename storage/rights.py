@@ -29,8 +29,8 @@ _LACKING = text(
     SELECT s.relname FROM pg_class s
         JOIN pg_depend d ON d.objid = s.oid AND d.deptype IN ('a', 'i')
         JOIN pg_class c ON c.oid = d.refobjid
-    WHERE s.relkind = 'S' AND pg_table_is_visible(c.oid) AND c.relname = ANY(:names)
-        AND NOT has_sequence_privilege(s.oid, 'USAGE')
+    WHERE pg_table_is_visible(c.oid) AND c.relname = ANY(:names)
+        AND CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') END
     ORDER BY 1
     """
 )
