@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from .patience import cause, innermost, sqlstate
 from .url import StorageError, printable, redacted, sqlite_path, without_secrets
 
-_CONNECT = "is the server up, and are host, port, user, password and database name right?"
+_CONNECT = "check that the server is up, and host, port, user, password and database name"
 _BY_STATE = {
     "42501": "grant the user SELECT, INSERT, UPDATE and DELETE on the tables, USAGE on their "
     "sequences, and for a new study CREATE on the schema",
@@ -64,5 +64,6 @@ def unusable(url: str, error: BaseException) -> str:
     if not advice and sqlite_path(url) is None and not sqlstate(getattr(inner, "orig", None)):
         advice = _CONNECT
         if redacted(url).endswith("..."):
-            advice += " Special characters of user and password must be percent-encoded"
-    return f"cannot use {redacted(url)}: {text}{'; ' if advice else ''}{advice}"
+            advice += "; percent-encode special characters of the user name and the password"
+    joint = "" if not advice else " " if text.endswith(("?", ".")) else "; "
+    return f"cannot use {redacted(url)}: {text}{joint}{advice}"

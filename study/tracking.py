@@ -8,6 +8,7 @@ import contextlib
 import logging
 import queue
 import statistics
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -233,6 +234,7 @@ class Sender:
         wandb = self._wandb
         folder = Path("runs", self._name)
         folder.mkdir(parents=True, exist_ok=True)
+        _hide_storage(sys.argv)  # wandb stores the command line
         settings = wandb.Settings(console="off", silent=True)
         if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False):
             raise PermissionError(
@@ -271,3 +273,13 @@ class Sender:
             file.write(recipe)
         run.log_artifact(artifact)
         return str(recipe)
+
+
+def _hide_storage(words: list[str]) -> None:
+    """Replace the database URL of a command line by one without its password."""
+    option = "--storage"
+    for n, word in enumerate(words):
+        if n and words[n - 1] == option:
+            words[n] = redacted(word)
+        elif word.startswith(f"{option}="):
+            words[n] = f"{option}={redacted(word.partition('=')[2])}"

@@ -13,9 +13,12 @@ from pathlib import Path
 
 import optuna
 import pytest
+import yaml
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.engine import make_url
 from test_storage import new, some, trial
+from tiny import tiny_dict
+from typer.testing import CliRunner
 
 from storage import connections
 from storage.answers import SEARCH, Answers
@@ -31,7 +34,8 @@ from storage.studies import (
 )
 from storage.trials import Trials
 from storage.url import StorageError
-from study.command import reported
+from study.command import application, reported
+from study.run import run
 
 
 def execute(url: str, *statements: str) -> None:
@@ -208,6 +212,21 @@ def test_tables_of_another_optuna_are_refused(database: str, version: str, words
     for use in (check_rights, open_storage, lambda url: open_storage(url, create=False)):
         with pytest.raises(StorageError, match=f"schema {version} of an? {words} Optuna"):
             use(database)
+
+
+@pytest.mark.parametrize("words", [[], ["--workers", "2"]])
+def test_a_run_asks_the_database_before_it_reads_models(tmp_path: Path, words: list[str]) -> None:
+    """These models do not exist, which is said if the database works."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_dict(2, 5, wide=False)))
+    line = [str(path), "--storage", "postgresql://u:Hidden77@127.0.0.1:9/d", *words]
+    told = CliRunner().invoke(application(run), line)
+    assert told.exit_code == 2
+    assert (
+        "cannot use postgresql+psycopg2://u:***@127.0.0.1:9/d: connection to server" in told.output
+    )
+    assert "Hidden77" not in told.output
+    assert "none" not in told.output
 
 
 # Servers

@@ -132,7 +132,7 @@ def test_what_a_driver_says_is_masked() -> None:
     assert without_secrets('invalid value: "Hidden77"', option) == 'invalid value: "***"'
     same = "postgresql+psycopg2://postgres:postgres@h/d"
     assert without_secrets('no user "postgres"', same) == 'no user "postgres"'
-    assert "percent-encoded" in unusable(ambiguous, OSError("x"))
+    assert "percent-encode" in unusable(ambiguous, OSError("x"))
 
 
 fuzzed = settings(max_examples=150, deadline=None, derandomize=True, database=None)
