@@ -12,8 +12,8 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, select
 
-from .database import Database
-from .url import DELETED, StorageError
+from .database import Database, readable
+from .url import DELETED, StorageError, printable
 
 BASELINE, KIND, TASKS, RESULT, FAILURE = "baseline", "kind", "tasks", "result", "failure"
 GENERATION, SLOT = "generation", "slot"
@@ -168,7 +168,8 @@ class Trials:
         )
         found: dict[int, dict[str, Any]] = {}
         for id_, name, value, text in connection.execute(query):
-            found.setdefault(id_, {})[name] = _distribution(text).to_external_repr(value)
+            with readable(f"the parameter {printable(name)} of the trial with id {id_}"):
+                found.setdefault(id_, {})[name] = _distribution(text).to_external_repr(value)
         return found
 
     def _values(self, connection: Connection, wanted: Any) -> dict[int, float]:
@@ -192,8 +193,31 @@ class Trials:
         )
         found: dict[int, dict[str, Any]] = {}
         for id_, key, text in connection.execute(query):
-            found.setdefault(id_, {})[key] = json.loads(text)
+            with readable(f"the attribute {printable(key)} of the trial with id {id_}"):
+                found.setdefault(id_, {})[key] = _checked(key, json.loads(text))
         return found
+
+
+_KINDS: Mapping[str, type] = {
+    **dict.fromkeys((BASELINE, KIND, FAILURE), str),
+    **dict.fromkeys((TASKS, RESULT), dict),
+    **dict.fromkeys((GENERATION, SLOT), int),
+}
+_NUMBERS = {"error", "objective", "asked", "questions"}
+"""Those of a result; the error may be missing."""
+
+
+def _checked(key: str, value: Any) -> Any:
+    """Return the value of an attribute. Raises ValueError if it is not of the kind we store."""
+    kind = _KINDS.get(key, object)
+    numbers: list[Any] = []
+    if isinstance(value, dict):
+        numbers = [n for name, n in value.items() if key == TASKS or name in _NUMBERS]
+    if not isinstance(value, kind) or not all(
+        isinstance(n, int | float) or (n is None and key == RESULT) for n in numbers
+    ):
+        raise ValueError(f"{str(value)[:80]!r} is not what merge-study writes")
+    return value
 
 
 @functools.lru_cache

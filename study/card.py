@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 from objectives.sampling import Sample
 from storage.answers import HELD_OUT, SEARCH, Answers
 from storage.trials import TrialRecord
-from storage.url import without_password
+from storage.url import redacted
 
 from .candidates import Candidate
 from .genome import references as references_of
@@ -100,7 +100,7 @@ def texts(setup: Setup, record: TrialRecord, judgement: Judgement, url: str) -> 
         "study": setup.config.name,
         "trial": record.number,
         "config": str(setup.config.file.resolve()),
-        "storage": without_password(url),
+        "storage": redacted(url),
         "questions": {SEARCH: setup.search.digests(), HELD_OUT: setup.held_out.digests()},
     }
     return {VERDICT_FILE: _json(verdict), STUDY_FILE: _json(study)}

@@ -4,6 +4,7 @@ The file is a superset of mergekit-evolve's: `genome`, `tasks` and the options b
 what they mean there; `study`, `space` and `engine` are ours.
 """
 
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -28,6 +29,24 @@ _MOST_TOKENS = 2**24
 _MOST_QUESTIONS = 2**31 - 1
 _MOST_SECONDS = 1e9
 """30 years; the operating system takes no longer waits."""
+LONGEST_NAME = 255
+"""Bytes of a study's name: what file systems allow."""
+
+
+def wrong_name(name: str) -> str | None:
+    """Say why a study cannot have this name, which is that of its folder too; None if it can."""
+    if name in (".", ".."):
+        return f"{name!r} is the name of a folder that is there already; choose another name"
+    if not name or not all(map(_is_allowed, name)):
+        return f"{name[:60]!r} must consist of letters, digits and the characters . _ + -"
+    if len(name.encode()) > LONGEST_NAME:
+        return f"{name[:20]}... is longer than {LONGEST_NAME} bytes, so no folder can have its name"
+    return None
+
+
+def _is_allowed(character: str) -> bool:
+    category = unicodedata.category(character)
+    return character in ".+-" or category[0] in "LMN" or category == "Pc"
 
 
 class SearchConfig(Section):
@@ -44,8 +63,8 @@ class SearchConfig(Section):
 class StudySection(Section):
     """The study itself."""
 
-    name: str | None = Field(default=None, min_length=1, pattern=r"^[\w.+-]+$")
-    """None takes the file's name."""
+    name: str | None = None
+    """None takes the file's name. It names a folder: see `wrong_name`."""
     storage: str | None = None
     """A database URL; None is SQLite in runs/<name>/study.db under the current folder."""
     trials: Whole = Field(default=1000, ge=1, le=MOST_TRIALS)
@@ -66,6 +85,13 @@ class StudySection(Section):
     """Seconds of silence after which a worker on another host is taken for dead."""
     outage_limit: Number = Field(default=600.0, ge=0, le=_MOST_SECONDS)
     """Seconds that a run waits for a database that is away."""
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str | None) -> str | None:
+        if name is not None and (wrong := wrong_name(name)):
+            raise ValueError(wrong)
+        return name
 
     @model_validator(mode="after")
     def _population_is_free_to_fit(self) -> Self:

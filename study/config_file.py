@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from storage.url import storage_url
 
-from .config import ConfigError, StudyConfig
+from .config import ConfigError, StudyConfig, wrong_name
 from .foreign_keys import WITHOUT_EFFECT
 from .problems import message
 from .yaml_file import PlainLoader, YamlError, read_yaml
@@ -41,11 +41,23 @@ def load_config(
         data["tasks"] = [_resolved(path, task, places) for task in data["tasks"]]
     section = data.get("study")
     if section is None or isinstance(section, dict):
-        data["study"] = {"name": path.stem} | (section or {})
+        data["study"] = _named(path, section or {})
     try:
         return StudyConfig.model_validate(data).at(path, task_folders, benchmarks)
     except ValidationError as error:
         raise ConfigError(message(path, data, error)) from None
+
+
+def _named(path: Path, study: dict[str, Any]) -> dict[str, Any]:
+    """The study's section with a name: its own, or the file's. Raises ConfigError."""
+    if study.get("name") is not None:
+        return study
+    if wrong := wrong_name(path.stem):
+        raise ConfigError(
+            f"{path}: study.name is not set, and the file's name does not serve: {wrong}; set "
+            "study.name, or rename the file"
+        )
+    return study | {"name": path.stem}
 
 
 def study_url(config: StudyConfig, given: str | None = None) -> str:

@@ -70,9 +70,7 @@ def _told(error: BaseException) -> tuple[str, int]:
     if _is_one_of(error, _FAILED):
         return str(error), FAILED
     if _is_one_of(error, _DATABASE):
-        from storage.patience import cause
-
-        return f"the database failed: {cause(error)}; the same command goes on from there", FAILED
+        return _of_the_database(error)
     if machine := _of_the_machine(error):
         return machine, BAD_INPUT
     path = write_fault(error)
@@ -81,6 +79,17 @@ def _told(error: BaseException) -> tuple[str, int]:
         first = " ".join(without_secrets(str(error), os.environ).split())[:200]
         return f"a fault of this program, no file could be written: {kind}: {first}", FAULT
     return f"a fault of this program ({kind}); please report it with the file {path}", FAULT
+
+
+def _of_the_database(error: BaseException) -> tuple[str, int]:
+    from storage.patience import cause, passes
+    from storage.reasons import remedy
+    from storage.url import printable
+
+    text, advice = printable(cause(error)), remedy(error)
+    if advice and not passes(error):
+        return f"the database failed: {text}; {advice}", BAD_INPUT
+    return f"the database failed: {text}; the same command goes on from there", FAILED
 
 
 def message_of(text: str, prefix: str = "") -> str:

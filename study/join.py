@@ -104,7 +104,7 @@ def _study_of(setup: Setup, database: Database) -> Iterator[optuna.Study]:
     For one process at a time, under `database.exclusive`.
     """
     name = setup.config.name
-    known = name in optuna.get_all_study_names(database)
+    known = name in database.study_names()
     study = create_study(database, name)
     try:
         yield study

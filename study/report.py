@@ -50,6 +50,7 @@ def _report(
     interrupts: Interrupts,
 ) -> tuple[dict[str, Any], Path]:
     from storage.database import open_storage
+    from storage.rights import check_rights
     from storage.studies import find_study, stored_budget
     from storage.trials import Trials
 
@@ -60,6 +61,8 @@ def _report(
     if engine is not None and not score:
         raise ConfigError(f"--engine {engine}: only --score starts an engine")
     url = study_url(config, storage)
+    if score:
+        check_rights(url)
     database = open_storage(url, create=False)
     trials = Trials(database, find_study(database, config.name))
     if not any(record.complete for record in trials.all()):

@@ -28,6 +28,7 @@ from .interrupts import Interrupted, Interrupts
 if TYPE_CHECKING:
     import storage.trials
 
+    from .config import StudyConfig
     from .setup import Setup
 
 Trials = Annotated[int | None, typer.Option(help="search trials in all, in place of the config's")]
@@ -75,8 +76,9 @@ def run(
         options |= {_BENCHMARKS: benchmarks or None}
         print(f"interrupted by {stop}; to resume the study:", file=sys.stderr)
         print(f"  {_command(config, options)}", file=sys.stderr)
-        if storage and "***" in _shown(storage):
-            print("  (with the password in place of ***)", file=sys.stderr)
+        if storage and (shown := _shown(storage)) != storage:
+            hidden = "the password in place of ***" if "***" in shown else "the whole URL"
+            print(f"  (with {hidden})", file=sys.stderr)
         raise SystemExit(stop.exit_code) from None
 
 
@@ -104,6 +106,7 @@ def _run(
     if how.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("--wandb: wandb is not installed; pip install '.[wandb]'")
     url = study_url(config, storage)
+    _check_database(config, url)
     if workers is not None:
         from .worker_process import check_workers
 
@@ -137,6 +140,14 @@ def _run(
         if reached:
             worker.judge()
         _conclude(setup, worker.trials, reached)
+
+
+def _check_database(config: "StudyConfig", url: str) -> None:
+    """Find out in seconds, before any model is read, what would end the run later."""
+    from storage.rights import check_rights
+
+    models = [str(name).rpartition("/")[2] for name in config.genome.models]
+    check_rights(url, [config.name, *(task.name for task in config.tasks), *models])
 
 
 def _conclude(setup: "Setup", trials: "storage.trials.Trials", reached: bool) -> None:
