@@ -4,7 +4,7 @@ A template is a YAML file; `turn` is Jinja with `question` and `cue`, and ends w
 begins. Templates that come with the project stand in templates/ and are named without ending.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -109,25 +109,26 @@ def prompts(
     template: Template,
     tokenizer: Tokenizer,
     max_tokens: int,
-    continuation: Callable[[int], str],
+    after: str = "",
 ) -> list[tuple[Prompt, ...]]:
     """One prompt for each question.
 
-    `continuation` gives the text of an answer that begins with an option. Raises TaskError where
-    an option is no token of its own after the prompt.
+    `after` stands after an option in an answer. Raises TaskError where an option is no token of
+    its own after the prompt.
     """
     texts = [template.render(question) for question in questions]
     encoded = [tuple(tokens) for tokens in tokenizer(texts)["input_ids"]] if texts else []
     shared = shared_start(encoded)
-    known: dict[tuple[str, int], int] = {}
+    known: dict[tuple[str, str], int] = {}
     made: list[tuple[Prompt, ...]] = []
     for question, text, tokens in zip(questions, texts, encoded, strict=True):
-        for option in question.options:
-            if (question.cue, option) not in known:
-                known[question.cue, option] = _first_token(
-                    task, text, tokens, continuation(option), tokenizer
+        names = [question.answer(option) for option in question.options]
+        for name in names:
+            if (question.cue, name) not in known:
+                known[question.cue, name] = _first_token(
+                    task, text, tokens, name + after, tokenizer
                 )
-        options = tuple(known[question.cue, option] for option in question.options)
+        options = tuple(known[question.cue, name] for name in names)
         made.append((Prompt(tokens, shared, max_tokens, options),))
     return made
 
