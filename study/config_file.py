@@ -3,6 +3,7 @@
 Paths are relative to the file.
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def _resolved(path: Path, task: Any, places: list[Path]) -> Any:
         if given.get("data") is None:
             raise ConfigError(f"{path}: tasks.{given['name']}: data: a question file is needed")
         return given | {"data": path.resolve().parent / str(given["data"])}
-    found = next((p for p in (f / f"{given['name']}.yaml" for f in places) if p.exists()), None)
+    found = task_file(given["name"], places)
     own = {} if found is None else _mapping(found, _TaskLoader)
     if found is None or "kind" not in own:
         return given | {"kind": "lm_eval"}
@@ -71,6 +72,18 @@ def _resolved(path: Path, task: Any, places: list[Path]) -> Any:
     if (folder / str(own.get("prompt"))).is_file():
         own["prompt"] = str(folder / str(own["prompt"]))
     return own | given
+
+
+def task_file(name: str, folders: Iterable[Path]) -> Path | None:
+    """The first file of a task with this name; a study file of that name is none.
+
+    Raises ConfigError.
+    """
+    for folder in folders:
+        path = folder / f"{name}.yaml"
+        if os.path.isfile(path) and "genome" not in _mapping(path, _TaskLoader):
+            return path
+    return None
 
 
 class _Loader(yaml.SafeLoader):

@@ -9,11 +9,11 @@ from typing import Literal, Self
 
 from objectives.engines.engine import Answer, Prompt
 
-from .data import Row, question_of
-from .fields import Fields
+from .data import question_of
+from .fields import Fields, Row
 from .labels import BadRow, label_in
 from .prompts import Template, prompts
-from .task import Question, Tokenizer
+from .task import Question, TaskError, Tokenizer
 
 Scorer = Literal["official", "exact"]
 
@@ -32,7 +32,16 @@ class MultipleChoice:
         return dataclasses.replace(self, questions=tuple(questions))
 
     def prompts(self, tokenizer: Tokenizer) -> list[tuple[Prompt, ...]]:
-        return prompts(self.name, self.questions, self.template, tokenizer, self.max_tokens)
+        """Raises TaskError where two options of a question are the same token."""
+        made = prompts(self.name, self.questions, self.template, tokenizer, self.max_tokens)
+        for question, (prompt,) in zip(self.questions, made, strict=True):
+            if len(set(prompt.options)) < len(prompt.options):
+                names = ", ".join(map(question.answer, question.options))
+                raise TaskError(
+                    f"{self.name}: the tokenizer has no different tokens for the answers {names}; "
+                    "number the options from 0 or 1, or end the template's turn in a line break"
+                )
+        return made
 
     def score(
         self,

@@ -4,6 +4,7 @@ Options are numbered (0. 1) 2: (3) [4] 5、 ⑥, "Option 1:") or lettered (A. b)
 each line or all on one.
 """
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ _BEFORE = r"^[ \t]*(?:[-*•][ \t]+)?(?:\*\*|__)?(?:(?:option|choice)[ \t]+)?"
 
 
 def _marks(before: str, name: str, after: str = "", single: str = "") -> re.Pattern[str]:
-    """A mark in brackets, one that a full stop, a colon or a closing bracket follows, or `single`."""
+    """A name in brackets, one before a full stop, colon or closing bracket, or `single`."""
     body = rf"(?:{_OPEN}[ \t]*({name})[ \t]*{_CLOSE}|({name})[ \t]*{_AFTER}{after})"
     return re.compile(before + body + single, re.MULTILINE | re.IGNORECASE)
 
@@ -25,7 +26,9 @@ _DIGITS = r"\d{1,2}"
 _ALONE = r"(?:(?<=[)．）：、])|(?!\S))"
 _PLAIN = re.compile(r"^[ \t]*(\d{1,2})[ \t]*[.):][ \t]*\S", re.MULTILINE)
 _NUMBER = _marks(_BEFORE, _DIGITS, single=rf"|^[ \t]*([{CIRCLED}])")
-_INLINE_NUMBER = _marks(r"(?<!\S)", _DIGITS, _ALONE, rf"|([{CIRCLED}])|(?<![\w.])(\d)[ \t]*=[ \t]*\S")
+_INLINE_NUMBER = _marks(
+    r"(?<!\S)", _DIGITS, _ALONE, rf"|([{CIRCLED}])|(?<![\w.])(\d)[ \t]*=[ \t]*\S"
+)
 _LETTER = _marks(_BEFORE, "[a-z]")
 _INLINE_LETTER = _marks(r"(?<!\S)", "[a-z]", _ALONE)
 _SCALE = re.compile(r"\b(\d)\s*(?:-|–|to|and)\s*(\d)\b")
@@ -139,8 +142,8 @@ def _inline(text: str) -> tuple[int, ...]:
 def _letters(pattern: re.Pattern[str], text: str) -> str:
     """The letters of the last list that begins with A or a."""
     codes = [ord(match[1] or match[2]) for match in pattern.finditer(text)]
-    chains = [_chain(codes, ord(first)) for first in "Aa"]
-    return "".join(map(chr, max(chains, key=len)))
+    upper, lower = (_chain(codes, ord(first)) for first in "Aa")
+    return "".join(map(chr, upper if len(upper) >= len(lower) else lower))
 
 
 def _chain(numbers: Sequence[int], first: int) -> list[int]:
@@ -163,10 +166,7 @@ def _has_list(text: str) -> bool:
         _ANNOUNCED.search(text) is not None
         or len(_BULLET.findall(text)) > 1
         or len(_MARKED.findall(text)) > 1
-        or any(
-            a not in range(2, 100) and b == a + 1
-            for a, b in zip(counted, counted[1:], strict=False)
-        )
+        or any(a not in range(2, 100) and b == a + 1 for a, b in itertools.pairwise(counted))
         or any(_chain(scattered, _value(first)) for first in "01a")
     )
 

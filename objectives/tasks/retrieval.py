@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from objectives.engines.engine import Answer, Prompt
 
-from .data import Row, question_of
-from .fields import Fields
+from .data import question_of
+from .fields import Fields, Row
 from .labels import BadRow, shown
 from .multiple_choice import Scorer
 from .prompts import Template, prompts
@@ -33,9 +33,7 @@ class Retrieval:
         return dataclasses.replace(self, questions=tuple(questions))
 
     def prompts(self, tokenizer: Tokenizer) -> list[tuple[Prompt, ...]]:
-        return prompts(
-            self.name, self.questions, self.template, tokenizer, self.max_tokens, ","
-        )
+        return prompts(self.name, self.questions, self.template, tokenizer, self.max_tokens, ",")
 
     def score(
         self,
