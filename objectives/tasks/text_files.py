@@ -68,6 +68,8 @@ def _read(path: Path, max_bytes: int) -> bytes:
             kind = next((name for test, name in _TYPES if test(status.st_mode)), "no file")
             raise UnreadableFile(f"cannot read {path}: it is {kind}; name a regular file")
         chunks, size = [], 0
+        if status.st_size > max_bytes:
+            raise UnreadableFile(_too_large(path, max_bytes))
         while size <= max_bytes and (chunk := os.read(descriptor, 1 << 20)):
             chunks.append(chunk)
             size += len(chunk)
@@ -75,8 +77,10 @@ def _read(path: Path, max_bytes: int) -> bytes:
         raise UnreadableFile(f"cannot read {path}: {error}") from None
     finally:
         os.close(descriptor)
-    if max(size, status.st_size) > max_bytes:
-        raise UnreadableFile(
-            f"cannot read {path}: it is larger than {max_bytes:,} bytes, the most that is read"
-        )
+    if size > max_bytes:  # files of /proc state no size
+        raise UnreadableFile(_too_large(path, max_bytes))
     return b"".join(chunks)
+
+
+def _too_large(path: Path, max_bytes: int) -> str:
+    return f"cannot read {path}: it is larger than {max_bytes:,} bytes, the most that is read"
