@@ -243,7 +243,7 @@ def test_an_empty_field_is_refused(parse: Callable[[Any], Question]) -> None:
         with pytest.raises(BadRow, match="is empty"):
             parse(row)
     for row in ({"output_field": 1}, {"input_field": "a"}):
-        with pytest.raises(BadRow, match="has no (in|out)put_field; its fields are"):
+        with pytest.raises(BadRow, match=r"has no (in|out)put_field; its fields are"):
             parse(row)
     with pytest.raises(BadRow, match="input_field is 1, and must be a text"):
         parse({"input_field": 1, "output_field": 1})

@@ -77,35 +77,25 @@ def test_a_label_that_begins_with_one_number_is_read(label: Any, number: int) ->
     assert label_in(label, LIST) == number
 
 
-@pytest.mark.parametrize(
-    "label",
-    ["1,2", "1 or 2", "1 2", "1\n2", "1 and 2", "1&2", "1;2", "1/2", "2-3", "1 to 3", "1、2", "1|2"]
-    + ["1 both 2", "1) and 2)", "1. soap 2. oil", "1. 2. 3.", "1) both 1 and 2", "①②", "1 or both"]
-    + [1.5, "1.5", "1:2", "12th", "1st", "-1", "+1", "1%", "1e0", "0x1", "1_0", "[1, 2]", [1, 2]]
-    + [True, None, [[1]], {}, float("nan"), float("inf"), "A or B", "A, B", "A/B", "AB", "a soap"],
+SEVERAL = (
+    "1,2|1 or 2|1 2|1\n2|1 and 2|1&2|1;2|1/2|2-3|1 to 3|1、2|1 both 2|1) and 2)|1. soap 2. oil"
 )
+SEVERAL += "|1. 2. 3.|1) both 1 and 2|①②|1 or both|A or B|A, B|A/B|AB|a soap|[1, 2]"
+NONE = "1.5|1:2|12th|1st|-1|+1|1%|1e0|0x1|1_0|1½|soap"
+OTHER = (1.5, [1, 2], True, None, [[1]], {}, float("nan"), float("inf"))
+
+
+@pytest.mark.parametrize("label", [*SEVERAL.split("|"), *NONE.split("|"), *OTHER])
 def test_a_label_that_is_not_one_option_is_refused(label: Any) -> None:
     with pytest.raises(BadRow, match="does not begin with the number or letter of one option"):
         label_in(label, LIST)
 
 
-@pytest.mark.parametrize(
-    "style",
-    [
-        "({}) ",
-        "[{}] ",
-        "{}、",
-        "{}) ",
-        "{}. ",
-        "{}: ",
-        "{}．",
-        "（{}）",
-        "【{}】",
-        "- {}. ",
-        "**{}.** ",
-    ]
-    + ["Option {}: ", "({})", "{})", "{} = ", "\t{})", "{}.\n"],
-)
+BRACKETS = ("({}) ", "[{}] ", "（{}）", "【{}】", "({})")
+MARKS = ("{}、", "{}) ", "{}. ", "{}: ", "{}．", "- {}. ", "**{}.** ", "{})", "\t{})", "{}.\n")
+
+
+@pytest.mark.parametrize("style", [*BRACKETS, *MARKS, "Option {}: ", "{} = "])
 def test_numbered_options_are_recognised(style: str) -> None:
     assert asked(listed(style), 5).options == (1, 2, 3, 4, 5)
 
@@ -355,7 +345,7 @@ _ROWS = st.dictionaries(_NAMES, _TEXTS | _JSON, max_size=5)
 
 
 @given(st.lists(_ROWS | _JSON, max_size=4), st.booleans(), st.sampled_from(["refuse", "skip"]))
-@settings(max_examples=150, deadline=5000, derandomize=True)
+@settings(max_examples=80, deadline=5000, derandomize=True)
 @example([ROW, {"input_field": "\ud83d", "output_field": 1}], False, "skip")
 def test_any_rows_are_questions_or_a_named_error(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Any], as_list: bool, on_bad: Any
@@ -364,11 +354,11 @@ def test_any_rows_are_questions_or_a_named_error(
     path.write_text(json.dumps(rows) if as_list else "\n".join(map(json.dumps, rows)))
     for kind, parse in (("multiple_choice", multiple_choice.parse), ("retrieval", retrieval.parse)):
         try:
-            questions = read_questions(path, kind, parse, on_bad)
+            questions, message = read_questions(path, kind, parse, on_bad), str(path)
         except QuestionError as error:
-            assert str(path) in str(error)
-            assert len(str(error)) < 1000
-            continue
+            questions, message = (), str(error)
+        assert str(path) in message
+        assert len(message) < 1000
         for question in questions:
             assert set(question.labels) <= set(question.options)
             assert question.text.encode()
@@ -379,14 +369,14 @@ def test_any_rows_are_questions_or_a_named_error(
     st.binary(max_size=200)
     | st.text(alphabet='{}[]",:\\n1eE\ufeff \n\r', max_size=60).map(str.encode)
 )
-@settings(max_examples=150, deadline=5000, derandomize=True)
+@settings(max_examples=80, deadline=5000, derandomize=True)
 def test_any_bytes_are_rows_or_a_named_error(
     tmp_path_factory: pytest.TempPathFactory, data: bytes
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "bytes.jsonl"
     path.write_bytes(data)
     try:
-        for place, _ in read_rows(path):
-            assert place.startswith(f"{path}:")
+        messages = [place for place, _ in read_rows(path)]
     except QuestionError as error:
-        assert str(path) in str(error)
+        messages = [str(error)]
+    assert all(str(path) in message for message in messages)
