@@ -128,6 +128,11 @@ class Exam:
         return sum(map(len, self._prompts))
 
     @property
+    def prompts_of_tasks(self) -> list[list[tuple[Prompt, ...]]]:
+        """For each task the prompts of each question."""
+        return self._prompts
+
+    @property
     def prompts(self) -> dict[str, list[Prompt]]:
         """Each task's, by its name."""
         return {

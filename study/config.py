@@ -7,7 +7,7 @@ what they mean there; `study`, `space` and `engine` are ours.
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
@@ -123,6 +123,28 @@ class EngineConfig(Section):
     start and the reading of the sources may take four times as long."""
 
 
+_NATIVE = {"data", "prompt", "scorer", "max_tokens", "on_bad", "fields"}
+
+
+class FieldsConfig(Section):
+    """Which fields of a question file hold what. None of it is needed for those of KDD Cup 2024,
+    ShoppingMMLU and Alpaca."""
+
+    question: Text | Annotated[tuple[Text, ...], Field(min_length=1)]
+    """A field, or several whose texts are joined by line breaks."""
+    answer: Text
+    options: Text | None = None
+    """A list of texts, which are written below the question."""
+    first: Literal[0, 1] | None = None
+    """The number of the first of these options; needed if answers are numbers."""
+
+    @model_validator(mode="after")
+    def _first_is_of_options(self) -> Self:
+        if self.first is not None and self.options is None:
+            raise ValueError("first: counts the options of a field; fields.options is not set")
+        return self
+
+
 class TaskConfig(Section):
     """One task. A bare name is looked up as NAME.yaml beside the file, then among lm-eval's."""
 
@@ -139,6 +161,9 @@ class TaskConfig(Section):
     max_tokens: Whole | None = Field(default=None, ge=1, le=_MOST_TOKENS)
     """None is 1 for multiple choice and 7 for retrieval."""
     on_bad: Literal["refuse", "skip"] = "refuse"
+    """What happens to a row that is no question, or is too long for the models."""
+    fields: FieldsConfig | None = None
+    """None takes the known ones that a row has."""
 
     @model_validator(mode="before")
     @classmethod
@@ -147,10 +172,15 @@ class TaskConfig(Section):
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> Self:
+        if self.kind is None and "kind" in self.model_fields_set:
+            raise ValueError("kind: must be multiple_choice, retrieval or lm_eval, not null")
         if self.kind == "lm_eval":
-            ours = self.model_fields_set & {"data", "prompt", "scorer", "max_tokens", "on_bad"}
+            ours = self.model_fields_set & _NATIVE
             if ours:
-                raise ValueError(f"{min(ours)}: a task of lm-eval says that in its own file")
+                raise ValueError(
+                    f"{min(ours)}: a task of lm-eval says that in its own file; a task with a "
+                    "question file needs kind: multiple_choice or retrieval"
+                )
         elif self.metric != "acc,none":
             raise ValueError(f"metric: a {self.kind} task has acc,none alone")
         return self

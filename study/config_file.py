@@ -82,8 +82,9 @@ def _resolved(path: Path, task: Any, places: list[Path]) -> Any:
         if given.get("data") is None:
             raise ConfigError(f"{path}: tasks.{given['name']}: data: a question file is needed")
         return given | {"data": path.resolve().parent / str(given["data"])}
-    found, own = _task_file(path, [folder / f"{given['name']}.yaml" for folder in places])
-    if found is None:
+    found = task_file(given["name"], places)
+    own = {} if found is None else _mapping(found, _TaskLoader)
+    if found is None or "kind" not in own:
         return given | {"kind": "lm_eval"}
     if "data" not in own:
         raise ConfigError(f"{found}: a task file needs data, a question file")
@@ -94,15 +95,16 @@ def _resolved(path: Path, task: Any, places: list[Path]) -> Any:
     return own | given
 
 
-def _task_file(study: Path, places: list[Path]) -> tuple[Path | None, dict[str, Any]]:
-    """The first file that says what kind of task it holds, and its contents; the study's own file
-    is none, whatever its name."""
-    for place in places:
-        if os.path.exists(place) and not os.path.samefile(place, study):
-            own = _mapping(place, _TaskLoader)
-            if "kind" in own:
-                return place, own
-    return None, {}
+def task_file(name: str, folders: Iterable[Path]) -> Path | None:
+    """The first file of a task with this name; a study file of that name is none.
+
+    Raises ConfigError.
+    """
+    for folder in folders:
+        path = folder / f"{name}.yaml"
+        if os.path.exists(path) and "genome" not in _mapping(path, _TaskLoader):
+            return path
+    return None
 
 
 class _TaskLoader(PlainLoader):

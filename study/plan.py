@@ -155,6 +155,8 @@ def _search(config: "StudyConfig", setup: "Setup", workers: int) -> dict[str, An
             f"{generations} generations are few for {parameters} parameters; "
             f"{cost.ENOUGH_GENERATIONS} need " + ", or ".join(advice)
         )
+    if setup.held_out_warning:
+        warnings.append(setup.held_out_warning)
     return {
         "study": config.name,
         "parameters": parameters,

@@ -127,7 +127,7 @@ def _run(
     from .setup import build
     from .tracking import both, tracked
 
-    setup = build(config, check_values=not choice.reads_sources)
+    setup = build(config, check_values=not choice.reads_sources, warn=True)
     with open_worker(setup, url, choice, interrupts) as worker:
         with (
             Progress(log_console, config.study.trials, worker.population) as progress,

@@ -27,7 +27,7 @@ from storage.trials import GENERATION, TrialRecord
 
 from .config import ConfigError, StudyConfig
 from .genome import Genome, references
-from .questions import lm_eval_tasks, native_tasks, parted
+from .questions import exams, few_held_out, few_held_out_text, lm_eval_tasks, native_tasks, parted
 from .sampler import Replay, ReplaySampler, default_population, start_of
 from .schedule import SCHEME, Schedule
 from .warm_start import distribution, stored_start, told
@@ -63,6 +63,12 @@ class Setup:
             return study.population
         population = default_population(len(self.genome.space), study.trials)
         return math.ceil(population / workers) * workers if study.fit_population else population
+
+    @property
+    def held_out_warning(self) -> str | None:
+        """That the held-out questions are too few for a verdict, if they are."""
+        few = few_held_out(self.config, self.held_out)
+        return few_held_out_text(few) if few else None
 
     @property
     def longest(self) -> int:
@@ -191,10 +197,11 @@ def _check_size(parameters: int, population: int) -> None:
         )
 
 
-def build(config: StudyConfig, check_values: bool = True) -> Setup:
+def build(config: StudyConfig, check_values: bool = True, warn: bool = False) -> Setup:
     """Check and open everything. Raises ConfigError, SourceError, QuestionError, TaskError.
 
-    `check_values` reads the models whole, to find what is not a number.
+    `check_values` reads the models whole, to find what is not a number. `warn` logs that the
+    held-out questions are too few.
     """
     transformers.utils.logging.set_verbosity_error()
     native = native_tasks(config)
@@ -234,15 +241,10 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
         lacking = {task.name for task in search} - {task.name for task in held}
         log.warning("no question is held out of %s: no weighted held-out score", min(lacking))
     locations = {label: located(name, config.folder) for label, name in wanted.items()}
-    setup = Setup(
-        config, locations, sources, genome, Exam(search, tokenizer), Exam(held, tokenizer)
-    )
-    longest = max(setup.search.longest, setup.held_out.longest) - 1  # the last is not read again
-    if context is not None and longest > context:
-        raise TaskError(
-            f"the longest prompt has {longest} tokens with its answer, the models take {context}; "
-            "shorten the template (num_fewshot) or leave the question out"
-        )
+    asked, held_out = exams(config, search, held, tokenizer, context)
+    setup = Setup(config, locations, sources, genome, asked, held_out)
+    if warn and setup.held_out_warning:
+        log.warning("%s", setup.held_out_warning)
     if check_values:
         log.info("checking the values of %d models in %s", len(folders), _gigabytes(sources))
         sources.check_values()

@@ -69,7 +69,7 @@ def supervise(
     """
     choice = choose_engine(config, how.engine, probe=False)
     gpus = gpus_for(choice, count)
-    setup = build(config, check_values=not choice.reads_sources)
+    setup = build(config, check_values=not choice.reads_sources, warn=True)
     database = open_database(setup, url, interrupts)
     try:
         with database.exclusive():

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
 from objectives.engines.engine import Answer, Prompt
@@ -23,7 +23,15 @@ class Question:
     labels: tuple[int, ...]
     """The right option, or the right candidates in ascending order."""
     options: tuple[int, ...]
-    """The numbers that may be answered."""
+    """The numbers that may be answered; of lettered options, their places from 0."""
+    letters: str = field(default="", kw_only=True)
+    """A letter for each option, where they are lettered: what is answered then."""
+    place: str = field(default="", compare=False, kw_only=True)
+    """Its file and line."""
+
+    def answer(self, option: int) -> str:
+        """What an answer that names this option begins with."""
+        return self.letters[self.options.index(option)] if self.letters else str(option)
 
     @property
     def id(self) -> int:
