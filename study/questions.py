@@ -50,7 +50,7 @@ def lm_eval_tasks(
         )
     for task in wanted:
         _not_beside(config, task.name)
-    from objectives.tasks.lm_eval import LmEval, Rules
+    from objectives.tasks.lm_eval import LmEval, Rules, Wanted
 
     rules = Rules(
         config.task_folders,
@@ -63,7 +63,8 @@ def lm_eval_tasks(
         config.fewshot_as_multiturn is not False,
     )
     theirs = LmEval(rules, tokenizer, context)
-    return {task.name: theirs.task(task.name, task.weight, task.metric) for task in wanted}
+    tasks = theirs.tasks([Wanted(task.name, task.weight, task.metric) for task in wanted])
+    return {task.name: task for task in tasks}
 
 
 def parted(
