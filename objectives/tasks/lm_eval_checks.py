@@ -8,6 +8,7 @@ from typing import Any
 
 import lm_eval.api.task
 import numpy as np
+from datasets.exceptions import DatasetsError
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from tqdm import tqdm
 
@@ -48,6 +49,8 @@ def failing_as(name: str, what: str) -> Iterator[None]:
 
 def cause(error: BaseException) -> str:
     """What was raised, in one line of bounded length."""
+    if isinstance(error, DatasetsError) and error.__cause__ is not None:
+        error = error.__cause__  # "An error occurred while generating the dataset"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
