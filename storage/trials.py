@@ -1,7 +1,9 @@
 """What is saved with a trial, read back."""
 
 import functools
+import itertools
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,8 @@ BASELINE, KIND, TASKS, RESULT, FAILURE = "baseline", "kind", "tasks", "result", 
 GENERATION, SLOT = "generation", "slot"
 """The attributes of trials. A place in the search is a generation and a slot. What a trial came
 to is written in one transaction with its value."""
+_REMEMBERED = 20
+"""Trials from which it is known how long one takes."""
 
 
 @dataclass(frozen=True)
@@ -224,3 +228,10 @@ def best_search(records: Sequence[TrialRecord]) -> TrialRecord | None:
 def best_merge(records: Sequence[TrialRecord]) -> TrialRecord | None:
     """The merge with the highest value: of the search, or a uniform one that beats it."""
     return best([r for r in records if r.kind in ("search", "uniform")])
+
+
+def typical_seconds(records: Sequence[TrialRecord]) -> float:
+    """The median time of the last trials; 0 before there is one."""
+    complete = (r for r in reversed(records) if r.complete)
+    last = [sum(r.seconds.values()) for r in itertools.islice(complete, _REMEMBERED)]
+    return statistics.median(last) if last else 0.0

@@ -73,7 +73,7 @@ def reported() -> Iterator[None]:
     from objectives.engines.engine import EngineError
     from objectives.merge.errors import ExportError, SourceError
     from objectives.tasks.data import QuestionError
-    from objectives.tasks.task import TaskError
+    from objectives.tasks.task import ScorerError, TaskError
     from storage.patience import cause
     from storage.studies import StudyMismatch
     from storage.url import StorageError
@@ -95,6 +95,8 @@ def reported() -> Iterator[None]:
         fail(error)
     except EngineError as error:
         fail(error, FAILED)
+    except ScorerError as error:
+        fail(f"{error}; the same command goes on from there", FAILED)
     except (SQLAlchemyError, StorageInternalError) as error:
         fail(f"the database failed: {cause(error)}; the same command goes on from there", FAILED)
 

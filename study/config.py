@@ -102,6 +102,13 @@ class TaskConfig(Section):
     max_tokens: Whole | None = Field(default=None, ge=1)
     """None is 1 for multiple choice and 7 for retrieval."""
     on_bad: Literal["refuse", "skip"] = "refuse"
+    scorer_concurrency: Whole = Field(default=1, ge=1)
+    """lm-eval's tasks: documents whose answers are scored at a time, in threads if more than 1."""
+    scorer_timeout: Number = Field(default=60.0, gt=0)
+    """lm-eval's tasks: seconds that the scoring of a document may take; a filter or an aggregation
+    may take ten times as long."""
+    scorer_retries: Whole = Field(default=4, ge=0)
+    """lm-eval's tasks: how often scoring is repeated after a failure, before the trial fails."""
 
     @model_validator(mode="before")
     @classmethod
@@ -116,6 +123,8 @@ class TaskConfig(Section):
                 raise ValueError(f"{min(ours)}: a task of lm-eval says that in its own file")
         elif self.metric != "acc,none":
             raise ValueError(f"metric: a {self.kind} task has acc,none alone")
+        elif theirs := [key for key in self.model_fields_set if key.startswith("scorer_")]:
+            raise ValueError(f"{min(theirs)}: only a task of lm-eval has a scorer of its own")
         return self
 
 

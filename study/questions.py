@@ -11,6 +11,7 @@ from objectives.tasks.data import read_questions, split
 from objectives.tasks.multiple_choice import MultipleChoice
 from objectives.tasks.prompts import load_template
 from objectives.tasks.retrieval import Retrieval
+from objectives.tasks.scorer import Scoring
 from objectives.tasks.task import Question, TaskError
 
 from .config import StudyConfig, TaskConfig
@@ -63,7 +64,9 @@ def lm_eval_tasks(
         config.fewshot_as_multiturn is not False,
     )
     theirs = LmEval(rules, tokenizer, context)
-    tasks = theirs.tasks([Wanted(task.name, task.weight, task.metric) for task in wanted])
+    tasks = theirs.tasks(
+        [Wanted(task.name, task.weight, task.metric, _scoring(task)) for task in wanted]
+    )
     return {task.name: task for task in tasks}
 
 
@@ -81,6 +84,10 @@ def parted(
         search.append(task.only(kept))
         held += [task.only(out)] if out else []
     return search, held
+
+
+def _scoring(task: TaskConfig) -> Scoring:
+    return Scoring(task.scorer_concurrency, task.scorer_timeout, task.scorer_retries)
 
 
 def _not_beside(config: StudyConfig, name: str) -> None:

@@ -212,5 +212,5 @@ def test_a_number_of_examples_that_is_none_is_named(
     tmp_path: Path, write: Write, count: object
 ) -> None:
     write("few", {"test": documents(0, 20)}, num_fewshot=count)
-    with pytest.raises(TaskError, match="few: .*"):
+    with pytest.raises(TaskError, match=r"few: .*"):
         load(tmp_path, "few")

@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from .lm_eval_examples import as_json, held_out_documents, keep_apart
 from .lm_eval_files import digest_of, file_of, local_documents
 from .lm_eval_prompts import Writer
 from .lm_eval_task import Document, Leaf, LmEvalTask, remember
+from .scorer import Scoring
 from .task import Question, TaskError
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Wanted:
     weight: float
     metric: str
     """A metric and a filter, as "acc,none"."""
+    scoring: Scoring = field(default_factory=Scoring)
 
     @property
     def measure(self) -> str:
@@ -204,7 +206,7 @@ class LmEval:
         instances = self._instances(name, task)
         remember(task, [requests[0].doc for requests in instances.values()])
         log.info("task %s of lm-eval, %d documents, from %s", name, len(instances), file_of(task))
-        return Leaf(name, task, instances, chains[chain], metric, self._writer)
+        return Leaf(name, task, instances, chains[chain], metric, self._writer, wanted.scoring)
 
     def _set_fewshot(self, task: Any) -> None:
         """A task that says 0 keeps it, as in lm-eval."""
