@@ -165,7 +165,8 @@ class Exam:
 
     def ask(self, engine: Engine, samples: Mapping[str, Sample] | None = None) -> Scores:
         """Scores of the merge that the engine holds, from the `samples` of tasks by name and all
-        questions of the others. Raises EngineError, and TaskError where a task's own code fails."""
+        questions of the others. Raises EngineError, ScorerError if a task's own code fails, and
+        TaskError if it does not give what the study asks for."""
         drawn = [(samples or {}).get(task.name) for task in self.tasks]
         chosen = [
             range(len(prompts_Q)) if sample is None else sample.asked_S.tolist()

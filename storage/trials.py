@@ -1,7 +1,9 @@
 """What is saved with a trial, read back."""
 
 import functools
+import itertools
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,8 @@ GENERATION, SLOT = "generation", "slot"
 to is written in one transaction with its value."""
 INTERRUPTED = "Interrupted"
 """How the reason of a failure begins if it was a signal: by the name of its exception."""
+_REMEMBERED = 20
+"""Trials from which it is known how long one takes."""
 
 
 @dataclass(frozen=True)
@@ -261,3 +265,10 @@ def best_search(records: Sequence[TrialRecord]) -> TrialRecord | None:
 def best_merge(records: Sequence[TrialRecord]) -> TrialRecord | None:
     """The merge with the highest value: of the search, or a uniform one that beats it."""
     return best([r for r in records if r.kind in ("search", "uniform")])
+
+
+def typical_seconds(records: Sequence[TrialRecord]) -> float:
+    """The median time of the last trials; 0 before there is one."""
+    complete = (r for r in reversed(records) if r.complete)
+    last = [sum(r.seconds.values()) for r in itertools.islice(complete, _REMEMBERED)]
+    return statistics.median(last) if last else 0.0

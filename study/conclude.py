@@ -21,12 +21,13 @@ from .card import VERDICT_FILE, texts
 from .export import export_trial
 from .figures import figures
 from .findings import findings
+from .flat_scores import explanation, flat_scores
 from .jobs import AFTER
 from .judge import Judgement, judge
 from .note import note
 from .page import write_report
 from .setup import Setup
-from .summary import Line, lines, table
+from .summary import Line, lines, search_scores, table
 
 
 def show(setup: Setup, trials: Trials) -> None:
@@ -61,6 +62,8 @@ def conclude(setup: Setup, trials: Trials) -> None:
 def _print(shown: Sequence[Line], setup: Setup) -> None:
     tasks = [task.name for task in setup.config.tasks]
     Console(width=None if sys.stdout.isatty() else 140).print(table(shown, tasks))
+    if flat := flat_scores(search_scores(shown)):
+        print(f"warning: {explanation(flat)}")
 
 
 def _exported(

@@ -164,6 +164,13 @@ class TaskConfig(Section):
     """What happens to a row that is no question, or is too long for the models."""
     fields: FieldsConfig | None = None
     """None takes the known ones that a row has."""
+    scorer_concurrency: Whole = Field(default=1, ge=1)
+    """lm-eval's tasks: documents whose answers are scored at a time, in threads if more than 1."""
+    scorer_timeout: Number = Field(default=60.0, gt=0)
+    """lm-eval's tasks: seconds that the scoring of a document may take; a filter or an aggregation
+    may take ten times as long."""
+    scorer_retries: Whole = Field(default=4, ge=0)
+    """lm-eval's tasks: how often scoring is repeated after a failure, before the trial fails."""
 
     @model_validator(mode="before")
     @classmethod
@@ -183,6 +190,8 @@ class TaskConfig(Section):
                 )
         elif self.metric != "acc,none":
             raise ValueError(f"metric: a {self.kind} task has acc,none alone")
+        elif theirs := [key for key in self.model_fields_set if key.startswith("scorer_")]:
+            raise ValueError(f"{min(theirs)}: only a task of lm-eval has a scorer of its own")
         return self
 
 

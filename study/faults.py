@@ -30,6 +30,7 @@ _BAD_INPUT = {
     "storage.url": ("StorageError",),
 }
 _FAILED = {"objectives.engines.engine": ("EngineError",)}
+_SCORER = {"objectives.tasks.task": ("ScorerError",)}
 _DATABASE = {
     "optuna.exceptions": ("StorageInternalError",),
     "sqlalchemy.exc": ("SQLAlchemyError",),
@@ -69,6 +70,8 @@ def _told(error: BaseException) -> tuple[str, int]:
         return str(error), BAD_INPUT
     if _is_one_of(error, _FAILED):
         return str(error), FAILED
+    if _is_one_of(error, _SCORER):
+        return f"{error}; the same command goes on from there", FAILED
     if _is_one_of(error, _DATABASE):
         return _of_the_database(error)
     if machine := _of_the_machine(error):

@@ -14,6 +14,7 @@ from objectives.tasks.fields import Fields
 from objectives.tasks.multiple_choice import MultipleChoice
 from objectives.tasks.prompts import load_template
 from objectives.tasks.retrieval import Retrieval
+from objectives.tasks.scorer import Scoring
 from objectives.tasks.task import Question, TaskError, Tokenizer
 
 from .config import StudyConfig, TaskConfig
@@ -56,7 +57,7 @@ def lm_eval_tasks(
         )
     for task in wanted:
         _not_beside(config, task.name)
-    from objectives.tasks.lm_eval import LmEval, Rules
+    from objectives.tasks.lm_eval import LmEval, Rules, Wanted
 
     rules = Rules(
         config.task_folders,
@@ -69,7 +70,10 @@ def lm_eval_tasks(
         config.fewshot_as_multiturn is not False,
     )
     theirs = LmEval(rules, tokenizer, context)
-    return {task.name: theirs.task(task.name, task.weight, task.metric) for task in wanted}
+    tasks = theirs.tasks(
+        [Wanted(task.name, task.weight, task.metric, _scoring(task)) for task in wanted]
+    )
+    return {task.name: task for task in tasks}
 
 
 def parted(
@@ -149,6 +153,10 @@ def _too_long(name: str, long: Sequence[tuple[Question, int]], context: int) -> 
         f"{question.place or name}: the prompt has {size} tokens with its answer, and the models "
         f"take {context}{count}"
     )
+
+
+def _scoring(task: TaskConfig) -> Scoring:
+    return Scoring(task.scorer_concurrency, task.scorer_timeout, task.scorer_retries)
 
 
 def _not_beside(config: StudyConfig, name: str) -> None:

@@ -122,6 +122,7 @@ def _run(
 
     choice = choose_engine(config, how.engine)
     choice.begin()
+    from .flat_scores import FlatScores
     from .join import open_worker
     from .progress import Progress
     from .setup import build
@@ -135,7 +136,8 @@ def _run(
         ):
             worker.keep_budget()
             progress.told(worker.trials.all())
-            worker.told = both(progress.told, track)
+            flat = FlatScores(len(setup.genome.baselines()))
+            worker.told = both(both(progress.told, track), flat.told)
             reached = worker.search(deadline)
         if reached:
             worker.judge()

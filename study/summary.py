@@ -99,6 +99,15 @@ def _said(task: TaskScores, engine: str, logprobs: bool) -> TaskReplies | None:
     )
 
 
+def search_scores(shown: Sequence[Line]) -> dict[str, list[float]]:
+    """Each task's scores on the search questions."""
+    names = dict.fromkeys(name for line in shown for name in line.search.tasks)
+    return {
+        name: [line.search.tasks[name].mean for line in shown if name in line.search.tasks]
+        for name in names
+    }
+
+
 def table(shown: Sequence[Line], tasks: Sequence[str]) -> Table:
     made = Table(title="score on search questions / on held-out questions", title_justify="left")
     made.add_column("")

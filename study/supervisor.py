@@ -24,11 +24,13 @@ from .command import How, log_console
 from .config import ConfigError, StudyConfig
 from .engine_choice import EngineChoice, choose_engine
 from .faults import FAILED
+from .flat_scores import FlatScores
 from .interrupts import Interrupts
 from .jobs import Jobs
 from .join import announce, make_study, open_database
 from .progress import Progress
 from .setup import Setup, build
+from .tracking import Log, both
 from .warm_start import stored_start
 from .worker_process import Order, work
 
@@ -85,7 +87,8 @@ def supervise(
             Order(path, url, budget, h, n, count, threads, memory) for n, h in enumerate(hows)
         ]
         with Progress(log_console, budget, population) as progress:
-            code = _run_all(orders, gpus, deadline, trials, progress, interrupts)
+            told = both(progress.told, FlatScores(len(setup.genome.baselines())).told)
+            code = _run_all(orders, gpus, deadline, trials, told, interrupts)
         records = trials.all()
         replay = setup.sampler(population, stored_start(trials.study)).replay
         reached = Jobs(setup.genome, replay, budget, setup.sampled).done(records)
@@ -125,7 +128,7 @@ def _run_all(
     gpus: Sequence[str | None],
     deadline: float,
     trials: Trials,
-    progress: Progress,
+    told: Log,
     interrupts: Interrupts,
 ) -> int:
     """Keep the workers running until each has ended by itself; gives the first failing code."""
@@ -136,7 +139,7 @@ def _run_all(
             seats.append(Seat(order, gpu, _started(order, gpu, deadline)))
         running = list(seats)
         while running:
-            progress.told(trials.all())
+            told(trials.all())
             interrupts.pause(_LOOK_SECONDS)
             for seat in [s for s in running if s.process.exitcode is not None]:
                 if not _again(seat, deadline):

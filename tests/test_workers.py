@@ -403,7 +403,7 @@ def test_a_worker_that_is_started_again_has_what_is_left_of_the_time(
     order = Order(tmp_path / "seconds", "", TRIALS, How(), 0, 1, None, 0)
     deadline = time.monotonic() + 1000
     with Progress(Console(), TRIALS, POPULATION) as progress, Interrupts() as interrupts:
-        code = supervisor._run_all([order], [None], deadline, trials, progress, interrupts)
+        code = supervisor._run_all([order], [None], deadline, trials, progress.told, interrupts)
     first, second = map(float, order.path.read_text().split())
     assert code == 0
     assert second < first <= 1000

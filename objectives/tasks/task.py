@@ -12,6 +12,13 @@ class TaskError(Exception):
     """A task cannot be asked: says which, and what would mend it."""
 
 
+class ScorerError(Exception):
+    """A task's own code did not score an answer: says of which document, and why.
+
+    It may be a service that is away, so the trial fails as with a fault of the engine.
+    """
+
+
 @dataclass(frozen=True)
 class Question:
     """One row of a question file."""
@@ -99,5 +106,5 @@ class WholeTask(Asked, Protocol):
 
     def rights(self, answers_Q: Sequence[Sequence[Answer]]) -> list[float]:
         """A number for each question; their mean is the task's score, and their spread gives its
-        error, as if the score were a mean. Raises TaskError.
+        error, as if the score were a mean. Raises TaskError and ScorerError.
         """
