@@ -19,8 +19,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from .errors import SourceError
 
 _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
-_BIASES = ("attention_bias", "mlp_bias", "use_bias", "use_qkv_bias")
-"""Keys that give a model tensors which mergekit's tables do not have."""
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -64,29 +62,41 @@ def _language_model(config: Any) -> str | None:
 
 
 def weights_of(
-    label: str, path: Path, name: str, config: Any
+    label: str, path: Path, name: str, config: Any, stored: frozenset[str]
 ) -> tuple[int, list[tuple[int, WeightInfo]]]:
     """The number of layers, and each weight with its layer: -1 before the first, the number of
-    layers after the last. Raises SourceError."""
-    infos = [info for info in NAME_TO_ARCH.get(name, []) if len(info.modules) == 1]
-    if not infos or any(getattr(config, key, False) for key in _BIASES):
+    layers after the last. `stored` are the tensors of the model's files. Raises SourceError."""
+    infos = [
+        info
+        for info in NAME_TO_ARCH.get(name, [])
+        if len(info.modules) == 1 and not any(m.weight_prefix for m in info.modules.values())
+    ]
+    if not infos:
         return _inferred(label, path, config)
     info = next((i for i in infos if i.expected_model_type == config.model_type), infos[0])
     [module] = info.modules.values()
-    table, prefix = module.architecture, module.weight_prefix or ""
+    table = module.architecture
     num_layers = int(table.num_layers(config))
     weights = [(-1, w) for w in table.pre_weights(config)]
     for layer in range(num_layers):
         weights += [(layer, w) for w in table.layer_weights(layer, config) or ()]
     weights += [(num_layers, w) for w in table.post_weights(config)]
-    return num_layers, [(layer, _with_prefix(weight, prefix)) for layer, weight in weights]
+    names = [{weight.name, *(weight.aliases or ())} for _, weight in weights]
+    missing = any(
+        not (w.optional or own & stored) for (_, w), own in zip(weights, names, strict=True)
+    )
+    if missing or any(name.endswith(".bias") for name in stored.difference(*names)):
+        return _inferred(label, path, config)
+    return num_layers, weights
 
 
 def empty_model(label: str, path: Path, config: Any) -> Any:
     """The language model of a config, without memory for its tensors. Raises SourceError."""
     try:
         with no_init_weights(), torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model.tie_weights()
+            return model
     except Exception as error:  # a model raises whatever its values make it
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise SourceError(
@@ -124,15 +134,3 @@ def _embedding_of(model: Any, name: str) -> str | None:
     if head is None or embedding is None or name != f"{names[id(head)]}.weight":
         return None
     return f"{names[id(embedding)]}.weight"
-
-
-def _with_prefix(weight: WeightInfo, prefix: str) -> WeightInfo:
-    if not prefix:
-        return weight
-    return weight.model_copy(
-        update={
-            "name": prefix + weight.name,
-            "aliases": tuple(prefix + a for a in weight.aliases or ()) or None,
-            "tied_names": tuple(prefix + t for t in weight.tied_names or ()) or None,
-        }
-    )

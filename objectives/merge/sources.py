@@ -65,7 +65,7 @@ class Sources:
         reference = self.reference
         path = reference.folder / CONFIG
         num_layers, weights = weights_of(
-            reference.label, path, reference.architecture, reference.parsed
+            reference.label, path, reference.architecture, reference.parsed, reference.names
         )
         layout = []
         for layer, weight in weights:
@@ -283,7 +283,7 @@ class Sources:
         for name in [*wanted, *merged]:
             ours, theirs = merged.get(name), wanted.get(name)
             if ours != theirs:
-                shapes = [list(shape) if shape else "absent" for shape in (ours, theirs)]
+                shapes = ["absent" if s is None else list(s) for s in (ours, theirs)]
                 raise SourceError(
                     f"{label}: tensor {name} is {shapes[0]} in the model's files, and {shapes[1]} "
                     f"in the model that {path} describes"

@@ -44,11 +44,13 @@ def text_config(label: str, path: Path, parsed: Any) -> dict[str, Any] | None:
         config["rope_parameters"] = kept | (
             {"rope_type": "default"} if kept.get("rope_type") == "mrope" else {}
         )
-    special = {
+    special: dict[str, Any] = {
         key: value
         for key in ("bos_token_id", "eos_token_id", "pad_token_id")
         if config.get(key) is None and (value := getattr(parsed, key, None)) is not None
     }
+    tied = any(getattr(part, "tie_word_embeddings", False) for part in (parsed, text))
+    special["tie_word_embeddings"] = tied
     return config | special | {"model_type": plain, "architectures": [architecture]}
 
 
