@@ -105,6 +105,8 @@ class EngineChoice:
             tensor_parallel_size=self.config.tensor_parallel_size,
             eager=self.config.eager,
             host_memory=self.host_memory,
+            config_source=sources.config_source,
+            config_labels=sources.own_configs,
             environment=self._environment,
         )
 

@@ -32,6 +32,9 @@ class GenomeConfig(Section):
     """Interpolate linearly between blocks."""
     tokenizer_source: Text | None = None
     """base, union, or one of the models: whose vocabulary the merge has. None is base."""
+    config_source: Text | None = None
+    """base, or one of the models: whose rope parameters and sliding window the merge has if the
+    models differ in them. None refuses models that differ. Without a base, base is the first."""
     parameters: Mapping[Text, Plain] = {}
     """mergekit's parameters of the method that are set for the whole merge and not searched."""
 
@@ -79,6 +82,14 @@ class GenomeConfig(Section):
         if source is not None and source.startswith("model:"):
             raise ValueError(f"tokenizer_source: {source}: write the model without model:")
         raise ValueError(f"tokenizer_source: {source} is none of the models; {one_of(known)}")
+
+    @model_validator(mode="after")
+    def _known_config(self) -> Self:
+        source = self.config_source
+        if source in (None, "base", *self.models, self.base_model):
+            return self
+        known = dict.fromkeys(["base", *self.models, *filter(None, [self.base_model])])
+        raise ValueError(f"config_source: {source} is none of the models; {one_of(known)}")
 
 
 class Range(Section):

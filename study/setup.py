@@ -11,13 +11,12 @@ import optuna
 import transformers
 
 from objectives.engines.host_memory import available
-from objectives.engines.sizes import indivisible
+from objectives.engines.sizes import indivisible, numbers
 from objectives.merge import masks
 from objectives.merge.errors import SourceError
 from objectives.merge.fingerprint import fingerprints
-from objectives.merge.locate import locate, located
+from objectives.merge.locate import located
 from objectives.merge.sources import Sources
-from objectives.merge.vocabulary import BASE, MODEL, UNION
 from objectives.sampling import Sample
 from objectives.scoring import Exam
 from objectives.tasks.task import TaskError, WholeTask
@@ -27,6 +26,7 @@ from storage.trials import GENERATION, TrialRecord
 
 from .config import ConfigError, StudyConfig
 from .genome import Genome, references
+from .models import check_contexts, open_models
 from .questions import exams, few_held_out, few_held_out_text, lm_eval_tasks, native_tasks, parted
 from .sampler import Replay, ReplaySampler, default_population, start_of
 from .schedule import SCHEME, Schedule
@@ -163,6 +163,8 @@ class Setup:
             "allow_negative_weights": str(genome.allow_negative_weights),
             "smooth": str(genome.smooth),
         }
+        if self.sources.config_source is not None:
+            facts["config_source"] = self.sources.config_source
         if study.start_from is not None:
             facts["start_from"] = study.start_from if origin is None else told(origin)
         if self.config.search.soft:
@@ -205,16 +207,10 @@ def build(config: StudyConfig, check_values: bool = True, warn: bool = False) ->
     """
     transformers.utils.logging.set_verbosity_error()
     native = native_tasks(config)
-    wanted = references(config.genome)
-    folders = {label: locate(name, config.folder) for label, name in wanted.items()}
-    reference = config.genome.base_model or config.genome.models[0]
-    label = next(label for label, name in wanted.items() if name == reference)
-    labels = {name: MODEL + label for label, name in wanted.items()} | {BASE: BASE, UNION: UNION}
-    source = labels[config.genome.tokenizer_source or BASE]
-    has_base = config.genome.base_model is not None and config.genome.method.base != "unused"
-    sources = Sources(folders, label, source, has_base)
+    sources = open_models(config)
+    label = sources.reference.label
     gpus = config.engine.tensor_parallel_size
-    if what := indivisible(sources.merged_config("float32"), gpus):
+    if what := indivisible(numbers(sources), gpus):
         raise ConfigError(
             f"engine.tensor_parallel_size: {gpus} cannot share the models evenly: {what}"
         )
@@ -227,8 +223,8 @@ def build(config: StudyConfig, check_values: bool = True, warn: bool = False) ->
         log.warning("%s has nothing to search here: its one merge stands among the baselines", name)
     tokenizer = sources.vocabulary.tokenizer
     if tokenizer is None:
-        raise SourceError(f"{label}: {folders[label]} has no tokenizer files")
-    context = sources.reference.config.get("max_position_embeddings")
+        raise SourceError(f"{label}: {sources.reference.folder} has no tokenizer files")
+    context = getattr(sources.reference.parsed, "max_position_embeddings", None)
     if config.shuffle and config.limit is None:
         log.warning("shuffle changes nothing without limit: all questions are asked")
     search, held = parted(config, native, lm_eval_tasks(config, tokenizer, context))
@@ -240,13 +236,17 @@ def build(config: StudyConfig, check_values: bool = True, warn: bool = False) ->
     if held and len(held) < len(search):
         lacking = {task.name for task in search} - {task.name for task in held}
         log.warning("no question is held out of %s: no weighted held-out score", min(lacking))
-    locations = {label: located(name, config.folder) for label, name in wanted.items()}
+    locations = {
+        label: located(name, config.folder) for label, name in references(config.genome).items()
+    }
     asked, held_out = exams(config, search, held, tokenizer, context)
     setup = Setup(config, locations, sources, genome, asked, held_out)
+    check_contexts(sources, max(setup.search.longest, setup.held_out.longest) - 1)
     if warn and setup.held_out_warning:
         log.warning("%s", setup.held_out_warning)
     if check_values:
-        log.info("checking the values of %d models in %s", len(folders), _gigabytes(sources))
+        count = len(sources.checkpoints)
+        log.info("checking the values of %d models in %s", count, _gigabytes(sources))
         sources.check_values()
     return setup
 

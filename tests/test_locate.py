@@ -137,7 +137,7 @@ def test_a_kill_leaves_nothing_half_made_and_two_workers_merge_once(
     [
         (lambda f: (f / "adapter_config.json").unlink(), "has no adapter_config.json"),
         (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
-        (lambda f: (f / "adapter_config.json").write_text("{"), "cannot read"),
+        (lambda f: (f / "adapter_config.json").write_text("{"), "is not JSON"),
         (lambda f: (f / "adapter_config.json").write_text("{}"), "names no peft_type"),
         (lambda f: (f / "adapter_model.safetensors").write_bytes(b"x"), "does not fit"),
         (

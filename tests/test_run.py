@@ -510,6 +510,7 @@ def spoilt(tmp_path: Path, name: str) -> Path:
     elif name == "list-config":
         (folder / "config.json").write_text("[]")
     elif name == "no-index":
+        weights.rename(folder / "model-00001-of-00001.safetensors")
         (folder / "model.safetensors.index.json").write_text("[]")
     elif name == "bad-tokenizer":
         (folder / "tokenizer.json").write_text("{")
@@ -527,9 +528,9 @@ def spoilt(tmp_path: Path, name: str) -> Path:
         ("no-weights", "no-weights: .* has no .safetensors files"),
         ("truncated", "truncated: .*model.safetensors is not a whole safetensors file"),
         ("list-config", "list-config: .*config.json is not a mapping"),
-        ("no-index", "no-index: .* is no index of safetensors files"),
+        ("no-index", "no-index: .*index.json is not a mapping"),
         ("bad-tokenizer", "bad-tokenizer: cannot load the tokenizer of"),
-        ("wider", "wider and base cannot be merged: architectures"),
+        ("wider", "wider: .*architecture 'LlamaForCausalLM' is not one that can be merged"),
     ],
 )
 def test_a_bad_model_folder_is_refused(tmp_path: Path, name: str, message: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.initialization import no_init_weights
 
 from objectives.merge.errors import MergeError
@@ -34,17 +34,25 @@ class TransformersEngine:
     ) -> None:
         """`dtype` is what the model computes in; `batch_tokens` bounds a batch, padding and all."""
         transformers.utils.logging.set_verbosity_error()
-        config = AutoConfig.for_model(**sources.merged_config(dtype))
-        with no_init_weights(), torch.device(device):
-            self._model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        self._sources, self._device, self._dtype = sources, device, dtype
+        self._build(None)
+        self._stream = MergeStream(sources)
+        ends = sources.parsed_config(dtype).eos_token_id
+        self._ends = () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
+        self._batch_tokens = batch_tokens
+        self._prefixes: dict[tuple[int, ...], DynamicCache] = {}
+
+    def _build(self, label: str | None) -> None:
+        """Make the model that computes with the positions of the model `label`, or the merge's."""
+        config = self._sources.parsed_config(self._dtype, label)
+        with no_init_weights(), torch.device(self._device):
+            self._model = AutoModelForCausalLM.from_config(
+                config, dtype=getattr(torch, self._dtype), trust_remote_code=False
+            )
         self._model.tie_weights()
         self._model.eval().requires_grad_(False)
         self._parameters = dict(self._model.named_parameters())
-        self._stream = MergeStream(sources)
-        ends = config.eos_token_id
-        self._ends = () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
-        self._device, self._batch_tokens = device, batch_tokens
-        self._prefixes: dict[tuple[int, ...], DynamicCache] = {}
+        self._config_label = label or self._sources.config_label_of_merges
 
     def load(self, recipe: MergeRecipe) -> None:
         with _memory_named():
@@ -55,6 +63,11 @@ class TransformersEngine:
 
     def _load(self, recipe: MergeRecipe) -> None:
         self._prefixes.clear()
+        label = self._sources.config_label(recipe)
+        if label != self._config_label:
+            self._parameters.clear()
+            del self._model  # before there is another
+            self._build(label)
         missing = set(self._parameters)
         for name, tensor in self._stream.tensors(recipe):
             live = self._parameters.get(name)

@@ -55,6 +55,11 @@ class Settings:
     eager: bool
     host_memory: int | None = None
     """Bytes of the host that are this engine's share; None where it has no neighbours."""
+    config_source: str | None = None
+    config_labels: Mapping[str, str] = field(default_factory=dict)
+    """For each model the label of the one whose config it runs with alone."""
+    config_label: str | None = None
+    """The model whose config this process runs with; None is the merge's."""
     extension: str = EXTENSION
     environment: Mapping[str, str] = field(default_factory=dict)
 

@@ -124,9 +124,12 @@ class Host:
     """vLLM's engine, in this process."""
 
     def __init__(self, settings: Settings) -> None:
-        opened = (settings.reference, settings.tokenizer_source, settings.has_base)
+        opened = (
+            *(settings.reference, settings.tokenizer_source, settings.has_base),
+            settings.config_source,
+        )
         sources = Sources({k: Path(v) for k, v in settings.folders.items()}, *opened)
-        config = sources.merged_config(settings.dtype)
+        config = sources.merged_config(settings.dtype, settings.config_label)
         ends = config.get("eos_token_id")
         self._ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
         kv_tokens = kv_tokens_for(settings.batch_tokens, settings.longest)

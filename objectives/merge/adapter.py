@@ -5,7 +5,6 @@ all, and is made by one process while others wait.
 """
 
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -16,8 +15,10 @@ from typing import Any
 from filelock import FileLock
 from safetensors import safe_open
 
+from .checkpoint import Checkpoint
 from .disk import sync
 from .errors import SourceError
+from .model_files import INDEX, SINGLE, check_file, read_json
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,9 @@ def _merge(base: Path, adapter: Path, folder: Path) -> None:
     from .tokenizer import FILES
 
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            base, dtype="auto", trust_remote_code=False, local_files_only=True
+        )
         adapted = peft.PeftModel.from_pretrained(model, adapter, is_trainable=False)
         taken = set(peft.get_peft_model_state_dict(adapted))
         if strange := taken ^ _names(adapter / _WEIGHTS):  # of which peft only warns
@@ -108,12 +111,21 @@ def _check(base: Path, adapter: Path) -> None:
         )
     if not any(base.glob("*.safetensors")):
         raise SourceError(f"{base} has no .safetensors files to merge an adapter into")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{adapter}: cannot read {path}: {error}") from None
-    if not isinstance(config, dict) or "peft_type" not in config:
+    for name in (ADAPTER_CONFIG, _WEIGHTS):
+        check_file(adapter.name, adapter, adapter / name)
+    config = read_json(adapter.name, path)
+    if not isinstance(config.get("peft_type"), str):
         raise SourceError(f"{adapter}: {path} names no peft_type")
+    if config.get("megatron_config"):  # peft then imports a module that the file names
+        raise SourceError(
+            f"{adapter}: {path}: adapters of Megatron models (megatron_config) cannot be merged"
+        )
+    weights = Checkpoint(base.name, base).paths
+    if [path.name for path in weights] != [SINGLE] and not (base / INDEX).exists():
+        raise SourceError(
+            f"{base}: transformers reads {SINGLE} or the files of {INDEX}, not "
+            f"{', '.join(path.name for path in weights[:3])}; give the weights that name"
+        )
 
 
 def _digest(base: Path, adapter: Path) -> str:

@@ -15,14 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .checkpoint import Checkpoint
 from .disk import sync
 from .errors import ExportError
 from .fingerprint import fingerprints
 from .mergekit_yaml import to_mergekit
+from .model_files import read_json
 from .recipe import MergeRecipe
 from .sources import Sources
 from .stream import MergeStream
-from .tokenizer import FILES
+from .tokenizer import FILES, TOKENIZER_CONFIG
 from .vocabulary import BASE, UNION
 
 SHARD_BYTES = 5_000_000_000
@@ -80,7 +82,9 @@ def export(
 
 def identity(recipe: MergeRecipe, sources: Sources) -> dict[str, Any]:
     """What makes a merge: its numbers and its sources. Two folders with the same are the same."""
-    data = {"recipe": recipe.to_dict(), "sources": fingerprints(sources)}
+    data: dict[str, Any] = {"recipe": recipe.to_dict(), "sources": fingerprints(sources)}
+    if sources.config_source is not None:
+        data["config_source"] = sources.config_label(recipe)
     return dict(json.loads(json.dumps(data)))
 
 
@@ -180,7 +184,7 @@ def _write_texts(
     folder: Path,
     card: str,
 ) -> None:
-    config = sources.merged_config(recipe.dtype)
+    config = sources.merged_config(recipe.dtype, sources.config_label(recipe))
     _write_json(folder / "config.json", config)
     _write_json(folder / RECIPE_FILE, identity(recipe, sources))
     merge = to_mergekit(recipe, references, _tokenizer_source(recipe, sources, references))
@@ -190,15 +194,26 @@ def _write_texts(
     if sources.tokenizer_source == UNION:
         sources.vocabulary.tokenizer.save_pretrained(folder)
     else:
-        for name in FILES:
-            if (speaker / name).exists():
-                shutil.copyfile(speaker / name, folder / name)
+        _copy_tokenizer(sources.speaker, folder)
     generation = speaker / "generation_config.json"
     if generation.exists():
         shutil.copyfile(generation, folder / generation.name)
     else:
         ids = {key: config.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
         _write_json(folder / generation.name, {k: v for k, v in ids.items() if v is not None})
+
+
+def _copy_tokenizer(speaker: Checkpoint, folder: Path) -> None:
+    """Without a tokenizer's auto_map, which names code."""
+    for name in FILES:
+        path = speaker.folder / name
+        if not path.exists():
+            continue
+        if name == TOKENIZER_CONFIG and "auto_map" in (settings := read_json(speaker.label, path)):
+            kept = {key: value for key, value in settings.items() if key != "auto_map"}
+            _write_json(folder / name, kept)
+        else:
+            shutil.copyfile(path, folder / name)
 
 
 def _tokenizer_source(
