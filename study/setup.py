@@ -25,6 +25,8 @@ from storage.studies import has_trials, hold_fingerprint, stored_fingerprint
 from storage.trials import GENERATION, TrialRecord
 
 from .config import ConfigError, StudyConfig
+from .engine_choice import EngineChoice
+from .engine_facts import end_tokens_fact, engine_facts, without_new_facts
 from .genome import Genome, references
 from .questions import lm_eval_tasks, native_tasks, parted
 from .sampler import Replay, ReplaySampler, default_population, start_of
@@ -174,7 +176,7 @@ class Setup:
         for part, exam in (("search", self.search), ("held-out", self.held_out)):
             for name, text in exam.digests().items():
                 facts[f"{part} questions of {name}"] = text
-        return facts
+        return facts | end_tokens_fact(self.sources)
 
 
 def build(config: StudyConfig, check_values: bool = True) -> Setup:
@@ -220,7 +222,11 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
         log.warning("no question is held out of %s: no weighted held-out score", min(lacking))
     locations = {label: located(name, config.folder) for label, name in wanted.items()}
     setup = Setup(
-        config, locations, sources, genome, Exam(search, tokenizer), Exam(held, tokenizer)
+        config,
+        locations,
+        sources,
+        genome,
+        *(Exam(tasks, tokenizer, sources.vocabulary.size) for tasks in (search, held)),
     )
     longest = max(setup.search.longest, setup.held_out.longest) - 1  # the last is not read again
     if context is not None and longest > context:
@@ -237,14 +243,14 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
 def check_fingerprint(
     setup: Setup,
     study: optuna.Study,
-    dtype: str | None = None,
+    choice: EngineChoice | None = None,
     begun: bool = False,
     workers: int = 1,
 ) -> int:
     """The study's population, once its stored fingerprint is found to be the config's.
 
     A population that the config does not give is the stored one of a study that has begun, so that
-    its budget may grow. With the `dtype` of an engine a new study's fingerprint is stored, and
+    its budget may grow. With the `choice` of an engine a new study's fingerprint is stored, and
     trials of another dtype are refused; without, nothing is written. A study with workers has
     `begun` before its first trial. A new study's population suits `workers` where the config lets
     it.
@@ -252,15 +258,12 @@ def check_fingerprint(
     """
     stored = stored_fingerprint(study)
     population = setup.population(workers)
-    kept = dtype is None or begun or has_trials(study)
+    kept = choice is None or begun or has_trials(study)
     if setup.config.study.population is None and "population" in stored and kept:
         population = int(stored["population"])
-    facts = setup.fingerprint(population, stored_start(study))
-    if dtype is not None:
-        facts["engine.dtype"] = dtype
-    elif "engine.dtype" in stored:
-        facts["engine.dtype"] = stored["engine.dtype"]
-    hold_fingerprint(study, facts, store=dtype is not None, begun=begun)
+    facts = without_new_facts(setup.fingerprint(population, stored_start(study)), stored, kept)
+    facts |= engine_facts(choice, stored, kept)
+    hold_fingerprint(study, facts, store=choice is not None, begun=begun)
     return population
 
 

@@ -22,6 +22,7 @@ from .candidates import candidates, has_held_out
 from .command import FAILED, How, log_console
 from .config import ConfigError, StudyConfig
 from .engine_choice import EngineChoice, choose_engine
+from .engine_facts import use_stored_threads
 from .interrupts import Interrupts
 from .jobs import Jobs
 from .join import announce, make_study, open_database
@@ -84,6 +85,7 @@ def supervise(
         ]
         with Progress(log_console, budget, population) as progress:
             code = _run_all(orders, gpus, deadline, trials, progress, interrupts)
+        use_stored_threads(trials.study)
         records = trials.all()
         replay = setup.sampler(population, stored_start(trials.study)).replay
         reached = Jobs(setup.genome, replay, budget, setup.sampled).done(records)

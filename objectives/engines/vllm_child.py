@@ -55,6 +55,10 @@ class Settings:
     eager: bool
     host_memory: int | None = None
     """Bytes of the host that are this engine's share; None where it has no neighbours."""
+    threads: int | None = None
+    """CPU threads to compute with; None leaves them as the environment sets them."""
+    generation_ends: bool = True
+    """Whether end tokens of generation_config.json end answers."""
     extension: str = EXTENSION
     environment: Mapping[str, str] = field(default_factory=dict)
 

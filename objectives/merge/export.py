@@ -21,6 +21,7 @@ from .fingerprint import fingerprints
 from .mergekit_yaml import to_mergekit
 from .recipe import MergeRecipe
 from .sources import Sources
+from .special_tokens import GENERATION_FILE, merged_generation_config
 from .stream import MergeStream
 from .tokenizer import FILES
 from .vocabulary import BASE, UNION
@@ -193,12 +194,9 @@ def _write_texts(
         for name in FILES:
             if (speaker / name).exists():
                 shutil.copyfile(speaker / name, folder / name)
-    generation = speaker / "generation_config.json"
-    if generation.exists():
-        shutil.copyfile(generation, folder / generation.name)
-    else:
-        ids = {key: config.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        _write_json(folder / generation.name, {k: v for k, v in ids.items() if v is not None})
+    label, rows = sources.speaker.label, sources.vocabulary.size
+    generation = merged_generation_config(label, speaker, config, rows)
+    _write_json(folder / GENERATION_FILE, generation)
 
 
 def _tokenizer_source(

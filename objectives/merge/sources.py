@@ -13,6 +13,7 @@ from transformers import AutoConfig
 
 from .checkpoint import DTYPES, Checkpoint
 from .errors import SourceError
+from .special_tokens import EndTokens, end_tokens, without_stray_pad
 from .vocabulary import BASE, MODEL, Vocabulary, vocabulary
 
 
@@ -58,6 +59,7 @@ class Sources:
             checkpoints, sizes, self.reference, self.tokenizer_source, has_base
         )
         self.layout = tuple(self._sized(info) for info in self.layout)
+        self.ends = self.end_tokens()
 
     def _read_layout(self) -> tuple[int, tuple[TensorInfo, ...]]:
         config = self._transformers_config()
@@ -165,7 +167,7 @@ class Sources:
 
     def _fill(self, info: TensorInfo, axis: int, places: Tensor) -> Tensor:
         """Rows of the merge from the models that give them to others: the mean of these."""
-        filled: Tensor = torch.zeros(())
+        filled = torch.zeros(len(places), *_without(info.shape, axis))
         counts = torch.zeros(len(places))
         for label, gives in self.vocabulary.givers.items():
             chosen = gives[places]
@@ -174,8 +176,6 @@ class Sources:
             rows = self.vocabulary.rows[label]
             wanted = places[chosen] if rows is None else rows[places[chosen]]
             found = self._stored(label, info).movedim(axis, 0).index_select(0, wanted)
-            if not filled.ndim:
-                filled = torch.zeros(len(places), *found.shape[1:])
             filled = filled.to(torch.promote_types(filled.dtype, found.dtype))
             filled[chosen] += found
             counts += chosen
@@ -236,7 +236,12 @@ class Sources:
             theirs = self.speaker.config
             special = [key for key in {**config, **theirs} if key.endswith("_token_id")]
             config |= {key: theirs.get(key) for key in special}
-        return config
+        return without_stray_pad(config, self.vocabulary.size)
+
+    def end_tokens(self, generation: bool = True) -> EndTokens:
+        """The tokens that end an answer; those of config.json alone without `generation`."""
+        speaker, config = self.speaker, self.merged_config("float32")
+        return end_tokens(speaker.label, speaker.folder, config, self.vocabulary.size, generation)
 
 
 def _with_prefix(weight: WeightInfo, prefix: str) -> WeightInfo:
