@@ -20,7 +20,7 @@ from objectives.merge.sources import Sources
 from objectives.sampling import Sample
 from objectives.scoring import Exam, TaskScores
 from storage.answers import HELD_OUT, SEARCH, Answers, TaskAnswers
-from storage.database import Database, open_storage
+from storage.database import open_storage
 from storage.replies import TaskReplies
 from storage.studies import find_study
 from storage.trials import TrialRecord, Trials
@@ -29,6 +29,7 @@ from .card import STUDY_FILE
 from .config import ConfigError, StudyConfig
 from .config_file import load_config, study_url
 from .engine_choice import EngineChoice, choose_engine, use_threads_of
+from .engine_facts import as_stored
 from .setup import Setup, build, check_fingerprint
 
 _MODEL = "exported"
@@ -60,7 +61,10 @@ def check(
     choice.begin()
     setup = _opened(folder, origin, loaded)
     database = open_storage(study_url(loaded, storage or origin["storage"]), create=False)
-    records = _trials(setup, database)
+    study = find_study(database, setup.config.name)
+    check_fingerprint(setup, study)
+    choice = as_stored(choice, study)
+    records = Trials(database, study).all()
     record = _trial(setup, records, origin)
     if changed := changed_weights(folder):
         raise ExportError(f"{folder}: {', '.join(changed)} is not what was exported")
@@ -112,12 +116,6 @@ def _opened(folder: Path, origin: Mapping[str, Any], config: StudyConfig) -> Set
         if questions != here[split]:
             raise ConfigError(f"{config.file}: its {split} questions are not those of {folder}")
     return setup
-
-
-def _trials(setup: Setup, database: Database) -> list[TrialRecord]:
-    study = find_study(database, setup.config.name)
-    check_fingerprint(setup, study)
-    return Trials(database, study).all()
 
 
 def _trial(setup: Setup, records: Sequence[TrialRecord], origin: Mapping[str, Any]) -> TrialRecord:

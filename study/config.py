@@ -109,6 +109,9 @@ class EngineConfig(Section):
     """A torch device; None is cuda where there is one, else cpu."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """What the model computes in; None is bfloat16 on a GPU and float32 on a CPU."""
+    threads: Whole | None = Field(default=None, ge=1, le=1024)
+    """CPU threads of each worker, stored with the study when it begins; None is OMP_NUM_THREADS,
+    else 1. On a GPU it has no effect."""
     batch_tokens: Whole | None = Field(default=None, ge=1, le=_MOST_TOKENS)
     """Tokens of a batch, padding and all; None is 4096 on a CPU, else 8192."""
     sources: Literal["auto", "gpu", "pinned", "file"] = "auto"

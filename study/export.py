@@ -58,11 +58,13 @@ def _export(
     url = study_url(config, storage)
     database = open_storage(url, create=False)
     study = find_study(database, config.name)
+    from .engine_facts import use_stored_threads
     from .judge import judge
     from .setup import build, check_fingerprint
 
     setup = build(config.of_trials(stored_budget(study, config.study.trials)))
     check_fingerprint(setup, study)
+    use_stored_threads(study)
     records, answers = Trials(database, study).all(), Answers(database)
     judgement = judge(setup, records, answers)
     chosen = choose(records, trial, judgement)

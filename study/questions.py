@@ -93,20 +93,27 @@ def parted(
 
 
 def exams(
-    config: StudyConfig, search: Tasks, held: Tasks, tokenizer: Tokenizer, context: int | None
+    config: StudyConfig,
+    search: Tasks,
+    held: Tasks,
+    tokenizer: Tokenizer,
+    rows: int,
+    context: int | None,
 ) -> tuple[Exam, Exam]:
-    """The search and the held-out questions that models of this context can be asked.
+    """Return the search and the held-out questions that models of this context can be asked.
+
+    `rows` are those of the models' embedding.
 
     Longer ones of tasks with `on_bad: skip` are left out with a count. Raises TaskError for others.
     """
-    asked = _fitting(config, Exam(search, tokenizer), context)
+    asked = _fitting(config, Exam(search, tokenizer, rows), context)
     names = {task.name for task in asked.tasks}
     if lacking := [task.name for task in search if task.name not in names]:
         raise TaskError(
             f"{lacking[0]}: every question is too long for the models, which take {context} tokens "
             "with the answer; shorten the template (num_fewshot)"
         )
-    return asked, _fitting(config, Exam(held, tokenizer), context)
+    return asked, _fitting(config, Exam(held, tokenizer, rows), context)
 
 
 def few_held_out(config: StudyConfig, held_out: Exam) -> dict[str, int]:

@@ -25,6 +25,8 @@ from storage.studies import has_trials, hold_fingerprint, stored_fingerprint
 from storage.trials import GENERATION, TrialRecord
 
 from .config import ConfigError, StudyConfig
+from .engine_choice import EngineChoice
+from .engine_facts import end_tokens_fact, engine_facts, without_new_facts
 from .genome import Genome, references
 from .models import check_contexts, open_models
 from .questions import exams, few_held_out, few_held_out_text, lm_eval_tasks, native_tasks, parted
@@ -185,7 +187,7 @@ class Setup:
         for part, exam in (("search", self.search), ("held-out", self.held_out)):
             for name, text in exam.digests().items():
                 facts[f"{part} questions of {name}"] = text
-        return facts
+        return facts | end_tokens_fact(self.sources)
 
 
 def _check_size(parameters: int, population: int) -> None:
@@ -239,7 +241,7 @@ def build(config: StudyConfig, check_values: bool = True, warn: bool = False) ->
     locations = {
         label: located(name, config.folder) for label, name in references(config.genome).items()
     }
-    asked, held_out = exams(config, search, held, tokenizer, context)
+    asked, held_out = exams(config, search, held, tokenizer, sources.vocabulary.size, context)
     setup = Setup(config, locations, sources, genome, asked, held_out)
     check_contexts(sources, max(setup.search.longest, setup.held_out.longest) - 1)
     if warn and setup.held_out_warning:
@@ -254,14 +256,14 @@ def build(config: StudyConfig, check_values: bool = True, warn: bool = False) ->
 def check_fingerprint(
     setup: Setup,
     study: optuna.Study,
-    dtype: str | None = None,
+    choice: EngineChoice | None = None,
     begun: bool = False,
     workers: int = 1,
 ) -> int:
     """The study's population, once its stored fingerprint is found to be the config's.
 
     A population that the config does not give is the stored one of a study that has begun, so that
-    its budget may grow. With the `dtype` of an engine a new study's fingerprint is stored, and
+    its budget may grow. With the `choice` of an engine a new study's fingerprint is stored, and
     trials of another dtype are refused; without, nothing is written. A study with workers has
     `begun` before its first trial. A new study's population suits `workers` where the config lets
     it.
@@ -269,15 +271,12 @@ def check_fingerprint(
     """
     stored = stored_fingerprint(study)
     population = setup.population(workers)
-    kept = dtype is None or begun or has_trials(study)
+    kept = choice is None or begun or has_trials(study)
     if setup.config.study.population is None and "population" in stored and kept:
         population = int(stored["population"])
-    facts = setup.fingerprint(population, stored_start(study))
-    if dtype is not None:
-        facts["engine.dtype"] = dtype
-    elif "engine.dtype" in stored:
-        facts["engine.dtype"] = stored["engine.dtype"]
-    hold_fingerprint(study, facts, store=dtype is not None, begun=begun)
+    facts = without_new_facts(setup.fingerprint(population, stored_start(study)), stored, kept)
+    facts |= engine_facts(choice, stored, kept)
+    hold_fingerprint(study, facts, store=choice is not None, begun=begun)
     return population
 
 

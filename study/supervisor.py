@@ -23,6 +23,7 @@ from .candidates import candidates, has_held_out
 from .command import How, log_console
 from .config import ConfigError, StudyConfig
 from .engine_choice import EngineChoice, choose_engine
+from .engine_facts import use_stored_threads
 from .faults import FAILED
 from .flat_scores import FlatScores
 from .interrupts import Interrupts
@@ -89,6 +90,7 @@ def supervise(
         with Progress(log_console, budget, population) as progress:
             told = both(progress.told, FlatScores(len(setup.genome.baselines())).told)
             code = _run_all(orders, gpus, deadline, trials, told, interrupts)
+        use_stored_threads(trials.study)
         records = trials.all()
         replay = setup.sampler(population, stored_start(trials.study)).replay
         reached = Jobs(setup.genome, replay, budget, setup.sampled).done(records)

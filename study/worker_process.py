@@ -42,7 +42,7 @@ class Order:
     together: int
     """How many such workers there are."""
     threads: int | None
-    """What a worker that computes on the CPU may use."""
+    """What a worker that computes on the CPU may use, in a study that stores no number."""
     host_memory: int
     """Its share, in bytes."""
     seconds: float = math.inf

@@ -17,6 +17,7 @@ from transformers.initialization import no_init_weights
 from objectives.merge.errors import MergeError
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
+from objectives.merge.special_tokens import EndTokens
 from objectives.merge.stream import MergeStream
 
 from .engine import Answer, EngineError, Prompt, said
@@ -31,14 +32,16 @@ class TransformersEngine:
         device: str = "cpu",
         dtype: str = "float32",
         batch_tokens: int = 4096,
+        ends: EndTokens | None = None,
     ) -> None:
-        """`dtype` is what the model computes in; `batch_tokens` bounds a batch, padding and all."""
+        """`dtype` is what the model computes in; `batch_tokens` bounds a batch, padding and all.
+        `ends` defaults to the end tokens of the sources.
+        """
         transformers.utils.logging.set_verbosity_error()
         self._sources, self._device, self._dtype = sources, device, dtype
         self._build(None)
         self._stream = MergeStream(sources)
-        ends = sources.parsed_config(dtype).eos_token_id
-        self._ends = () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
+        self._ends = sources.ends if ends is None else ends
         self._batch_tokens = batch_tokens
         self._prefixes: dict[tuple[int, ...], DynamicCache] = {}
 
@@ -130,7 +133,7 @@ class TransformersEngine:
         logprobs = logits.log_softmax(dim=-1)
         finite = torch.isfinite(logits).all(dim=-1)
         steps = [logits.argmax(dim=-1)]
-        last = torch.tensor([*self._ends, *stops], dtype=torch.int64, device=logits.device)
+        last = torch.tensor([*self._ends.all, *stops], dtype=torch.int64, device=logits.device)
         over = torch.isin(steps[0], last)
         while len(steps) < max_tokens and not over.all():
             mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(own), 1)], dim=1)
@@ -141,7 +144,7 @@ class TransformersEngine:
         rows = torch.stack(steps, dim=1).tolist()
         wanted = [logprobs[b, list(prompt.options)].tolist() for b, prompt in enumerate(prompts)]
         return [
-            Answer(said(row, prompt, self._ends), tuple(options), fine)
+            Answer(said(row, prompt, self._ends.dropped, self._ends.kept), tuple(options), fine)
             for row, prompt, options, fine in zip(
                 rows, prompts, wanted, finite.tolist(), strict=True
             )

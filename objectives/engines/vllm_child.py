@@ -60,6 +60,10 @@ class Settings:
     """For each model the label of the one whose config it runs with alone."""
     config_label: str | None = None
     """The model whose config this process runs with; None is the merge's."""
+    threads: int | None = None
+    """CPU threads to compute with; None leaves them as the environment sets them."""
+    generation_ends: bool = True
+    """Whether end tokens of generation_config.json end answers."""
     extension: str = EXTENSION
     environment: Mapping[str, str] = field(default_factory=dict)
 

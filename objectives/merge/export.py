@@ -23,6 +23,7 @@ from .mergekit_yaml import to_mergekit
 from .model_files import read_json
 from .recipe import MergeRecipe
 from .sources import Sources
+from .special_tokens import GENERATION_FILE, merged_generation_config
 from .stream import MergeStream
 from .tokenizer import FILES, TOKENIZER_CONFIG
 from .vocabulary import BASE, UNION
@@ -195,12 +196,9 @@ def _write_texts(
         sources.vocabulary.tokenizer.save_pretrained(folder)
     else:
         _copy_tokenizer(sources.speaker, folder)
-    generation = speaker / "generation_config.json"
-    if generation.exists():
-        shutil.copyfile(generation, folder / generation.name)
-    else:
-        ids = {key: config.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        _write_json(folder / generation.name, {k: v for k, v in ids.items() if v is not None})
+    label, rows = sources.speaker.label, sources.vocabulary.size
+    generation = merged_generation_config(label, speaker, config, rows)
+    _write_json(folder / GENERATION_FILE, generation)
 
 
 def _copy_tokenizer(speaker: Checkpoint, folder: Path) -> None:

@@ -22,6 +22,7 @@ from .model_config import (
 )
 from .model_files import CONFIG
 from .recipe import MergeRecipe
+from .special_tokens import EndTokens, end_tokens, without_stray_pad
 from .vocabulary import BASE, MODEL, Vocabulary, vocabulary
 
 
@@ -60,6 +61,7 @@ class Sources:
             checkpoints, sizes, self.reference, self.tokenizer_source, has_base
         )
         self.layout = tuple(self._sized(info) for info in self.layout)
+        self.ends = self.end_tokens()
 
     def _read_layout(self) -> tuple[int, tuple[TensorInfo, ...]]:
         reference = self.reference
@@ -163,7 +165,7 @@ class Sources:
 
     def _fill(self, info: TensorInfo, axis: int, places: Tensor) -> Tensor:
         """Rows of the merge from the models that give them to others: the mean of these."""
-        filled: Tensor = torch.zeros(())
+        filled = torch.zeros(len(places), *_without(info.shape, axis))
         counts = torch.zeros(len(places))
         for label, gives in self.vocabulary.givers.items():
             chosen = gives[places]
@@ -172,8 +174,6 @@ class Sources:
             rows = self.vocabulary.rows[label]
             wanted = places[chosen] if rows is None else rows[places[chosen]]
             found = self._stored(label, info).movedim(axis, 0).index_select(0, wanted)
-            if not filled.ndim:
-                filled = torch.zeros(len(places), *found.shape[1:])
             filled = filled.to(torch.promote_types(filled.dtype, found.dtype))
             filled[chosen] += found
             counts += chosen
@@ -267,7 +267,12 @@ class Sources:
             theirs = self.speaker.config
             special = [key for key in {**config, **theirs} if key.endswith("_token_id")]
             config |= {key: theirs.get(key) for key in special}
-        return config
+        return without_stray_pad(config, self.vocabulary.size)
+
+    def end_tokens(self, generation: bool = True) -> EndTokens:
+        """The tokens that end an answer; those of config.json alone without `generation`."""
+        speaker, config = self.speaker, self.merged_config("float32")
+        return end_tokens(speaker.label, speaker.folder, config, self.vocabulary.size, generation)
 
     def parsed_config(self, dtype: str, label: str | None = None) -> Any:
         """The same as transformers reads it."""

@@ -162,7 +162,8 @@ def _template(name: str, data: Any) -> Template:
     if unknown := set(data) - set(_FIELDS):
         key = min(map(str, unknown))
         raise TemplateProblem(
-            f"template {name}: unknown key {key if key.isidentifier() else shown(key)}; known are {', '.join(_FIELDS)}"
+            f"template {name}: unknown key {key if key.isidentifier() else shown(key)}; "
+            f"known are {', '.join(_FIELDS)}"
         )
     for key in ("preamble", "separator"):
         if data.get(key) is None:
