@@ -14,7 +14,7 @@ def study_identity(database: Database, study: optuna.Study) -> str | None:
     """A digest of the study's name and of the moment at which its first trial began; None before
     that. It goes with a database that is moved or copied, and writes nothing into it.
     """
-    trial: Any = models.TrialModel
+    trial: Any = models.TrialModel.__table__.c
     query = select(trial.datetime_start).where(
         (trial.study_id == study._study_id) & (trial.number == 0)
     )

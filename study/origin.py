@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from objectives.merge.disk import read_json
+from objectives.merge.disk import json_of
 from objectives.merge.errors import ExportError
 from storage.url import StorageError, redacted, sqlite_path
 
@@ -46,7 +46,7 @@ class Origin(BaseModel):
 def read_origin(folder: Path) -> Origin:
     """Raises ExportError where study.json is not what an export writes."""
     try:
-        return Origin.model_validate(read_json(folder / STUDY_FILE))
+        return Origin.model_validate(json_of(folder / STUDY_FILE))
     except ExportError as error:
         reason = str(error)
     except ValidationError as error:

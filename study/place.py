@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from objectives.merge.disk import read_json
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from objectives.merge.disk import json_of
 from objectives.merge.errors import ExportError
 from objectives.merge.manifest import check_replaceable
-from storage.url import without_password
 
 from .card import STUDY_FILE
 from .page import DATA_FILE, PICTURES
@@ -73,7 +75,7 @@ def _is_vacant_for_report(place: Path, found: Mapping[str, Any]) -> bool:
     if DATA_FILE not in names:  # one that was never finished
         return all(name in PICTURES or ".png.part-" in name for name in names)
     try:
-        data = read_json(place / DATA_FILE)
+        data = json_of(place / DATA_FILE)
         if "identity" in data:
             return bool(data["identity"] == found["identity"])
         return bool(data["study"] == found["study"]) and _scores(data) <= _scores(found)
@@ -88,6 +90,12 @@ def _scores(found: Mapping[str, Any]) -> set[Any]:
     return {*trials, *scores["baselines"].items()}
 
 
+def _names_database(text: str, url: str) -> bool:
+    """Whether a URL that was written without its password names the database at `url`."""
+    stored, ours = make_url(text), make_url(url)
+    return (stored.host, stored.port, stored.database) == (ours.host, ours.port, ours.database)
+
+
 def _is_vacant(place: Path, identity: str | None, url: str, study: str) -> bool:
     """Whether nothing is there, or an export of this study that nobody has changed."""
     if place.is_symlink():
@@ -99,16 +107,16 @@ def _is_vacant(place: Path, identity: str | None, url: str, study: str) -> bool:
             return False
         if not any(place.iterdir()):
             return True
-        data = read_json(place / STUDY_FILE)
+        data = json_of(place / STUDY_FILE)
         same = data["study"] == study and (
             data["identity"] == identity
             if "identity" in data
-            else data["storage"] == without_password(url)
+            else _names_database(str(data["storage"]), url)
         )
         if same:
             check_replaceable(place)
         return bool(same)
-    except (ExportError, KeyError, TypeError):
+    except (ExportError, ArgumentError, KeyError, TypeError, ValueError):
         return False
     except OSError as error:
         raise ExportError(f"cannot write {place}: {error.strerror or error}") from None

@@ -23,7 +23,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_text(path: Path) -> str:
+def text_of(path: Path) -> str:
     """A small regular file, as UTF-8. Raises ExportError, also for pipes, devices and folders."""
     try:
         info = path.stat()
@@ -38,9 +38,9 @@ def read_text(path: Path) -> str:
         raise ExportError(f"{path} cannot be read: {error}") from None
 
 
-def read_json(path: Path) -> Any:
+def json_of(path: Path) -> Any:
     """A small file of JSON. Raises ExportError."""
-    text = read_text(path)
+    text = text_of(path)
     try:
         return json.loads(text)
     except RecursionError:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .disk import read_json, read_text, sha256, write_json
+from .disk import json_of, sha256, text_of, write_json
 from .errors import ExportError
 from .fingerprint import fingerprints
 from .manifest import MERGEKIT_FILE, RECIPE_FILE, SUMS_FILE, read_sums, write_manifest
@@ -69,8 +69,8 @@ def holds(
 ) -> bool:
     """Whether a folder is this merge with these texts, exported before."""
     try:
-        stored = read_json(folder / RECIPE_FILE)
-        same = all(read_text(folder / name) == text for name, text in (texts or {}).items())
+        stored = json_of(folder / RECIPE_FILE)
+        same = all(text_of(folder / name) == text for name, text in (texts or {}).items())
         whole = all((folder / name).is_file() for name in read_sums(folder))
     except ExportError:
         return False

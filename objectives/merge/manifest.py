@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from .disk import read_json, read_text, sha256, write_json
+from .disk import json_of, sha256, text_of, write_json
 from .errors import ExportError
 from .tokenizer import FILES
 
@@ -44,7 +44,7 @@ def write_manifest(folder: Path) -> None:
 def read_sums(folder: Path) -> dict[str, str]:
     """The digests in SHA256SUMS by name. Raises ExportError with the line that is none."""
     path, sums = folder / SUMS_FILE, {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(text_of(path).splitlines(), 1):
         match = _SUM.fullmatch(line)
         if match is None:
             raise ExportError(f"{path}:{number}: {line[:60]!r} is not a line of sha256sum")
@@ -60,7 +60,7 @@ def recorded(folder: Path) -> Digests:
     try:
         if (folder / MANIFEST_FILE).is_symlink() or not (folder / MANIFEST_FILE).exists():
             return _recorded_earlier(folder)
-        data = read_json(folder / MANIFEST_FILE)
+        data = json_of(folder / MANIFEST_FILE)
         digests = data["files"]
         if data["written_by"] != _PROGRAM or not all(
             isinstance(digest, str) and _is_inside(name) for name, digest in digests.items()
@@ -100,7 +100,7 @@ def remove(folder: Path) -> None:
 
 def _recorded_earlier(folder: Path) -> Digests:
     """What an export before manifest.json has written."""
-    recipe = read_json(folder / RECIPE_FILE)
+    recipe = json_of(folder / RECIPE_FILE)
     if not isinstance(recipe, dict) or recipe.keys() != {"recipe", "sources"}:
         raise ExportError(f"{folder / RECIPE_FILE} is not the recipe of a merge")
     sums = read_sums(folder)
