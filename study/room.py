@@ -55,8 +55,8 @@ def _made(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     finally:
-        with contextlib.suppress(OSError):
-            for place in new:
+        for place in new:
+            with contextlib.suppress(OSError):
                 place.rmdir()
 
 
