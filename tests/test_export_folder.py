@@ -146,6 +146,7 @@ def test_a_file_that_was_changed_since_is_not_replaced(
         {"manifest.json": '{"written_by": "merge-study", "files": {"../thesis.txt": "0"}}'},
         {"manifest.json": '{"written_by": "merge-study", "files": {"thesis.txt": null}}'},
         {"manifest.json": '{"written_by": "merge-study", "files": {"thesis.txt": NaN}}'},
+        {"manifest.json": '{"written_by": "merge-study", "files": {}}'},
         {"config.json": "{}"},
     ],
 )

@@ -62,8 +62,13 @@ def recorded(folder: Path) -> Digests:
             return _recorded_earlier(folder)
         data = json_of(folder / MANIFEST_FILE)
         digests = data["files"]
-        if data["written_by"] != _PROGRAM or not all(
-            isinstance(digest, str) and _is_inside(name) for name, digest in digests.items()
+        recipe_is_there = (folder / RECIPE_FILE).is_file()
+        if (
+            data["written_by"] != _PROGRAM
+            or not recipe_is_there
+            or not all(
+                isinstance(digest, str) and _is_inside(name) for name, digest in digests.items()
+            )
         ):
             raise ValueError
     except (ExportError, AttributeError, KeyError, TypeError, ValueError):
