@@ -10,6 +10,7 @@ import typer
 
 from .boundary import main
 from .command import ConfigPath, TaskFolders, start_logging
+from .escaping import say
 
 if TYPE_CHECKING:
     from objectives.scoring import Exam
@@ -41,7 +42,7 @@ def plan(
     """Say what a study will take: parameters, generations, memory, tokens, and time."""
     start_logging()
     found = _plan(config, gpu, host_memory * _GB, workers, task_folders or [])
-    print(json.dumps(found, indent=2) if as_json else _text(found))
+    say(json.dumps(found, indent=2) if as_json else _text(found))
 
 
 def _plan(

@@ -8,6 +8,7 @@ import typer
 
 from .boundary import main
 from .command import ConfigPath, StorageUrl, start_logging
+from .escaping import say
 
 if TYPE_CHECKING:
     from storage.workers import Watch, WorkerRecord, Workers
@@ -23,7 +24,7 @@ def status(config: ConfigPath, storage: StorageUrl = None, as_json: AsJson = Fal
     """Show where a study stands: trials, generation, workers, and the best merge so far."""
     start_logging()
     found = _status(config, storage)
-    print(json.dumps(found, indent=2) if as_json else _text(found))
+    say(json.dumps(found, indent=2) if as_json else _text(found))
 
 
 def _status(path: Path, storage: str | None) -> dict[str, Any]:

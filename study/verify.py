@@ -7,6 +7,7 @@ import typer
 
 from .boundary import main
 from .command import StorageUrl, TaskFolders, start_logging
+from .escaping import say
 from .interrupts import Interrupts
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def verify(
 
         found = check(folder, config, storage, engine, task_folders or [])
     for line in _lines(found):
-        print(line)
+        say(line)
     if any(part.equal < part.asked for part in found):
         raise SystemExit(DIFFERENT)
 
