@@ -1,5 +1,6 @@
 """How a command ends: by a signal, an error, a fault, or a terminal that takes nothing."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -7,13 +8,18 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import DEMO
 
+from objectives.engines.vllm_child import without_ctrl_c
 from objectives.faults import description
+from study.command import How
+from study.config import ConfigError
 from study.faults import LONGEST_LINE, MOST_LINES, ended_by, message_of
 from study.interrupts import Interrupted
+from study.worker_process import Order, check_workers, work
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("run", "plan", "status", "report", "export", "verify", "dashboard")
@@ -216,3 +222,47 @@ def test_the_package_lists_its_commands_and_runs_them() -> None:
     unknown = shell("study rum")
     assert unknown.returncode == 2
     assert "rum: there is no such command" in unknown.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "words"),
+    [
+        (Path("none.yaml"), 2, "worker 1: error: none.yaml does not exist"),
+        (3, 70, "worker 1: error: a fault of this program (AttributeError)"),
+    ],
+    ids=["error", "fault"],
+)
+def test_a_worker_process_ends_with_its_name_and_one_line(
+    path: Any,
+    code: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    order = Order(path, "sqlite:///none.db", 1, How("transformers"), 1, 2, 1, 2**30)
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(order,))
+    process.start()
+    process.join()
+    assert process.exitcode == code
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith(words)
+
+
+def test_more_workers_than_the_machine_can_run_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--workers 100000: this machine has"):
+        check_workers(100_000)
+    check_workers(1)
+
+
+def test_a_process_that_begins_is_not_reached_by_ctrl_c(capfd: pytest.CaptureFixture[str]) -> None:
+    """As from a terminal, which sends it to all of them while they still import."""
+    process = multiprocessing.get_context("spawn").Process(target=os._exit, args=(7,))
+    with without_ctrl_c():
+        process.start()
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 7
+    assert "Traceback" not in capfd.readouterr().err

@@ -24,6 +24,7 @@ from objectives.scoring import Exam
 from storage.answers import HELD_OUT, SEARCH, Answers
 from storage.claims import Claims, ClaimTaken, TrialLost
 from storage.database import open_storage
+from storage.heartbeat import Heartbeat
 from storage.patience import Patience, passes
 from storage.studies import StudyMismatch, create_study, find_study, stored_fingerprint
 from storage.trials import TrialRecord, Trials
@@ -34,7 +35,7 @@ from study.candidates import candidates
 from study.command import How
 from study.config import ConfigError, EngineConfig
 from study.engine_facts import THREADS, as_stored
-from study.interrupts import Interrupts
+from study.interrupts import Interrupted, Interrupts
 from study.jobs import Jobs, place_name
 from study.join import enter_study, make_study
 from study.progress import Progress
@@ -105,6 +106,25 @@ def test_failed_work_is_free_again(database: str) -> None:
     mine.fail(begin(mine), "no reason")
     finish(yours, begin(yours))
     assert [r.state.name for r in trials.all()] == ["FAIL", "COMPLETE"]
+
+
+def test_a_trial_that_a_signal_interrupted_is_free_again_and_has_not_failed(database: str) -> None:
+    trials, _, yours = two(database)
+    workers = Workers(trials.database, trials.study._study_id)
+    worker_id = workers.register("cpu")
+    mine = Claims(trials.database, trials.study._study_id, worker_id)
+
+    def work() -> None:
+        with Heartbeat(workers, worker_id, 60.0):
+            begin(mine)
+            raise Interrupted(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        work()
+    finish(yours, begin(yours))
+    first, second = trials.all()
+    assert (first.state.name, first.interrupted, first.failed) == ("FAIL", True, False)
+    assert (second.state.name, second.interrupted, second.failed) == ("COMPLETE", False, False)
 
 
 def test_writes_that_were_not_confirmed_may_be_done_twice(database: str) -> None:
