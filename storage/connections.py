@@ -36,7 +36,7 @@ _SESSION = "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = 
 ever, and a statement that waits for a lock."""
 
 _ANSWER_SECONDS = 30
-"""What a server has to answer a first query, connecting included."""
+"""The time that a server has to answer a first query, besides a connect_timeout in the URL."""
 
 _EXCLUSIVE_SECONDS, _POLL_SECONDS, _QUIET_SECONDS = 600, 0.1, 5
 """The longest wait for the other processes that open a database, the time between tries, and the
@@ -95,15 +95,17 @@ def wait_for_answer(engine: Engine, url: str) -> None:
         except Exception as error:  # raised again by the thread that waits
             answer.set_exception(error)
 
+    patience = str(make_url(url).query.get("connect_timeout", ""))
+    limit = _ANSWER_SECONDS + (int(patience) if patience.isdecimal() else 0)
     threading.Thread(target=ask, name="first query", daemon=True).start()
     try:
-        answer.result(_ANSWER_SECONDS)
+        answer.result(limit)
     except TimeoutError:
         if answer.done():
             raise
         raise StorageError(
-            f"cannot use {redacted(url)}: the server accepts connections, but has not answered "
-            f"for {_ANSWER_SECONDS} s; are host and port those of a PostgreSQL server?"
+            f"cannot use {redacted(url)}: the server has not answered for {limit} s; check that "
+            "host and port are those of a PostgreSQL server"
         ) from None
 
 

@@ -104,11 +104,15 @@ def check_version(version: str | None, url: str) -> None:
 
 def check_place(path: Path) -> None:
     """Check that a SQLite file is a file. Raises StorageError."""
-    if os.path.lexists(path) and not path.is_file():
-        kind = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else ""
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no regular file"
         raise StorageError(
-            f"cannot use {path} as a SQLite database: it is {kind or 'no regular file'}; name a "
-            "file"
+            f"cannot use {path} as a SQLite database: it is {kind}; name another file"
+        )
+    if path.is_symlink() and not path.exists() and not path.resolve().parent.is_dir():
+        raise StorageError(
+            f"cannot use {path} as a SQLite database: it is a link into {path.resolve().parent}, "
+            "which does not exist; name another file"
         )
 
 
@@ -116,7 +120,7 @@ def _check_file(path: Path) -> None:
     """Write into a SQLite file and take it back; of a new one, check its folder."""
     check_place(path)
     if not path.exists():
-        parent = next(folder for folder in path.parents if os.path.lexists(folder))
+        parent = next(folder for folder in path.resolve().parents if os.path.lexists(folder))
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
             wrong = "is not writable" if parent.is_dir() else "is not a folder"
             raise StorageError(f"cannot create {path}: {parent} {wrong}; name another file")

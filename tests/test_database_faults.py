@@ -14,6 +14,7 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from optuna.storages._rdb import models
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.engine import make_url
 from test_storage import new, some, trial
@@ -32,6 +33,7 @@ from storage.studies import (
     stored_fingerprint,
     stored_verdict,
 )
+from storage.tables import OPTUNA
 from storage.trials import Trials
 from storage.url import StorageError
 from study.command import application, reported
@@ -80,6 +82,7 @@ def encoded(server: str, encoding: str) -> Iterator[str]:
 
 
 def test_the_rights_are_tested_without_leaving_anything(database: str, tmp_path: Path) -> None:
+    assert set(models.BaseModel.metadata.tables) | {"alembic_version"} == OPTUNA
     check_rights(database, ["s", "模型"])
     if database.startswith("sqlite"):
         assert not list(tmp_path.iterdir())
@@ -264,7 +267,7 @@ def silent_server(greets: bool) -> Iterator[int]:
 def test_a_server_that_never_answers_is_waited_for_a_bounded_time(
     greets: bool, use: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "_ANSWER_SECONDS", 4)
+    monkeypatch.setattr(connections, "_ANSWER_SECONDS", 2)
     with silent_server(greets) as port:
         url = f"postgresql+psycopg2://u@127.0.0.1:{port}/d?connect_timeout=2&sslmode=disable"
         with pytest.raises(StorageError, match=r"has not answered|timeout expired"):

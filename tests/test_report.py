@@ -287,11 +287,11 @@ def test_a_running_study_has_a_report(whole: Study, tmp_path: Path) -> None:
 
 
 def test_a_study_without_a_finished_trial_has_nothing_to_report(tmp_path: Path) -> None:
-    from storage.studies import create_study
+    from storage.studies import create_study, hold_fingerprint
 
     config = write_study(tmp_path)
     database = open_storage(f"sqlite:///{tmp_path}/runs/demo/study.db")
-    create_study(database, "demo")
+    hold_fingerprint(create_study(database, "demo"), {"seed": "7"})
     with Interrupts() as interrupts, pytest.raises(ConfigError, match="no trial of study demo has"):
         _report(config, [], database.url, False, None, interrupts)
     assert not (tmp_path / "runs" / "demo" / "report").exists()
