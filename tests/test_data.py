@@ -16,7 +16,7 @@ from objectives.tasks.data import (
     split_cue,
 )
 from objectives.tasks.multiple_choice import first_digit
-from objectives.tasks.options import options_in
+from objectives.tasks.options import Options
 from objectives.tasks.retrieval import picks
 from objectives.tasks.task import Question
 
@@ -83,7 +83,7 @@ def test_one_label_and_candidates_from_0_are_fine() -> None:
     ],
 )
 def test_options_are_read_from_the_prompt(text: str, options: tuple[int, ...]) -> None:
-    assert options_in(text).numbers == options
+    assert Options(text).numbers == options
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from .fields import Fields, Row, fields_of, options_field, text_of, with_options
 from .labels import BadRow as BadRow
 from .labels import shown
-from .options import Options, options_in
+from .options import Options
 from .rows import QuestionError as QuestionError
 from .rows import RepeatedKey, read_rows
 from .task import Question
@@ -25,7 +25,7 @@ OnBad = Literal["refuse", "skip"]
 Labels = Callable[[Any, str], Sequence[int | str]]
 """The labels in an answer, as numbers or letters, of a question with this text."""
 
-MAX_TEXT = 1_000_000
+MAX_TEXT = 500_000
 """Characters of a question."""
 _COUNTED = 1000
 """Bad rows, after which no further ones are looked for."""
@@ -101,7 +101,7 @@ def question_of(row: Row, labels: Labels, fields: Fields | None = None) -> Quest
 
 
 def _labelled(body: str, cue: str, labels: Sequence[int | str], row: Row) -> Question:
-    options = options_in(body)
+    options = Options(body)
     letters = [label for label in labels if isinstance(label, str)]
     if letters:
         return _lettered(body, cue, letters[0], options)

@@ -8,7 +8,7 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 
 CIRCLED = "\u2460-\u249b\u24ea\u24f5-\u24fe\u2776-\u2793"
 """Numbers in circles, in parentheses and with a full stop, as one character."""
@@ -51,23 +51,26 @@ Mark = tuple[int, int]
 """Position and number."""
 
 
-@dataclass(frozen=True)
 class Options:
-    """What may be answered."""
+    """What may be answered to a text; each part is looked for when it is asked for."""
 
-    numbers: tuple[int, ...]
-    """Empty if the text has no numbered list and no scale."""
-    letters: str = ""
-    """Of the lettered list, in the case of the text; empty if there is none."""
-    unknown: bool = False
-    """Whether there is a list whose marks are not recognised."""
+    def __init__(self, text: str) -> None:
+        self._text = text
 
+    @cached_property
+    def numbers(self) -> tuple[int, ...]:
+        """Of the last numbered list, else of a scale ("1 to 5"); empty if there is neither."""
+        return _listed(self._text) or _scale(self._text) or _inline(self._text)
 
-def options_in(text: str) -> Options:
-    """Return the last numbered list of a text, else its scale ("1 to 5"), and its letters."""
-    letters = _letters(_LETTER, text) or _letters(_INLINE_LETTER, text)
-    numbers = _listed(text) or _scale(text) or _inline(text)
-    return Options(numbers, letters, not numbers and not letters and _has_list(text))
+    @cached_property
+    def letters(self) -> str:
+        """Of the lettered list, in the case of the text; empty if there is none."""
+        return _letters(_LETTER, self._text) or _letters(_INLINE_LETTER, self._text)
+
+    @cached_property
+    def unknown(self) -> bool:
+        """Whether there is a list, and its marks are not recognised."""
+        return not self.numbers and not self.letters and _has_list(self._text)
 
 
 def _listed(text: str) -> tuple[int, ...]:

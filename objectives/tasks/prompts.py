@@ -161,10 +161,8 @@ def _template(name: str, data: Any) -> Template:
         raise TemplateProblem(f"template {name} needs a text `turn`")
     if unknown := set(data) - set(_FIELDS):
         key = min(map(str, unknown))
-        raise TemplateProblem(
-            f"template {name}: unknown key {key if key.isidentifier() else shown(key)}; "
-            f"known are {', '.join(_FIELDS)}"
-        )
+        key = key if key.isidentifier() else shown(key)
+        raise TemplateProblem(f"template {name}: unknown key {key}; known are {', '.join(_FIELDS)}")
     for key in ("preamble", "separator"):
         if data.get(key) is None:
             data.pop(key, None)

@@ -13,7 +13,7 @@ from .text_files import UnreadableFile, read_text
 MAX_BYTES = 64 << 20
 MAX_ROW = 4 << 20
 """Characters of one row."""
-MAX_ROWS = 500_000
+MAX_ROWS = 200_000
 
 _LINE = re.compile(r"\S[^\n]*")
 _SPACE = re.compile(r"[ \t\n\r]*")
