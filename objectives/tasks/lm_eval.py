@@ -93,7 +93,9 @@ class LmEval:
         """
         loaded = []
         for one in wanted:
-            tasks, by_size = _leaves_of(one.name, self._loaded(one.name), one.measure, one.chain)
+            found = self._loaded(one.name)
+            with failing_as(one.name, "its members cannot be scored together"):
+                tasks, by_size = _leaves_of(one.name, found, one.measure, one.chain)
             for task in tasks:
                 self._check(task.task_name)
                 check_kind(task.task_name, task)
@@ -201,6 +203,8 @@ class LmEval:
         if not callable(task.config.process_results) and metric not in task.aggregation():
             known = ", ".join(f"{m},{f}" for m in task.aggregation() for f in chains)
             raise TaskError(f"{name}: there is no metric {metric},{chain}; there are {known}")
+        if not callable(task.aggregation().get(metric, len)):
+            raise TaskError(f"{name}: the aggregation of {metric} is not one of lm-eval's own")
         with failing_as(name, "its examples cannot be drawn"), seeded():
             keep_apart(task, held)
         instances = self._instances(name, task)
@@ -251,15 +255,17 @@ class LmEval:
         return {"samples": sorted(order[:last])}
 
 
-def _holds(manager: Any, name: str) -> bool:
-    """Whether a task is there with all the tasks that it names."""
+def _holds(manager: Any, name: str, above: tuple[str, ...] = ()) -> bool:
+    """Whether a task is there with all the tasks that it names, in the groups `above` it."""
     entry = manager.task_index.get(name)
     if entry is None:
         return False
+    if name in above:
+        raise TaskError(f"{above[0]}: the group {name} is a member of itself")
     members = entry.cfg.get("task") if entry.cfg and "group" in entry.cfg else None
-    for member in [members] if isinstance(members, str) else members or []:
-        child = member if isinstance(member, str) else member.get("task")
-        if isinstance(child, str) and not _holds(manager, child):
+    for member in members if isinstance(members, list) else [members]:
+        child = member.get("task") if isinstance(member, dict) else member
+        if isinstance(child, str) and not _holds(manager, child, (*above, name)):
             return False
     return True
 

@@ -24,6 +24,9 @@ def check_kind(name: str, task: Any) -> None:
         raise TaskError(f"{name}: it runs what the model writes (unsafe_code), which is refused")
     if getattr(task, "MULTIMODAL", False):
         raise TaskError(f"{name}: images and audio are not there")
+    hook = task.config.process_results
+    if hook is not None and not callable(hook):
+        raise TaskError(f"{name}: process_results: {hook!r:.40} must be a !function MODULE.NAME")
     if task.OUTPUT_TYPE not in _ASKED:
         raise TaskError(
             f"{name}: output_type {task.OUTPUT_TYPE} is not there (it would take a prompt for "

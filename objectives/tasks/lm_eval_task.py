@@ -15,6 +15,7 @@ from lm_eval.api.metrics import mean, nanmean
 
 from objectives.engines.engine import Answer, Prompt
 
+from .lm_eval_checks import failing_as
 from .lm_eval_prompts import Writer, Written, with_shared_start
 from .scorer import Scoring
 from .task import Question, ScorerError, TaskError, Tokenizer
@@ -63,7 +64,8 @@ class Leaf:
         """The prompts of these documents. Raises TaskError."""
         for number in numbers:
             if number not in self.written:
-                self.written[number] = self.writer.written(self.instances[number], self.name)
+                with failing_as(self.name, f"document {number} cannot be asked"):
+                    self.written[number] = self.writer.written(self.instances[number], self.name)
         pages = with_shared_start([self.written[number] for number in numbers])
         return [page.prompts for page in pages]
 
