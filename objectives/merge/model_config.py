@@ -144,7 +144,7 @@ def _check_counts(label: str, path: Path, data: Mapping[str, Any]) -> None:
     for key, value in data.items():
         if isinstance(value, dict):
             _check_counts(label, path, value)
-        counts = key == "num_labels" or _LAYER_COUNT.fullmatch(key)
+        counts = key == "num_labels" or _LAYER_COUNT.fullmatch(str(key))
         if counts and isinstance(value, int | float) and not -1 <= value <= _MOST_LAYERS:
             raise SourceError(
                 f"{label}: {path}: {key}: {_short(value)}; must be at most {_MOST_LAYERS}"
