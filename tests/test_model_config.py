@@ -241,6 +241,7 @@ VALUES = st.recursive(
 @given(changes=st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=3))
 @example(changes={"model_type": "qwen2", "num_hidden_layers": 10**9})
 @example(changes={"num_labels": 10**9})
+@example(changes={"vision_config": {"num_hidden_layers": 10**9}})
 @example(changes={"rope_parameters": {"rope_type": "yarn"}})
 @example(changes={"architectures": ["MistralForCausalLM"] * 2})
 def test_any_config_opens_or_is_refused(

@@ -140,11 +140,12 @@ def _model_type(label: str, path: Path, data: Mapping[str, Any]) -> str:
 
 
 def _check_counts(label: str, path: Path, data: Mapping[str, Any]) -> None:
-    """Refuse a number of layers over which a class would loop for minutes."""
-    inner = data.get("text_config")
-    for key, value in [*data.items(), *(inner.items() if isinstance(inner, dict) else ())]:
-        many = isinstance(value, int | float) and not -1 <= value <= _MOST_LAYERS
-        if many and _LAYER_COUNT.fullmatch(key) and key not in _OLD_POSITIONS:
+    """Refuse numbers over which a class would loop for minutes, in parts of the model too."""
+    for key, value in data.items():
+        if isinstance(value, dict):
+            _check_counts(label, path, value)
+        counts = key == "num_labels" or _LAYER_COUNT.fullmatch(str(key))
+        if counts and isinstance(value, int | float) and not -1 <= value <= _MOST_LAYERS:
             raise SourceError(
                 f"{label}: {path}: {key}: {_short(value)}; must be at most {_MOST_LAYERS}"
             )

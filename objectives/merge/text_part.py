@@ -16,6 +16,8 @@ from .model_config import FOREIGN
 _ALIKE = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
 """Text parts that transformers has no language model for, and what they are: a text has one
 position where an image has three, so the three parts of their rope are alike."""
+_LABELS = ("id2label", "label2id")
+"""Of classifiers."""
 _IMAGE_ONLY = ("mrope_section", "mrope_interleaved")
 _PREFIXES = (
     (re.compile(r"^(?:model\.)?language_model\.(model|lm_head)\."), r"\1."),
@@ -37,7 +39,9 @@ def text_config(label: str, path: Path, parsed: Any) -> dict[str, Any] | None:
             f"{label}: {path}: {parsed.model_type} has no text part that transformers can run as a "
             f"language model ({kind})"
         )
-    config = {key: value for key, value in text.to_dict().items() if key not in FOREIGN}
+    config = {
+        key: value for key, value in text.to_dict().items() if key not in (*FOREIGN, *_LABELS)
+    }
     rope = config.get("rope_parameters")
     if plain != kind and isinstance(rope, dict):
         kept = {key: value for key, value in rope.items() if key not in (*_IMAGE_ONLY, "type")}
