@@ -37,7 +37,7 @@ def printable_lines(text: object) -> str:
 
 def encodable(text: str, encoding: str | None) -> str:
     """The text with what an encoding lacks in other words: `+/-` for `±` in ASCII."""
-    encoding = encoding or "ascii"
+    encoding = encoding or "utf-8"
     return text.encode(encoding, _ASCII).decode(encoding)
 
 
