@@ -187,9 +187,13 @@ def _scores(line: Line, tasks: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"optimism": line.optimism(tasks)}
     for split, scores in (("search", line.search), ("held_out", line.held_out)):
         complete = whole(scores, tasks)
-        found[split] = scores and {
-            "value": complete and complete.value,
-            "error": complete and finite_or_none(complete.error),
-            "tasks": {name: task.mean for name, task in scores.tasks.items()},
-        }
+        found[split] = (
+            None
+            if scores is None
+            else {
+                "value": None if complete is None else complete.value,
+                "error": None if complete is None else finite_or_none(complete.error),
+                "tasks": {name: task.mean for name, task in scores.tasks.items()},
+            }
+        )
     return found

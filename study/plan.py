@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .command import ConfigPath, TaskFolders, application, reported, start_logging
+from .escaping import say
 
 if TYPE_CHECKING:
     from objectives.scoring import Exam
@@ -40,7 +41,7 @@ def plan(
     start_logging()
     with reported():
         found = _plan(config, gpu, host_memory * _GB, workers, task_folders or [])
-    print(json.dumps(found, indent=2) if as_json else _text(found))
+    say(json.dumps(found, indent=2) if as_json else _text(found))
 
 
 def _plan(

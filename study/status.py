@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .command import ConfigPath, StorageUrl, application, reported, start_logging
+from .escaping import say
 
 if TYPE_CHECKING:
     from storage.workers import Watch, WorkerRecord, Workers
@@ -23,7 +24,7 @@ def status(config: ConfigPath, storage: StorageUrl = None, as_json: AsJson = Fal
     start_logging()
     with reported():
         found = _status(config, storage)
-    print(json.dumps(found, indent=2) if as_json else _text(found))
+    say(json.dumps(found, indent=2) if as_json else _text(found))
 
 
 def _status(path: Path, storage: str | None) -> dict[str, Any]:
