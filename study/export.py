@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .command import ConfigPath, StorageUrl, TaskFolders, application, reported, start_logging
+from .escaping import say
 from .interrupts import Interrupted, Interrupts
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ def export(
     start_logging()
     try:
         with Interrupts(), reported():
-            print(_export(config, out, trial, storage, overwrite, task_folders or []))
+            written = _export(config, out, trial, storage, overwrite, task_folders or [])
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None
+    say(written)
 
 
 def _export(
@@ -51,6 +53,7 @@ def _export(
 ) -> Path:
     from storage.answers import Answers
     from storage.database import open_storage
+    from storage.identity import study_identity
     from storage.studies import find_study, stored_budget
     from storage.trials import Trials
 
@@ -68,7 +71,8 @@ def _export(
     records, answers = Trials(database, study).all(), Answers(database)
     judgement = judge(setup, records, answers)
     chosen = choose(records, trial, judgement)
-    return export_trial(setup, chosen, records, out, judgement, answers, url, overwrite)
+    identity = study_identity(database, study)
+    return export_trial(setup, chosen, records, out, judgement, answers, url, overwrite, identity)
 
 
 def choose(records: "Sequence[TrialRecord]", trial: str, judgement: "Judgement") -> "TrialRecord":
@@ -106,6 +110,7 @@ def export_trial(
     answers: "Answers",
     url: str,
     overwrite: bool = False,
+    identity: str | None = None,
 ) -> Path:
     """Write the merge that a trial scored, one of the `records`; gives the folder.
 
@@ -123,7 +128,7 @@ def export_trial(
         out,
         model_card(setup, record, judgement, answers, setup.samples(record, records, answers)),
         overwrite,
-        texts=texts(setup, record, judgement, url),
+        texts=texts(setup, record, judgement, url, identity),
     )
 
 

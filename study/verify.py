@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .command import StorageUrl, TaskFolders, application, reported, start_logging
+from .escaping import say
 from .interrupts import Interrupted, Interrupts
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def verify(
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None
     for line in _lines(found):
-        print(line)
+        say(line)
     if any(part.equal < part.asked for part in found):
         raise SystemExit(DIFFERENT)
 
