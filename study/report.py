@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .command import ConfigPath, StorageUrl, TaskFolders, application, reported, start_logging
+from .escaping import say
 from .interrupts import Interrupted, Interrupts
 
 if TYPE_CHECKING:
@@ -37,10 +38,10 @@ def report(
     if as_json:
         print(json.dumps(found, indent=2, allow_nan=False))
         return
-    print(found["verdict"]["sentence"])
+    say(found["verdict"]["sentence"])
     if found["unscored"]:
-        print(f"not scored yet: {', '.join(found['unscored'])}")
-    print(f"report: {page}")
+        say(f"not scored yet: {', '.join(found['unscored'])}")
+    say(f"report: {page}")
 
 
 def _report(
@@ -71,6 +72,7 @@ def _report(
     from .findings import findings
     from .judge import judge
     from .page import write_report
+    from .place import report_place
     from .setup import build, check_fingerprint
 
     config = config.of_trials(stored_budget(trials.study, config.study.trials))
@@ -80,7 +82,8 @@ def _report(
         _score(config, url, engine, interrupts)
     answers = Answers(database)
     found = findings(setup, trials, answers, judge(setup, trials.all(), answers))
-    return found, write_report(found, Path("runs", config.name, "report"), anew=True)
+    place = report_place(Path("runs", config.name), found)
+    return found, write_report(found, place, anew=True)
 
 
 def _score(config: "StudyConfig", url: str, engine: str | None, interrupts: Interrupts) -> None:

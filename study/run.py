@@ -92,6 +92,7 @@ def _run(
 ) -> None:
     from .config import ConfigError
     from .config_file import load_config, study_url
+    from .room import check_room
 
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     config = load_config(path, how.task_folders, how.benchmarks)
@@ -104,6 +105,7 @@ def _run(
         config = config.of_trials(trials)
     if how.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("--wandb: wandb is not installed; pip install '.[wandb]'")
+    check_room(config)
     url = study_url(config, storage)
     if workers is not None:
         from .supervisor import supervise
