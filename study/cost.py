@@ -1,7 +1,7 @@
 """What a study will cost on a card: tokens, seconds, generations. Arithmetic only.
 
 Rates are the makers' figures for dense bfloat16 and memory; the shares of them that a study gets
-were measured on NVIDIA H100s (docs/LOG.md, 2026-11-24).
+were measured on NVIDIA H100s (benchmarks/results, 2026-11-24).
 """
 
 import math

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # they take seconds to import
 log = logging.getLogger(__name__)
 
 GPU_BATCH_TOKENS = 8192
-"""Of a step: no other size scored faster on an H100 (docs/LOG.md)."""
+"""Of a step: no other size scored faster on an H100 (benchmarks/results)."""
 _KINDS = ("auto", "vllm", "transformers")
 _THREADS = " threads"
 _START = 4
