@@ -4,7 +4,6 @@ The file is a superset of mergekit-evolve's: `genome`, `tasks` and the options b
 what they mean there; `study`, `space` and `engine` are ours.
 """
 
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,6 +13,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from .foreign_keys import advice
 from .genome_config import GenomeConfig, SpaceConfig
 from .method_rules import wrong_range
+from .names import wrong_name
 from .section import Number, Section, Text, Whole
 
 
@@ -29,24 +29,6 @@ _MOST_TOKENS = 2**24
 _MOST_QUESTIONS = 2**31 - 1
 _MOST_SECONDS = 1e9
 """30 years; the operating system takes no longer waits."""
-LONGEST_NAME = 255
-"""Bytes of a study's name: what file systems allow."""
-
-
-def wrong_name(name: str) -> str | None:
-    """Say why a study cannot have this name, which is that of its folder too; None if it can."""
-    if name in (".", ".."):
-        return f"{name!r} is the name of a folder that is there already; choose another name"
-    if not name or not all(map(_is_allowed, name)):
-        return f"{name[:60]!r} must consist of letters, digits and the characters . _ + -"
-    if len(name.encode()) > LONGEST_NAME:
-        return f"{name[:20]}... is longer than {LONGEST_NAME} bytes, so no folder can have its name"
-    return None
-
-
-def _is_allowed(character: str) -> bool:
-    category = unicodedata.category(character)
-    return character in ".+-" or category[0] in "LMN" or category == "Pc"
 
 
 class SearchConfig(Section):

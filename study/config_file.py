@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from storage.url import storage_url
 
-from .config import ConfigError, StudyConfig, wrong_name
+from .config import ConfigError, StudyConfig
 from .foreign_keys import WITHOUT_EFFECT
+from .names import wrong_name
 from .problems import message
 from .yaml_file import PlainLoader, YamlError, read_yaml
 
