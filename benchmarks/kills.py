@@ -17,10 +17,10 @@ from pathlib import Path
 from temporary import postgres_database
 from tiny import NAME, found, start, tiny_config
 
-from storage.database import open_storage
+from storage.database.database import open_storage
+from storage.errors import StorageError
 from storage.studies import find_study
 from storage.trials import TrialRecord, Trials
-from storage.url import StorageError
 
 SECONDS = 0.1
 """Of a trial's scoring."""

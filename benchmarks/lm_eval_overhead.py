@@ -29,14 +29,14 @@ from lm_eval.tasks import TaskManager
 
 from objectives.engines.engine import Answer, Prompt
 from objectives.merge.recipe import MergeRecipe
-from objectives.merge.sources import Sources
-from objectives.merge.tokenizer import load_tokenizer
-from objectives.tasks.lm_eval_prompts import Writer
-from study.config_file import load_config
-from study.engine_choice import EngineChoice
-from study.interrupts import Interrupts
-from study.join import open_worker
-from study.setup import build
+from objectives.models.sources import Sources
+from objectives.models.tokenizer import load_tokenizer
+from objectives.tasks.lm_eval.prompts import Writer
+from study.cli.interrupts import Interrupts
+from study.config.load import load_config
+from study.setup.engine import EngineChoice
+from study.setup.setup import build
+from study.worker.start import open_worker
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo"
 HOOK = """

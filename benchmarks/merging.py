@@ -83,9 +83,9 @@ def kernel() -> None:
 
 
 def merge(folder: Path, layers: int) -> None:
-    from objectives.merge.sources import Sources
     from objectives.merge.stores import Resident
     from objectives.merge.stream import MergeStream
+    from objectives.models.sources import Sources
 
     sources = Sources({name: folder / name for name in NAMES}, "base")
     began = time.perf_counter()
@@ -107,9 +107,9 @@ def merge(folder: Path, layers: int) -> None:
 
 
 def places(folder: Path, layers: int) -> None:
-    from objectives.merge.sources import Sources
     from objectives.merge.stores import Streamed, size
     from objectives.merge.stream import MergeStream
+    from objectives.models.sources import Sources
 
     sources = Sources({name: folder / name for name in NAMES}, "base")
     total = sum(size(sources, name) for name in NAMES)
@@ -150,7 +150,7 @@ def mergekit(folder: Path, layers: int) -> None:
     """mergekit's arithmetic in bfloat16 on the device, tensor after tensor."""
     from mergekit.merge_methods import merge_tensors
 
-    from objectives.merge.sources import Sources
+    from objectives.models.sources import Sources
 
     sources = Sources({name: folder / name for name in NAMES}, "base")
     tensors = [[sources.read(name, info).to("cuda") for name in NAMES] for info in sources.layout]

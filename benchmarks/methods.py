@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 
 from objectives.merge.catalogue import METHODS
-from objectives.merge.sources import Sources
 from objectives.merge.stores import Files, Resident, Store
 from objectives.merge.stream import MergeStream
-from study.genome import Genome
-from study.genome_config import GenomeConfig, SpaceConfig
+from objectives.models.sources import Sources
+from study.config.genome import GenomeConfig, SpaceConfig
+from study.search.genome import Genome
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo" / "models"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from temporary import Server
 from tiny import NAME, found, start, tiny_config
 
-from storage.database import open_storage
+from storage.database.database import open_storage
 from storage.studies import find_study
 from storage.trials import Trials
 

@@ -22,11 +22,12 @@ from optuna.trial import FrozenTrial, TrialState
 from temporary import postgres_database
 from tiny import LAYERS, NAME, start, tiny_config
 
-from storage.database import open_storage
+from storage.database.database import open_storage
 from storage.studies import find_study
 from storage.trials import Trials
-from study.genome import Genome
-from study.sampler import Replay, places_of, start_of
+from study.search.genome import Genome
+from study.search.sampler import Replay, start_of
+from study.search.state import places_of
 
 POPULATION = 30
 CONFIG = tiny_config(1, POPULATION, wide=True)

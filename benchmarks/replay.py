@@ -24,19 +24,19 @@ from search import DEMO, made
 from search_parts import RacedTask, expected, race
 
 from objectives.sampling import Floats, Sample
-from storage.answers import HELD_OUT, SEARCH, Answers
-from storage.database import open_storage
+from storage.database.database import open_storage
+from storage.scores import HELD_OUT, SEARCH, Answers
 from storage.studies import find_study
 from storage.trials import TrialRecord, Trials
-from study.candidates import recipe_of
-from study.config_file import load_config
-from study.engine_choice import choose_engine
-from study.interrupts import Interrupts
-from study.join import open_worker
-from study.sampler import place_of
-from study.schedule import Schedule
-from study.setup import Setup
-from study.summary import answers_of
+from study.cli.interrupts import Interrupts
+from study.config.load import load_config
+from study.search.genome import recipe_of
+from study.search.schedule import Schedule
+from study.search.state import place_of
+from study.search.stored_scores import answers_of
+from study.setup.engine import choose_engine
+from study.setup.setup import Setup
+from study.worker.start import open_worker
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.answers import HELD_OUT, Answers, TaskAnswers
+from storage.answers import TaskReplies
 from storage.claims import Claims
-from storage.database import open_storage
-from storage.replies import TaskReplies
+from storage.database.database import open_storage
+from storage.scores import HELD_OUT, Answers, TaskAnswers
 from storage.studies import create_study
 
 _COMPARED = 8

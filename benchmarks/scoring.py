@@ -101,10 +101,10 @@ def main() -> None:
     parser.add_argument("--engine", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--profile", action="store_true")
     given = parser.parse_args()
-    from objectives.engines.vllm_process import Host
-    from study.config_file import load_config
-    from study.engine_choice import choose_engine
-    from study.setup import build
+    from objectives.engines.vllm.server import Host
+    from study.config.load import load_config
+    from study.setup.engine import choose_engine
+    from study.setup.setup import build
 
     make(given.folder, given.layers)
     engine = {k: yaml.safe_load(v) for k, v in (word.split("=") for word in given.engine)}

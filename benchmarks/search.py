@@ -28,14 +28,14 @@ from objectives.merge.recipe import MergeRecipe
 from objectives.scoring import Exam
 from objectives.tasks.task import Task
 from storage.trials import TrialRecord
-from study.config import SearchConfig, StudyConfig
-from study.config_file import load_config
-from study.engine_choice import EngineChoice, choose_engine
-from study.interrupts import Interrupts
-from study.join import open_worker
-from study.sampler import places_of
-from study.setup import Setup, build
-from study.worker import Worker
+from study.cli.interrupts import Interrupts
+from study.config.load import load_config
+from study.config.schema import SearchConfig, StudyConfig
+from study.search.state import places_of
+from study.setup.engine import EngineChoice, choose_engine
+from study.setup.setup import Setup, build
+from study.worker.start import open_worker
+from study.worker.worker import Worker
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo" / "study.yaml"
 SHARE, TOP = 0.25, 20

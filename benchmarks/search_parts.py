@@ -17,8 +17,9 @@ from objectives.engines.engine import Engine
 from objectives.sampling import Floats, Sample, estimate
 from objectives.scoring import Exam, Scores, TaskScores
 from storage.trials import TrialRecord
-from study.sampler import Place, Replay, ReplaySampler, places_of, start_of
-from study.setup import Setup
+from study.search.sampler import Replay, ReplaySampler, start_of
+from study.search.state import Place, places_of
+from study.setup.setup import Setup
 
 
 class RandomReplay(Replay):

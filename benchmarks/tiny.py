@@ -18,20 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from objectives.engines.engine import Answer, EngineError, Prompt
+from objectives.engines.engine import Answer, Prompt
+from objectives.errors import EngineError
 from objectives.merge.recipe import MergeRecipe
-from objectives.merge.sources import Sources
+from objectives.models.sources import Sources
 from objectives.scoring import Exam, Scores, TaskScores
-from storage.database import open_storage
+from storage.database.database import open_storage
 from storage.studies import find_study
 from storage.trials import Trials
-from study.config import StudyConfig
-from study.engine_choice import EngineChoice
-from study.genome import Genome
-from study.interrupts import Interrupted, Interrupts
-from study.join import open_worker
-from study.sampler import Place, places_of
-from study.setup import Setup
+from study.cli.interrupts import Interrupted, Interrupts
+from study.config.schema import StudyConfig
+from study.search.genome import Genome
+from study.search.state import Place, places_of
+from study.setup.engine import EngineChoice
+from study.setup.setup import Setup
+from study.worker.start import open_worker
 
 NAME = "tiny"
 LAYERS = 8

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from study.verdict import max_quantile, resampled
+from study.verdict.comparison import max_quantile, resampled
 
 Floats = NDArray[np.float64]
 

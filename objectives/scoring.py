@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.engines.engine import Answer, Engine, Prompt
-from objectives.sampling import Estimate, Sample, estimate
 from objectives.tasks.task import Task, Tokenizer, WholeTask
+
+from .sampling import Estimate, Sample, estimate
 
 Floats = NDArray[np.float32]
 

@@ -17,12 +17,13 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from .answers import SEARCH, TaskAnswers, insert_answers
-from .connections import writing
-from .database import Database
-from .tables import claims, database_now
+from storage.database.connections import writing
+from storage.database.database import Database
+from storage.database.tables import claims, database_now
+
+from .errors import DELETED, StorageError
+from .scores import SEARCH, TaskAnswers, insert_answers
 from .trials import FAILURE, RESULT, TASKS
-from .url import DELETED, StorageError
 
 T = TypeVar("T")
 

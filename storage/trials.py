@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, select
 
-from .database import Database
-from .url import DELETED, StorageError
+from storage.database.database import Database
+
+from .errors import DELETED, StorageError
 
 BASELINE, KIND, TASKS, RESULT, FAILURE = "baseline", "kind", "tasks", "result", "failure"
 GENERATION, SLOT = "generation", "slot"
@@ -198,29 +199,3 @@ def record(trial: FrozenTrial) -> TrialRecord:
         trial.value if trial.state == TrialState.COMPLETE else None,
         trial.user_attrs,
     )
-
-
-def best(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The complete trial with the highest objective; None without any.
-
-    Of equals the one that is first in the search, after any baseline: trial numbers depend on
-    which worker was faster.
-    """
-    scored = [(r, objective) for r in records if (objective := r.objective) is not None]
-    highest = max((objective for _, objective in scored), default=None)
-    return min((r for r, objective in scored if objective == highest), key=_order, default=None)
-
-
-def _order(record: TrialRecord) -> tuple[bool, int, int, str, int]:
-    generation, slot = (int(record.attributes.get(name, 0)) for name in (GENERATION, SLOT))
-    return record.kind == "search", generation, slot, record.baseline or "", record.number
-
-
-def best_search(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The best trial of the search."""
-    return best([r for r in records if r.kind == "search"])
-
-
-def best_merge(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The merge with the highest value: of the search, or a uniform one that beats it."""
-    return best([r for r in records if r.kind in ("search", "uniform")])

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .command import ConfigPath, StorageUrl, application, fail, reported, start_logging
+from study.cli.options import ConfigPath, StorageUrl
+from study.cli.session import application, fail, reported, start_logging
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +57,10 @@ def _opened(path: Path, storage: str | None) -> Application:
     from optuna.storages._cached_storage import _CachedStorage
     from optuna_dashboard import wsgi
 
-    from storage.database import open_storage
+    from storage.database.database import open_storage
+    from storage.database.url import redacted
     from storage.studies import find_study
-    from storage.url import redacted
-
-    from .config_file import load_config, study_url
+    from study.config.load import load_config, study_url
 
     config = load_config(path)
     database = open_storage(study_url(config, storage), create=False)

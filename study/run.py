@@ -11,25 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from objectives.engines import vllm_child
-
-from .command import (
-    ConfigPath,
-    How,
-    StorageUrl,
-    TaskFolders,
-    Wandb,
-    application,
-    log_console,
-    reported,
-    start_logging,
-)
-from .interrupts import Interrupted, Interrupts
+from objectives.engines.vllm import child as vllm_child
+from study.cli.interrupts import Interrupted, Interrupts
+from study.cli.options import ConfigPath, How, StorageUrl, TaskFolders, Wandb
+from study.cli.session import application, log_console, reported, start_logging
 
 if TYPE_CHECKING:
     import storage.trials
-
-    from .setup import Setup
+    from study.setup.setup import Setup
 
 Trials = Annotated[int | None, typer.Option(help="search trials in all, in place of the config's")]
 Timeout = Annotated[float | None, typer.Option(help="seconds after which no new trial starts")]
@@ -90,8 +79,8 @@ def _run(
     how: How,
     interrupts: Interrupts,
 ) -> None:
-    from .config import ConfigError
-    from .config_file import load_config, study_url
+    from study.config.errors import ConfigError
+    from study.config.load import load_config, study_url
 
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     config = load_config(path, how.task_folders, how.benchmarks)
@@ -106,21 +95,23 @@ def _run(
         raise ConfigError("--wandb: wandb is not installed; pip install '.[wandb]'")
     url = study_url(config, storage)
     if workers is not None:
-        from .supervisor import supervise
+        from study.worker.supervisor import supervise
 
         setup, worked, reached = supervise(path, config, url, deadline, workers, how, interrupts)
         _conclude(setup, worked, reached)
         return
     asked = config.engine
     vllm_child.begin_early(how.engine or asked.kind, asked.device, asked.eager)
-    from .engine_choice import choose_engine  # what is wrong in the file is said before torch comes
+    from study.setup.engine import (
+        choose_engine,  # what is wrong in the file is said before torch comes
+    )
 
     choice = choose_engine(config, how.engine)
     choice.begin()
-    from .join import open_worker
-    from .progress import Progress
-    from .setup import build
-    from .tracking import both, tracked
+    from study.monitors.progress import Progress
+    from study.monitors.wandb import both, tracked
+    from study.setup.setup import build
+    from study.worker.start import open_worker
 
     setup = build(config, check_values=not choice.reads_sources)
     with open_worker(setup, url, choice, interrupts) as worker:
@@ -138,7 +129,7 @@ def _run(
 
 
 def _conclude(setup: "Setup", trials: "storage.trials.Trials", reached: bool) -> None:
-    from .conclude import conclude, show
+    from study.artifacts.finish import conclude, show
 
     if reached:
         conclude(setup, trials)
@@ -148,7 +139,7 @@ def _conclude(setup: "Setup", trials: "storage.trials.Trials", reached: bool) ->
 
 
 def _shown(url: str) -> str:
-    from storage.url import redacted
+    from storage.database.url import redacted
 
     return redacted(url)
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .command import ConfigPath, StorageUrl, application, reported, start_logging
+from study.cli.options import ConfigPath, StorageUrl
+from study.cli.session import application, reported, start_logging
 
 if TYPE_CHECKING:
     from storage.workers import Watch, WorkerRecord, Workers
@@ -27,14 +28,13 @@ def status(config: ConfigPath, storage: StorageUrl = None, as_json: AsJson = Fal
 
 
 def _status(path: Path, storage: str | None) -> dict[str, Any]:
-    from storage.database import open_storage
+    from storage.database.database import open_storage
+    from storage.database.url import redacted
     from storage.studies import find_study, stored_budget, stored_fingerprint, stored_verdict
     from storage.trials import Trials
-    from storage.url import redacted
     from storage.workers import Watch, Workers
-
-    from .config_file import load_config, study_url
-    from .sampler import generation_of, places_of
+    from study.config.load import load_config, study_url
+    from study.search.state import generation_of, places_of
 
     config = load_config(path)
     url = study_url(config, storage)
@@ -96,7 +96,7 @@ def _state(record: "WorkerRecord", watch: "Watch", died: bool) -> str:
 
 
 def _best(records: Any) -> dict[str, Any] | None:
-    from storage.trials import best_merge
+    from study.search.state import best_merge
 
     top = best_merge(records)
     if top is None:
@@ -121,7 +121,7 @@ def _line(worker: dict[str, Any]) -> str:
 
 
 def _ago(seconds: float) -> str:
-    from .progress import duration
+    from study.cli.text import duration
 
     return duration(seconds)
 

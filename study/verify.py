@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .command import StorageUrl, TaskFolders, application, reported, start_logging
-from .interrupts import Interrupted, Interrupts
+from study.cli.interrupts import Interrupted, Interrupts
+from study.cli.options import StorageUrl, TaskFolders
+from study.cli.session import application, reported, start_logging
 
 if TYPE_CHECKING:
-    from .checking import Checked
+    from study.artifacts.check import Checked
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="an exported merge")]
 Config = Annotated[
@@ -32,7 +33,7 @@ def verify(
     start_logging()
     try:
         with Interrupts(), reported():
-            from .checking import check
+            from study.artifacts.check import check
 
             found = check(folder, config, storage, engine, task_folders or [])
     except Interrupted as stop:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from objectives.engines.vllm_worker import MergeExtension
+from objectives.engines.vllm.extension import MergeExtension
 from objectives.merge.recipe import MergeRecipe
 
 MISSING, RENAMED, RESHAPED, RAISED, EXHAUSTED, HUNG = range(1, 7)

@@ -15,7 +15,7 @@ from temporary import Server, postgres_database
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-from study.genome import Genome
+from study.search.genome import Genome
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo"
 WORDS = ["<s>", "</s>", *"abcdefghij", *"0123456789", *(f"{i}," for i in range(16))]

@@ -21,12 +21,12 @@ from transformers import (
 
 from objectives.engines.engine import Prompt
 from objectives.engines.transformers import TransformersEngine
-from objectives.merge.errors import SourceError
+from objectives.errors import SourceError
 from objectives.merge.export import MERGEKIT_FILE, export
 from objectives.merge.recipe import MergeRecipe
-from objectives.merge.sources import Sources
-from study.genome import Genome
-from study.genome_config import GenomeConfig, SpaceConfig
+from objectives.models.sources import Sources
+from study.config.genome import GenomeConfig, SpaceConfig
+from study.search.genome import Genome
 
 MAKES: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "llama": (LlamaConfig, {}),

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from conftest import DEMO
 
-from study.config import ConfigError
-from study.config_file import load_config
-from study.genome import Genome
+from study.config.errors import ConfigError
+from study.config.load import load_config
+from study.search.genome import Genome
 
 EXAMPLES = sorted(p for p in DEMO.parent.rglob("*.yaml") if "genome:" in p.read_text())
 

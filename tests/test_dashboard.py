@@ -20,12 +20,12 @@ import yaml
 from test_run import command, write_study
 from tiny import NAME, run, tiny_config, tiny_dict, tiny_setup
 
-from storage.board import post
-from storage.database import open_storage
+from storage.dashboard import post
+from storage.database.database import open_storage
 from storage.studies import find_study
 from storage.trials import Trials
-from study.figures import figures
-from study.note import note
+from study.monitors.dashboard_figures import figures
+from study.monitors.dashboard_note import note
 
 ROOT = Path(__file__).parent.parent
 TRIALS, POPULATION = 12, 5

@@ -7,17 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from objectives.errors import QuestionError
 from objectives.tasks import multiple_choice, retrieval
-from objectives.tasks.data import (
-    BadRow,
-    QuestionError,
-    options_in,
-    read_questions,
-    split,
-    split_cue,
-)
 from objectives.tasks.multiple_choice import first_digit
+from objectives.tasks.question_files import BadRow, options_in, read_questions, split_cue
 from objectives.tasks.retrieval import picks
+from objectives.tasks.split import split
 from objectives.tasks.task import Question
 
 CHOICE = "Which is red?\n0. grass\n1. blood\n2. sky\n3. snow"

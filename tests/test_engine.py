@@ -10,10 +10,11 @@ from conftest import WORDS, MakeModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from objectives.engines.engine import Answer, EngineError, Prompt, said
+from objectives.engines.engine import Answer, Prompt, said
 from objectives.engines.transformers import TransformersEngine
+from objectives.errors import EngineError
 from objectives.merge.recipe import MergeRecipe
-from objectives.merge.sources import Sources
+from objectives.models.sources import Sources
 
 OPTIONS = tuple(range(12, 16))
 

@@ -14,10 +14,10 @@ from mergekit.evo.config import EvolMergeConfiguration
 from mergekit.evo.genome import METHOD_PARAM_MAPS, ModelGenome
 
 from objectives.merge.mergekit_yaml import to_mergekit
-from study.config import StudyConfig, TaskConfig
-from study.config_file import load_config
-from study.genome import Genome
-from study.genome_config import GenomeConfig
+from study.config.genome import GenomeConfig
+from study.config.load import load_config
+from study.config.schema import StudyConfig, TaskConfig
+from study.search.genome import Genome
 
 ROOT = Path(__file__).parent.parent
 LAYERS = 8

@@ -13,9 +13,9 @@ from mergekit.evo.genome import ModelGenome, ModelGenomeDefinition
 
 from objectives.merge.mergekit_yaml import to_mergekit
 from objectives.merge.recipe import MergeRecipe, labels
-from study.config import ConfigError
-from study.genome import Genome
-from study.genome_config import GenomeConfig, SpaceConfig
+from study.config.errors import ConfigError
+from study.config.genome import GenomeConfig, SpaceConfig
+from study.search.genome import Genome
 
 LAYERS = 8
 
@@ -229,8 +229,8 @@ def test_labels_are_short_and_tell_models_apart() -> None:
 
 
 def test_a_folder_written_by_the_study_is_found(tmp_path: Path) -> None:
-    from objectives.merge.errors import SourceError
-    from objectives.merge.locate import locate
+    from objectives.errors import SourceError
+    from objectives.models.locate import locate
 
     (tmp_path / "m").mkdir()
     assert locate("m", tmp_path) == tmp_path / "m"

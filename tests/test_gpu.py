@@ -10,11 +10,11 @@ from torch import Tensor
 
 from objectives.merge.catalogue import METHODS as CATALOGUE
 from objectives.merge.recipe import MergeRecipe
-from objectives.merge.sources import Sources
 from objectives.merge.stores import Resident, Store, Streamed
 from objectives.merge.stream import MergeStream
-from study.genome import Genome
-from study.genome_config import GenomeConfig, SpaceConfig
+from objectives.models.sources import Sources
+from study.config.genome import GenomeConfig, SpaceConfig
+from study.search.genome import Genome
 
 pytestmark = pytest.mark.gpu
 

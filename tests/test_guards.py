@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from study import config, genome_config
+from study.config import genome as genome_config
+from study.config import schema as config
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("run", "plan", "status", "report", "export", "verify", "dashboard")

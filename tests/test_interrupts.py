@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from study.interrupts import Interrupted, Interrupts
+from study.cli.interrupts import Interrupted, Interrupts
 
 
 class Thing:

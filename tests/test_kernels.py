@@ -11,13 +11,14 @@ import pytest
 import torch
 from conftest import MakeModel, point
 
-from objectives.merge import masks, methods, sums
+from objectives.merge import exact_sums as sums
+from objectives.merge import masks, methods
 from objectives.merge.recipe import MergeRecipe
-from objectives.merge.sources import Sources
 from objectives.merge.stores import Files
 from objectives.merge.stream import MergeStream
-from study.genome import Genome
-from study.genome_config import GenomeConfig, SpaceConfig
+from objectives.models.sources import Sources
+from study.config.genome import GenomeConfig, SpaceConfig
+from study.search.genome import Genome
 
 pytest.importorskip("triton")
 

@@ -19,15 +19,15 @@ from lm_eval_files import study_text, write_tasks
 
 from objectives.engines.engine import Answer, Engine
 from objectives.engines.transformers import TransformersEngine
+from objectives.errors import TaskError
 from objectives.merge.recipe import MergeRecipe
-from objectives.merge.sources import Sources
-from objectives.merge.tokenizer import load_tokenizer
+from objectives.models.sources import Sources
+from objectives.models.tokenizer import load_tokenizer
 from objectives.scoring import Exam, TaskScores
-from objectives.tasks.lm_eval import LmEval, Rules
-from objectives.tasks.lm_eval_task import LmEvalTask
-from objectives.tasks.task import TaskError
-from study.config_file import load_config
-from study.setup import Setup, build
+from objectives.tasks.lm_eval.load import LmEval, Rules
+from objectives.tasks.lm_eval.task import LmEvalTask
+from study.config.load import load_config
+from study.setup.setup import Setup, build
 
 CONTEXT = 256
 CHAT = (
@@ -64,7 +64,7 @@ def chatty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def theirs(model: Path, tasks: Path, *names: str, **options: Any) -> dict[str, dict[str, Any]]:
     """lm-eval's own numbers, with paths that need no current folder."""
-    from objectives.tasks.lm_eval_files import local_documents
+    from objectives.tasks.lm_eval.files import local_documents
 
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
     with local_documents():
@@ -153,7 +153,7 @@ def test_chat_templates_and_examples_are_lm_evals_own(
 
 
 def test_texts_are_tokenised_as_by_lm_eval(chatty: Path) -> None:
-    from objectives.tasks.lm_eval_prompts import Writer
+    from objectives.tasks.lm_eval.prompts import Writer
 
     lm = HFLM(pretrained=str(chatty), dtype="float32", device="cpu")
     writer = Writer(load_tokenizer("model", chatty), CONTEXT)
@@ -341,7 +341,7 @@ def test_a_score_without_a_value_is_the_worst(load: Load, tmp_path: Path) -> Non
 
 def test_the_error_of_a_score_that_is_no_mean_is_the_jackknifes(load: Load) -> None:
     """Of a mean in disguise, so that the right answer is known."""
-    from objectives.tasks.lm_eval_task import _jackknifed
+    from objectives.tasks.lm_eval.task import _jackknifed
 
     leaf = load("hooked").leaves[0]
     leaf.task.aggregation()["acc"] = statistics.fmean

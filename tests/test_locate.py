@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from objectives.merge.errors import SourceError
-from objectives.merge.locate import locate, located
+from objectives.errors import SourceError
 from objectives.merge.recipe import MergeRecipe, labels
-from objectives.merge.sources import Sources
 from objectives.merge.stream import MergeStream
+from objectives.models.locate import locate, located
+from objectives.models.sources import Sources
 
 ROOT = Path(__file__).parent.parent
 NAME = "model.layers.1.self_attn.q_proj.weight"

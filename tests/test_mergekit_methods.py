@@ -14,19 +14,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from objectives.errors import MergeError
 from objectives.merge import masks
 from objectives.merge.catalogue import METHODS
-from objectives.merge.errors import MergeError
 from objectives.merge.mergekit_yaml import to_mergekit
 from objectives.merge.recipe import MergeRecipe
-from objectives.merge.sources import Sources
 from objectives.merge.stream import MergeStream
+from objectives.models.sources import Sources
 from storage.trials import TrialRecord
-from study.config import ConfigError
-from study.genome import Genome
-from study.genome_config import GenomeConfig, SpaceConfig
-from study.jobs import Jobs
-from study.sampler import Replay
+from study.config.errors import ConfigError
+from study.config.genome import GenomeConfig, SpaceConfig
+from study.search.genome import Genome
+from study.search.jobs import Jobs
+from study.search.sampler import Replay
 
 OURS = [name for name, method in METHODS.items() if not method.fused]
 RANDOM = ("della", "della_linear")

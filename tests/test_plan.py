@@ -9,18 +9,13 @@ from pathlib import Path
 import pytest
 from conftest import DEMO
 
-from objectives.engines.engine import EngineError, Prompt
+from objectives.engines.engine import Prompt
 from objectives.engines.host_memory import available
-from objectives.engines.sizes import (
-    Sizes,
-    groups_within,
-    indivisible,
-    kv_bytes_per_token,
-    sizes,
-)
+from objectives.engines.memory import Sizes, groups_within, indivisible, kv_bytes_per_token, sizes
+from objectives.errors import EngineError
 from objectives.merge.catalogue import METHODS
-from objectives.merge.sources import Sources
-from study import cost
+from objectives.models.sources import Sources
+from study.planning import cost
 
 ROOT = Path(__file__).parent.parent
 SEVEN_B = 14_483_464_192

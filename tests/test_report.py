@@ -17,26 +17,30 @@ from conftest import DEMO
 from sqlalchemy import text
 from test_run import command
 
-from objectives.merge.errors import ExportError
+from objectives.errors import ExportError
 from objectives.merge.export import export as write
 from objectives.scoring import Exam
-from storage.answers import HELD_OUT, SEARCH, Answers
 from storage.claims import Claims
-from storage.database import Database, open_storage
-from storage.studies import StudyMismatch, find_study, stored_verdict
-from storage.trials import TrialRecord, Trials, best_search
-from study.candidates import PREFERENCE, candidates, recipe_of
-from study.checking import check
-from study.config import ConfigError
-from study.config_file import load_config
-from study.export import _export, choose
-from study.findings import findings
-from study.interrupts import Interrupts
-from study.jobs import Jobs
-from study.judge import Judgement, judge
-from study.page import pictures, render, write_report
+from storage.database.database import Database, open_storage
+from storage.errors import StudyMismatch
+from storage.scores import HELD_OUT, SEARCH, Answers
+from storage.studies import find_study, stored_verdict
+from storage.trials import TrialRecord, Trials
+from study.artifacts.check import check
+from study.artifacts.export import choose
+from study.cli.interrupts import Interrupts
+from study.config.errors import ConfigError
+from study.config.load import load_config
+from study.export import _export
 from study.report import _report
-from study.setup import Setup, build
+from study.reporting.data import findings
+from study.reporting.page import pictures, render, write_report
+from study.search.contenders import PREFERENCE, candidates
+from study.search.genome import recipe_of
+from study.search.jobs import Jobs
+from study.search.state import best_search
+from study.setup.setup import Setup, build
+from study.verdict.judge import Judgement, judge
 
 TRIALS, POPULATION = 8, 4
 

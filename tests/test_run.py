@@ -19,18 +19,20 @@ from conftest import DEMO
 from safetensors.torch import load_file
 from temporary import Server
 
-from storage.answers import SEARCH, Answers
-from storage.database import open_storage
+from storage.database.database import open_storage
+from storage.database.url import storage_url
+from storage.errors import StorageError
+from storage.processes import is_gone
+from storage.scores import SEARCH, Answers
 from storage.studies import find_study
 from storage.trials import TrialRecord, Trials
-from storage.url import StorageError, storage_url
-from storage.workers import WorkerRecord, Workers, is_gone
-from study.candidates import recipe_of
-from study.config_file import load_config
-from study.engine_choice import choose_engine
-from study.export import choose, export_trial
-from study.judge import Judgement, judge
-from study.setup import Setup, build
+from storage.workers import WorkerRecord, Workers
+from study.artifacts.export import choose, export_trial
+from study.config.load import load_config
+from study.search.genome import recipe_of
+from study.setup.engine import choose_engine
+from study.setup.setup import Setup, build
+from study.verdict.judge import Judgement, judge
 
 TRIALS, POPULATION = 10, 4
 Change = Callable[[dict[str, Any]], None]
@@ -328,7 +330,7 @@ def test_an_exported_merge_scores_exactly_what_its_trial_scored(
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str(tmp_path / "m")
     from objectives.merge.recipe import MergeRecipe
-    from objectives.merge.sources import Sources
+    from objectives.models.sources import Sources
 
     storage = open_storage(url)
     final = choose(records(url), "final", judgement(url, opened))
@@ -431,7 +433,7 @@ def test_a_budget_may_grow(whole: tuple[Path, str, str], tmp_path: Path) -> None
 def test_other_contents_of_any_kind_are_not_resumed(opened: Setup) -> None:
     from dataclasses import replace
 
-    from study.genome import Genome
+    from study.search.genome import Genome
 
     facts = opened.fingerprint(4)
     genome = opened.config.genome

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from test_run import TRIALS, command, records, search_of, started, wait_for, write_study
 
-from storage.answers import SEARCH, Answers
-from storage.database import open_storage
+from storage.database.database import open_storage
+from storage.scores import SEARCH, Answers
 from storage.trials import TrialRecord
 
 QUESTIONS = 45

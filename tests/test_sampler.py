@@ -9,21 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.claims import Claims
-from storage.database import open_storage
+from storage.database.database import open_storage
 from storage.studies import create_study
 from storage.trials import BASELINE, KIND, Trials, record
-from study.genome_config import Range
-from study.jobs import place_name
-from study.sampler import (
+from study.config.genome import Range
+from study.search.jobs import place_name
+from study.search.sampler import (
     GENERATION,
     SLOT,
-    Place,
     Replay,
     ReplaySampler,
     default_population,
-    places_of,
     start_of,
 )
+from study.search.state import Place, places_of
 
 SPACE = {f"p{i}": Range(low=-0.4, high=1.4) for i in range(6)} | {"d": Range(low=0.4, high=1.0)}
 BOUNDS = {name: (r.low, r.high) for name, r in SPACE.items()}

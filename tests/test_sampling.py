@@ -16,12 +16,12 @@ from objectives.scoring import Exam
 from objectives.tasks.multiple_choice import MultipleChoice
 from objectives.tasks.prompts import load_template
 from objectives.tasks.retrieval import Retrieval
-from storage.answers import Answers, TaskAnswers
 from storage.claims import Claims
-from storage.database import Database, open_storage
+from storage.database.database import Database, open_storage
+from storage.scores import Answers, TaskAnswers
 from storage.studies import create_study
 from storage.trials import TrialRecord, Trials
-from study.schedule import Schedule
+from study.search.schedule import Schedule
 
 QUESTIONS = 200
 

@@ -7,9 +7,9 @@ import pytest
 from optuna.trial import TrialState
 
 from storage.trials import TrialRecord
-from study.candidates import Candidate
-from study.sentence import not_yet, questions, sentence, untold
-from study.verdict import Comparison
+from study.search.contenders import Candidate
+from study.verdict.comparison import Comparison
+from study.verdict.wording import not_yet, questions, sentence, untold
 
 
 def merge(role: Any, name: str, baseline: str | None = None) -> Candidate:

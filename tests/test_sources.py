@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from objectives.merge.errors import SourceError
-from objectives.merge.fingerprint import fingerprints
+from objectives.errors import SourceError
 from objectives.merge.recipe import MergeRecipe
-from objectives.merge.sources import Sources
 from objectives.merge.stream import MergeStream
+from objectives.models.fingerprint import fingerprints
+from objectives.models.sources import Sources
 
 WORDS = ["<s>", "</s>", *"abcdefgh"]
 

@@ -7,12 +7,13 @@ import optuna
 import pytest
 from sqlalchemy import create_engine, text
 
-from storage.answers import HELD_OUT, SEARCH, Answers, TaskAnswers
+from storage.answers import TaskReplies
 from storage.claims import Claims
-from storage.database import open_storage
-from storage.replies import TaskReplies
+from storage.database.database import open_storage
+from storage.database.url import redacted, storage_url, without_password
+from storage.errors import StorageError, StudyMismatch
+from storage.scores import HELD_OUT, SEARCH, Answers, TaskAnswers
 from storage.studies import (
-    StudyMismatch,
     create_study,
     find_study,
     hold_fingerprint,
@@ -20,7 +21,6 @@ from storage.studies import (
     stored_verdict,
 )
 from storage.trials import Trials
-from storage.url import StorageError, redacted, storage_url, without_password
 
 
 def some(seed: int, count: int = 7) -> TaskAnswers:

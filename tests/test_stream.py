@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from objectives.merge.mergekit_yaml import to_mergekit
 from objectives.merge.recipe import MergeRecipe
-from objectives.merge.sources import Sources
 from objectives.merge.stream import MergeStream
-from study.genome import Genome
-from study.genome_config import GenomeConfig, SpaceConfig
+from objectives.models.sources import Sources
+from study.config.genome import GenomeConfig, SpaceConfig
+from study.search.genome import Genome
 
 PARENTS = ("numeric", "relations", "catalogue")
 

@@ -6,16 +6,13 @@ import pytest
 from conftest import DEMO
 
 from objectives.engines.engine import Answer, Prompt
+from objectives.errors import TaskError
 from objectives.merge.recipe import MergeRecipe
 from objectives.scoring import Exam
 from objectives.tasks.multiple_choice import MultipleChoice
-from objectives.tasks.prompts import (
-    TemplateProblem,
-    load_template,
-    named_templates,
-)
+from objectives.tasks.prompts import TemplateProblem, load_template, named_templates
 from objectives.tasks.retrieval import Retrieval
-from objectives.tasks.task import Question, TaskError
+from objectives.tasks.task import Question
 
 CHOICE = Question("Which?\n0. a\n1. b\n2. c", "Answer", (1,), (0, 1, 2))
 OTHER = Question("What?\n0. x\n1. y\n2. z", "Answer", (2,), (0, 1, 2))
@@ -173,7 +170,7 @@ def test_an_answer_of_nan_scores_the_worst(weight: float, worst: float) -> None:
 
 def test_the_demos_questions_are_read_whole() -> None:
     from objectives.tasks import multiple_choice, retrieval
-    from objectives.tasks.data import read_questions
+    from objectives.tasks.question_files import read_questions
 
     choice = read_questions(
         DEMO / "questions" / "choice.jsonl", "multiple_choice", multiple_choice.parse
@@ -185,7 +182,7 @@ def test_the_demos_questions_are_read_whole() -> None:
 
 
 def test_prompts_are_the_tokens_of_their_texts_one_by_one() -> None:
-    from objectives.merge.tokenizer import load_tokenizer
+    from objectives.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer("base", DEMO / "models" / "base")
     task = MultipleChoice("t", 1.0, (CHOICE, OTHER), load_template("plain", Path()))

@@ -15,12 +15,13 @@ from optuna.trial import TrialState
 from typer.testing import CliRunner
 
 from storage.trials import GENERATION, SLOT, TASKS, TrialRecord
-from study.command import Wandb, application
-from study.config_file import load_config
+from study.cli.options import Wandb
+from study.cli.session import application
+from study.config.load import load_config
+from study.monitors.wandb import STATE, Sender, Table, Tracker
 from study.run import run
-from study.sampler import Replay
-from study.setup import Setup, build
-from study.tracking import STATE, Sender, Table, Tracker
+from study.search.sampler import Replay
+from study.setup.setup import Setup, build
 
 ROOT = Path(__file__).parent.parent
 POPULATION = 5

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 from verdict import simulated
 
-from study.verdict import LEVEL, choose, compare
+from study.verdict.comparison import LEVEL, choose, compare
 
 Floats = NDArray[np.float64]
 

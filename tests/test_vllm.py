@@ -26,20 +26,20 @@ from test_architectures import make
 from test_architectures import recipe_of as recipe_of_two
 
 from objectives.engines import engine as errors
-from objectives.engines import vllm_child
-from objectives.engines.engine import Answer, EngineDeadError, EngineError, Prompt
+from objectives.engines.engine import Answer, Prompt
 from objectives.engines.transformers import TransformersEngine
-from objectives.engines.vllm import VllmEngine
-from objectives.engines.vllm_process import _named
-from objectives.merge.errors import SourceError
+from objectives.engines.vllm import child as vllm_child
+from objectives.engines.vllm.engine import VllmEngine
+from objectives.engines.vllm.server import _named
+from objectives.errors import EngineDeadError, EngineError, SourceError
 from objectives.merge.export import export
 from objectives.merge.recipe import MergeRecipe
-from objectives.merge.sources import Sources
-from study.config import StudyConfig
-from study.config_file import load_config
-from study.engine_choice import EngineChoice, choose_engine
-from study.interrupts import Interrupted, Interrupts
-from study.setup import Setup, build
+from objectives.models.sources import Sources
+from study.cli.interrupts import Interrupted, Interrupts
+from study.config.load import load_config
+from study.config.schema import StudyConfig
+from study.setup.engine import EngineChoice, choose_engine
+from study.setup.setup import Setup, build
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("VLLM TESTS DID NOT RUN: vllm is not installed", allow_module_level=True)

@@ -15,18 +15,18 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from objectives.engines.engine import Prompt
-from objectives.engines.sizes import sizes
+from objectives.engines.memory import sizes
 from objectives.engines.transformers import TransformersEngine
-from objectives.merge.errors import SourceError
+from objectives.errors import SourceError
 from objectives.merge.export import MERGEKIT_FILE, export
 from objectives.merge.recipe import MergeRecipe
-from objectives.merge.sources import Sources
 from objectives.merge.stores import Files
 from objectives.merge.stream import MergeStream
-from study.config_file import load_config
-from study.genome import Genome
-from study.genome_config import GenomeConfig, SpaceConfig
-from study.setup import build
+from objectives.models.sources import Sources
+from study.config.genome import GenomeConfig, SpaceConfig
+from study.config.load import load_config
+from study.search.genome import Genome
+from study.setup.setup import build
 
 WORDS = ["<s>", "</s>", *"abcdefgh"]
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"

@@ -11,12 +11,14 @@ from cmaes import get_warm_start_mgd
 from test_run import command, search_of, started, wait_for, write_study
 from test_sampler import POPULATION, SPACE, advance, claims, new, objective, sampler
 
-from storage.database import open_storage
-from storage.studies import hold_fingerprint
-from study.config import ConfigError
-from study.genome_config import Range
-from study.sampler import Place, Replay, places_of
-from study.warm_start import distribution, has_same_questions, keep_start, stored_start
+from storage.database.database import open_storage
+from storage.studies import hold_fingerprint, stored_start
+from study.config.errors import ConfigError
+from study.config.genome import Range
+from study.search.sampler import Replay
+from study.search.state import Place, places_of
+from study.search.warm_start import distribution, keep_start
+from study.setup.fingerprint import has_same_questions
 
 
 def test_the_first_generation_is_drawn_from_where_the_earlier_one_was_best(database: str) -> None:

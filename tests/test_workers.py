@@ -20,26 +20,26 @@ from temporary import Server
 from tiny import NAME, TinyChoice, found, run, start, tiny_config, tiny_setup
 
 from objectives.scoring import Exam
-from storage.answers import HELD_OUT, SEARCH, Answers
 from storage.claims import Claims, ClaimTaken, TrialLost
-from storage.database import open_storage
-from storage.patience import Patience, passes
-from storage.studies import StudyMismatch, create_study, find_study
+from storage.database.database import open_storage
+from storage.database.retry import Patience, passes
+from storage.errors import StorageError, StudyMismatch
+from storage.processes import is_gone, process_name
+from storage.scores import HELD_OUT, SEARCH, Answers
+from storage.studies import create_study, find_study
 from storage.trials import TrialRecord, Trials
-from storage.url import StorageError
-from storage.workers import Watch, WorkerRecord, Workers, is_gone, process_name
-from study import supervisor
-from study.candidates import candidates
-from study.command import How
-from study.config import ConfigError
-from study.interrupts import Interrupts
-from study.jobs import Jobs, place_name
-from study.join import enter_study, make_study
-from study.progress import Progress
-from study.sampler import Place
-from study.standing import CANDIDATE
-from study.supervisor import gpus_for
-from study.worker_process import Order
+from storage.workers import Watch, WorkerRecord, Workers
+from study.cli.interrupts import Interrupts
+from study.cli.options import How
+from study.config.errors import ConfigError
+from study.monitors.progress import Progress
+from study.search.contenders import candidates
+from study.search.jobs import Jobs, place_name
+from study.search.state import CANDIDATE, Place
+from study.setup.enter import enter_study, make_study
+from study.worker import supervisor
+from study.worker.process import Order
+from study.worker.supervisor import gpus_for
 
 TRIALS, POPULATION = 23, 5
 BOUNDS = {"a": (0.0, 1.0)}
@@ -376,7 +376,7 @@ def test_patience_ends_and_the_last_error_is_raised(server: Server) -> None:
 def test_three_failures_in_a_row_end_a_worker_and_a_failed_place_is_asked_again(
     tmp_path: object, undisturbed: dict[Place, object]
 ) -> None:
-    from objectives.engines.engine import EngineError
+    from objectives.errors import EngineError
 
     url, config = f"sqlite:///{tmp_path}/s.db", tiny_config(TRIALS, POPULATION)
     assert run(url, config, fails=frozenset({1, 2, 9, 12, 13}))

@@ -14,12 +14,12 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.initialization import no_init_weights
 
-from objectives.merge.errors import MergeError
+from objectives.errors import EngineError, MergeError
 from objectives.merge.recipe import MergeRecipe
-from objectives.merge.sources import Sources
 from objectives.merge.stream import MergeStream
+from objectives.models.sources import Sources
 
-from .engine import Answer, EngineError, Prompt, said
+from .engine import Answer, Prompt, said
 
 
 class TransformersEngine:

@@ -15,15 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .disk import sync
-from .errors import ExportError
-from .fingerprint import fingerprints
+from objectives.atomic_files import sync
+from objectives.errors import ExportError
+from objectives.models.fingerprint import fingerprints
+from objectives.models.sources import Sources
+from objectives.models.tokenizer import FILES
+from objectives.models.vocabulary import BASE, UNION
+
 from .mergekit_yaml import to_mergekit
 from .recipe import MergeRecipe
-from .sources import Sources
 from .stream import MergeStream
-from .tokenizer import FILES
-from .vocabulary import BASE, UNION
 
 SHARD_BYTES = 5_000_000_000
 MERGEKIT_FILE, RECIPE_FILE, SUMS_FILE = "mergekit_config.yml", "recipe.json", "SHA256SUMS"

@@ -17,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import kernels, masks, methods, sums
+from objectives.models.sources import TensorInfo
+
+from . import exact_sums as sums
+from . import kernels, masks, methods
 from .recipe import MergeRecipe, Setting
-from .sources import TensorInfo
 from .stores import Store
 
 log = logging.getLogger(__name__)

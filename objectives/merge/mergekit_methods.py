@@ -17,11 +17,12 @@ from mergekit.merge_methods import merge_tensors
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from objectives.errors import MergeError
+from objectives.models.sources import TensorInfo
+
 from . import masks
 from .catalogue import METHODS
-from .errors import MergeError
 from .recipe import MergeRecipe
-from .sources import TensorInfo
 
 Draw = Callable[[str, torch.Size, torch.device], Tensor]
 """The 16-bit draws with this name, int32."""

@@ -13,8 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .errors import SourceError
-from .sources import Sources, TensorInfo
+from objectives.errors import SourceError
+from objectives.models.sources import Sources, TensorInfo
 
 Wanted = tuple[TensorInfo, Sequence[str]]
 """A tensor and the labels of the models it is wanted from."""

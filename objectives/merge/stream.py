@@ -8,10 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from objectives.models.sources import Sources, TensorInfo
+
 from . import masks, mergekit_methods, methods
 from .catalogue import METHODS
 from .recipe import MergeRecipe, Setting
-from .sources import Sources, TensorInfo
 from .stores import Files, Held, Store
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class MergeStream:
         self._fused = None
         if self._store.device.type == "cuda":
             if importlib.util.find_spec("triton"):
-                from . import fused
+                from objectives.merge import fused
 
                 self._covers = fused.covers
                 self._fused = fused.Fused(self._store, sources.layout)

@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 
 from objectives.engines.engine import Answer, Prompt
 
-from .data import BadRow, Row, question_of
 from .prompts import Template, prompts
+from .question_files import BadRow, Row, question_of
 from .task import Question, Tokenizer
 
 Scorer = Literal["official", "exact"]

@@ -16,8 +16,9 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
 from objectives.engines.engine import Prompt
+from objectives.errors import TaskError
 
-from .task import Question, TaskError, Tokenizer
+from .task import Question, Tokenizer
 
 _FOLDER = Path(__file__).parent / "templates"
 _JINJA = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)

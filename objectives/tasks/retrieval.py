@@ -9,9 +9,9 @@ from typing import Any, Self
 
 from objectives.engines.engine import Answer, Prompt
 
-from .data import BadRow, Row, question_of
 from .multiple_choice import Scorer
 from .prompts import Template, prompts
+from .question_files import BadRow, Row, question_of
 from .task import Question, Tokenizer
 
 PICKED = 3

@@ -8,10 +8,6 @@ from typing import Any, Protocol, Self, runtime_checkable
 from objectives.engines.engine import Answer, Prompt
 
 
-class TaskError(Exception):
-    """A task cannot be asked: says which, and what would mend it."""
-
-
 @dataclass(frozen=True)
 class Question:
     """One row of a question file."""
