@@ -1,7 +1,7 @@
 """What a trial with a task of lm-eval costs beside merge and engine, and what lm-eval itself takes
 to build, tokenise and score the same.
 
-    python benchmarks/lm_eval_overhead.py [--questions 2000] [--trials 20]
+    python -m benchmarks.lm_eval_overhead [--questions 2000] [--trials 20]
 
 Ours is the real worker on SQLite with the demo's 48 parameters; at the engine's seam stands one
 that answers with random tokens and log-probabilities, whose time is left out. lm-eval is asked as

@@ -1,6 +1,6 @@
 """Merges of real size, apart from any study: four Mistral-7B shapes on a GPU.
 
-    python benchmarks/merging.py FOLDER PART [--layers 32]
+    python -m benchmarks.merging FOLDER PART [--layers 32]
 
 `rates` is what the device can do, `kernel` the kernels by the device's own clock, one tensor over
 and over, `merge` whole merges with sources on the GPU, `places` with them in files and page-locked,
@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 import yaml
-from real_size import NAMES, make
+
+from benchmarks.real_size import NAMES, make
 
 
 def timed(work: Callable[[], object], repeat: int = 5) -> float:

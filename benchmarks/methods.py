@@ -1,6 +1,6 @@
 """What a merge costs, method by method, in blocks of four layers.
 
-    python benchmarks/methods.py [--models FOLDER] [--repeats 5] [--device cpu]
+    python -m benchmarks.methods [--models FOLDER] [--repeats 5] [--device cpu]
 
 FOLDER holds a model named base and others; the demo's where none is given. On a CPU one thread's
 own time is counted, which a busy machine changes little.

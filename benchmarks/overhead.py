@@ -1,12 +1,12 @@
 """What a trial costs beside merging and scoring, for ours and for stock Optuna, in one run.
 
-    python benchmarks/overhead.py [--trials 1000] [--workers 1 8] [--postgres URL]
+    python -m benchmarks.overhead [--trials 1000] [--workers 1 8] [--postgres URL]
 
-Ours is the whole worker of benchmarks/tiny.py with 48 parameters, the answers of 2,250 questions a
-trial and a score that takes no time: read, propose, claim, store, and the dashboard's note after
-every generation. Stock is Optuna's CmaEsSampler with 48 suggest_float calls and a value. A figure
-is the time from one finished trial to the next, all workers together, over the twenty trials
-around the one named.
+Ours is the whole worker of tests.support.sleeping_study with 48 parameters, the answers of 2,250
+questions a trial and a score that takes no time: read, propose, claim, store, and the dashboard's
+note after every generation. Stock is Optuna's CmaEsSampler with 48 suggest_float calls and a
+value. A figure is the time from one finished trial to the next, all workers together, over the
+twenty trials around the one named.
 """
 
 import argparse
@@ -19,8 +19,6 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from temporary import postgres_database
-from tiny import LAYERS, NAME, start, tiny_config
 
 from storage.database.database import open_storage
 from storage.studies import find_study
@@ -28,6 +26,8 @@ from storage.trials import Trials
 from study.search.genome import Genome
 from study.search.sampler import Replay, start_of
 from study.search.state import places_of
+from tests.support.databases import postgres_database
+from tests.support.sleeping_study import LAYERS, NAME, start, tiny_config
 
 POPULATION = 30
 CONFIG = tiny_config(1, POPULATION, wide=True)

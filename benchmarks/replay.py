@@ -1,7 +1,7 @@
 """What a generation's selection is worth, by how its trials were asked: replayed from answers.
 
-    python benchmarks/replay.py FOLDER --collect [--config FILE] [--trials 120] [--seeds 2]
-    python benchmarks/replay.py FOLDER [--draws 40]
+    python -m benchmarks.replay FOLDER --collect [--config FILE] [--trials 120] [--seeds 2]
+    python -m benchmarks.replay FOLDER [--draws 40]
 
 --collect runs plain studies and asks every trial's merge the held-out questions too; both splits'
 answers are kept in FOLDER, one database a seed. The replay takes one generation of them at a time,
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from replay_ways import WAYS, Generation, Task
-from search import DEMO, made
-from search_parts import RacedTask, expected, race
 
+from benchmarks.replay_ways import WAYS, Generation, Task
+from benchmarks.search import DEMO, made
+from benchmarks.search_parts import RacedTask, expected, race
 from objectives.sampling import Floats, Sample
 from storage.database.database import open_storage
 from storage.scores import HELD_OUT, SEARCH, Answers

@@ -1,6 +1,6 @@
 """What it costs to keep what every merge said: bytes in the database, and time at a trial's end.
 
-    python benchmarks/replies.py [--trials 1000]
+    python -m benchmarks.replies [--trials 1000]
 
 Each trial answers 2,000 multiple-choice questions with a token of four options and 250 retrieval
 questions with seven tokens; nine of ten questions get the answer that most merges give. Eight

@@ -1,7 +1,7 @@
 """Held-out score against questions asked: real studies, with each part of the search alone.
 
-    python benchmarks/search.py OUT.jsonl [--config FILE] [--trials 120] [--seeds 4] [--only PART]
-    python benchmarks/search.py OUT.jsonl --report FIGURE.png
+    python -m benchmarks.search OUT.jsonl [--config FILE] [--trials 120] [--seeds 4] [--only PART]
+    python -m benchmarks.search OUT.jsonl --report FIGURE.png
 
 Each study runs through the product's own worker on SQLite. After every few generations two merges
 that choose without luck, the mean of CMA-ES's distribution and the mean of the top quarter (at most
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from search_parts import CoarseSetup, RacedExam, RandomSetup
 
+from benchmarks.search_parts import CoarseSetup, RacedExam, RandomSetup
 from objectives.merge.recipe import MergeRecipe
 from objectives.scoring import Exam
 from objectives.tasks.task import Task

@@ -1,6 +1,6 @@
 """Where to search: uniform merges over weights and densities, and whole searches in several spaces.
 
-    python benchmarks/space.py [--trials 120] [--seeds 3] [--no-grid]
+    python -m benchmarks.space [--trials 120] [--seeds 3] [--no-grid]
 
 On the demo's models and questions. The grid is scored on all questions. Each search is a study of
 its own; what counts is the held-out score of its best trial against the best uniform merge.

@@ -1,6 +1,6 @@
 """A trial of real size on a GPU: four random Mistral-7B-shaped models, 2,250 questions.
 
-    python benchmarks/trial.py FOLDER [--layers 32] [--parts PART ...]
+    python -m benchmarks.trial FOLDER [--layers 32] [--parts PART ...]
                                [--seconds 150] [--questions 1.0] [--workers 1]
                                [--engine KEY=VALUE ...]
 
@@ -20,11 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import merging
 import yaml
-from merging import PARTS as MERGING
-from merging import WITHOUT_MODELS
-from real_size import (
+
+from benchmarks.merging import PARTS as MERGING
+from benchmarks.merging import WITHOUT_MODELS
+from benchmarks.real_size import (
     CHOICE,
     CHOICE_OWN,
     CHOICE_SHARED,
@@ -37,7 +37,6 @@ from real_size import (
 )
 
 PARTS = (*MERGING, "study", "demo")
-MERGING_FILE = Path(merging.__file__)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -216,7 +215,7 @@ def main() -> None:
             demo(given.folder, given.seconds)
         else:  # in a process of its own, which gives the device's memory back
             words = [str(given.folder), part, "--layers", str(given.layers)]
-            subprocess.run([sys.executable, MERGING_FILE, *words], check=False)
+            subprocess.run([sys.executable, "-m", "benchmarks.merging", *words], check=False)
 
 
 if __name__ == "__main__":

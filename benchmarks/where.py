@@ -1,6 +1,6 @@
 """Where the time of a stored study went: medians over its search trials.
 
-python benchmarks/where.py examples/demo/study.yaml [--storage URL]
+python -m benchmarks.where examples/demo/study.yaml [--storage URL]
 """
 
 import argparse

@@ -7,9 +7,8 @@ import optuna
 from optuna.storages import RDBStorage
 
 from storage.database.url import redacted
-from storage.errors import StudyMismatch
 
-from .errors import StorageError
+from .errors import StorageError, StudyMismatch
 
 START = "start"
 

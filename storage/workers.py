@@ -16,9 +16,9 @@ from sqlalchemy import func, insert, select, update
 from storage.database.connections import writing
 from storage.database.database import Database
 from storage.database.tables import claims, database_now, workers
-from storage.processes import is_gone, process_name
 
 from .claims import fail_trial, free
+from .processes import is_gone, process_name
 
 BEATS_IN_GRACE = 6
 """How often a worker is heard of within the time after which it is taken for dead."""

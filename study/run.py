@@ -102,9 +102,7 @@ def _run(
         return
     asked = config.engine
     vllm_child.begin_early(how.engine or asked.kind, asked.device, asked.eager)
-    from study.setup.engine import (
-        choose_engine,  # what is wrong in the file is said before torch comes
-    )
+    from study.setup.engine import choose_engine
 
     choice = choose_engine(config, how.engine)
     choice.begin()

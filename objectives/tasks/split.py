@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from objectives.tasks.task import Question
+from .task import Question
 
 
 def held_out(question: Question, share: float) -> bool:

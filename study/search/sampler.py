@@ -20,7 +20,8 @@ from threadpoolctl import threadpool_limits
 
 from storage.trials import GENERATION, SLOT, record
 from study.config.genome import Range
-from study.search.state import Place, generation_of, places_of
+
+from .state import Place, generation_of, places_of
 
 
 class Replay:

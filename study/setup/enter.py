@@ -18,9 +18,10 @@ from study.cli.interrupts import Interrupts
 from study.config.errors import ConfigError
 from study.search.state import places_of
 from study.search.warm_start import keep_start
-from study.setup.engine import EngineChoice
-from study.setup.fingerprint import check_fingerprint, has_same_questions
-from study.setup.setup import Setup
+
+from .engine import EngineChoice
+from .fingerprint import check_fingerprint, has_same_questions
+from .setup import Setup
 
 log = logging.getLogger(__name__)
 

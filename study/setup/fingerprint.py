@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import optuna
 
 from storage.studies import has_trials, hold_fingerprint, stored_fingerprint, stored_start
-from study.setup.setup import Setup
+
+from .setup import Setup
 
 
 def check_fingerprint(

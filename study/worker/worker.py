@@ -236,9 +236,7 @@ class Worker:
 
     def _post(self, records: Sequence[TrialRecord]) -> None:
         """Write the dashboard's note and figures anew."""
-        from storage.dashboard import (
-            post,  # plotly takes a second, which the first trial need not wait
-        )
+        from storage.dashboard import post
         from study.monitors.dashboard_figures import figures
         from study.monitors.dashboard_note import note
 

@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-from objectives.engines.vllm.entry import _serve
+from .entry import _serve
 
 _ON_CPU = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 _ALWAYS = {
