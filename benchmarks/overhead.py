@@ -25,7 +25,7 @@ from storage.studies import find_study
 from storage.trials import Trials
 from study.search.genome import Genome
 from study.search.sampler import Replay, start_of
-from study.search.state import places_of
+from study.search.state import SearchState
 from tests.support.databases import postgres_database
 from tests.support.sleeping_study import LAYERS, NAME, start, tiny_config
 
@@ -103,9 +103,9 @@ def reopen(url: str) -> float:
     began = time.perf_counter()
     database = open_storage(url, create=False)
     records = Trials(database, find_study(database, NAME)).all()
-    finished, taken = places_of(records)
+    state = SearchState.of(records, POPULATION)
     replay = Replay(GENOME.space, 0, POPULATION, 1 / 6, start_of(GENOME.space, 0, False))
-    replay.propose(replay.free_places(taken, finished)[0], finished)
+    replay.propose(state.free_slots()[0], state.finished)
     database.engine.dispose()
     return time.perf_counter() - began
 

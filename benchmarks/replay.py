@@ -32,7 +32,7 @@ from study.cli.interrupts import Interrupts
 from study.config.load import load_config
 from study.search.genome import recipe_of
 from study.search.schedule import Schedule
-from study.search.state import place_of
+from study.search.state import slot_of
 from study.search.stored_scores import answers_of
 from study.setup.engine import choose_engine
 from study.setup.setup import Setup
@@ -102,7 +102,7 @@ def generations(folder: Path, config: Path) -> Iterator[Generation]:
         answers = Answers(database)
         by_generation = defaultdict(list)
         for record in records:
-            if (place := place_of(record)) is not None:
+            if (place := slot_of(record)) is not None:
                 by_generation[place.generation].append(record)
         baselines = [r for r in records if r.baseline is not None]
         before = baselines
@@ -174,7 +174,7 @@ def collect(given: argparse.Namespace) -> None:
         with Interrupts() as stop, open_worker(setup, url, choice, stop) as worker:
             worker.search(math.inf)
             for record in worker.trials.all():
-                if place_of(record) is None or worker.answers.read(record.id, HELD_OUT):
+                if slot_of(record) is None or worker.answers.read(record.id, HELD_OUT):
                     continue
                 worker.engine.load(recipe_of(record, setup.genome))
                 scores = setup.held_out.ask(worker.engine)

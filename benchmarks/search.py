@@ -31,7 +31,7 @@ from storage.trials import TrialRecord
 from study.cli.interrupts import Interrupts
 from study.config.load import load_config
 from study.config.schema import SearchConfig, StudyConfig
-from study.search.state import places_of
+from study.search.state import SearchState
 from study.setup.engine import EngineChoice, choose_engine
 from study.setup.setup import Setup, build
 from study.worker.start import open_worker
@@ -99,7 +99,7 @@ def points(setup: Setup, choice: EngineChoice, trials: int, every: int) -> Itera
 
 def _point(worker: Worker, generation: int) -> dict[str, Any]:
     records = [r for r in worker.trials.all() if r.complete]
-    finished, _ = places_of(records)
+    finished = SearchState.of(records).finished
     top = sorted(finished.values(), key=lambda found: -found[1])
     top = top[: min(TOP, max(1, len(top) // 4))]
     means = {name: statistics.fmean(p[name] for p, _ in top) for name in top[0][0]}

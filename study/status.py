@@ -34,7 +34,7 @@ def _status(path: Path, storage: str | None) -> dict[str, Any]:
     from storage.trials import Trials
     from storage.workers import Watch, Workers
     from study.config.load import load_config, study_url
-    from study.search.state import generation_of, places_of
+    from study.search.state import SearchState
 
     config = load_config(path)
     url = study_url(config, storage)
@@ -43,7 +43,7 @@ def _status(path: Path, storage: str | None) -> dict[str, Any]:
     records = Trials(database, study).all()
     states = [record.state.name for record in records]
     population = int(stored_fingerprint(study).get("population", 0))
-    finished, _ = places_of(records)
+    state = SearchState.of(records, population)
     workers = Workers(database, study._study_id)
     return {
         "study": config.name,
@@ -54,10 +54,10 @@ def _status(path: Path, storage: str | None) -> dict[str, Any]:
             "running": states.count("RUNNING"),
         },
         "search_trials": {
-            "finished": len(finished),
+            "finished": len(state.finished),
             "budget": stored_budget(study, config.study.trials),
         },
-        "generation": generation_of(finished, population) if population else 0,
+        "generation": state.generation,
         "population": population,
         "best": _best(records),
         "verdict": stored_verdict(study),

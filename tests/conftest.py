@@ -1,5 +1,7 @@
 """Real parts for the tests: tiny checkpoints, the demo's trained models, Postgres."""
 
+import tests.support.interpreted  # noqa: F401, I001  # before anything imports Triton
+
 import os
 from collections.abc import Iterator
 from pathlib import Path

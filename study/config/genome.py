@@ -53,8 +53,8 @@ class GenomeConfig(Section):
 
     @model_validator(mode="after")
     def _fits_the_method(self) -> Self:
-        if self.merge_method == "slerp" and (self.smooth or self.filters):
-            raise ValueError("merge_method: slerp takes neither smooth nor filters")
+        if self.method.pairwise and (self.smooth or self.filters):
+            raise ValueError(f"merge_method: {self.merge_method} takes neither smooth nor filters")
         if self.normalize is not None and self.method.normalize is None:
             raise ValueError(f"normalize: {self.merge_method} does not normalize")
         if wrong := wrong_models(self.merge_method, self.models, self.base_model):

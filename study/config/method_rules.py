@@ -32,11 +32,12 @@ def wrong_value(name: str, parameter: str, value: Value) -> str | None:
         return "stands in genome itself, as genome.normalize"
     if parameter == "int8_mask":
         return "is always true: it changes no weight"
-    if parameter == "t" and name == "slerp":
+    method = METHODS[name]
+    if parameter == "t" and method.pairwise:
         return "is searched: each model's preference"
-    if parameter == "rescale" and name in ("ties", "dare_linear", "dare_ties"):
-        return f"{name} {'never' if name == 'ties' else 'always'} rescales"
-    known = _settable(METHODS[name])
+    if parameter == "rescale" and (method.drops or method.trims):
+        return f"{name} {'always' if method.drops else 'never'} rescales"
+    known = _settable(method)
     if parameter not in known:
         has = one_of(known) if known else f"{name} has none"
         return f"unknown parameter{closest(parameter, known) or '; ' + has}"

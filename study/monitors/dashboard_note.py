@@ -11,7 +11,7 @@ from objectives.merge.recipe import MergeRecipe
 from storage.database.url import redacted
 from storage.trials import TrialRecord
 from study.search.genome import Genome, recipe_of
-from study.search.state import best_merge, generation_of, places_of
+from study.search.state import SearchState, best_merge
 from study.setup.setup import Setup
 
 _NOTE = Environment(
@@ -68,7 +68,7 @@ def note(
 ) -> str:
     """The note's Markdown; `url` is shown without its password, `verdict` is the stored one."""
     genome, config = setup.genome, setup.config
-    finished, _ = places_of(records)
+    state = SearchState.of(records, population)
     top = best_merge(records)
     words = ["python", "-m", "study.run", str(config.file), "--storage", redacted(url)]
     words += ["--trials", str(config.trials_given)] if config.trials_given else []
@@ -83,9 +83,9 @@ def note(
         base=genome.base,
         tasks=[f"{task.name} (weight {task.weight:g})" for task in config.tasks],
         rule=setup.rule,
-        finished=len(finished),
+        finished=len(state.finished),
         budget=config.study.trials,
-        generation=generation_of(finished, population),
+        generation=state.generation,
         population=population,
         failed=sum(record.state.name == "FAIL" for record in records),
         now=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",

@@ -20,18 +20,18 @@ import yaml
 
 from objectives.merge.mergekit_yaml import to_mergekit
 from storage.claims import ClaimTaken
-from storage.trials import GENERATION, SLOT, TrialRecord
+from storage.trials import GENERATION, TrialRecord
 from study.cli.options import Wandb
 from study.search.genome import Genome
 from study.search.sampler import Replay
-from study.search.state import Place, best_search, generation_of, places_of
+from study.search.state import SearchState, Slot, best_search, slot_of
 from study.setup.setup import Setup
 from study.worker.worker import Worker
 
 log = logging.getLogger(__name__)
 
 STATE = "wandb"
-"""The study's attribute that keeps the run's id, and how many places are logged."""
+"""The study's attribute that keeps the run's id, and how many slots are logged."""
 _CLAIM = "logging to wandb"
 _PATIENCE = 60.0
 """Seconds that a study waits at its end for what wandb has not taken yet."""
@@ -101,15 +101,15 @@ class Tracker:
             log.warning("wandb was told nothing: %s: %s", type(error).__name__, error)
 
     def _told(self, records: Sequence[TrialRecord]) -> None:
-        by_place = {_place(r): r for r in records if r.complete and r.kind == "search"}
+        by_slot = {slot: r for r in records if r.complete and (slot := slot_of(r)) is not None}
         population = self._replay.population
-        while (place := Place(*divmod(self.state["logged"], population))) in by_place:
-            record = by_place[place]
+        while (slot := Slot(*divmod(self.state["logged"], population))) in by_slot:
+            record = by_slot[slot]
             self.state["logged"] += 1
             self._send(_trial(record, self.state["logged"]))
             if self.state["logged"] % population == 0:
-                done = [r for p, r in by_place.items() if p.generation <= place.generation]
-                self._send(self._generation(place.generation, done, records))
+                done = [r for s, r in by_slot.items() if s.generation <= slot.generation]
+                self._send(self._generation(slot.generation, done, records))
                 self.keep()
 
     def _generation(
@@ -118,13 +118,14 @@ class Tracker:
         top = best_search(done)
         assert top is not None
         genome = self._setup.genome
-        finished, _ = places_of(records)
-        assert generation < generation_of(finished, self._replay.population)
+        search = SearchState.of(records, self._replay.population)
+        assert generation < search.generation
+        finished = search.finished
         mean = self._replay.mean(generation + 1, finished)
         metrics = {
             task.name: task.metric.removesuffix(",none") for task in self._setup.config.tasks
         }
-        fresh = [r for r in done if _place(r).generation == generation]
+        fresh = [r for r in done if r.attributes[GENERATION] == generation]
         return {
             "generation": generation,
             "evaluations": self.state["logged"],
@@ -142,10 +143,6 @@ class Tracker:
                 to_mergekit(genome.recipe(top.params), genome.references), sort_keys=False
             ),
         }
-
-
-def _place(record: TrialRecord) -> Place:
-    return Place(record.attributes[GENERATION], record.attributes[SLOT])
 
 
 def _trial(record: TrialRecord, evaluations: int) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from storage.scores import Answers
 from storage.studies import stored_fingerprint, stored_start
 from storage.trials import TrialRecord, Trials
 from study.search.genome import Genome, recipe_of
-from study.search.jobs import unscored
-from study.search.state import best_merge, generation_of, places_of
+from study.search.jobs import Jobs
+from study.search.state import SearchState, best_merge
 from study.setup.setup import Setup
 from study.verdict.judge import Judgement
 from study.verdict.scoreboard import Line
@@ -25,7 +25,8 @@ def findings(
     records = trials.all()
     population = int(stored_fingerprint(trials.study)["population"])
     replay = setup.sampler(population, stored_start(trials.study)).replay
-    finished, _ = places_of(records)
+    state = SearchState.of(records, population)
+    jobs = Jobs(setup.genome, replay, setup.config.study.trials, setup.sampled)
     shown = _shown(judgement, records)
     return {
         "study": setup.config.name,
@@ -38,16 +39,16 @@ def findings(
             "held_out": {t.name: len(t.questions) for t in setup.held_out.tasks},
         },
         "trials": {
-            "finished": len(finished),
+            "finished": len(state.finished),
             "budget": setup.config.study.trials,
             "failed": sum(r.state.name == "FAIL" for r in records),
             "population": population,
-            "generation": generation_of(finished, population),
+            "generation": state.generation,
         },
         "verdict": judgement.to_dict(),
-        "unscored": unscored(setup, records, replay),
+        "unscored": jobs.unscored(records),
         "scores": history.scores(records),
-        "convergence": history.convergence(records, replay),
+        "convergence": history.convergence(state, replay),
         "importance": history.importance(trials.frozen()),
         "seconds": history.seconds(records),
         "merge": None if shown is None else _merge(shown, setup.genome),

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial
 
-from storage.trials import GENERATION, SLOT, TrialRecord
+from storage.trials import GENERATION, TrialRecord
 from study.search.sampler import Replay
-from study.search.state import generation_of, places_of
+from study.search.state import SearchState, slot_of
 
 ENOUGH_TRIALS = 100
 """Search trials below which an importance would be noise: PED-ANOVA looks at the best tenth."""
@@ -40,15 +40,14 @@ def scores(records: Sequence[TrialRecord]) -> dict[str, Any]:
     }
 
 
-def convergence(records: Sequence[TrialRecord], replay: Replay) -> list[dict[str, float]]:
+def convergence(state: SearchState, replay: Replay) -> list[dict[str, float]]:
     """For each generation CMA-ES's step size, and how far its mean is from the start and from the
     generation before: root mean squares over the parameters, in shares of their ranges."""
-    finished, _ = places_of(records)
     found: list[dict[str, float]] = []
     start: NDArray[np.float64] | None = None
     before = start
-    for generation in range(generation_of(finished, replay.population) + 1):
-        mean, sigma = replay.distribution(generation, finished)
+    for generation in range(state.generation + 1):
+        mean, sigma = replay.distribution(generation, state.finished)
         start = mean if start is None else start
         before = mean if before is None else before
         found.append(
@@ -100,9 +99,9 @@ def seconds(records: Sequence[TrialRecord]) -> dict[str, Any]:
 
 
 def _searched(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Finished places in the order of the search, whoever was faster."""
-    found = [r for r in records if r.complete and GENERATION in r.attributes]
-    return sorted(found, key=lambda r: (r.attributes[GENERATION], r.attributes[SLOT]))
+    """Return the finished search trials in the order of the search."""
+    slots = {r.id: slot for r in records if r.complete and (slot := slot_of(r)) is not None}
+    return sorted((r for r in records if r.id in slots), key=lambda r: slots[r.id])
 
 
 def _summed(records: Sequence[TrialRecord]) -> Mapping[str, float]:

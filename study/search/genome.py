@@ -101,9 +101,9 @@ class Genome:
         )
 
     def baselines(self) -> list[Baseline]:
-        """The base, each parent alone, and uniform merges: over a sweep of weights where a method
-        has them, else one with mergekit's defaults. passthrough has none: a model unscaled is the
-        parent."""
+        """Return the base, each parent alone, and uniform merges: a sweep of weights if the method
+        has weights, else one merge with mergekit's defaults. A method that copies one model has no
+        uniform merge: the unscaled model is the parent."""
         found: list[Baseline] = []
         for label in [*filter(None, [self.base]), *self.models]:
             kind = "base" if label == self.base else "parent"
@@ -113,9 +113,9 @@ class Genome:
         return found + self._uniform()
 
     def _uniform(self) -> list[Baseline]:
-        if self._config.merge_method == "slerp":
+        if self._method.pairwise:
             return [self._halfway(pair) for pair in itertools.combinations(self.models, 2)]
-        if self._config.merge_method == "passthrough":
+        if self._method.copies_one_model:
             return []
         if self._method.parameter("weight") is None:
             return [Baseline("uniform", "uniform", self.recipe(p := self._default()), p)]
@@ -288,7 +288,7 @@ def _within(values: dict[str, ValuesKMF]) -> dict[str, ValuesKMF]:
 def _read(parameter: str, value: float, config: GenomeConfig) -> float:
     if parameter == "density":
         return min(abs(value), 1.0)
-    keeps_sign = config.allow_negative_weights or config.merge_method == "slerp"
+    keeps_sign = config.allow_negative_weights or config.method.pairwise
     return value if keeps_sign else abs(value)
 
 

@@ -1,81 +1,85 @@
-"""What there is to do in a study: baselines, places of the search, work for idle workers, and in
-the end the merges that the whole search comes to."""
+"""What remains to be done in a study: baselines, slots of the search, work for idle workers, and
+the final merges that the whole search leads to."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from objectives.merge.recipe import MergeRecipe
-from storage.trials import BASELINE, GENERATION, KIND, SLOT, TrialRecord
-from study.setup.setup import Setup
+from storage.trials import BASELINE, KIND, TrialRecord
 
 from .genome import Genome
 from .sampler import Replay
-from .state import CANDIDATE, Place, Standing
+from .state import CANDIDATE, Evaluations, SearchState, Slot
 
 ROLE, AFTER = "role", "after"
-"""Attributes of the merges a search comes to: what each is, and after how many search trials."""
+"""Attributes of the final merges: what each is, and after how many search trials it was made."""
 TOP, MEAN, BEST = "mean of the top", "CMA mean", "best trial"
 _TOP = 20
 
 
 @dataclass(frozen=True)
 class Job:
-    """A merge to score; `what` names it among the study's claims."""
+    """A merge to score; `key` names it among the study's claims."""
 
-    what: str
+    key: str
     params: Mapping[str, float]
     recipe: MergeRecipe
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Jobs:
-    """The work of a study of `budget` search trials; none where a method has nothing to search."""
+    """The work of a study with `budget` search trials; no search if nothing can be searched."""
 
     def __init__(self, genome: Genome, replay: Replay, budget: int, sampled: bool = False) -> None:
-        """`sampled`: a trial is asked some questions, and the baselines tell first which ones."""
+        """`sampled`: a trial is asked a part of the questions, which the baselines' answers
+        determine first."""
         self._genome, self._replay = genome, replay
         self._budget = budget if genome.space else 0
         self._sampled = sampled
         self._baselines = genome.baselines()
-        self._standing = Standing(replay.population)
+        self._state = SearchState(replay.population)
 
     def done(self, records: Sequence[TrialRecord]) -> bool:
-        """Whether every baseline, every place of the budget and every merge that the search comes
-        to is finished."""
+        """Return whether all baselines, all slots of the budget and all final merges are
+        finished."""
         if not self.searched(records):
             return False
-        complete = self._standing.complete
-        return all(job.what in complete for job in self.conclusions(records))
+        complete = self._state.complete
+        return all(job.key in complete for job in self.final_jobs(records))
 
     def searched(self, records: Sequence[TrialRecord]) -> bool:
-        """Whether every baseline and every place of the budget is finished."""
-        standing = self._seen(records)
-        scored = all(b.name in standing.complete for b in self._baselines)
-        return scored and standing.reached(self._budget)
+        """Return whether all baselines and all slots of the budget are finished."""
+        state = self.state(records)
+        scored = all(b.name in state.complete for b in self._baselines)
+        return scored and state.has_reached(self._budget)
 
-    def generation(self, records: Sequence[TrialRecord]) -> int:
-        """The one under way."""
-        return self._seen(records).generation
+    def state(self, records: Sequence[TrialRecord]) -> SearchState:
+        """Return where the search stands."""
+        self._state.update(records)
+        return self._state
 
-    def conclusions(self, records: Sequence[TrialRecord]) -> list[Job]:
-        """The merges that the search comes to, as far as the budget's places are finished without
-        a gap: the mean of the best trials, and the mean of CMA-ES's distribution.
+    def final_jobs(self, records: Sequence[TrialRecord]) -> list[Job]:
+        """Return the merges that the search leads to, as far as the slots of the budget are
+        finished without a gap: the mean of the best trials, the mean of CMA-ES's distribution,
+        and, if trials are asked a part of the questions, the best trial again.
 
-        They are functions of those places alone, so any number of workers makes the same. None
-        where those of a longer search are scored.
+        They depend on those slots alone, so any number of workers makes the same ones. Empty if
+        the final merges of a longer search are already scored.
         """
-        whole = self._seen(records).without_gap(self._budget)
-        after = len(whole)
+        finished = self.state(records).finished_prefix(self._budget)
+        after = len(finished)
         if not after or any(r.attributes.get(AFTER, 0) > after for r in records if r.complete):
             return []
         count = top_count(after)
-        found = [(f"{TOP} {count}", f"{TOP} {count} of {after} search trials", _top(whole, count))]
+        merges = [
+            (f"{TOP} {count}", f"{TOP} {count} of {after} search trials", _top(finished, count))
+        ]
         if generation := after // self._replay.population:
-            mean = self._replay.mean(generation, whole)
-            found.append((MEAN, f"{MEAN} after {after} search trials", mean))
-        if self._sampled:  # the best trial was not asked all search questions
-            found.append((BEST, f"{BEST} of {after} search trials", _top(whole, 1)))
+            mean = self._replay.mean(generation, finished)
+            merges.append((MEAN, f"{MEAN} after {after} search trials", mean))
+        if self._sampled:
+            merges.append((BEST, f"{BEST} of {after} search trials", _top(finished, 1)))
         return [
             Job(
                 name,
@@ -83,94 +87,80 @@ class Jobs:
                 self._genome.recipe(params),
                 {CANDIDATE: name, KIND: CANDIDATE, ROLE: role, AFTER: after},
             )
-            for role, name, params in found
+            for role, name, params in merges
         ]
 
-    def concluding(self, records: Sequence[TrialRecord], turn: int = 0) -> Job | None:
-        """One of `conclusions` that nobody has; None where there is none left to begin."""
-        standing = self._seen(records)
-        has = standing.complete | standing.begun
-        free = [job for job in self.conclusions(records) if job.what not in has]
+    def unscored(self, records: Sequence[TrialRecord]) -> list[str]:
+        """Return the names of the final merges that are not scored: none were yet, or the search
+        has gone on since the last ones were."""
+        scored = {r.attributes.get(CANDIDATE) for r in records if r.complete}
+        return [job.key for job in self.final_jobs(records) if job.key not in scored]
+
+    def next_final_job(self, records: Sequence[TrialRecord], turn: int = 0) -> Job | None:
+        """Return one of the final jobs that no worker has, or None."""
+        state = self.state(records)
+        taken = state.complete | state.begun
+        free = [job for job in self.final_jobs(records) if job.key not in taken]
         return free[turn % len(free)] if free else None
 
     def next(self, records: Sequence[TrialRecord], turn: int = 0) -> Job | None:
-        """The first piece of work that nobody has; with `turn`, one so many further on.
+        """Return the first job that no worker has, or the one `turn` places further on.
 
-        None while others are at all that can be begun.
+        None while other workers run all jobs that can be started.
         """
-        standing = self._seen(records)
-        has = standing.complete | standing.begun
-        baselines = [b for b in self._baselines if b.name not in has]
+        state = self.state(records)
+        taken = state.complete | state.begun
+        baselines = [b for b in self._baselines if b.name not in taken]
         if baselines:
             b = baselines[turn % len(baselines)]
             attributes = {BASELINE: b.name, KIND: b.kind}
             return Job(f"baseline {b.name}", b.params, b.recipe, attributes)
-        if self._sampled and standing.begun & {b.name for b in self._baselines}:
+        if self._sampled and state.begun & {b.name for b in self._baselines}:
             return None
         free = [
-            place
-            for place in standing.free_places()
-            if place.generation * self._replay.population + place.slot < self._budget
+            slot
+            for slot in state.free_slots()
+            if slot.generation * self._replay.population + slot.number < self._budget
         ]
         if free:
-            return self._place(free[turn % len(free)], standing.finished)
-        return self.concluding(records, turn) if self.searched(records) else None
+            return self._slot_job(free[turn % len(free)], state.finished)
+        return self.next_final_job(records, turn) if self.searched(records) else None
 
-    def aside(self, records: Sequence[TrialRecord]) -> Job | None:
-        """A merge worth scoring while a generation's last places are run by others."""
-        standing = self._seen(records)
-        finished, generation = standing.finished, standing.generation
+    def idle_job(self, records: Sequence[TrialRecord]) -> Job | None:
+        """Return a merge worth scoring while other workers run the last slots of a generation."""
+        state = self.state(records)
+        finished, generation = state.finished, state.generation
         if generation == 0 or self.searched(records):
             return None
-        earlier = {p: f for p, f in finished.items() if p.generation < generation}
+        earlier = {slot: e for slot, e in finished.items() if slot.generation < generation}
         count = top_count(len(earlier))
-        has = standing.complete | standing.begun
+        taken = state.complete | state.begun
         for name, params in (
             (f"CMA mean before generation {generation}", self._replay.mean(generation, finished)),
             (f"mean of the top {count} before generation {generation}", _top(earlier, count)),
         ):
-            if name not in has:
+            if name not in taken:
                 recipe = self._genome.recipe(params)
                 return Job(name, params, recipe, {CANDIDATE: name, KIND: CANDIDATE})
         return None
 
-    def _seen(self, records: Sequence[TrialRecord]) -> Standing:
-        self._standing.see(records)
-        return self._standing
-
-    def _place(
-        self, place: Place, finished: Mapping[Place, tuple[Mapping[str, float], float]]
-    ) -> Job:
-        params = self._replay.propose(place, finished)
-        attributes = {GENERATION: place.generation, SLOT: place.slot}
-        return Job(place_name(place), params, self._genome.recipe(params), attributes)
-
-
-def place_name(place: Place) -> str:
-    return f"generation {place.generation} slot {place.slot}"
+    def _slot_job(self, slot: Slot, finished: Evaluations) -> Job:
+        params = self._replay.propose(slot, finished)
+        return Job(slot.name, params, self._genome.recipe(params), slot.attributes)
 
 
 def top_count(trials: int) -> int:
-    """How many of so many search trials are the top: 20, or a quarter."""
+    """Return how many of the best trials are averaged: 20, or a quarter of fewer than 80."""
     return min(_TOP, max(1, trials // 4))
 
 
-def held_out_name(number: int) -> str:
+def held_out_key(number: int) -> str:
+    """Return the claim on scoring a trial on the held-out questions."""
     return f"held-out questions of trial {number}"
 
 
-def _top(
-    finished: Mapping[Place, tuple[Mapping[str, float], float]], count: int
-) -> dict[str, float]:
-    """The mean of the best trials' parameters, the earlier of equals."""
-    ranked = sorted(finished.items(), key=lambda item: (-item[1][1], item[0]))[:count]
-    names = ranked[0][1][0]
-    return {name: sum(params[name] for _, (params, _) in ranked) / len(ranked) for name in names}
-
-
-def unscored(setup: Setup, records: Sequence[TrialRecord], replay: Replay) -> list[str]:
-    """The merges that the search comes to by now and that are not scored: it has gone on since
-    the last ones were, or none were."""
-    jobs = Jobs(setup.genome, replay, setup.config.study.trials, setup.sampled)
-    has = {r.attributes.get(CANDIDATE) for r in records if r.complete}
-    return [job.what for job in jobs.conclusions(records) if job.what not in has]
+def _top(finished: Evaluations, count: int) -> dict[str, float]:
+    """Return the mean of the best trials' parameters; of equals the earlier trial counts."""
+    ranked = sorted(finished.items(), key=lambda item: (-item[1].objective, item[0]))[:count]
+    names = ranked[0][1].params
+    return {name: sum(e.params[name] for _, e in ranked) / len(ranked) for name in names}

@@ -21,7 +21,7 @@ from objectives.tasks.task import WholeTask
 from storage.scores import SEARCH, Answers, TaskAnswers
 from storage.trials import TrialRecord
 
-from .state import place_of
+from .state import slot_of
 
 SCHEME = "varying first"
 """Changes whenever the same trials give other samples."""
@@ -81,13 +81,13 @@ class Schedule:
         self._learn(sorted(baselines, key=lambda r: r.baseline or ""))
 
     def _of_generation(self, generation: int, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-        """Its trials in the order of slots, the first of any two in one place."""
+        """Its trials in the order of slots, the first of any two in one slot."""
         found: dict[int, TrialRecord] = {}
         for record in records:
-            place = place_of(record)
-            if record.complete and place is not None and place.generation == generation:
-                found.setdefault(place.slot, record)
-        return [found[slot] for slot in sorted(found)]
+            slot = slot_of(record)
+            if record.complete and slot is not None and slot.generation == generation:
+                found.setdefault(slot.number, record)
+        return [found[number] for number in sorted(found)]
 
     def _learn(self, records: Sequence[TrialRecord]) -> None:
         stored = self._answers.read_many([r.id for r in records], SEARCH)

@@ -1,42 +1,71 @@
-"""Where a search stands: what is finished and what is being worked at, kept from look to look."""
+"""Where a search stands: the slots that are finished or running, and the generation under way."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 from storage.trials import BASELINE, GENERATION, SLOT, TrialRecord
-
-
-class Place(NamedTuple):
-    """Where in the search a trial stands."""
-
-    generation: int
-    slot: int
-
 
 CANDIDATE = "candidate"
 """The attribute that names a merge which is scored beside the search."""
 
 
-class Standing:
-    """Follows a study's trials. A look costs what has changed since the last one, not the study."""
+class Slot(NamedTuple):
+    """The position of a trial in the search."""
 
-    def __init__(self, population: int) -> None:
-        self._population = population
+    generation: int
+    number: int
+
+    @property
+    def name(self) -> str:
+        """The name under which a worker claims it."""
+        return f"generation {self.generation} slot {self.number}"
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What is stored with its trial."""
+        return {GENERATION: self.generation, SLOT: self.number}
+
+
+class Evaluation(NamedTuple):
+    """A finished trial of the search: its parameters and the objective that ranks it."""
+
+    params: Mapping[str, float]
+    objective: float
+
+
+Evaluations = Mapping[Slot, Evaluation]
+
+
+class SearchState:
+    """Follows the trials of a study.
+
+    An update costs as much as what has changed since the last one, not as much as the study.
+    """
+
+    def __init__(self, population: int = 0) -> None:
+        """Without a population the generation under way is not computed."""
+        self.population = population
         self._settled = 0
-        """The trials before this one are finished and counted."""
-        self.finished: dict[Place, tuple[Mapping[str, float], float]] = {}
-        """Places with parameters and objective; one that was somehow evaluated twice counts by its
-        first trial."""
-        self.running: set[Place] = set()
+        """All trials before this index are finished and counted."""
+        self.finished: dict[Slot, Evaluation] = {}
+        """If a slot was evaluated twice, its first trial counts."""
+        self.running: set[Slot] = set()
         self.complete: set[str] = set()
-        """Names of baselines and candidates that are scored."""
+        """Names of the baselines and final merges that are scored."""
         self.begun: set[str] = set()
         """Names of those that are being scored."""
         self.generation = 0
-        """The first with a place that is not finished."""
+        """The first generation with a slot that is not finished."""
 
-    def see(self, records: Sequence[TrialRecord]) -> None:
-        """Take note of all trials, given in the order of creation."""
+    @classmethod
+    def of(cls, records: Sequence[TrialRecord], population: int = 0) -> Self:
+        """Return the state of a search with these trials, in the order of their creation."""
+        state = cls(population)
+        state.update(records)
+        return state
+
+    def update(self, records: Sequence[TrialRecord]) -> None:
+        """Read all trials of the study, in the order of their creation."""
         self.running, self.begun = set(), set()
         all_settled = True
         for index in range(self._settled, len(records)):
@@ -44,103 +73,75 @@ class Standing:
             all_settled = all_settled and records[index].state.is_finished()
             if all_settled:
                 self._settled = index + 1
-        while all(place in self.finished for place in self._places()):
+        while self.population and all(slot in self.finished for slot in self._slots()):
             self.generation += 1
 
-    def free_places(self) -> list[Place]:
-        """The places of the generation under way that nobody has."""
-        return [p for p in self._places() if p not in self.finished and p not in self.running]
+    def free_slots(self) -> list[Slot]:
+        """Return the slots of the generation under way that no trial has taken."""
+        return [s for s in self._slots() if s not in self.finished and s not in self.running]
 
-    def reached(self, budget: int) -> bool:
-        """Whether the first `budget` places are finished."""
-        missing = budget - self.generation * self._population
-        places = self._places()[: max(0, missing)]
-        return missing < self._population and all(place in self.finished for place in places)
+    def has_reached(self, budget: int) -> bool:
+        """Return whether the first `budget` slots are finished."""
+        missing = budget - self.generation * self.population
+        slots = self._slots()[: max(0, missing)]
+        return missing < self.population and all(slot in self.finished for slot in slots)
 
-    def without_gap(self, budget: int) -> dict[Place, tuple[Mapping[str, float], float]]:
-        """Of the first `budget` places the finished ones before the first that is not, in the
-        order of the search."""
-        whole: dict[Place, tuple[Mapping[str, float], float]] = {}
-        for index in range(budget):
-            place = Place(*divmod(index, self._population))
-            if place not in self.finished:
+    def finished_prefix(self, budget: int) -> dict[Slot, Evaluation]:
+        """Return the finished ones of the first `budget` slots, in the order of the search, up to
+        the first slot that is not finished."""
+        prefix: dict[Slot, Evaluation] = {}
+        for place in range(budget):
+            slot = Slot(*divmod(place, self.population))
+            if slot not in self.finished:
                 break
-            whole[place] = self.finished[place]
-        return whole
+            prefix[slot] = self.finished[slot]
+        return prefix
 
     def _count(self, record: TrialRecord) -> None:
-        place = place_of(record)
+        slot = slot_of(record)
         name = record.attributes.get(BASELINE) or record.attributes.get(CANDIDATE)
         if (objective := record.objective) is not None:
-            if place is not None:
-                self.finished.setdefault(place, (record.params, objective))
+            if slot is not None:
+                self.finished.setdefault(slot, Evaluation(record.params, objective))
             elif name is not None:
                 self.complete.add(name)
         elif record.under_way:
-            if place is not None:
-                self.running.add(place)
+            if slot is not None:
+                self.running.add(slot)
             elif name is not None:
                 self.begun.add(name)
 
-    def _places(self) -> list[Place]:
-        return [Place(self.generation, slot) for slot in range(self._population)]
+    def _slots(self) -> list[Slot]:
+        return [Slot(self.generation, number) for number in range(self.population)]
 
 
-def places_of(
-    records: Sequence[TrialRecord],
-) -> tuple[dict[Place, tuple[Mapping[str, float], float]], set[Place]]:
-    """Finished places with parameters and objective, and all places that are finished or running.
-
-    A place that was somehow evaluated twice counts by its first trial.
-    """
-    finished: dict[Place, tuple[Mapping[str, float], float]] = {}
-    taken = set()
-    for trial in records:
-        place = place_of(trial)
-        if place is None:
-            continue
-        if trial.under_way:
-            taken.add(place)
-        if (objective := trial.objective) is not None:
-            finished.setdefault(place, (trial.params, objective))
-    return finished, taken
-
-
-def place_of(trial: TrialRecord) -> Place | None:
-    """Where in the search a trial stands; None for one that is beside it."""
-    generation, slot = trial.attributes.get(GENERATION), trial.attributes.get(SLOT)
-    return None if generation is None or slot is None else Place(generation, slot)
-
-
-def generation_of(finished: Collection[Place], population: int) -> int:
-    """The first generation with a place that is not finished."""
-    generation = 0
-    while all(Place(generation, slot) in finished for slot in range(population)):
-        generation += 1
-    return generation
+def slot_of(trial: TrialRecord) -> Slot | None:
+    """Return the position of a trial in the search; None if it is not a trial of the search."""
+    generation, number = trial.attributes.get(GENERATION), trial.attributes.get(SLOT)
+    return None if generation is None or number is None else Slot(generation, number)
 
 
 def best(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The complete trial with the highest objective; None without any.
+    """Return the complete trial with the highest objective, or None.
 
-    Of equals the one that is first in the search, after any baseline: trial numbers depend on
-    which worker was faster.
+    Of equals, a baseline wins, then the first in the order of the search; the trial number does
+    not count, because it depends on which worker was faster.
     """
     scored = [(r, objective) for r in records if (objective := r.objective) is not None]
     highest = max((objective for _, objective in scored), default=None)
     return min((r for r, objective in scored if objective == highest), key=_order, default=None)
 
 
-def _order(record: TrialRecord) -> tuple[bool, int, int, str, int]:
-    generation, slot = (int(record.attributes.get(name, 0)) for name in (GENERATION, SLOT))
-    return record.kind == "search", generation, slot, record.baseline or "", record.number
-
-
 def best_search(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The best trial of the search."""
+    """Return the best trial of the search, or None."""
     return best([r for r in records if r.kind == "search"])
 
 
 def best_merge(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The merge with the highest value: of the search, or a uniform one that beats it."""
+    """Return the best merge, of the search or uniform, or None."""
     return best([r for r in records if r.kind in ("search", "uniform")])
+
+
+def _order(record: TrialRecord) -> tuple[bool, int, int, str, int]:
+    generation, number = (int(record.attributes.get(name, 0)) for name in (GENERATION, SLOT))
+    return record.kind == "search", generation, number, record.baseline or "", record.number

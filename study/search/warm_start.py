@@ -22,7 +22,7 @@ from storage.trials import Trials
 from study.config.errors import ConfigError
 from study.config.genome import Range
 
-from .state import places_of
+from .state import SearchState
 
 _SHARE = 0.1
 _DIGITS = 6
@@ -36,15 +36,15 @@ def keep_start(study: optuna.Study, earlier: Trials, space: Mapping[str, Range])
     """Store with a new study where it begins. Raises ConfigError where the earlier study searched
     other parameters, or has too few finished trials."""
     name = earlier.study.study_name
-    finished, _ = places_of([r for r in earlier.all() if r.complete])
+    finished = SearchState.of([r for r in earlier.all() if r.complete]).finished
     count = math.floor(_SHARE * len(finished))
     if count < 1:
         raise ConfigError(
             f"study.start_from: {name} has {len(finished)} finished search trials; "
             f"{math.ceil(1 / _SHARE)} are needed"
         )
-    ranked = sorted(finished.items(), key=lambda item: (-item[1][1], item[0]))
-    top = [params for _, (params, _) in ranked[:count]]
+    ranked = sorted(finished.items(), key=lambda item: (-item[1].objective, item[0]))
+    top = [evaluation.params for _, evaluation in ranked[:count]]
     if lacking := [parameter for parameter in space if parameter not in top[0]]:
         raise ConfigError(
             f"study.start_from: {name} did not search {lacking[0]}; this study needs the models, "

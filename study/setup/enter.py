@@ -16,7 +16,7 @@ from storage.trials import TrialRecord, Trials
 from storage.workers import Watch, Workers
 from study.cli.interrupts import Interrupts
 from study.config.errors import ConfigError
-from study.search.state import places_of
+from study.search.state import SearchState
 from study.search.warm_start import keep_start
 
 from .engine import EngineChoice
@@ -41,7 +41,7 @@ def open_database(setup: Setup, url: str, interrupts: Interrupts) -> Database:
 
 def announce(setup: Setup, url: str, records: Sequence[TrialRecord], population: int) -> None:
     """Say what is about to be searched, and how far it is."""
-    config, finished = setup.config, len(places_of(records)[0])
+    config, finished = setup.config, len(SearchState.of(records).finished)
     verb = "resuming" if records else "starting"
     log.info("%s study %s in %s", verb, config.name, redacted(url))
     log.info(

@@ -198,8 +198,8 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
             f"engine.tensor_parallel_size: {gpus} cannot share the models evenly: {what}"
         )
     genome = Genome(config.genome, config.space, sources.num_layers, config.study.seed)
-    if genome.normalize and config.genome.merge_method == "slerp":
-        log.warning("normalize changes nothing: slerp does not normalize")
+    if genome.normalize and config.genome.method.pairwise:
+        log.warning("normalize has no effect: %s does not normalize", config.genome.merge_method)
     if not genome.space:
         name = config.genome.merge_method
         log.warning("%s has nothing to search here: its one merge stands among the baselines", name)

@@ -22,7 +22,7 @@ from storage.workers import Workers
 from study.cli.interrupts import Interrupts
 from study.search.contenders import candidates
 from study.search.genome import recipe_of
-from study.search.jobs import Job, Jobs, held_out_name
+from study.search.jobs import Job, Jobs, held_out_key
 from study.search.sampler import ReplaySampler
 from study.search.schedule import Schedule
 from study.search.state import best_search
@@ -114,7 +114,7 @@ class Worker:
         with self.interrupts.held():
             records = self.trials.all()
             jobs = self._jobs()
-            while (job := jobs.concluding(records)) is not None:
+            while (job := jobs.next_final_job(records)) is not None:
                 self._evaluate(job, time.perf_counter(), records)
                 records = self.trials.all()
         self.judge()
@@ -140,7 +140,7 @@ class Worker:
 
     def _score_held_out(self, record: TrialRecord, recipe: MergeRecipe) -> bool:
         """False where another worker is at it."""
-        what = held_out_name(record.number)
+        what = held_out_key(record.number)
         try:
             self.claims.take(what)
         except ClaimTaken:
@@ -170,9 +170,9 @@ class Worker:
         self._patiently(self.heartbeat.bury_dead)
         typical = _typical_seconds(records)
         if self._seconds_left(typical) >= typical / 2:
-            aside = jobs.aside(records)
-            if aside is not None:
-                self._evaluate(aside, time.perf_counter(), records)
+            idle_job = jobs.idle_job(records)
+            if idle_job is not None:
+                self._evaluate(idle_job, time.perf_counter(), records)
                 return
             top = best_search(records)
             if top is not None and self._is_without_held_out(top):
@@ -204,7 +204,7 @@ class Worker:
             trial_id = self._start(job)
         except ClaimTaken:
             return False
-        self.heartbeat.doing = job.what
+        self.heartbeat.doing = job.key
         started = time.perf_counter()
         try:
             with self.interrupts.released():
@@ -231,7 +231,7 @@ class Worker:
     def _post_each_generation(self, jobs: Jobs, records: Sequence[TrialRecord]) -> None:
         """The worker whose trial was a generation's last writes the note, so that one does."""
         last, self._last_generation = self._last_generation, None
-        if last is not None and last < jobs.generation(records):
+        if last is not None and last < jobs.state(records).generation:
             self._post(records)
 
     def _post(self, records: Sequence[TrialRecord]) -> None:
@@ -253,7 +253,7 @@ class Worker:
         return self.trials.database.patience(work)
 
     def _start(self, job: Job) -> int:
-        return self.claims.start(job.what, job.params, self.setup.bounds, job.attributes)
+        return self.claims.start(job.key, job.params, self.setup.bounds, job.attributes)
 
     def _tell(self, job: Job, trial_id: int, scores: Scores, seconds: dict[str, float]) -> None:
         if scores.broken:
@@ -276,11 +276,11 @@ class Worker:
                 self.claims.finish(trial_id, scores.value, tasks, result, answers)
                 return
             except TrialLost:
-                log.warning("this worker was taken for dead while it did %s", job.what)
+                log.warning("this worker was taken for dead while it did %s", job.key)
             try:  # the result is good: it goes to a new trial if nobody has begun one
                 trial_id = self._start(job)
             except ClaimTaken:
-                log.warning("another worker does %s now: this result is dropped", job.what)
+                log.warning("another worker does %s now: this result is dropped", job.key)
                 return
 
     def _failed(self, trial_id: int, error: EngineError) -> None:

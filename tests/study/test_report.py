@@ -156,12 +156,12 @@ def test_a_smaller_budget_has_merges_of_its_own_unless_a_longer_search_has_its(
     """So a worker that was told to do less does not run after those that do more."""
     jobs = Jobs(whole.setup.genome, whole.setup.sampler(POPULATION, None).replay, 5)
     search = [r for r in whole.records if r.kind != "candidate"]
-    assert [job.what for job in jobs.conclusions(search)] == [
+    assert [job.key for job in jobs.final_jobs(search)] == [
         "mean of the top 1 of 5 search trials",
         "CMA mean after 5 search trials",
     ]
     assert not jobs.done(search)
-    assert jobs.conclusions(whole.records) == []
+    assert jobs.final_jobs(whole.records) == []
     assert jobs.done(whole.records)
 
 

@@ -7,9 +7,8 @@ from storage.database.database import open_storage
 from storage.studies import create_study
 from storage.trials import Trials
 from study.config.genome import Range
-from study.search.jobs import place_name
-from study.search.sampler import GENERATION, SLOT, Replay, ReplaySampler, start_of
-from study.search.state import Place, places_of
+from study.search.sampler import Replay, ReplaySampler, start_of
+from study.search.state import Evaluation, SearchState, Slot
 
 SPACE = {f"p{i}": Range(low=-0.4, high=1.4) for i in range(6)} | {"d": Range(low=0.4, high=1.0)}
 
@@ -34,11 +33,11 @@ def advance(
 ) -> None:
     """Run `count` trials the way the worker does; those whose number is in `fail` fail."""
     for _ in range(count):
-        finished, taken = places_of(trials.all())
-        place = ours.replay.free_places(taken, finished)[0]
-        params = ours.replay.propose(place, finished)
-        attributes = {GENERATION: place.generation, SLOT: place.slot}
-        trial_id = claims(trials).start(place_name(place), params, BOUNDS, attributes)
+        state = SearchState.of(trials.all(), POPULATION)
+        slot = state.free_slots()[0]
+        params = ours.replay.propose(slot, state.finished)
+        attributes = slot.attributes
+        trial_id = claims(trials).start(slot.name, params, BOUNDS, attributes)
         number = len(trials.all()) - 1
         if number in fail:
             claims(trials).fail(trial_id, "asked to")
@@ -46,8 +45,8 @@ def advance(
             claims(trials).finish(trial_id, objective(params), {}, {}, {})
 
 
-def proposals(trials: Trials) -> dict[Place, tuple[Mapping[str, float], float]]:
-    return places_of(trials.all())[0]
+def proposals(trials: Trials) -> dict[Slot, Evaluation]:
+    return SearchState.of(trials.all()).finished
 
 
 def new(url: str, name: str) -> Trials:

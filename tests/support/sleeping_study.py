@@ -9,7 +9,7 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ from storage.trials import Trials
 from study.cli.interrupts import Interrupted, Interrupts
 from study.config.schema import StudyConfig
 from study.search.genome import Genome
-from study.search.state import Place, places_of
+from study.search.state import Evaluation, SearchState, Slot
 from study.setup.engine import EngineChoice
 from study.setup.setup import Setup
 from study.worker.start import open_worker
@@ -152,11 +152,11 @@ def start(url: str, config: StudyConfig, seconds: float = 0.0) -> BaseProcess:
     return process
 
 
-def found(url: str) -> dict[Place, tuple[Mapping[str, float], float]]:
+def found(url: str) -> dict[Slot, Evaluation]:
     """What a study proposed and what that scored."""
     database = open_storage(url, create=False)
     try:
-        return places_of(Trials(database, find_study(database, NAME)).all())[0]
+        return SearchState.of(Trials(database, find_study(database, NAME)).all()).finished
     finally:
         database.engine.dispose()
 

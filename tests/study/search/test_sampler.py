@@ -1,7 +1,5 @@
 """The search itself, with an objective of a few microseconds in place of engine and questions."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import optuna
 import pytest
@@ -10,12 +8,11 @@ from hypothesis import strategies as st
 
 from storage.trials import BASELINE, KIND, record
 from study.config.genome import Range
-from study.search.jobs import place_name
 from study.search.sampler import (
     default_population,
     start_of,
 )
-from study.search.state import Place, places_of
+from study.search.state import Evaluation, SearchState, Slot
 from tests.support.searches import (
     BOUNDS,
     POPULATION,
@@ -62,14 +59,13 @@ def test_a_running_trial_keeps_its_place_for_itself(database: str) -> None:
     trials, ours = new(database, "s"), sampler()
     places = []
     for _ in range(POPULATION):
-        finished, taken = places_of(trials.all())
-        place = ours.replay.free_places(taken, finished)[0]
+        state = SearchState.of(trials.all(), POPULATION)
+        place = state.free_slots()[0]
         places.append(place)
-        params = ours.replay.propose(place, finished)
-        claims(trials).start(place_name(place), params, BOUNDS, place._asdict())
-    assert places == [Place(0, slot) for slot in range(POPULATION)]
-    finished, taken = places_of(trials.all())
-    assert ours.replay.free_places(taken, finished) == []
+        params = ours.replay.propose(place, state.finished)
+        claims(trials).start(place.name, params, BOUNDS, place.attributes)
+    assert places == [Slot(0, slot) for slot in range(POPULATION)]
+    assert SearchState.of(trials.all(), POPULATION).free_slots() == []
 
 
 def test_nothing_but_trials_is_stored(database: str) -> None:
@@ -82,15 +78,15 @@ def test_nothing_but_trials_is_stored(database: str) -> None:
 @given(st.permutations(range(2 * POPULATION)))
 @settings(max_examples=25, deadline=None)
 def test_the_order_in_which_a_generation_finishes_does_not_matter(order: list[int]) -> None:
-    generations = [Place(g, k) for g in range(2) for k in range(POPULATION)]
+    generations = [Slot(g, k) for g in range(2) for k in range(POPULATION)]
     replay = sampler().replay
-    finished: dict[Place, tuple[Mapping[str, float], float]] = {}
+    finished: dict[Slot, Evaluation] = {}
     for place in generations:
         params = replay.propose(place, finished)
-        finished[place] = (params, round(objective(params), 1))
+        finished[place] = Evaluation(params, round(objective(params), 1))
     shuffled = {generations[i]: finished[generations[i]] for i in order}
-    expected = replay.propose(Place(2, 0), finished)
-    assert sampler().replay.propose(Place(2, 0), shuffled) == expected
+    expected = replay.propose(Slot(2, 0), finished)
+    assert sampler().replay.propose(Slot(2, 0), shuffled) == expected
 
 
 def test_optunas_own_loop_gets_the_same_trials(tmp_path: object) -> None:
@@ -98,13 +94,13 @@ def test_optunas_own_loop_gets_the_same_trials(tmp_path: object) -> None:
     advance(ours, sampler(), 13)
     study = optuna.create_study(sampler=stock, direction="maximize")
     study.optimize(lambda t: objective({n: t.suggest_float(n, *BOUNDS[n]) for n in SPACE}), 13)
-    assert places_of([record(t) for t in study.get_trials()])[0] == proposals(ours)
+    assert SearchState.of([record(t) for t in study.get_trials()]).finished == proposals(ours)
 
 
 def test_another_seed_is_another_search_and_slots_differ() -> None:
-    one, two = (sampler(seed).replay.propose(Place(0, 0), {}) for seed in (0, 1))
+    one, two = (sampler(seed).replay.propose(Slot(0, 0), {}) for seed in (0, 1))
     assert one != two
-    slots = [tuple(sampler().replay.propose(Place(0, k), {}).values()) for k in range(POPULATION)]
+    slots = [tuple(sampler().replay.propose(Slot(0, k), {}).values()) for k in range(POPULATION)]
     assert len(set(slots)) == POPULATION
 
 

@@ -14,7 +14,7 @@ from storage.studies import hold_fingerprint, stored_start
 from study.config.errors import ConfigError
 from study.config.genome import Range
 from study.search.sampler import Replay
-from study.search.state import Place, places_of
+from study.search.state import SearchState, Slot
 from study.search.warm_start import distribution, keep_start
 from study.setup.fingerprint import has_same_questions
 from tests.support.commands import command, search_of, started, wait_for, write_study
@@ -31,7 +31,7 @@ def test_the_first_generation_is_drawn_from_where_the_earlier_one_was_best(datab
 
     shares = [
         (np.array([(p[n] - r.low) / (r.high - r.low) for n, r in SPACE.items()]), -value)
-        for p, value in places_of(earlier.all())[0].values()
+        for p, value in SearchState.of(earlier.all()).finished.values()
     ]
     theirs = get_warm_start_mgd(shares, gamma=0.1)
     for ours, expected in zip((mean, sigma, cov), theirs, strict=True):
@@ -39,7 +39,7 @@ def test_the_first_generation_is_drawn_from_where_the_earlier_one_was_best(datab
 
     warm = Replay(SPACE, 3, POPULATION, sigma, list(mean), cov)
     cold = sampler().replay
-    places = [Place(0, slot) for slot in range(POPULATION)]
+    places = [Slot(0, slot) for slot in range(POPULATION)]
     scores = [[objective(r.propose(p, {})) for p in places] for r in (warm, cold)]
     assert np.mean(scores[0]) > np.mean(scores[1])
     spread = warm.deviations(0, {})
@@ -62,9 +62,9 @@ def test_points_outside_narrower_bounds_begin_at_them(database: str) -> None:
     earlier, later = new(database, "earlier"), new(database, "later")
     params = {name: r.high for name, r in SPACE.items()}
     for slot in range(10):
-        place = Place(slot // POPULATION, slot % POPULATION)
+        place = Slot(slot // POPULATION, slot % POPULATION)
         bounds = {name: (r.low, r.high) for name, r in SPACE.items()}
-        trial_id = claims(earlier).start(f"t{slot}", params, bounds, place._asdict())
+        trial_id = claims(earlier).start(f"t{slot}", params, bounds, place.attributes)
         claims(earlier).finish(trial_id, 1.0, {}, {}, {})
     narrow = {name: Range(low=r.low, high=(r.low + r.high) / 2) for name, r in SPACE.items()}
     keep_start(later.study, earlier, narrow)

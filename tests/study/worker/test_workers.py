@@ -31,8 +31,8 @@ from study.cli.options import How
 from study.config.errors import ConfigError
 from study.monitors.progress import Progress
 from study.search.contenders import candidates
-from study.search.jobs import Jobs, place_name
-from study.search.state import CANDIDATE, Place
+from study.search.jobs import Jobs
+from study.search.state import CANDIDATE, Slot
 from study.setup.enter import enter_study, make_study
 from study.worker import supervisor
 from study.worker.process import Order
@@ -55,7 +55,7 @@ CHOICE = TinyChoice("tiny", "cpu", "float32", 1)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[Place, object]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[Slot, object]:
     url = f"sqlite:///{tmp_path_factory.mktemp('one')}/study.db"
     assert run(url, tiny_config(TRIALS, POPULATION))
     return dict(found(url))
@@ -275,7 +275,7 @@ def test_one_that_was_heard_of_meanwhile_is_not_buried(database: str) -> None:
 
 
 def test_trials_that_nobody_has_claimed_do_not_run_for_ever(
-    database: str, undisturbed: dict[Place, object]
+    database: str, undisturbed: dict[Slot, object]
 ) -> None:
     from optuna.trial import TrialState, create_trial
 
@@ -297,7 +297,7 @@ def test_trials_that_nobody_has_claimed_do_not_run_for_ever(
 
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_any_number_of_workers_makes_the_same_search(
-    database: str, undisturbed: dict[Place, object], count: int
+    database: str, undisturbed: dict[Slot, object], count: int
 ) -> None:
     config = tiny_config(TRIALS, POPULATION, grace=2)
     crew = [start(database, config, 0.01 * (1 + n % 3)) for n in range(count)]
@@ -309,7 +309,7 @@ def test_any_number_of_workers_makes_the_same_search(
 
 
 def test_workers_killed_at_random_lose_and_double_nothing(
-    database: str, undisturbed: dict[Place, object]
+    database: str, undisturbed: dict[Slot, object]
 ) -> None:
     import random
 
@@ -324,7 +324,7 @@ def test_workers_killed_at_random_lose_and_double_nothing(
 
 
 def test_a_worker_that_was_taken_for_dead_spoils_nothing(
-    postgres: str, undisturbed: dict[Place, object]
+    postgres: str, undisturbed: dict[Slot, object]
 ) -> None:
     """Stopped in the middle for longer than the grace period, then let go on."""
     config = tiny_config(TRIALS, POPULATION, grace=1)
@@ -353,7 +353,7 @@ def started_search(url: str) -> bool:
 
 
 def test_a_server_that_restarts_and_crashes_is_waited_for(
-    server: Server, undisturbed: dict[Place, object]
+    server: Server, undisturbed: dict[Slot, object]
 ) -> None:
     config = tiny_config(TRIALS, POPULATION, grace=1)
     crew = [start(server.url, config, 0.15) for _ in range(2)]
@@ -382,7 +382,7 @@ def test_patience_ends_and_the_last_error_is_raised(server: Server) -> None:
 
 
 def test_three_failures_in_a_row_end_a_worker_and_a_failed_place_is_asked_again(
-    tmp_path: object, undisturbed: dict[Place, object]
+    tmp_path: object, undisturbed: dict[Slot, object]
 ) -> None:
     from objectives.errors import EngineError
 
@@ -435,7 +435,7 @@ def test_a_study_is_judged_when_all_that_is_compared_has_held_out_answers(tmp_pa
 # Idle workers
 
 
-def test_an_idle_worker_scores_candidates_and_each_once(undisturbed: dict[Place, object]) -> None:
+def test_an_idle_worker_scores_candidates_and_each_once(undisturbed: dict[Slot, object]) -> None:
     setup = tiny_setup(tiny_config(TRIALS, POPULATION))
     jobs = Jobs(setup.genome, setup.sampler(POPULATION, None).replay, TRIALS)
     import optuna
@@ -449,23 +449,23 @@ def test_an_idle_worker_scores_candidates_and_each_once(undisturbed: dict[Place,
         for n, (p, (params, value)) in enumerate(sorted(undisturbed.items()))  # type: ignore[misc]
         if p.generation < 3
     ]
-    assert jobs.aside([]) is None
-    first = jobs.aside(done)
+    assert jobs.idle_job([]) is None
+    first = jobs.idle_job(done)
     assert first is not None
-    assert first.what == "CMA mean before generation 3"
+    assert first.key == "CMA mean before generation 3"
     assert first.params == setup.sampler(POPULATION, None).replay.mean(3, dict(undisturbed))  # type: ignore[arg-type]
-    second = jobs.aside([*done, trial(99, dict(first.attributes), first.params, 0.0)])
+    second = jobs.idle_job([*done, trial(99, dict(first.attributes), first.params, 0.0)])
     assert second is not None
-    assert second.what == "mean of the top 3 before generation 3"
+    assert second.key == "mean of the top 3 before generation 3"
     top = sorted(done, key=lambda r: -(r.value or 0))[:3]
     for name, value in second.params.items():
         assert value == pytest.approx(sum(r.params[name] for r in top) / 3)
-    both = [trial(99 + i, {CANDIDATE: job.what}, {}, 0.0) for i, job in enumerate((first, second))]
-    assert jobs.aside([*done, *both]) is None
+    both = [trial(99 + i, {CANDIDATE: job.key}, {}, 0.0) for i, job in enumerate((first, second))]
+    assert jobs.idle_job([*done, *both]) is None
 
 
 def test_a_worker_that_waits_for_the_others_last_place_makes_itself_useful(
-    database: str, undisturbed: dict[Place, object]
+    database: str, undisturbed: dict[Slot, object]
 ) -> None:
     """Every trial so far took a thousand seconds, so that there is time."""
     config = tiny_config(TRIALS, POPULATION)
@@ -481,8 +481,8 @@ def test_a_worker_that_waits_for_the_others_last_place_makes_itself_useful(
         other.finish(trial_id, 0.1, {}, seconds, {})
     for place, (params, value) in sorted(undisturbed.items()):  # type: ignore[misc]
         if place.generation < 2:
-            what = place_name(place)
-            trial_id = other.start(what, params, setup.bounds, place._asdict())
+            what = place.name
+            trial_id = other.start(what, params, setup.bounds, place.attributes)
             if place != (1, POPULATION - 1):
                 other.finish(trial_id, value, {}, seconds, {})
     last, best = trial_id, max(trials.all(), key=lambda r: r.value or 0.0)
@@ -490,7 +490,7 @@ def test_a_worker_that_waits_for_the_others_last_place_makes_itself_useful(
         assert not run(database, config, deadline=time.monotonic() + 2)
     candidates = [r.attributes[CANDIDATE] for r in records(database) if r.kind == CANDIDATE]
     assert candidates == ["CMA mean before generation 1", "mean of the top 1 before generation 1"]
-    other.finish(last, undisturbed[Place(1, POPULATION - 1)][1], {}, seconds, {})  # type: ignore[index]
+    other.finish(last, undisturbed[Slot(1, POPULATION - 1)][1], {}, seconds, {})  # type: ignore[index]
     assert run(database, config)
     assert found(database) == undisturbed
 
