@@ -17,6 +17,7 @@ from transformers.initialization import no_init_weights
 from objectives.merge.errors import MergeError
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
+from objectives.merge.stores import Store
 from objectives.merge.stream import MergeStream
 
 from .engine import Answer, EngineError, Prompt, said
@@ -31,8 +32,10 @@ class TransformersEngine:
         device: str = "cpu",
         dtype: str = "float32",
         batch_tokens: int = 4096,
+        store: Store | None = None,
     ) -> None:
-        """`dtype` is what the model computes in; `batch_tokens` bounds a batch, padding and all."""
+        """`dtype` is what the model computes in; `batch_tokens` bounds a batch, padding and all;
+        merges are made where `store` holds the sources, else on the CPU from their files."""
         transformers.utils.logging.set_verbosity_error()
         config = AutoConfig.for_model(**sources.merged_config(dtype))
         with no_init_weights(), torch.device(device):
@@ -40,7 +43,7 @@ class TransformersEngine:
         self._model.tie_weights()
         self._model.eval().requires_grad_(False)
         self._parameters = dict(self._model.named_parameters())
-        self._stream = MergeStream(sources)
+        self._stream = MergeStream(sources, store)
         ends = config.eos_token_id
         self._ends = () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
         self._device, self._batch_tokens = device, batch_tokens
