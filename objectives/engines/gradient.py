@@ -5,8 +5,9 @@ layers. What a backward pass gives for a tensor is contracted with the derivativ
 soon as it is whole, and freed: the gradient of the whole model never exists. Q: lessons.
 """
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,7 @@ from .tree_attention import BLOCK, NAME, Layout, UnsupportedAttentionError
 log = logging.getLogger(__name__)
 
 _PROBE = ((3, 5, 4, 6, 7), (3, 5, 4, 8))
-_ALIKE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
+_ALIKE = {torch.bfloat16: 0.15, torch.float16: 0.05}
 """How far log-probabilities of a packed row may be from those of sequences read one by one."""
 
 
@@ -69,7 +70,9 @@ class GradientEngine(TransformersEngine):
                 if isinstance(module, GradientCheckpointingLayer):
                     module.training = True
         for name, parameter in self._parameters.items():
-            parameter.register_post_accumulate_grad_hook(self._contracting(name))
+            parameter.requires_grad_(True)
+            parameter.register_post_accumulate_grad_hook(_Hook(self._derivatives, name))
+            parameter.requires_grad_(False)
         self._probed = False
 
     def step(
@@ -84,7 +87,7 @@ class GradientEngine(TransformersEngine):
         self.load(recipe)
         shares = [1 / len(lessons)] * len(lessons) if weights is None else list(weights)
         losses, tokens = [0.0] * len(lessons), 0
-        with _memory_named():
+        with _memory_named(), self._attention():
             self._derivatives.begin(recipe)
             self._model.requires_grad_(True)
             try:
@@ -93,7 +96,7 @@ class GradientEngine(TransformersEngine):
                     scores, read = self._scores(part)
                     losses_Q = loss.of(scores, part)
                     given = torch.tensor([shares[i] for i in chosen], device=losses_Q.device)
-                    (losses_Q * given).sum().backward()
+                    torch.autograd.backward((losses_Q * given).sum())
                     tokens += read
                     for i, value in zip(chosen, losses_Q.tolist(), strict=True):
                         losses[i] = value
@@ -105,7 +108,7 @@ class GradientEngine(TransformersEngine):
     def losses(self, lessons: Sequence[Lesson], loss: Loss = Loss()) -> list[float]:  # noqa: B008
         """Each lesson's loss under the merge that is loaded. Raises EngineError."""
         found = [0.0] * len(lessons)
-        with _memory_named(), torch.no_grad():
+        with _memory_named(), self._attention(), torch.no_grad():
             for chosen in self._rows(lessons):
                 part = [lessons[i] for i in chosen]
                 values = loss.of(self._scores(part)[0], part).tolist()
@@ -113,8 +116,17 @@ class GradientEngine(TransformersEngine):
                     found[i] = value
         return found
 
-    def _contracting(self, name: str) -> "_Hook":
-        return _Hook(self._derivatives, name)
+    @contextlib.contextmanager
+    def _attention(self) -> Iterator[None]:
+        """Until the way back is done, layers attend as the rows need it."""
+        try:
+            if not self._probed:
+                self._probe()
+            if self._packs:
+                self._model.set_attn_implementation(NAME)
+            yield
+        finally:
+            self._model.set_attn_implementation(self._usual)
 
     def _rows(self, lessons: Sequence[Lesson]) -> list[list[int]]:
         """Lessons that fit a row together, those that begin alike beside each other."""
@@ -131,8 +143,6 @@ class GradientEngine(TransformersEngine):
 
     def _scores(self, lessons: Sequence[Lesson]) -> tuple[Tensor, int]:
         """Scores of the alternatives, [Q, A], and the tokens that were read."""
-        if not self._probed:
-            self._probe()
         sequences = [s for lesson in lessons for s in lesson.sequences]
         wanted, first = [], 0
         for lesson in lessons:
@@ -163,17 +173,13 @@ class GradientEngine(TransformersEngine):
         """Logits after some tokens of a row, [kept, vocabulary]."""
         device = self._model.device
         layout = Layout.of(row, device)
-        self._model.set_attn_implementation(NAME)
-        try:
-            output = self._model(
-                input_ids=torch.from_numpy(row.tokens_T).to(device)[None],
-                position_ids=layout.positions_T[None],
-                use_cache=False,
-                logits_to_keep=torch.tensor(kept, device=device),
-                layout=layout,
-            )
-        finally:
-            self._model.set_attn_implementation(self._usual)
+        output = self._model(
+            input_ids=torch.from_numpy(row.tokens_T).to(device)[None],
+            position_ids=layout.positions_T[None],
+            use_cache=False,
+            logits_to_keep=torch.tensor(kept, device=device),
+            layout=layout,
+        )
         if not layout.calls:
             raise UnsupportedAttentionError(type(self._model).__name__)
         logits: Tensor = output.logits[0]
@@ -197,19 +203,21 @@ class GradientEngine(TransformersEngine):
         self._probed = True
         wanted = [(0, 1), (0, 4), (1, 3)]
         with torch.no_grad():
+            theirs, _, _ = self._padded(_PROBE, wanted)
+            row = packed(_PROBE, least=1)
+            row = row.padded(BLOCK) if self._device.startswith("cuda") else row
             try:
-                row = packed(_PROBE, least=1)
-                row = row.padded(BLOCK) if self._device.startswith("cuda") else row
+                self._model.set_attn_implementation(NAME)
                 ours = self._read(row, [row.place(*pair) for pair in wanted])
             except (UnsupportedAttentionError, TypeError, KeyError) as error:
                 self._packs, reason = False, f"{type(error).__name__}: {error}"
             else:
-                theirs, _, _ = self._padded(_PROBE, wanted)
                 pair = [z.float().log_softmax(-1) for z in (ours, theirs)]
                 apart = float((pair[0] - pair[1]).abs().max())
-                self._packs = apart <= _ALIKE[ours.dtype]
+                self._packs = apart <= _ALIKE.get(ours.dtype, 1e-3)
                 reason = f"log-probabilities differ by {apart:.2g}"
         if not self._packs:
+            self._model.set_attn_implementation(self._usual)
             log.warning(
                 "%s cannot read packed sequences (%s): batches are padded, steps take longer",
                 *(type(self._model).__name__, reason),
