@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MakeModel, point
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from objectives.merge import contraction, masks
@@ -26,10 +27,11 @@ FUSED = ("linear", "task_arithmetic", "ties", "dare_linear", "dare_ties")
 
 @pytest.fixture(scope="module")
 def family(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Finetunes of one base, as finetunes are: near it, and of uneven norms."""
-    from safetensors.torch import load_file, save_file
+    return finetunes(make_model, tmp_path_factory.mktemp("derivatives"), 0.2)
 
-    root = tmp_path_factory.mktemp("derivatives")
+
+def finetunes(make_model: MakeModel, root: Path, spread: float) -> dict[str, Path]:
+    """Three finetunes of one base, as finetunes are: near it, and of uneven norms."""
     folders = {
         name: make_model(root / name, seed, layers=2, hidden=64)
         for seed, name in enumerate(("base", "x", "y", "z"))
@@ -37,12 +39,10 @@ def family(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> d
     base = load_file(folders["base"] / "model.safetensors")
     for seed, name in enumerate(("x", "y", "z"), 1):
         generator = torch.Generator().manual_seed(seed)
-        near = {
-            key: tensor + 0.2 * torch.randn(tensor.shape, generator=generator) * tensor.std()
-            if tensor.ndim > 1
-            else tensor + 0.05 * torch.randn(tensor.shape, generator=generator)
-            for key, tensor in base.items()
-        }
+        near = {}
+        for key, tensor in base.items():
+            size = tensor.std() if tensor.ndim > 1 else 0.25
+            near[key] = tensor + spread * size * torch.randn(tensor.shape, generator=generator)
         save_file(near, folders[name] / "model.safetensors", metadata={"format": "pt"})
     return folders
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import MakeModel
 from test_architectures import MAKES, make
-from test_derivatives import changed, genome, recipe_of, sources_of, steps_of
-from test_derivatives import family as family
+from test_derivatives import changed, finetunes, genome, recipe_of, sources_of, steps_of
 
 from objectives.engines.gradient import GradientEngine
 from objectives.engines.lessons import Alternative, Lesson, Loss, Mark
@@ -21,6 +21,12 @@ from objectives.merge.sources import Sources
 from study.genome import Genome
 
 SEARCHED = [m for m in METHODS if m not in ("model_stock", "arcee_fusion", "karcher")]
+
+
+@pytest.fixture(scope="module")
+def family(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """So near that a loss is a plane between them: only the merge bends and jumps."""
+    return finetunes(make_model, tmp_path_factory.mktemp("engine"), 0.01)
 
 
 def lessons(count: int = 6, shared: int = 20, rows: int = 38) -> list[Lesson]:
@@ -60,8 +66,9 @@ def objective(model: GradientEngine, recipe: MergeRecipe, asked: list[Lesson], l
 
 @pytest.mark.parametrize("method", SEARCHED)
 def test_a_step_agrees_with_differences_of_the_whole_objective(
-    method: str, family: dict[str, Path]
+    method: str, family: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # float32 would hide the rest
     made = genome(method)
     steps = steps_of(made, 0.02)
     recipe, asked = replace(recipe_of(made), dtype="float64"), lessons()
