@@ -5,8 +5,8 @@
 
 A VARIANT is settings joined by commas, each over the default, such as
 `granularity=1,filters=self_attn+mlp,lr=0.03,loss=all`. Adam climbs on the numbers as shares of
-their ranges. A part of the search questions stays out of the batches; the checkpoint that is best on it
-is the one offered, and is then asked the held-out questions. A question in a batch counts three
+their ranges. A part of the search questions stays out of the batches; the checkpoint that is best
+on it is the one offered, and is then asked the held-out questions. A question in a batch counts three
 times, its way back as two more, and one of the part kept out once.
 """
 
@@ -307,7 +307,7 @@ def main(words: Sequence[str] | None = None) -> None:
         setup, engine = opened(given.file, variant, given.device)
         if given.baselines and not place:
             for baseline in setup.genome.baselines():
-                row = scored(engine, replace(baseline.recipe, mask_seed=0), setup.held_out)
+                row = scored(engine, baseline.recipe, setup.held_out)
                 print(
                     f"{baseline.name}: held-out {row['value']:.4f} +- {row['error']:.4f}",
                     flush=True,
