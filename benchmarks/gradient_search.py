@@ -6,8 +6,8 @@
 A VARIANT is settings joined by commas, each over the default, such as
 `granularity=1,filters=self_attn+mlp,lr=0.03,loss=all`. Adam climbs on the numbers as shares of
 their ranges. A part of the search questions stays out of the batches; the checkpoint that is best
-on it is the one offered, and is then asked the held-out questions. A question in a batch counts three
-times, its way back as two more, and one of the part kept out once.
+on it is the one offered, and is then asked the held-out questions. A question in a batch counts
+three times, its way back as two more, and one of the part kept out once.
 """
 
 import argparse
@@ -28,8 +28,7 @@ from objectives.merge.recipe import MergeRecipe
 from objectives.merge.slots import RecipeGradient
 from objectives.merge.stores import Resident
 from objectives.scoring import Exam, Scores
-from objectives.tasks.data import split
-from objectives.tasks.targets import chances, lessons
+from objectives.tasks.targets import chances, kept_out, lessons
 from study.config_file import load_config
 from study.genome import Genome
 from study.setup import Setup, build
@@ -142,7 +141,7 @@ class Search:
     ) -> None:
         self.engine, self.variant, self.budget = engine, variant, budget
         self.space, self.rng = Space(setup.genome), np.random.default_rng(seed)
-        parts = [split(task.questions, variant.kept) for task in setup.search.tasks]
+        parts = [kept_out(task.questions, variant.kept) for task in setup.search.tasks]
         tokenizer = setup.search.tokenizer
         self.kept = Exam(
             [t.only(out) for t, (_, out) in zip(setup.search.tasks, parts, strict=True)], tokenizer

@@ -3,8 +3,9 @@
 Q: questions of one task.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from objectives.engines.engine import Prompt
 from objectives.engines.lessons import Alternative, Lesson, Mark
@@ -16,6 +17,7 @@ from .task import Asked, Question, TaskError, Tokenizer
 if TYPE_CHECKING:
     from .lm_eval_task import Document, Leaf, LmEvalTask
 
+T = TypeVar("T", bound=Question)
 _SPACES = ("", " ", "\n")
 _BETWEEN = (",", ", ")
 _MOST_TOKENS = 256
@@ -45,6 +47,19 @@ def chances(tasks: Sequence[Asked]) -> list[list[float]]:
     add to 1."""
     total = sum(abs(task.weight) for task in tasks)
     return [[abs(task.weight) / total * share for share in _shares(task)] for task in tasks]
+
+
+def kept_out(questions: Sequence[T], share: float) -> tuple[tuple[T, ...], tuple[T, ...]]:
+    """The questions to learn from, and those that stay out to say which checkpoint is best.
+
+    A hash of its own decides, since the one that holds questions out of the search has been used
+    up; each part keeps the order and has at least one question where there are two."""
+    order = sorted(questions, key=lambda q: hashlib.blake2b(b"kept out %d" % q.id).digest())
+    count = min(max(1, round(share * len(order))), len(order) - 1) if share > 0 else 0
+    out = {id(question) for question in order[:count]}
+    parts = ([q for q in questions if (id(q) in out) == kept] for kept in (False, True))
+    inside, outside = (tuple(part) for part in parts)
+    return inside, outside
 
 
 def _shares(task: Asked) -> Iterator[float]:
