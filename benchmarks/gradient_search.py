@@ -54,7 +54,8 @@ class Variant:
     every: int = 4
     """Steps from one checkpoint to the next."""
     by: str = "soft"
-    """What the checkpoints are compared by: score, soft (probability of right answers) or loss."""
+    """What the checkpoints are compared by: score, soft (probability of right answers) or loss; or
+    `last` or `mean` (of the second half of the points), which compare nothing."""
     pull: float = 0.0
     """Strength of the square of the distance from the start, a share of a range at a time."""
     start: float = math.nan
@@ -153,7 +154,8 @@ class Search:
         self.lessons = _lessons(self.read)
         self.chances = np.concatenate([np.array(c) for c in chances(self.read.tasks)])
         self.kept_lessons = _lessons(self.kept)
-        self.kept_shares = [share for task in chances(self.kept.tasks) for share in task]
+        parts_Q = chances(self.kept.tasks) if self.kept_lessons else []
+        self.kept_shares = [share for task in parts_Q for share in task]
         self.loss = Loss(variant.loss, variant.temperature)  # type: ignore[arg-type]
         self.asked, self.seconds = 0, 0.0
 
@@ -201,11 +203,13 @@ def _lessons(exam: Exam) -> list[Lesson]:
 def searched(search: Search, held_out: Exam) -> dict[str, Any]:
     """Run one search; what its checkpoints scored on the part kept out, and the one offered on the
     held-out questions."""
-    v, points, rows = search.variant, [], []
+    v, points, rows, late = search.variant, [], [], []
     for count, loss, x in search.run():
-        if count % v.every == 0 or count == 1:
+        late = [*late[-max(1, count // 2) :], x.copy()]
+        last = x.copy()
+        if search.kept_lessons and (count % v.every == 0 or count == 1):
             scores, kept_loss = search.check(x)
-            points.append(x.copy())
+            points.append(last)
             rows.append(
                 {
                     "step": count,
@@ -221,21 +225,23 @@ def searched(search: Search, held_out: Exam) -> dict[str, Any]:
         "soft": [row["kept_soft"] for row in rows],
         "loss": [-row["kept_loss"] for row in rows],
     }
-    ends = {name: int(np.argmax(values)) for name, values in worth.items()}
-    ends["last"] = len(rows) - 1
+    ends = {name: points[int(np.argmax(values))] for name, values in worth.items() if values}
+    ends |= {"last": last, "mean": np.mean(late, axis=0)}
     held: dict[str, Any] = {}
-    for name, place in ends.items():
-        same = next((held[n] for n, p in ends.items() if p == place and n in held), None)
-        held[name] = same or scored(search.engine, search.space.recipe(points[place]), held_out)
-        held[name] = {**held[name], "step": rows[place]["step"]}
+    for name, x in ends.items():
+        step = next((r["step"] for r, p in zip(rows, points, strict=True) if p is x), count)
+        same = next((held[n] for n, p in ends.items() if p is x and n in held), None)
+        held[name] = same or scored(search.engine, search.space.recipe(x), held_out)
+        held[name] = {**held[name], "step": step}
     return {
         "variant": v.name,
         "parameters": len(search.space.names),
         "asked": search.asked,
-        "seconds_a_step": search.seconds / max(1, rows[-1]["step"]),
+        "steps": count,
+        "seconds_a_step": search.seconds / count,
         "rows": rows,
         "held_out": held,
-        "offered": held[v.by],
+        "offered": held[v.by if v.by in held else "last"],
     }
 
 
@@ -278,14 +284,14 @@ def opened(file: Path, variant: Variant, device: str) -> tuple[Setup, GradientEn
 
 def told(row: Mapping[str, Any], seed: int) -> str:
     """A result in a few lines."""
-    shown = [row["rows"][i] for i in sorted({*range(0, len(row["rows"]), 3), len(row["rows"]) - 1})]
+    shown = row["rows"][::3] + row["rows"][-1:]
     curve = "  ".join(f"{r['step']}: {r['kept']:.3f}/{r['kept_loss']:.3f}" for r in shown)
     held = "  ".join(
         f"{name} {h['value']:.4f} (step {h['step']})" for name, h in row["held_out"].items()
     )
     tasks = " ".join(f"{name} {value:.3f}" for name, value in row["offered"]["tasks"].items())
     return (
-        f"{row['variant']} seed {seed}: {row['parameters']} numbers, {row['asked']} questions, "
+        f"{row['variant']} seed {seed}: {row['parameters']} numbers, {row['asked']} questions, {row['steps']} steps, "
         f"{row['seconds_a_step']:.3f} s a step\n  kept out, score/loss: {curve}\n"
         f"  held-out, chosen by: {held} +- {row['offered']['error']:.4f} ({tasks})"
     )

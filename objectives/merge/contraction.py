@@ -23,50 +23,67 @@ def contract(
 ) -> Tensor:
     """As `derivative_kernels.contract`, with the random draws of each model in place of the keys;
     none of them where nothing is dropped."""
-    slope = gradient.double()
+    slope = gradient.double().flatten()
     origin = 0.0 if base is None else base.float()
     deltas_M = [model.float() - origin for model in models_M]
-    how = trim, elect, normalize
+    known: dict[tuple[float, ...], Tensor] = {}
+    rows = zip(numbers_V.tolist(), below_V.tolist(), shares_V, strict=True)
     ends = [
-        change(deltas_M, drawn_M, numbers, below, shares, *how)
-        for numbers, below, shares in zip(numbers_V, below_V, shares_V, strict=True)
+        change(_values(deltas_M, drawn_M, *row[:2], trim, known), row[0], row[2], elect, normalize)
+        for row in rows
     ]
-    parts = [(slope * (a - b)).sum() for a, b in zip(ends[::2], ends[1::2], strict=True)]
+    pairs = zip(ends[::2], ends[1::2], strict=True)
+    parts = [torch.dot(slope, (above - below).flatten().double()) for above, below in pairs]
     return torch.stack(parts) if parts else slope.new_zeros(0)
 
 
-def change(
+def _values(
     deltas_M: Sequence[Tensor],
     drawn_M: Sequence[Tensor],
-    numbers: Tensor,
-    below_M: Tensor,
-    shares: Tensor,
+    numbers: Sequence[float],
+    below_M: Sequence[int],
     trim: bool,
+    known: dict[tuple[float, ...], Tensor],
+) -> list[Tensor]:
+    """What each model's delta is in a variant; `known` holds those of other variants, which have
+    most numbers in common."""
+    M, values = len(deltas_M), []
+    for m, delta in enumerate(deltas_M):
+        place = (m, below_M[m], *numbers[m : 3 * M : M])
+        if place not in known:
+            value = delta
+            if drawn_M:
+                value = torch.where(drawn_M[m] < below_M[m], value, 0.0) * numbers[M + m]
+            if trim:
+                value = torch.where(value.abs() >= numbers[2 * M + m], value, 0.0)
+            known[place] = numbers[m] * value
+        values.append(known[place])
+    return values
+
+
+def change(
+    values_M: Sequence[Tensor],
+    numbers: Sequence[float],
+    shares: Tensor,
     elect: bool,
     normalize: bool,
 ) -> Tensor:
     """What one variant adds to the base, float32."""
-    M, values = len(deltas_M), []
-    for m, delta in enumerate(deltas_M):
-        value = delta
-        if drawn_M:
-            value = torch.where(drawn_M[m] < below_M[m], value, 0.0) * numbers[M + m]
-        if trim:
-            value = torch.where(value.abs() >= numbers[2 * M + m], value, 0.0)
-        values.append(numbers[m] * value)
-    total = torch.zeros_like(deltas_M[0])
-    for value in values:
+    total = torch.zeros_like(values_M[0])
+    for value in values_M:
         total = total + value
     if elect:
-        sign = torch.where(total >= 0, 1.0, -1.0)
-        total, agreeing = torch.zeros_like(total), torch.zeros_like(total, dtype=torch.int64)
-        for m, value in enumerate(values):
-            along = value * sign
-            total = total + along.clamp(min=0.0)
-            agreeing += (along > 0).long() << m
-        total = total * sign
-        if normalize:
+        falls = total < 0
+        total, agreeing = torch.zeros_like(total), None
+        for m, value in enumerate(values_M):
+            along = torch.where(falls, -value, value)
+            total += along.clamp_(min=0.0)
+            if normalize:
+                bits = (along > 0).long() << m
+                agreeing = bits if agreeing is None else agreeing + bits
+        total = torch.where(falls, -total, total)
+        if agreeing is not None:
             total = total * shares[agreeing]
     elif normalize:
-        total = total / numbers[3 * M]
-    return numbers[3 * M + 1] * total
+        total = total / numbers[3 * len(values_M)]
+    return numbers[3 * len(values_M) + 1] * total
