@@ -291,7 +291,8 @@ def told(row: Mapping[str, Any], seed: int) -> str:
     )
     tasks = " ".join(f"{name} {value:.3f}" for name, value in row["offered"]["tasks"].items())
     return (
-        f"{row['variant']} seed {seed}: {row['parameters']} numbers, {row['asked']} questions, {row['steps']} steps, "
+        f"{row['variant']} seed {seed}: {row['parameters']} numbers, {row['asked']} questions, "
+        f"{row['steps']} steps, "
         f"{row['seconds_a_step']:.3f} s a step\n  kept out, score/loss: {curve}\n"
         f"  held-out, chosen by: {held} +- {row['offered']['error']:.4f} ({tasks})"
     )
