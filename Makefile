@@ -1,6 +1,7 @@
 # make demo   set everything up and run the demo study
 # make test   set everything up and run every check
 # make check  the checks alone
+# make fuzz   the property tests with many random examples (EXAMPLES=5000 of each test)
 
 PYTHON ?= python3
 # The torch that is installed first. A pip that is set up for a CPU index gets a CPU build here;
@@ -9,8 +10,9 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 # Test files run at a time; each of the programs that they start keeps to one thread.
 JOBS ?= 2
+EXAMPLES ?= 5000
 
-.PHONY: demo test check clean
+.PHONY: demo test check fuzz clean
 
 demo: .venv/installed
 	$(BIN)/python -m study.run examples/demo/study.yaml
@@ -24,6 +26,10 @@ check:
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+
+fuzz: .venv/installed-dev
+	STUDY_HYPOTHESIS=fuzz STUDY_HYPOTHESIS_EXAMPLES=$(EXAMPLES) OMP_NUM_THREADS=1 \
+		$(BIN)/pytest --numprocesses $(JOBS) --timeout 0 -m fuzz
 
 .venv/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from objectives.engines.engine import Answer, Engine, Prompt
 from objectives.sampling import Estimate, Sample, estimate
-from objectives.tasks.task import Task, Tokenizer, WholeTask
+from objectives.tasks.task import Task, TaskError, Tokenizer, WholeTask
 
 Floats = NDArray[np.float32]
 
@@ -117,15 +117,43 @@ class Scores:
 class Exam:
     """The questions of every task, tokenised once and asked as often as there are merges."""
 
-    def __init__(self, tasks: Sequence[Task | WholeTask], tokenizer: Tokenizer) -> None:
-        """Raises TaskError where a task's prompts do not suit the tokenizer."""
+    def __init__(
+        self,
+        tasks: Sequence[Task | WholeTask],
+        tokenizer: Tokenizer,
+        rows: int | None = None,
+    ) -> None:
+        """`rows` are those of the models' embedding; None if they are unknown.
+
+        Raises TaskError if the prompts of a task do not suit the tokenizer, or have a token that
+        the models have no row for.
+        """
         self.tasks, self.tokenizer = tuple(tasks), tokenizer
         self._prompts = [task.prompts(tokenizer) for task in self.tasks]
+        if rows is not None:
+            self._check_rows(rows)
         self._flat = [p for prompts_Q in self._prompts for prompts in prompts_Q for p in prompts]
+
+    def _check_rows(self, rows: int) -> None:
+        for task, prompts_Q in zip(self.tasks, self._prompts, strict=True):
+            for question, prompts in zip(task.questions, prompts_Q, strict=True):
+                token = max((t for p in prompts for t in (*p.tokens, *p.options)), default=0)
+                if token >= rows:
+                    raise TaskError(
+                        f"{task.name}: the question {shortened(question.text)} needs the token "
+                        f"{self.tokenizer.decode([token])!r}, number {token} in the tokenizer, and "
+                        f"the models have rows for {rows} tokens only; take it out of question and "
+                        "template, or give genome.tokenizer_source a model that has its row"
+                    )
 
     @property
     def questions(self) -> int:
         return sum(map(len, self._prompts))
+
+    @property
+    def prompts_of_tasks(self) -> list[list[tuple[Prompt, ...]]]:
+        """For each task the prompts of each question."""
+        return self._prompts
 
     @property
     def prompts(self) -> dict[str, list[Prompt]]:
@@ -160,7 +188,8 @@ class Exam:
 
     def ask(self, engine: Engine, samples: Mapping[str, Sample] | None = None) -> Scores:
         """Scores of the merge that the engine holds, from the `samples` of tasks by name and all
-        questions of the others. Raises EngineError, and TaskError where a task's own code fails."""
+        questions of the others. Raises EngineError, ScorerError if a task's own code fails, and
+        TaskError if it does not give what the study asks for."""
         drawn = [(samples or {}).get(task.name) for task in self.tasks]
         chosen = [
             range(len(prompts_Q)) if sample is None else sample.asked_S.tolist()
@@ -216,6 +245,11 @@ def _whole(task: WholeTask, answers_Q: tuple[tuple[Answer, ...], ...]) -> TaskSc
 def finite_or_none(error: float) -> float | None:
     """JSON has no infinity."""
     return error if math.isfinite(error) else None
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text on one line, in quotes."""
+    return repr(" ".join(text.split())[:60])
 
 
 def _floats(values: Sequence[float]) -> Floats:

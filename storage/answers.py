@@ -15,11 +15,12 @@ from sqlalchemy import RowMapping, delete, insert, select
 from sqlalchemy.orm import Session
 
 from .connections import writing
-from .database import Database
+from .database import Database, readable
 from .replies import TaskReplies, insert_replies, read_replies
 from .tables import answers as _answers
 from .tables import replies as _replies
 from .tables import trials as _trials
+from .url import printable
 
 Floats = NDArray[np.float32]
 SEARCH, HELD_OUT = "search", "held_out"
@@ -127,7 +128,8 @@ def insert_answers(
 
 
 def _task(row: RowMapping) -> TaskAnswers:
-    scores, soft = _unpacked(row["scores"]), _unpacked(row["soft"])
+    with readable(f"the answers of trial {row['trial_id']} in task {printable(row['task'])}"):
+        scores, soft = _unpacked(row["scores"]), _unpacked(row["soft"])
     return TaskAnswers(row["weight"], scores, soft, row["broken"])
 
 

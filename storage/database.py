@@ -2,25 +2,34 @@
 
 import contextlib
 import copy
-import sqlite3
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.distributions import distribution_to_json
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
-from sqlalchemy import Engine, insert, inspect, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine, insert, inspect, select
 from sqlalchemy.orm import Session
 
-from .connections import engine_options, exclusive, make_engine, prepare, use_write_ahead_log
-from .patience import Patience, cause
+from .connections import (
+    engine_options,
+    exclusive,
+    make_engine,
+    prepare,
+    use_write_ahead_log,
+    wait_for_answer,
+)
+from .patience import Patience
+from .reasons import explained
+from .rights import check_place, check_tables, check_version, stored_version
 from .tables import NEEDED, OURS, metadata
-from .url import StorageError, redacted, sqlite_path
+from .url import StorageError, printable, redacted, sqlite_path
 
-_OPTUNA_TABLES = {"studies", "trials", "version_info", "alembic_version"}
+_NEEDED = {"studies", "trials", "version_info", "alembic_version"} | {t.name for t in NEEDED}
 
 
 class Database(RDBStorage):
@@ -69,31 +78,63 @@ class Database(RDBStorage):
         with exclusive(self.engine, self.url):
             yield
 
+    def study_names(self) -> list[str]:
+        """The names of all studies, without their attributes: another program's may be broken."""
+        with self.engine.connect() as connection:
+            query = select(models.StudyModel.study_name)
+            return sorted(connection.execute(query).scalars())
+
+    @staticmethod
+    def _fill_storage_url_template(template: str) -> str:
+        return template  # a brace in a password or a path is no placeholder
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        with readable("an attribute of the study"):
+            return super().get_study_user_attrs(study_id)
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        with readable("a system attribute of the study"):
+            return super().get_study_system_attrs(study_id)
+
+    def _build_frozen_trial_from_trial_model(self, trial: models.TrialModel) -> FrozenTrial:
+        with readable(f"an attribute of the trial with id {trial.trial_id}"):
+            return super()._build_frozen_trial_from_trial_model(trial)
+
+
+@contextlib.contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Turn what cannot be decoded into a StorageError that names it."""
+    try:
+        yield
+    except (ValueError, TypeError, RecursionError, zlib.error) as error:
+        reason = " ".join(printable(str(error)).split())[:200]
+        raise StorageError(
+            f"{what} cannot be read from the database: {reason}; restore the database from a copy"
+        ) from None
+
 
 def open_storage(url: str, create: bool = True) -> Database:
     """Optuna's storage at a URL; with `create` all tables are made. Raises StorageError."""
     path = sqlite_path(url)
-    if path is not None:
-        _prepare_file(path, create)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
+    with explained(url):
+        if path is not None:
+            _prepare_file(path, create)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         engine = make_engine(url)
         try:
-            _check_tables(url, engine, create)
+            wait_for_answer(engine, url)
             with exclusive(engine, url) if create else contextlib.nullcontext():
+                _check(url, engine, create)
                 storage = Database(
-                    url, engine_kwargs=engine_options(url), skip_table_creation=not create
+                    url,
+                    engine_kwargs=engine_options(url),
+                    skip_compatibility_check=True,  # _check has done that
+                    skip_table_creation=not create,
                 )
                 if create:
                     metadata.create_all(engine, tables=OURS)
         finally:
             engine.dispose()
-    except StorageError:
-        raise
-    except (SQLAlchemyError, OSError, sqlite3.Error, RuntimeError) as error:
-        remedy = "is the server up, and are host, port, user, password and name right?"
-        hint = "" if path is not None else f"; {remedy}"
-        raise StorageError(f"cannot use {redacted(url)}: {cause(error)}{hint}") from None
     prepare(storage.engine)
     storage.engine.dispose()
     return storage
@@ -101,32 +142,20 @@ def open_storage(url: str, create: bool = True) -> Database:
 
 def _prepare_file(path: Path, create: bool) -> None:
     """Make the folder and turn on write-ahead logging. Raises StorageError."""
-    if not create:
-        if not path.exists():
-            raise StorageError(f"there is no database {path}")
-        return
-    try:
+    check_place(path)
+    if create:
         path.parent.mkdir(parents=True, exist_ok=True)
         use_write_ahead_log(path)
-    except (OSError, sqlite3.Error) as error:
-        raise StorageError(f"cannot use {path} as a SQLite database: {error}") from None
+    elif not path.exists():
+        raise StorageError(f"there is no database {path}")
 
 
-def _check_tables(url: str, engine: Engine, create: bool) -> None:
-    tables = set(inspect(engine).get_table_names())
-    if tables and not tables & _OPTUNA_TABLES:
-        raise StorageError(
-            f"{redacted(url)} is no Optuna database: it holds {', '.join(sorted(tables)[:3])}; "
-            "give the study a database of its own"
-        )
-    needed = _OPTUNA_TABLES | {table.name for table in NEEDED}
-    if not create and not (tables >= needed and _is_stamped(engine)):
-        raise StorageError(f"{redacted(url)} holds no studies of this project yet")
-
-
-def _is_stamped(engine: Engine) -> bool:
-    """Whether Optuna has finished making its tables; before that, only their maker may write."""
+def _check(url: str, engine: Engine, create: bool) -> None:
+    """Check what is in the database already. Raises StorageError."""
     with engine.connect() as connection:
-        return (
-            connection.execute(select(text("version_num FROM alembic_version"))).first() is not None
-        )
+        tables = set(inspect(connection).get_table_names())
+        check_tables(tables, url)
+        version = stored_version(connection, tables)
+    if not create and not (tables >= _NEEDED and version is not None):
+        raise StorageError(f"{redacted(url)} holds no studies of this project yet")
+    check_version(version, url)

@@ -72,14 +72,14 @@ class Patience:
 
 def passes(error: BaseException) -> bool:
     """Whether a database error may be gone at the next try."""
-    error = _inner(error)
+    error = innermost(error)
     if not isinstance(error, DBAPIError):
         return False
     original: Any = error.orig
     if isinstance(original, sqlite3.Error):
         code = getattr(original, "sqlite_errorcode", None)
         return code is not None and code & 0xFF in _SQLITE_PASSES
-    state = getattr(original, "pgcode", None)
+    state = sqlstate(original)
     if state is None:  # the connection broke, or could not be made
         return error.connection_invalidated or type(original).__name__ in (
             "OperationalError",
@@ -88,14 +88,19 @@ def passes(error: BaseException) -> bool:
     return state.startswith(_POSTGRES_PASSES) and state not in _POSTGRES_STAYS
 
 
+def sqlstate(original: Any) -> str | None:
+    """The SQLSTATE of a driver's exception: psycopg2 and psycopg name it differently."""
+    return getattr(original, "pgcode", None) or getattr(original, "sqlstate", None)
+
+
 def cause(error: BaseException | None) -> str:
     """What the driver said, in one line."""
-    inner = _inner(error) if error is not None else error
+    inner = innermost(error) if error is not None else error
     original = inner.orig if isinstance(inner, DBAPIError) else None
     return " ".join(str(original or inner).split())
 
 
-def _inner(error: BaseException) -> BaseException:
+def innermost(error: BaseException) -> BaseException:
     """What Optuna has wrapped; it asks a broken session once more and so hides why it broke."""
     while isinstance(error, StorageInternalError | PendingRollbackError):
         under = error.__cause__ or error.__context__

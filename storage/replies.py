@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sqlalchemy import delete, insert, inspect, select
 from sqlalchemy.orm import Session
 
-from .database import Database
+from .database import Database, readable
 from .tables import replies as _replies
 
 TokensQ = tuple[tuple[tuple[int, ...], ...], ...]
@@ -63,14 +63,15 @@ def read_replies(database: Database, trial_id: int, split: str) -> dict[str, Tas
                 return []
             return connection.execute(query).mappings().all()
 
-    return {
-        row["task"]: TaskReplies(
-            row["engine"],
-            _unpacked(row["tokens"], "<i4"),
-            None if row["logprobs"] is None else _unpacked(row["logprobs"], "<f4"),
-        )
-        for row in database.patience(work)
-    }
+    with readable(f"the replies of trial {trial_id}"):
+        return {
+            row["task"]: TaskReplies(
+                row["engine"],
+                _unpacked(row["tokens"], "<i4"),
+                None if row["logprobs"] is None else _unpacked(row["logprobs"], "<f4"),
+            )
+            for row in database.patience(work)
+        }
 
 
 def _packed(nested_Q: Sequence[Sequence[Sequence[float]]], kind: str) -> bytes:

@@ -6,7 +6,8 @@ from typing import Any
 import optuna
 from optuna.storages import RDBStorage
 
-from .url import StorageError, redacted
+from .database import Database
+from .url import StorageError, printable, redacted
 
 FINGERPRINT, VERDICT, BUDGET = "fingerprint", "verdict", "budget"
 
@@ -28,13 +29,21 @@ def create_study(storage: RDBStorage, name: str) -> optuna.Study:
 
 
 def stored_fingerprint(study: optuna.Study) -> dict[str, str]:
-    """What was stored by `hold_fingerprint`; empty for a new study."""
-    return dict(study.user_attrs.get(FINGERPRINT, {}))
+    """What was stored by `hold_fingerprint`; empty for a new study, and for another program's."""
+    stored = study.user_attrs.get(FINGERPRINT)
+    if not isinstance(stored, dict) or not all(isinstance(fact, str) for fact in stored.values()):
+        return {}
+    if not stored.get("population", "0").isdecimal():
+        raise _damaged(study, FINGERPRINT)
+    return dict(stored)
 
 
 def stored_budget(study: optuna.Study, otherwise: int) -> int:
     """The search trials that the last run was to reach, or what is given before there was one."""
-    return int(study.user_attrs.get(BUDGET, otherwise))
+    budget = study.user_attrs.get(BUDGET, otherwise)
+    if type(budget) is not int or budget < 1:
+        raise _damaged(study, BUDGET)
+    return budget
 
 
 def store_budget(study: optuna.Study, trials: int) -> None:
@@ -46,7 +55,14 @@ def store_budget(study: optuna.Study, trials: int) -> None:
 def stored_verdict(study: optuna.Study) -> dict[str, Any] | None:
     """What the last finished run came to, with `sentence`, `trial` and `after`; None before."""
     found = study.user_attrs.get(VERDICT)
-    return None if found is None else dict(found)
+    if found is None:
+        return None
+    kinds = {"sentence": str, "trial": int | None, "after": int}
+    if not isinstance(found, dict) or not all(
+        name in found and isinstance(found[name], kind) for name, kind in kinds.items()
+    ):
+        raise _damaged(study, VERDICT)
+    return dict(found)
 
 
 def store_verdict(study: optuna.Study, sentence: str, trial: int | None, after: int) -> bool:
@@ -92,17 +108,34 @@ def has_trials(study: optuna.Study) -> bool:
     return True
 
 
-def find_study(storage: RDBStorage, name: str, besides: str | None = None) -> optuna.Study:
-    """A study that is there. Raises StorageError where it is not, which names others that are,
-    `besides` one.
+def find_study(storage: Database, name: str, besides: str | None = None) -> optuna.Study:
+    """Return a stored study of ours. Raises StorageError if there is none of this name, with the
+    names of others, `besides` one, and if another program made it.
     """
     try:
-        return optuna.load_study(study_name=name, storage=storage)
+        study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
-        known = sorted(study.study_name for study in storage.get_all_studies())
-        known = [other for other in known if other != besides]
-        there = f"; there are {', '.join(known[:5])}" if known else ""
+        others = [printable(other) for other in storage.study_names() if other != besides]
+        there = f"; there are {', '.join(others[:5])}" if others else ""
         raise StorageError(f"no study {name} in {redacted(storage.url)}{there}") from None
+    if stored_fingerprint(study):
+        return study
+    if has_trials(study):
+        raise StorageError(
+            f"study {name} in {redacted(storage.url)} was not made by merge-study; choose another "
+            "study.name"
+        )
+    raise StorageError(
+        f"study {name} in {redacted(storage.url)} has no trials: it was not made by merge-study, "
+        "or python -m study.run has not begun it"
+    )
+
+
+def _damaged(study: optuna.Study, attribute: str) -> StorageError:
+    return StorageError(
+        f"the stored study {study.study_name} is damaged: its attribute {attribute} is not what "
+        "merge-study writes; restore the database from a copy"
+    )
 
 
 def _differences(stored: Mapping[str, str], given: Mapping[str, str]) -> list[str]:

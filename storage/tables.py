@@ -76,6 +76,14 @@ NEEDED = (answers, workers, claims)
 OURS = (*NEEDED, replies)
 """Databases from before `replies` can be read without it; whoever writes makes it first."""
 
+OPTUNA = {
+    *("studies", "study_directions", "study_user_attributes", "study_system_attributes"),
+    *("trials", "trial_user_attributes", "trial_system_attributes", "trial_params"),
+    *("trial_values", "trial_intermediate_values", "trial_heartbeats"),
+    *("version_info", "alembic_version"),
+}
+"""The names of Optuna's tables."""
+
 
 class database_now(FunctionElement[float]):  # noqa: N801  # reads as the SQL function it is
     """Seconds since 1970 in UTC by the database's clock, at this moment of the transaction."""

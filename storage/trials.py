@@ -1,7 +1,9 @@
 """What is saved with a trial, read back."""
 
 import functools
+import itertools
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +14,17 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, select
 
-from .database import Database
-from .url import DELETED, StorageError
+from .database import Database, readable
+from .url import DELETED, StorageError, printable
 
 BASELINE, KIND, TASKS, RESULT, FAILURE = "baseline", "kind", "tasks", "result", "failure"
 GENERATION, SLOT = "generation", "slot"
 """The attributes of trials. A place in the search is a generation and a slot. What a trial came
 to is written in one transaction with its value."""
+INTERRUPTED = "Interrupted"
+"""How the reason of a failure begins if it was a signal: by the name of its exception."""
+_REMEMBERED = 20
+"""Trials from which it is known how long one takes."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,17 @@ class TrialRecord:
     @property
     def complete(self) -> bool:
         return self.state == TrialState.COMPLETE
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended its run. Optuna's state for that is FAIL, but nothing failed."""
+        reason = str(self.attributes.get(FAILURE, ""))
+        return self.state == TrialState.FAIL and reason.startswith(f"{INTERRUPTED}:")
+
+    @property
+    def failed(self) -> bool:
+        """Whether its evaluation failed, or its worker died."""
+        return self.state == TrialState.FAIL and not self.interrupted
 
 
 class Trials:
@@ -155,7 +172,8 @@ class Trials:
         )
         found: dict[int, dict[str, Any]] = {}
         for id_, name, value, text in connection.execute(query):
-            found.setdefault(id_, {})[name] = _distribution(text).to_external_repr(value)
+            with readable(f"the parameter {printable(name)} of the trial with id {id_}"):
+                found.setdefault(id_, {})[name] = _distribution(text).to_external_repr(value)
         return found
 
     def _values(self, connection: Connection, wanted: Any) -> dict[int, float]:
@@ -179,8 +197,31 @@ class Trials:
         )
         found: dict[int, dict[str, Any]] = {}
         for id_, key, text in connection.execute(query):
-            found.setdefault(id_, {})[key] = json.loads(text)
+            with readable(f"the attribute {printable(key)} of the trial with id {id_}"):
+                found.setdefault(id_, {})[key] = _checked(key, json.loads(text))
         return found
+
+
+_KINDS: Mapping[str, type] = {
+    **dict.fromkeys((BASELINE, KIND, FAILURE), str),
+    **dict.fromkeys((TASKS, RESULT), dict),
+    **dict.fromkeys((GENERATION, SLOT), int),
+}
+_NUMBERS = {"error", "objective", "asked", "questions"}
+"""Those of a result; the error may be missing."""
+
+
+def _checked(key: str, value: Any) -> Any:
+    """Return the value of an attribute. Raises ValueError if it is not of the kind we store."""
+    kind = _KINDS.get(key, object)
+    numbers: list[Any] = []
+    if isinstance(value, dict):
+        numbers = [n for name, n in value.items() if key == TASKS or name in _NUMBERS]
+    if not isinstance(value, kind) or not all(
+        isinstance(n, int | float) or (n is None and key == RESULT) for n in numbers
+    ):
+        raise ValueError(f"{str(value)[:80]!r} is not what merge-study writes")
+    return value
 
 
 @functools.lru_cache
@@ -224,3 +265,10 @@ def best_search(records: Sequence[TrialRecord]) -> TrialRecord | None:
 def best_merge(records: Sequence[TrialRecord]) -> TrialRecord | None:
     """The merge with the highest value: of the search, or a uniform one that beats it."""
     return best([r for r in records if r.kind in ("search", "uniform")])
+
+
+def typical_seconds(records: Sequence[TrialRecord]) -> float:
+    """The median time of the last trials; 0 before there is one."""
+    complete = (r for r in reversed(records) if r.complete)
+    last = [sum(r.seconds.values()) for r in itertools.islice(complete, _REMEMBERED)]
+    return statistics.median(last) if last else 0.0

@@ -1,15 +1,19 @@
 """The sheet that the report's figures are drawn on: wide enough for a phone and no wider, so that
 two stand beside each other on a desk. No window and no global state of matplotlib's."""
 
+import contextlib
 import io
 import textwrap
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from .escaping import drawn
 
 WIDTH, HEIGHT = 5.4, 3.6
 """Inches."""
@@ -39,9 +43,12 @@ Found = Mapping[str, Any]
 """What study/findings.py gives."""
 
 
-def style() -> Any:
-    """A context in which figures are drawn."""
-    return mpl.rc_context(_STYLE)
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """A context in which figures are drawn. A character that the font lacks is drawn as a box."""
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def sheet(title: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
@@ -69,7 +76,12 @@ def whole_numbers(axes: Axes, label: str) -> None:
 
 
 def wrapped(name: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(middle(name, 2 * width), width))
+    return "\n".join(map(drawn, textwrap.wrap(middle(name, 2 * width), width)))
+
+
+def short(name: str, longest: int = 40) -> str:
+    """A name in one line of a figure."""
+    return drawn(middle(name, longest))
 
 
 def middle(name: str, longest: int) -> str:

@@ -9,9 +9,10 @@ from jinja2 import Environment, StrictUndefined
 from objectives.sampling import Sample
 from storage.answers import HELD_OUT, SEARCH, Answers
 from storage.trials import TrialRecord
-from storage.url import without_password
+from storage.url import redacted
 
 from .candidates import Candidate
+from .escaping import Markdown, markdown, markdown_code, printable
 from .genome import references as references_of
 from .judge import Judgement
 from .setup import Setup
@@ -20,7 +21,11 @@ from .summary import Line, scores_of
 CARD_FILE, VERDICT_FILE, STUDY_FILE = "README.md", "verdict.json", "study.json"
 
 _CARD = Environment(
-    undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    finalize=markdown,
 ).from_string(
     """\
 ---
@@ -30,14 +35,15 @@ _CARD = Environment(
 # {{ name }}
 
 A merge of {{ models | join(", ") }}{% if base %} over {{ base }}{% endif %}, method \
-`{{ method }}`: {{ what }} of the study `{{ study }}`.
+{{ method }}: {{ what }} of the study {{ study }}.
 
 {{ verdict }}
 
 | | {% for task in tasks %}{{ task }} | {% endfor %}weighted | optimism |
 |---|{% for _ in tasks %}---|{% endfor %}---|---|
 {% for name, cells in rows %}
-| {{ name }} | {{ cells | join(" | ") }} |
+| {{ name }} |{% for cell in cells %} {{ cell }} |{% endfor %}
+
 {% endfor %}
 
 Each cell: score on the questions that the search saw / on held-out questions, ± one standard
@@ -76,14 +82,14 @@ def model_card(
     shown = [*judgement.lines, *([] if line in judgement.lines else [line])]
     final = judgement.final is not None and judgement.final.candidate.record.id == record.id
     return _CARD.render(
-        front=_front(setup, record, line, list(references.values()), samples),
+        front=Markdown(_front(setup, record, line, list(references.values()), samples)),
         name=f"{config.name}, trial {record.number}",
         number=record.number,
         models=[references[label] for label in setup.genome.models],
         base=references.get(setup.genome.base) if setup.genome.base else None,
-        method=config.genome.merge_method,
+        method=markdown_code(config.genome.merge_method),
         what=f"{'the final merge, ' if final else ''}trial {record.number}",
-        study=config.name,
+        study=markdown_code(config.name),
         verdict=judgement.sentence
         if final
         else f"Of the study's final merge: {judgement.sentence}",
@@ -93,14 +99,24 @@ def model_card(
     )
 
 
-def texts(setup: Setup, record: TrialRecord, judgement: Judgement, url: str) -> dict[str, str]:
-    """The verdict, and what `study.verify` needs to find the study again, as files by name."""
+def texts(
+    setup: Setup,
+    record: TrialRecord,
+    judgement: Judgement,
+    url: str,
+    identity: str | None = None,
+) -> dict[str, str]:
+    """The verdict, and what `study.verify` needs to find the study again, as files by name.
+
+    `identity` tells the stored study from others of its name (storage/identity.py).
+    """
     verdict = judgement.to_dict() | {"exported": record.number}
     study = {
         "study": setup.config.name,
         "trial": record.number,
         "config": str(setup.config.file.resolve()),
-        "storage": without_password(url),
+        "storage": redacted(url),
+        "identity": identity,
         "questions": {SEARCH: setup.search.digests(), HELD_OUT: setup.held_out.digests()},
     }
     return {VERDICT_FILE: _json(verdict), STUDY_FILE: _json(study)}
@@ -127,12 +143,12 @@ def _front(
 ) -> str:
     """The hub's metadata: held-out scores where there are any."""
     part, scores = ("held-out", line.held_out) if line.held_out else ("search", line.search)
-    drawn = {} if line.held_out else samples
+    drawn, sample = {} if line.held_out else samples, "a sample of the "
     results = [
         EvalResult(
             task_type="text-generation",
-            dataset_type=name,
-            dataset_name=f"{name}, {'a sample of the ' if name in drawn else ''}{part} questions",
+            dataset_type=printable(name),
+            dataset_name=f"{printable(name)}, {sample if name in drawn else ''}{part} questions",
             metric_type="accuracy",
             metric_name="score",
             metric_value=round(task.mean, 4),
@@ -140,7 +156,7 @@ def _front(
         for name, task in scores.tasks.items()
     ]
     data = ModelCardData(
-        base_model=base_models,
+        base_model=[printable(model) for model in base_models],
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["merge", "mergekit", "evolutionary-merge", setup.config.genome.merge_method],

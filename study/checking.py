@@ -3,13 +3,12 @@
 Q: questions of one task.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import optuna
 from numpy.typing import NDArray
 
 from objectives.engines.engine import Engine
@@ -21,17 +20,20 @@ from objectives.sampling import Sample
 from objectives.scoring import Exam, TaskScores
 from storage.answers import HELD_OUT, SEARCH, Answers, TaskAnswers
 from storage.database import Database, open_storage
+from storage.identity import study_identity
 from storage.replies import TaskReplies
 from storage.studies import find_study
 from storage.trials import TrialRecord, Trials
+from storage.url import StorageError, redacted
 
-from .card import STUDY_FILE
 from .config import ConfigError, StudyConfig
-from .config_file import load_config, study_url
 from .engine_choice import EngineChoice, choose_engine, use_threads_of
+from .engine_facts import as_stored
+from .origin import Origin, database_url, hint, read_origin, study_file
 from .setup import Setup, build, check_fingerprint
 
 _MODEL = "exported"
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,21 @@ def check(
     task_folders: Sequence[Path] = (),
 ) -> list[Checked]:
     """Raises ExportError and ConfigError where the folder is not what a study has exported."""
-    origin = _origin(folder)
-    loaded = _config(folder, origin, config, task_folders)
+    origin = read_origin(folder)
+    loaded = study_file(folder, origin, config, task_folders)
+    url = database_url(folder, origin, loaded, storage, trusted=config is not None)
     choice = choose_engine(loaded, engine)
     choice.begin()
     setup = _opened(folder, origin, loaded)
-    database = open_storage(study_url(loaded, storage or origin["storage"]), create=False)
-    records = _trials(setup, database)
+    database = open_storage(url, create=False)
+    study = _study(folder, origin, setup, database)
+    choice = as_stored(choice, study)
+    records = Trials(database, study).all()
     record = _trial(setup, records, origin)
     if changed := changed_weights(folder):
-        raise ExportError(f"{folder}: {', '.join(changed)} is not what was exported")
+        more = f" and {len(changed) - _SHOWN} more" if changed[_SHOWN:] else ""
+        names = f"{', '.join(changed[:_SHOWN])}{more}"
+        raise ExportError(f"{folder}: {names} is not what was exported")
     sources = Sources({_MODEL: folder.resolve()}, _MODEL)
     running = choice.start(sources, setup.longest)
     try:
@@ -82,46 +89,32 @@ def check(
         running.close()
 
 
-def _origin(folder: Path) -> dict[str, Any]:
-    try:
-        origin = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
-        return {name: origin[name] for name in ("study", "trial", "config", "storage", "questions")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExportError(
-            f"{folder} does not say which study it is from ({STUDY_FILE}: {error}); "
-            "export it again with python -m study.export"
-        ) from None
-
-
-def _config(
-    folder: Path, origin: Mapping[str, Any], config: Path | None, task_folders: Sequence[Path]
-) -> StudyConfig:
-    path = Path(origin["config"]) if config is None else config
-    if config is None and not path.exists():
-        raise ConfigError(f"{path}, from which {folder} came, is not here; give --config")
-    loaded = load_config(path, task_folders)
-    if loaded.name != origin["study"]:
-        raise ConfigError(f"{folder} is from study {origin['study']}, {path} is {loaded.name}")
-    return loaded
-
-
-def _opened(folder: Path, origin: Mapping[str, Any], config: StudyConfig) -> Setup:
+def _opened(folder: Path, origin: Origin, config: StudyConfig) -> Setup:
     setup = build(config, check_values=False)
     here = {SEARCH: setup.search.digests(), HELD_OUT: setup.held_out.digests()}
-    for split, questions in origin["questions"].items():
-        if questions != here[split]:
+    for split in here:
+        if origin.questions.get(split) != here[split]:
             raise ConfigError(f"{config.file}: its {split} questions are not those of {folder}")
     return setup
 
 
-def _trials(setup: Setup, database: Database) -> list[TrialRecord]:
-    study = find_study(database, setup.config.name)
+def _study(folder: Path, origin: Origin, setup: Setup, database: Database) -> optuna.Study:
+    name = setup.config.name
+    try:
+        study = find_study(database, name)
+    except StorageError as error:
+        raise StorageError(f"{error}{hint(folder, origin)}") from None
+    if origin.identity not in (None, study_identity(database, study)):
+        raise StorageError(
+            f"the study {name} in {redacted(database.url)} is another than the one that {folder} "
+            f"is from{hint(folder, origin)}"
+        )
     check_fingerprint(setup, study)
-    return Trials(database, study).all()
+    return study
 
 
-def _trial(setup: Setup, records: Sequence[TrialRecord], origin: Mapping[str, Any]) -> TrialRecord:
-    number = origin["trial"]
+def _trial(setup: Setup, records: Sequence[TrialRecord], origin: Origin) -> TrialRecord:
+    number = origin.trial
     found = next((r for r in records if r.number == number), None)
     if found is None or not found.complete:
         raise ConfigError(f"the stored study {setup.config.name} has no finished trial {number}")

@@ -1,9 +1,11 @@
-"""What the commands share: logs on stderr, and expected errors as one message without traceback."""
+"""What the commands share: their options, their boundary, and logs on stderr."""
 
 import contextlib
+import functools
 import logging
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -11,6 +13,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+
+from .faults import BAD_INPUT, ended_by, escaped, message_of
 
 ConfigPath = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="study.yaml or evol_merge_config.yaml")
@@ -33,7 +37,6 @@ TaskFolders = Annotated[
         help="folder of lm-eval tasks, whose code will run; may be given again",
     ),
 ]
-BAD_INPUT, FAILED = 2, 3
 
 
 @dataclass(frozen=True)
@@ -57,51 +60,49 @@ class How:
 log_console = Console(stderr=True)
 
 
-def application(command: Any) -> typer.Typer:
-    """A command line of one command."""
+def application(command: Callable[..., None]) -> typer.Typer:
+    """A command line of one command, whose errors end it as `reported` says."""
+
+    @functools.wraps(command)
+    def bounded(*args: Any, **options: Any) -> None:
+        with reported():
+            command(*args, **options)
+
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(command)
+    app.command()(bounded)
     return app
 
 
 @contextlib.contextmanager
-def reported() -> Iterator[None]:
-    """Turn the errors a user can cause into `error: ...` and exit code 2."""
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import SQLAlchemyError
+def reported(prefix: str = "") -> Iterator[None]:
+    """Turn whatever ends a command into a message, each line after `prefix`, and an exit code.
 
-    from objectives.engines.engine import EngineError
-    from objectives.merge.errors import ExportError, SourceError
-    from objectives.tasks.data import QuestionError
-    from objectives.tasks.task import TaskError
-    from storage.patience import cause
-    from storage.studies import StudyMismatch
-    from storage.url import StorageError
-
-    from .config import ConfigError
-
-    bad_input = (
-        ConfigError,
-        ExportError,
-        QuestionError,
-        SourceError,
-        StorageError,
-        StudyMismatch,
-        TaskError,
-    )
+    Threads report their faults too, and end nothing but themselves.
+    """
+    threading.excepthook = lambda ended: _thread_ended(ended, prefix)
     try:
         yield
-    except bad_input as error:
-        fail(error)
-    except EngineError as error:
-        fail(error, FAILED)
-    except (SQLAlchemyError, StorageInternalError) as error:
-        fail(f"the database failed: {cause(error)}; the same command goes on from there", FAILED)
+    except SystemExit:
+        raise
+    except BaseException as error:  # Rust's panics are no Exception
+        raise SystemExit(ended_by(error, prefix)) from None
+
+
+def _thread_ended(ended: threading.ExceptHookArgs, prefix: str) -> None:
+    if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
+        ended_by(ended.exc_value, prefix)
 
 
 def fail(error: object, code: int = BAD_INPUT) -> NoReturn:
-    print(f"error: {error}", file=sys.stderr)
+    print(message_of(f"error: {error}"), file=sys.stderr)
     raise SystemExit(code)
+
+
+class _Formatter(logging.Formatter):
+    """Lines of a log that no control character of a name or an answer can change."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(escaped(line) for line in super().format(record).split("\n"))
 
 
 def start_logging(prefix: str = "", level: int = logging.INFO) -> None:
@@ -111,7 +112,8 @@ def start_logging(prefix: str = "", level: int = logging.INFO) -> None:
         handler = RichHandler(
             console=log_console, show_time=False, show_level=False, show_path=False
         )
-    handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Formatter(f"%(asctime)s {prefix}%(message)s", "%H:%M:%S"))
+    logging.raiseExceptions = False  # what cannot be written to stderr is lost, and nothing else
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("study", "objectives", "storage", "__main__"):
         logging.getLogger(name).setLevel(level)

@@ -4,29 +4,37 @@ import contextlib
 import fcntl
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from objectives.merge.errors import ExportError
-from objectives.merge.export import holds, sweep
+from objectives.merge.export import holds
+from objectives.merge.target import sweep
 from storage.answers import Answers
 from storage.board import post
+from storage.identity import study_identity
 from storage.studies import store_verdict, stored_fingerprint, stored_verdict
 from storage.trials import Trials
 
 from .candidates import recipe_of
 from .card import VERDICT_FILE, texts
+from .escaping import say
 from .export import export_trial
 from .figures import figures
 from .findings import findings
+from .flat_scores import explanation, flat_scores
 from .jobs import AFTER
 from .judge import Judgement, judge
 from .note import note
 from .page import write_report
+from .place import merge_place, named, report_place
 from .setup import Setup
-from .summary import Line, lines, table
+from .summary import Line, lines, search_scores, table
+
+_WIDEST = 10_000
+"""Columns of a table that is written to a file."""
 
 
 def show(setup: Setup, trials: Trials) -> None:
@@ -36,31 +44,61 @@ def show(setup: Setup, trials: Trials) -> None:
 
 
 def conclude(setup: Setup, trials: Trials) -> None:
-    """Print the table and the verdict, write the final merge and the report, keep the verdict.
+    """Write the final merge and the report, keep the verdict, then print the table and all of it.
 
-    Done again, all is found as it was left. Raises ExportError.
+    Results are printed last, and also if a folder could not be written: an output that fails loses
+    nothing. Repeated, it changes nothing. Raises ExportError.
     """
     answers = Answers(trials.database)
     judgement = judge(setup, trials.all(), answers)
+    places, errors = _written(setup, trials, judgement, answers)
+    _keep(setup, trials, judgement)
     _print(judgement.lines, setup)
     for task, score in judgement.ensemble.items():
-        print(
+        say(
             f"the parents' ensemble on held-out questions of {task}: "
             f"{score.value:.3f} ± {score.error:.3f}"
         )
-    print(judgement.sentence)
-    folder = Path("runs", setup.config.name)
-    with _alone_in(folder):  # runs that share a study end together
-        if judgement.final is not None:
-            print(f"merge: {_exported(setup, trials, judgement, answers, folder)}")
-        found = findings(setup, trials, answers, judgement)
-        print(f"report: {write_report(found, folder / 'report')}")
-    _keep(setup, trials, judgement)
+    say(judgement.sentence)
+    for what, place in places.items():
+        say(f"{what}: {place}")
+    if errors:
+        raise ExportError("\n".join(map(str, errors)))
 
 
 def _print(shown: Sequence[Line], setup: Setup) -> None:
+    """The table whole, however wide it is, unless it is for a terminal."""
     tasks = [task.name for task in setup.config.tasks]
-    Console(width=None if sys.stdout.isatty() else 140).print(table(shown, tasks))
+    console = Console(width=None if sys.stdout.isatty() else _WIDEST)
+    with console.capture() as captured:
+        console.print(table(shown, tasks, console.encoding))
+    print(captured.get(), end="")
+    if flat := flat_scores(search_scores(shown)):
+        say(f"warning: {explanation(flat)}")
+
+
+def _written(
+    setup: Setup, trials: Trials, judgement: Judgement, answers: Answers
+) -> tuple[dict[str, Path], list[ExportError]]:
+    """The places of the merge and the report, and what kept one of them from being written."""
+    folder, places, errors = Path("runs", setup.config.name), {}, []
+    found = findings(setup, trials, answers, judgement)
+    writers: dict[str, Callable[[], Path]] = {
+        "merge": lambda: _exported(setup, trials, judgement, answers, folder),
+        "report": lambda: write_report(found, report_place(folder, found)),
+    }
+    if judgement.final is None:
+        del writers["merge"]
+    try:
+        with _alone_in(folder):  # runs that share a study end together
+            for what, write in writers.items():
+                try:
+                    places[what] = write()
+                except ExportError as error:
+                    errors.append(error)
+    except ExportError as error:
+        errors.append(error)
+    return places, errors
 
 
 def _exported(
@@ -68,11 +106,16 @@ def _exported(
 ) -> Path:
     assert judgement.final is not None
     record, url = judgement.final.candidate.record, trials.database.url
-    out = folder / f"merge-{record.number}"
+    identity = study_identity(trials.database, trials.study)
+    recipe = recipe_of(record, setup.genome)
     verdict = {VERDICT_FILE: texts(setup, record, judgement, url)[VERDICT_FILE]}
-    if not holds(out, recipe_of(record, setup.genome), setup.sources, verdict):
-        sweep(folder)
-        export_trial(setup, record, trials.all(), out, judgement, answers, url, overwrite=True)
+    usual = folder / f"merge-{record.number}"
+    for out in (usual, named(usual, identity)):
+        if holds(out, recipe, setup.sources, verdict):
+            return out
+    sweep(folder)
+    out = merge_place(usual, identity, url, setup.config.name)
+    export_trial(setup, record, trials.all(), out, judgement, answers, url, True, identity)
     return out
 
 

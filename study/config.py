@@ -6,17 +6,29 @@ what they mean there; `study`, `space` and `engine` are ours.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from .foreign_keys import advice
 from .genome_config import GenomeConfig, SpaceConfig
 from .method_rules import wrong_range
+from .names import wrong_name
 from .section import Number, Section, Text, Whole
 
 
 class ConfigError(Exception):
     """The configuration cannot be used: names the file, the key, and what would be right."""
+
+
+MOST_TRIALS = 1_000_000
+"""A million trials of a second each take 11 days, and every look at a study reads them all."""
+_MOST_POPULATION = 100_000
+_MOST_TOKENS = 2**24
+"""More than any model's context; a batch of them takes hundreds of gigabytes."""
+_MOST_QUESTIONS = 2**31 - 1
+_MOST_SECONDS = 1e9
+"""30 years; the operating system takes no longer waits."""
 
 
 class SearchConfig(Section):
@@ -33,14 +45,14 @@ class SearchConfig(Section):
 class StudySection(Section):
     """The study itself."""
 
-    name: str | None = Field(default=None, min_length=1, pattern=r"^[\w.+-]+$")
-    """None takes the file's name."""
+    name: str | None = None
+    """None takes the file's name. It names a folder: see `wrong_name`."""
     storage: str | None = None
     """A database URL; None is SQLite in runs/<name>/study.db under the current folder."""
-    trials: Whole = Field(default=1000, ge=1)
-    """Search trials to finish; baselines come on top."""
+    trials: Whole = Field(default=1000, ge=1, le=MOST_TRIALS)
+    """Search trials to finish, up to a million; baselines come on top."""
     seed: Whole = Field(default=0, ge=0)
-    population: Whole | None = Field(default=None, ge=4)
+    population: Whole | None = Field(default=None, ge=4, le=_MOST_POPULATION)
     """CMA-ES population; None takes 4 + floor(3 ln n), twice that beyond 350 trials."""
     fit_population: bool = False
     """Round a new study's population up to a multiple of the workers it is started with."""
@@ -51,10 +63,17 @@ class StudySection(Section):
     best trials are. None begins in the middle of the space."""
     held_out: Number = Field(default=0.25, ge=0, lt=1)
     """Share of the questions that the search never sees."""
-    grace: Number = Field(default=60.0, ge=1)
+    grace: Number = Field(default=60.0, ge=1, le=_MOST_SECONDS)
     """Seconds of silence after which a worker on another host is taken for dead."""
-    outage_limit: Number = Field(default=600.0, ge=0)
+    outage_limit: Number = Field(default=600.0, ge=0, le=_MOST_SECONDS)
     """Seconds that a run waits for a database that is away."""
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str | None) -> str | None:
+        if name is not None and (wrong := wrong_name(name)):
+            raise ValueError(wrong)
+        return name
 
     @model_validator(mode="after")
     def _population_is_free_to_fit(self) -> Self:
@@ -72,7 +91,10 @@ class EngineConfig(Section):
     """A torch device; None is cuda where there is one, else cpu."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """What the model computes in; None is bfloat16 on a GPU and float32 on a CPU."""
-    batch_tokens: Whole | None = Field(default=None, ge=1)
+    threads: Whole | None = Field(default=None, ge=1, le=1024)
+    """CPU threads of each worker, stored with the study when it begins; None is OMP_NUM_THREADS,
+    else 1. On a GPU it has no effect."""
+    batch_tokens: Whole | None = Field(default=None, ge=1, le=_MOST_TOKENS)
     """Tokens of a batch, padding and all; None is 4096 on a CPU, else 8192."""
     sources: Literal["auto", "gpu", "pinned", "file"] = "auto"
     """Where a GPU's sources live: on it, in page-locked host memory, or in their files. auto is
@@ -81,9 +103,31 @@ class EngineConfig(Section):
     """GPUs that share a model; vllm only."""
     eager: bool = True
     """Run vLLM without compilation and CUDA graphs: it starts sooner."""
-    deadline: Number = Field(default=900.0, gt=0)
+    deadline: Number = Field(default=900.0, gt=0, le=_MOST_SECONDS)
     """Seconds that vLLM has for a merge or a round of questions before it is started anew; its
     start and the reading of the sources may take four times as long."""
+
+
+_NATIVE = {"data", "prompt", "scorer", "max_tokens", "on_bad", "fields"}
+
+
+class FieldsConfig(Section):
+    """Which fields of a question file hold what. None of it is needed for those of KDD Cup 2024,
+    ShoppingMMLU and Alpaca."""
+
+    question: Text | Annotated[tuple[Text, ...], Field(min_length=1)]
+    """A field, or several whose texts are joined by line breaks."""
+    answer: Text
+    options: Text | None = None
+    """A list of texts, which are written below the question."""
+    first: Literal[0, 1] | None = None
+    """The number of the first of these options; needed if answers are numbers."""
+
+    @model_validator(mode="after")
+    def _first_is_of_options(self) -> Self:
+        if self.first is not None and self.options is None:
+            raise ValueError("first: counts the options of a field; fields.options is not set")
+        return self
 
 
 class TaskConfig(Section):
@@ -99,9 +143,19 @@ class TaskConfig(Section):
     prompt: str | None = None
     """A template's name or file; None takes the kind's own."""
     scorer: Literal["official", "exact"] = "official"
-    max_tokens: Whole | None = Field(default=None, ge=1)
+    max_tokens: Whole | None = Field(default=None, ge=1, le=_MOST_TOKENS)
     """None is 1 for multiple choice and 7 for retrieval."""
     on_bad: Literal["refuse", "skip"] = "refuse"
+    """What happens to a row that is no question, or is too long for the models."""
+    fields: FieldsConfig | None = None
+    """None takes the known ones that a row has."""
+    scorer_concurrency: Whole = Field(default=1, ge=1)
+    """lm-eval's tasks: documents whose answers are scored at a time, in threads if more than 1."""
+    scorer_timeout: Number = Field(default=60.0, gt=0)
+    """lm-eval's tasks: seconds that the scoring of a document may take; a filter or an aggregation
+    may take ten times as long."""
+    scorer_retries: Whole = Field(default=4, ge=0)
+    """lm-eval's tasks: how often scoring is repeated after a failure, before the trial fails."""
 
     @model_validator(mode="before")
     @classmethod
@@ -110,12 +164,19 @@ class TaskConfig(Section):
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> Self:
+        if self.kind is None and "kind" in self.model_fields_set:
+            raise ValueError("kind: must be multiple_choice, retrieval or lm_eval, not null")
         if self.kind == "lm_eval":
-            ours = self.model_fields_set & {"data", "prompt", "scorer", "max_tokens", "on_bad"}
+            ours = self.model_fields_set & _NATIVE
             if ours:
-                raise ValueError(f"{min(ours)}: a task of lm-eval says that in its own file")
+                raise ValueError(
+                    f"{min(ours)}: a task of lm-eval says that in its own file; a task with a "
+                    "question file needs kind: multiple_choice or retrieval"
+                )
         elif self.metric != "acc,none":
             raise ValueError(f"metric: a {self.kind} task has acc,none alone")
+        elif theirs := [key for key in self.model_fields_set if key.startswith("scorer_")]:
+            raise ValueError(f"{min(theirs)}: only a task of lm-eval has a scorer of its own")
         return self
 
 
@@ -124,9 +185,9 @@ class StudyConfig(Section):
 
     genome: GenomeConfig
     tasks: tuple[TaskConfig, ...]
-    limit: Whole | None = Field(default=None, ge=1)
+    limit: Whole | None = Field(default=None, ge=1, le=_MOST_QUESTIONS)
     """At most this many search questions a task."""
-    num_fewshot: Whole | None = Field(default=None, ge=0)
+    num_fewshot: Whole | None = Field(default=None, ge=0, le=_MOST_QUESTIONS)
     """How many examples stand in a prompt; None is all of a template's, or what a task of lm-eval
     says itself."""
     shuffle: bool = False
@@ -146,6 +207,16 @@ class StudyConfig(Section):
     _task_folders: tuple[Path, ...] = PrivateAttr(default=())
     _benchmarks: bool | None = PrivateAttr(default=None)
     _trials: int | None = PrivateAttr(default=None)
+
+    @classmethod
+    def unknown(cls, key: str, known: list[str]) -> str:
+        """What is said of an unknown key at the top of the file."""
+        sections: dict[str, list[str]] = {}
+        for name, field in cls.model_fields.items():
+            kind = field.annotation
+            if isinstance(kind, type) and issubclass(kind, Section):
+                sections[name] = [f.alias or n for n, f in kind.model_fields.items()]
+        return advice(key, sections) or super().unknown(key, known)
 
     @field_validator("tasks")
     @classmethod

@@ -3,16 +3,23 @@
 Paths are relative to the file.
 """
 
+import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from storage.url import storage_url
 
 from .config import ConfigError, StudyConfig
+from .foreign_keys import WITHOUT_EFFECT
+from .names import wrong_name
+from .problems import message
+from .yaml_file import PlainLoader, YamlError, read_yaml
+
+log = logging.getLogger(__name__)
 
 
 def load_config(
@@ -24,18 +31,34 @@ def load_config(
     common ones may be searched against, None where no search begins.
     """
     data = _mapping(path)
+    for key in WITHOUT_EFFECT:
+        if data.pop(key, None) is not None:
+            log.warning("%s: %s has no effect, as in mergekit-evolve", path, key)
     folder, task_folders = path.resolve().parent, tuple(task_folders)
     if lacking := [str(place) for place in task_folders if not place.is_dir()]:
         raise ConfigError(f"--task-search-path {lacking[0]}: there is no such folder")
     if isinstance(data.get("tasks"), list):
         places = [*task_folders, folder, folder / "tasks"]
         data["tasks"] = [_resolved(path, task, places) for task in data["tasks"]]
-    if isinstance(data.setdefault("study", {}) or {}, dict):
-        data["study"] = {"name": path.stem} | (data["study"] or {})
+    section = data.get("study")
+    if section is None or isinstance(section, dict):
+        data["study"] = _named(path, section or {})
     try:
         return StudyConfig.model_validate(data).at(path, task_folders, benchmarks)
     except ValidationError as error:
-        raise ConfigError(_message(path, data, error)) from None
+        raise ConfigError(message(path, data, error)) from None
+
+
+def _named(path: Path, study: dict[str, Any]) -> dict[str, Any]:
+    """The study's section with a name: its own, or the file's. Raises ConfigError."""
+    if study.get("name") is not None:
+        return study
+    if wrong := wrong_name(path.stem):
+        raise ConfigError(
+            f"{path}: study.name is not set, and the file's name does not serve: {wrong}; set "
+            "study.name, or rename the file"
+        )
+    return study | {"name": path.stem}
 
 
 def study_url(config: StudyConfig, given: str | None = None) -> str:
@@ -60,7 +83,7 @@ def _resolved(path: Path, task: Any, places: list[Path]) -> Any:
         if given.get("data") is None:
             raise ConfigError(f"{path}: tasks.{given['name']}: data: a question file is needed")
         return given | {"data": path.resolve().parent / str(given["data"])}
-    found = next((p for p in (f / f"{given['name']}.yaml" for f in places) if p.exists()), None)
+    found = task_file(given["name"], places)
     own = {} if found is None else _mapping(found, _TaskLoader)
     if found is None or "kind" not in own:
         return given | {"kind": "lm_eval"}
@@ -68,69 +91,47 @@ def _resolved(path: Path, task: Any, places: list[Path]) -> Any:
         raise ConfigError(f"{found}: a task file needs data, a question file")
     folder = found.resolve().parent
     own["data"] = folder / str(own["data"])
-    if (folder / str(own.get("prompt"))).is_file():
+    if os.path.isfile(folder / str(own.get("prompt"))):
         own["prompt"] = str(folder / str(own["prompt"]))
     return own | given
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error."""
+def task_file(name: str, folders: Iterable[Path]) -> Path | None:
+    """The first file of a task with this name; a study file of that name is none.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
-            raise yaml.YAMLError(f"key {twice} stands twice, line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
+    Raises ConfigError.
+    """
+    for folder in folders:
+        path = folder / f"{name}.yaml"
+        if os.path.exists(path) and "genome" not in _mapping(path, _TaskLoader):
+            return path
+    return None
 
 
-class _TaskLoader(_Loader):
+class _TaskLoader(PlainLoader):
     """One to which the hooks in lm-eval's task files are just there."""
 
 
 _TaskLoader.add_constructor("!function", lambda loader, node: None)
 
 
-def _mapping(path: Path, loader: type[_Loader] = _Loader) -> dict[str, Any]:
+def _mapping(path: Path, loader: type[PlainLoader] = PlainLoader) -> dict[str, Any]:
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        data = read_yaml(path, loader)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+    except YamlError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if data is None:
+        raise ConfigError(f"{path} is empty; {_wanted(loader)}")
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} is not a study: it must be a mapping with genome and tasks")
+        raise ConfigError(f"{path} is not a mapping; {_wanted(loader)}")
     return data
 
 
-_PLAIN = {
-    "missing": "is missing",
-    "tuple_type": "must be a list",
-    "dict_type": "must be a mapping",
-    "model_type": "must be a mapping",
-    "string_type": "must be a text",
-}
-
-
-def _message(path: Path, data: dict[str, Any], error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        place = _place(problem["loc"], data)
-        text = _PLAIN.get(problem["type"], problem["msg"]).removeprefix("Value error, ")
-        for line in text.split("\n"):
-            joint = "." if place and ": " in line and problem["type"] == "value_error" else ": "
-            lines.append(f"{place}{joint}{line}" if place else line)
-    if len(lines) == 1:
-        return f"{path}: {lines[0]}"
-    return f"{path} is not a valid study:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-def _place(loc: tuple[int | str, ...], data: dict[str, Any]) -> str:
-    """The key's path, a task by its name where it has one."""
-    parts = [str(part) for part in loc]
-    if len(loc) > 1 and loc[0] == "tasks" and isinstance(loc[1], int):
-        task = data["tasks"][loc[1]]
-        if isinstance(task, dict) and isinstance(task.get("name"), str):
-            parts[1] = task["name"]
-    return ".".join(parts)
+def _wanted(loader: type[PlainLoader]) -> str:
+    if loader is _TaskLoader:
+        return "the file of a task must be a mapping with kind and data"
+    return "a study must be a mapping with genome and tasks"

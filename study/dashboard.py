@@ -1,34 +1,47 @@
 """python -m study.dashboard CONFIG: optuna-dashboard on a study's database, for looking only."""
 
-import base64
-import binascii
-import hmac
 import logging
-from collections.abc import Callable, Iterable
+import os
+import socket
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .command import ConfigPath, StorageUrl, application, fail, reported, start_logging
+from .boundary import main
+from .command import ConfigPath, StorageUrl, fail, start_logging
+
+if TYPE_CHECKING:
+    from storage.database import Database
+
+    from .visitors import Application, Names
 
 log = logging.getLogger(__name__)
 
-Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-Host = Annotated[str, typer.Option(help="address to listen on")]
+_TOKEN = "STUDY_DASHBOARD_TOKEN"
+Host = Annotated[
+    str, typer.Option(help="address to listen on; one that other machines reach needs a token")
+]
 Port = Annotated[int, typer.Option(help="port to listen on", min=0, max=65535)]
 Token = Annotated[
     str | None,
+    typer.Option(help="password that every visitor must give, with any user name", envvar=_TOKEN),
+]
+AllowedHosts = Annotated[
+    list[str] | None,
     typer.Option(
-        help="password that every visitor must give, with any user name",
-        envvar="STUDY_DASHBOARD_TOKEN",
+        "--allow-host",
+        metavar="NAME",
+        envvar="STUDY_DASHBOARD_ALLOW_HOST",
+        help="host name under which a proxy serves the dashboard; may be given again",
     ),
 ]
 Writable = Annotated[
     bool, typer.Option("--writable", help="let visitors change and delete studies")
 ]
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _THREADS = 8
+_LARGEST_BODY = 2**22
+"""Bytes of a request; the largest is a note."""
 
 
 def dashboard(
@@ -37,25 +50,47 @@ def dashboard(
     host: Host = "127.0.0.1",
     port: Port = 8080,
     token: Token = None,
+    allowed_hosts: AllowedHosts = None,
     writable: Writable = False,
 ) -> None:
     """Show a study in the browser: history, parameters, its note and figures."""
     start_logging()
-    with reported():
-        app = _opened(config, storage)
-    if not writable:
-        app = read_only(app)
-    if token:
-        app = guarded(app, token)
-    elif host not in _LOOPBACK:
-        log.warning("anybody who reaches %s can look: consider --token", host)
-    _serve(app, host, port)
+    if not (os.environ.get(_TOKEN, "-") if token is None else token).strip():
+        name = _TOKEN if token is None else "--token"
+        fail(f"{name} is empty, so it would protect nothing: give a password, or leave it out")
+    names = _names(host, port, token, allowed_hosts or [])
+    database = _opened(config, storage)
+    _serve(_application(database, names, token, writable), host, port)
 
 
-def _opened(path: Path, storage: str | None) -> Application:
-    from optuna.storages._cached_storage import _CachedStorage
-    from optuna_dashboard import wsgi
+def _names(host: str, port: int, token: str | None, allowed: list[str]) -> "Names":
+    """The host names of requests that are answered. Ends the program if an option is wrong."""
+    from .visitors import Names, host_name, is_loopback
 
+    for name in allowed:
+        if host_name(name) is None or ":" in name:
+            fail(f"--allow-host {name!r} must be a host name without scheme and port")
+    try:
+        found = socket.getaddrinfo(host or " ", port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        fail(f"--host {host!r} is neither an IP address nor a name of one; try 127.0.0.1")
+    addresses = {str(info[4][0]) for info in found}
+    own = {host.lower(), *addresses}
+    if not all(is_loopback(address) for address in addresses):
+        if token is None:
+            fail(
+                f"--host {host} can be reached from other machines: give visitors a password with "
+                f"--token, or {_TOKEN} in the environment"
+            )
+        own.add(socket.gethostname().lower())
+    return Names(
+        frozenset(own),
+        frozenset(name.lower().rstrip(".") for name in allowed),
+        any_address=not addresses.isdisjoint(("0.0.0.0", "::")),
+    )
+
+
+def _opened(path: Path, storage: str | None) -> "Database":
     from storage.database import open_storage
     from storage.studies import find_study
     from storage.url import redacted
@@ -66,66 +101,51 @@ def _opened(path: Path, storage: str | None) -> Application:
     database = open_storage(study_url(config, storage), create=False)
     find_study(database, config.name)
     log.info("study %s in %s", config.name, redacted(database.url))
-    app: Application = wsgi(_CachedStorage(database))  # reads a finished trial once, not each poll
-    return app
+    return database
 
 
-def _serve(app: Application, host: str, port: int) -> None:
+def _application(
+    database: "Database", names: "Names", token: str | None, writable: bool
+) -> "Application":
+    from optuna.storages._cached_storage import _CachedStorage
+    from optuna_dashboard import wsgi
+
+    from .visitors import FirstLines, guarded, logged, named, read_only, sealed, well_formed
+
+    def is_stored(kind: str, number: int) -> bool:
+        ask = database.get_study_name_from_id if kind == "study" else database.get_trial
+        try:
+            ask(number)
+        except KeyError:
+            return False
+        return True
+
+    messages = logging.getLogger("optuna_dashboard")
+    messages.addHandler(FirstLines())
+    messages.propagate = False
+    # The cache reads a finished trial once, not at each poll.
+    app: Application = logged(well_formed(wsgi(_CachedStorage(database)), is_stored))
+    if not writable:
+        app = read_only(app)
+    if token is not None:
+        app = guarded(app, token)
+    return sealed(named(app, names))
+
+
+def _serve(app: "Application", host: str, port: int) -> None:
     from waitress.server import create_server
 
     logging.getLogger("waitress").setLevel(logging.ERROR)
     try:
-        server = create_server(app, host=host, port=port, threads=_THREADS)
-    except OSError as error:
-        fail(f"cannot listen on {host}:{port}: {error.strerror or error}")
+        server = create_server(
+            app, host=host, port=port, threads=_THREADS, max_request_body_size=_LARGEST_BODY
+        )
+    except (OSError, ValueError) as error:
+        fail(f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}")
     for where, number in getattr(server, "effective_listen", [(host, port)]):
         print(f"http://{f'[{where}]' if ':' in where else where}:{number}/", flush=True)
     server.run()  # Ctrl-C ends it
 
 
-def read_only(app: Application) -> Application:
-    """Refuse whatever is not GET or HEAD."""
-
-    def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
-            return app(environ, start)
-        return _refused(start, "403 Forbidden", "this dashboard only shows; see --writable")
-
-    return answer
-
-
-def guarded(app: Application, token: str) -> Application:
-    """Ask for the token: as the password of HTTP Basic, or as a bearer token."""
-
-    def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        if _gives(environ.get("HTTP_AUTHORIZATION", ""), token):
-            return app(environ, start)
-        ask = ("WWW-Authenticate", 'Basic realm="study", charset="UTF-8"')
-        return _refused(start, "401 Unauthorized", "the token is needed", ask)
-
-    return answer
-
-
-def _gives(header: str, token: str) -> bool:
-    scheme, _, value = header.partition(" ")
-    if scheme.lower() == "basic":
-        try:
-            value = base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
-            return False
-    elif scheme.lower() != "bearer":
-        return False
-    return hmac.compare_digest(value.encode(), token.encode())
-
-
-def _refused(
-    start: Callable[..., Any], status: str, reason: str, *headers: tuple[str, str]
-) -> Iterable[bytes]:
-    body = f'{{"reason": "{reason}"}}\n'.encode()
-    length = ("Content-Length", str(len(body)))
-    start(status, [("Content-Type", "application/json"), length, *headers])
-    return [body]
-
-
 if __name__ == "__main__":
-    application(dashboard)()
+    main(dashboard)

@@ -15,8 +15,8 @@ from .canvas import (
     ORANGE,
     Found,
     legend_below,
-    middle,
     sheet,
+    short,
     whole_numbers,
 )
 
@@ -77,7 +77,7 @@ def tasks(found: Found) -> Figure | None:
     ):
         groups = _by_generation(scores["generations"], values)
         means = [float(np.mean(values)) for values in groups.values()]
-        axes.plot(list(groups), means, color=colour, marker="o", markersize=3, label=task)
+        axes.plot(list(groups), means, color=colour, marker="o", markersize=3, label=short(task))
     whole_numbers(axes, "generation")
     legend_below(axes, 2)
     return figure
@@ -88,7 +88,7 @@ def importance(found: Found) -> Figure | None:
         return None
     top = list(found["importance"].items())[:MANY]
     figure, axes = sheet("Parameter importance (PED-ANOVA)", 0.9 + 0.3 * len(top))
-    names, values = [middle(name, 34) for name, _ in top], [value for _, value in top]
+    names, values = [short(name, 34) for name, _ in top], [value for _, value in top]
     axes.barh(range(len(top)), values[::-1], color=BLUE, height=0.65)
     axes.set_yticks(range(len(top)), names[::-1], fontsize=8.5)
     axes.set_xlabel("share of what sets the best tenth of the trials apart")

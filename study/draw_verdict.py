@@ -8,12 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .canvas import BLUE, GREY, INK, MANY, WIDTH, Found, sheet, wrapped
+from .canvas import BLUE, GREY, INK, MANY, WIDTH, Found, sheet, short, wrapped
 
 
 def held_out(found: Found) -> Figure | None:
     """Bars with 95% intervals, each for itself."""
-    scored = [c for c in found["verdict"]["candidates"] if (c["held_out"] or {}).get("value")]
+    candidates = found["verdict"]["candidates"]
+    scored = [c for c in candidates if c["held_out"] and c["held_out"]["value"] is not None]
     if not scored:
         return None
     figure, axes = sheet("Held-out score, 95% interval of each", 1.2 + 0.36 * len(scored))
@@ -32,7 +33,7 @@ def held_out(found: Found) -> Figure | None:
     axes.set_yticks(range(len(scored)), [wrapped(c["name"], 22) for c in reversed(scored)])
     ends = [c["held_out"]["value"] + 1.96 * (c["held_out"]["error"] or 0.0) for c in scored]
     low = min(0.0, *(c["held_out"]["value"] for c in scored))
-    axes.set_xlim(1.15 * low, max(0.0, *ends) * 1.14)
+    axes.set_xlim(1.15 * low, max(0.01, *ends) * 1.14)
     return figure
 
 
@@ -107,7 +108,7 @@ def _columns(axes: Axes, columns: Sequence[str]) -> None:
     """Names below a heat map, as many as have room."""
     step = math.ceil(len(columns) / MANY)
     places = range(0, len(columns), step)
-    names = [columns[x].removeprefix("layers.").removeprefix("knot.") for x in places]
+    names = [short(columns[x].removeprefix("layers.").removeprefix("knot.")) for x in places]
     turned = max(map(len, names)) * len(names) > 56
     axes.set_xticks(places, names, fontsize=8.5, rotation=90 if turned else 0)
     axes.set_xlabel("knot" if columns[0].startswith("knot.") else "layers")

@@ -3,6 +3,8 @@
 import contextlib
 import importlib.util
 import logging
+import os
+import re
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -40,6 +42,25 @@ class EngineChoice:
     """How the study merges."""
     host_memory: int | None = None
     """Bytes of the host that are this engine's share; None where it has no neighbours."""
+    threads: int | None = None
+    """CPU threads that the study has stored; None leaves them as they are."""
+    generation_ends: bool = True
+    """Whether end tokens of generation_config.json end answers."""
+
+    @property
+    def on_cpu(self) -> bool:
+        return torch.device(self.device).type == "cpu"
+
+    @property
+    def threads_of_new_study(self) -> int:
+        """CPU threads of each worker, however many workers there are: what they store must not
+        depend on that. One is the default, because the threads of several workers on the same
+        cores wait for each other.
+        """
+        if self.config.threads is not None:
+            return self.config.threads
+        first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+        return int(first) if re.fullmatch(r"[1-9]\d{0,2}", first) else 1
 
     @property
     def reads_sources(self) -> bool:
@@ -80,7 +101,8 @@ class EngineChoice:
     def _transformers(self, sources: "Sources") -> "Engine":
         from objectives.engines.transformers import TransformersEngine
 
-        return TransformersEngine(sources, self.device, self.dtype, self.batch_tokens)
+        ends = sources.end_tokens(self.generation_ends)
+        return TransformersEngine(sources, self.device, self.dtype, self.batch_tokens, ends)
 
     def _vllm(self, sources: "Sources", longest: int) -> "Engine":
         from objectives.engines.vllm import VllmEngine
@@ -105,6 +127,10 @@ class EngineChoice:
             tensor_parallel_size=self.config.tensor_parallel_size,
             eager=self.config.eager,
             host_memory=self.host_memory,
+            config_source=sources.config_source,
+            config_labels=sources.own_configs,
+            threads=self.threads,
+            generation_ends=self.generation_ends,
             environment=self._environment,
         )
 

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .command import ConfigPath, StorageUrl, TaskFolders, application, reported, start_logging
-from .interrupts import Interrupted, Interrupts
+from .boundary import main
+from .command import ConfigPath, StorageUrl, TaskFolders, start_logging
+from .escaping import say
+from .interrupts import Interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,11 +36,9 @@ def export(
 ) -> None:
     """Write a trial's merge as a Hugging Face folder, with its recipe, verdict and model card."""
     start_logging()
-    try:
-        with Interrupts(), reported():
-            print(_export(config, out, trial, storage, overwrite, task_folders or []))
-    except Interrupted as stop:
-        raise SystemExit(stop.exit_code) from None
+    with Interrupts():
+        written = _export(config, out, trial, storage, overwrite, task_folders or [])
+    say(written)
 
 
 def _export(
@@ -51,6 +51,7 @@ def _export(
 ) -> Path:
     from storage.answers import Answers
     from storage.database import open_storage
+    from storage.identity import study_identity
     from storage.studies import find_study, stored_budget
     from storage.trials import Trials
 
@@ -60,15 +61,18 @@ def _export(
     url = study_url(config, storage)
     database = open_storage(url, create=False)
     study = find_study(database, config.name)
+    from .engine_facts import use_stored_threads
     from .judge import judge
     from .setup import build, check_fingerprint
 
     setup = build(config.of_trials(stored_budget(study, config.study.trials)))
     check_fingerprint(setup, study)
+    use_stored_threads(study)
     records, answers = Trials(database, study).all(), Answers(database)
     judgement = judge(setup, records, answers)
     chosen = choose(records, trial, judgement)
-    return export_trial(setup, chosen, records, out, judgement, answers, url, overwrite)
+    identity = study_identity(database, study)
+    return export_trial(setup, chosen, records, out, judgement, answers, url, overwrite, identity)
 
 
 def choose(records: "Sequence[TrialRecord]", trial: str, judgement: "Judgement") -> "TrialRecord":
@@ -93,6 +97,7 @@ def choose(records: "Sequence[TrialRecord]", trial: str, judgement: "Judgement")
         )
     if not found.complete:
         state = {"FAIL": "has failed"}.get(found.state.name, f"is {found.state.name.lower()}")
+        state = "was interrupted" if found.interrupted else state
         raise ConfigError(f"--trial {trial}: that trial {state}, so there is nothing to export")
     return found
 
@@ -106,6 +111,7 @@ def export_trial(
     answers: "Answers",
     url: str,
     overwrite: bool = False,
+    identity: str | None = None,
 ) -> Path:
     """Write the merge that a trial scored, one of the `records`; gives the folder.
 
@@ -123,9 +129,9 @@ def export_trial(
         out,
         model_card(setup, record, judgement, answers, setup.samples(record, records, answers)),
         overwrite,
-        texts=texts(setup, record, judgement, url),
+        texts=texts(setup, record, judgement, url, identity),
     )
 
 
 if __name__ == "__main__":
-    application(export)()
+    main(export)

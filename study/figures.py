@@ -9,6 +9,8 @@ import plotly.graph_objects as go
 
 from storage.trials import GENERATION, TrialRecord
 
+from .escaping import plotted
+
 _DIGITS = 4
 _LAYOUT = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 50, "b": 50}}
 
@@ -29,7 +31,8 @@ def _best_so_far(search: Sequence[TrialRecord], records: Sequence[TrialRecord]) 
     """Every trial and the running best, beside the baselines."""
     best, line = float("-inf"), []
     for record in search:
-        best = max(best, record.value or 0.0)
+        if record.value is not None:
+            best = max(best, record.value)
         line.append(best)
     numbers = list(range(1, len(search) + 1))
     figure = _figure("Best so far (score on search questions)", "search trial", "score")
@@ -67,7 +70,7 @@ def _tasks(search: Sequence[TrialRecord]) -> go.Figure:
     for task in search[-1].tasks:
         values = _by_generation(search, lambda record, task=task: record.tasks.get(task))
         heights = _rounded(statistics.fmean(of_generation) for of_generation in values.values())
-        figure.add_scatter(x=list(values), y=heights, mode="lines+markers", name=task)
+        figure.add_scatter(x=list(values), y=heights, mode="lines+markers", name=plotted(task))
     return figure
 
 

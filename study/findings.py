@@ -5,6 +5,7 @@ from typing import Any
 
 from objectives.merge.recipe import MergeRecipe
 from storage.answers import Answers
+from storage.identity import study_identity
 from storage.studies import stored_fingerprint
 from storage.trials import TrialRecord, Trials, best_merge
 
@@ -29,6 +30,7 @@ def findings(
     shown = _shown(judgement, records)
     return {
         "study": setup.config.name,
+        "identity": study_identity(trials.database, trials.study),
         "method": setup.config.genome.merge_method,
         "models": list(setup.genome.models),
         "base": setup.genome.base,
@@ -40,7 +42,7 @@ def findings(
         "trials": {
             "finished": len(finished),
             "budget": setup.config.study.trials,
-            "failed": sum(r.state.name == "FAIL" for r in records),
+            "failed": sum(r.failed for r in records),
             "population": population,
             "generation": generation_of(finished, population),
         },

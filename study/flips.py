@@ -55,7 +55,9 @@ def _named(task: Asked, picked_Q: NDArray[np.bool_]) -> Mapping[str, Any]:
     return {
         "count": int(picked_Q.sum()),
         "of": len(picked_Q),
-        "shown": [{"text": _short(q.text), "right": ", ".join(map(str, q.labels))} for q in some],
+        "shown": [
+            {"text": _short(q.text), "right": ", ".join(map(q.answer, q.labels))} for q in some
+        ],
     }
 
 

@@ -10,11 +10,14 @@ from objectives.merge.catalogue import METHODS, Method
 from .method_rules import wrong_models, wrong_value
 from .section import Bound, Plain, Section, Text, Whole, closest, one_of
 
+MOST_MODELS = 100
+"""Of models, and of filters: each of them multiplies the parameters."""
+
 
 class GenomeConfig(Section):
     """What is merged with what, exactly as in mergekit-evolve."""
 
-    models: tuple[Text, ...]
+    models: tuple[Text, ...] = Field(max_length=MOST_MODELS)
     """Folders relative to the file, or hub ids; `id@revision` pins one."""
     merge_method: str
     base_model: Text | None = None
@@ -23,12 +26,15 @@ class GenomeConfig(Section):
     allow_negative_weights: bool = False
     normalize: bool | None = None
     """None takes the method's default: true for ties, dare_ties and linear."""
-    filters: tuple[Text, ...] | None = None
+    filters: tuple[Text, ...] | None = Field(default=None, max_length=MOST_MODELS)
     """Texts in tensor names; each gets parameters of its own, the first match wins."""
     smooth: bool = False
     """Interpolate linearly between blocks."""
     tokenizer_source: Text | None = None
     """base, union, or one of the models: whose vocabulary the merge has. None is base."""
+    config_source: Text | None = None
+    """base, or one of the models: whose rope parameters and sliding window the merge has if the
+    models differ in them. None refuses models that differ. Without a base, base is the first."""
     parameters: Mapping[Text, Plain] = {}
     """mergekit's parameters of the method that are set for the whole merge and not searched."""
 
@@ -76,6 +82,14 @@ class GenomeConfig(Section):
         if source is not None and source.startswith("model:"):
             raise ValueError(f"tokenizer_source: {source}: write the model without model:")
         raise ValueError(f"tokenizer_source: {source} is none of the models; {one_of(known)}")
+
+    @model_validator(mode="after")
+    def _known_config(self) -> Self:
+        source = self.config_source
+        if source in (None, "base", *self.models, self.base_model):
+            return self
+        known = dict.fromkeys(["base", *self.models, *filter(None, [self.base_model])])
+        raise ValueError(f"config_source: {source} is none of the models; {one_of(known)}")
 
 
 class Range(Section):

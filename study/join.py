@@ -19,6 +19,7 @@ from storage.workers import Watch, Workers
 
 from .config import ConfigError
 from .engine_choice import EngineChoice
+from .engine_facts import as_stored
 from .interrupts import Interrupts
 from .sampler import places_of
 from .setup import Setup, check_fingerprint
@@ -44,6 +45,7 @@ def open_worker(
         database = open_database(setup, url, interrupts)
         stack.callback(database.engine.dispose)
         trials, population, worker_id = enter_study(setup, database, choice, together)
+        choice = as_stored(choice, trials.study)
         workers = Workers(database, trials.study._study_id)
         heartbeat = Heartbeat(workers, worker_id, config.study.grace)
         stack.enter_context(heartbeat)
@@ -104,7 +106,7 @@ def _study_of(setup: Setup, database: Database) -> Iterator[optuna.Study]:
     For one process at a time, under `database.exclusive`.
     """
     name = setup.config.name
-    known = name in optuna.get_all_study_names(database)
+    known = name in database.study_names()
     study = create_study(database, name)
     try:
         yield study
@@ -138,7 +140,7 @@ def make_study(
                 )
         if is_new:
             setup.check_filters()
-        population = check_fingerprint(setup, study, choice.dtype, bool(at_work), together)
+        population = check_fingerprint(setup, study, choice, bool(at_work), together)
         return Trials(database, study), population
 
 

@@ -12,12 +12,13 @@ from storage.trials import TrialRecord
 from .candidates import PREFERENCE
 from .ensemble import TaskScore, ensemble
 from .jobs import Jobs
+from .questions import ENOUGH, few_held_out
 from .sampler import Replay
 from .sentence import not_yet, sentence, untold
 from .setup import Setup
 from .standing import CANDIDATE
 from .summary import Line, lines, whole
-from .verdict import ENOUGH, LEVEL, Comparison, choose, compare
+from .verdict import LEVEL, Comparison, choose, compare
 
 Rule = Literal["held-out", "too few held-out questions", "not scored yet"]
 
@@ -86,7 +87,7 @@ def judge(setup: Setup, records: Sequence[TrialRecord], answers: Answers) -> Jud
         for line in shown
         if (without := [t for t in tasks if t not in line.search.tasks])
     ]
-    few = _too_few(setup)
+    few = few_held_out(setup.config, setup.held_out)
     top = next((line for line in shown if line.candidate.role == "top"), None)
 
     def made(
@@ -171,13 +172,6 @@ def _missing(setup: Setup, shown: Sequence[Line]) -> list[str]:
 _WANTED = {"top": "mean of the top trials", "best": "best trial", "uniform": "best uniform merge"}
 
 
-def _too_few(setup: Setup) -> dict[str, int]:
-    """Tasks without enough held-out questions, and how many they have."""
-    held = {task.name: len(task.questions) for task in setup.held_out.tasks}
-    counts = {t.name: held.get(t.name, 0) for t in setup.config.tasks if t.weight}
-    return {name: count for name, count in counts.items() if count < ENOUGH}
-
-
 def _named(line: Line) -> dict[str, Any]:
     c = line.candidate
     return {"name": c.name, "role": c.role, "trial": c.record.number}
@@ -187,9 +181,13 @@ def _scores(line: Line, tasks: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"optimism": line.optimism(tasks)}
     for split, scores in (("search", line.search), ("held_out", line.held_out)):
         complete = whole(scores, tasks)
-        found[split] = scores and {
-            "value": complete and complete.value,
-            "error": complete and finite_or_none(complete.error),
-            "tasks": {name: task.mean for name, task in scores.tasks.items()},
-        }
+        found[split] = (
+            None
+            if scores is None
+            else {
+                "value": None if complete is None else complete.value,
+                "error": None if complete is None else finite_or_none(complete.error),
+                "tasks": {name: task.mean for name, task in scores.tasks.items()},
+            }
+        )
     return found

@@ -12,17 +12,22 @@ from storage.trials import TrialRecord, best_merge
 from storage.url import redacted
 
 from .candidates import recipe_of
+from .escaping import Markdown, markdown, markdown_code, printable
 from .genome import Genome
 from .sampler import generation_of, places_of
 from .setup import Setup
 
 _NOTE = Environment(
-    undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    finalize=markdown,
 ).from_string(
     """\
 ## {{ name }}
 
-Searches {{ parameters }} parameters of a `{{ method }}` merge of {{ models | join(", ") }}\
+Searches {{ parameters }} parameters of a {{ method }} merge of {{ models | join(", ") }}\
 {% if base %} over {{ base }}{% endif %}, scored on {{ tasks | join(", ") }}: \
 {{ rule }}.
 
@@ -46,11 +51,13 @@ Written {{ now }} UTC, after every generation.
 {% for task, mean in best.tasks.items() %}; {{ task }} {{ "%.3f" | format(mean) }}{% endfor %}. \
 The best of many noisy scores overstates what the merge is worth; the held-out questions tell.
 
-| {{ quantities }} | {{ columns | join(" | ") }} |
+| {{ quantities }} |{% for column in columns %} {{ column }} |{% endfor %}
+
 |---|{% for _ in columns %}---|{% endfor %}
 
 {% for knot, cells in rows %}
-| {{ knot }} | {{ cells | join(" | ") }} |
+| {{ knot }} |{% for cell in cells %} {{ cell }} |{% endfor %}
+
 {% endfor %}
 
 {% endif %}
@@ -80,7 +87,7 @@ def note(
     return _NOTE.render(
         name=config.name,
         parameters=len(genome.space),
-        method=config.genome.merge_method,
+        method=markdown_code(config.genome.merge_method),
         models=genome.models,
         base=genome.base,
         tasks=[f"{task.name} (weight {task.weight:g})" for task in config.tasks],
@@ -89,12 +96,12 @@ def note(
         budget=config.study.trials,
         generation=generation_of(finished, population),
         population=population,
-        failed=sum(record.state.name == "FAIL" for record in records),
+        failed=sum(record.failed for record in records),
         now=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         verdict=verdict,
         best=top,
         **(_table(recipe_of(top, genome), genome) if top else {}),
-        command=shlex.join(words),
+        command=Markdown(printable(shlex.join(words))),
     )
 
 

@@ -13,6 +13,7 @@ from objectives.merge.errors import ExportError
 
 from . import draw_search, draw_verdict
 from .canvas import png, style
+from .escaping import in_page
 from .sentence import points
 
 PAGE_FILE, DATA_FILE = "index.html", "report.json"
@@ -22,6 +23,7 @@ _PAGES = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
+    finalize=in_page,
 )
 _CAPTIONS = {
     "held-out": "On questions that the search never saw.",
@@ -34,6 +36,8 @@ _CAPTIONS = {
     "convergence": "The distribution that each generation was drawn from, replayed.",
     "time": "Medians of each generation; the totals stand in the table.",
 }
+PICTURES = frozenset(f"{name}.png" for name in _CAPTIONS)
+"""The files that figures are written to."""
 
 
 def write_report(found: Mapping[str, Any], folder: Path, anew: bool = False) -> Path:

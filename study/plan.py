@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .command import ConfigPath, TaskFolders, application, reported, start_logging
+from .boundary import main
+from .command import ConfigPath, TaskFolders, start_logging
+from .escaping import say
 
 if TYPE_CHECKING:
     from objectives.scoring import Exam
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from .setup import Setup
 
 _GB = 1e9
+_MOST_MEMORY = 1e15
 
 Gpu = Annotated[str, typer.Option("--gpu", help="h200, h100, a100, l40s, 4090, l4, or as 24GB")]
 Host = Annotated[
@@ -38,9 +41,8 @@ def plan(
 ) -> None:
     """Say what a study will take: parameters, generations, memory, tokens, and time."""
     start_logging()
-    with reported():
-        found = _plan(config, gpu, host_memory * _GB, workers, task_folders or [])
-    print(json.dumps(found, indent=2) if as_json else _text(found))
+    found = _plan(config, gpu, host_memory * _GB, workers, task_folders or [])
+    say(json.dumps(found, indent=2) if as_json else _text(found))
 
 
 def _plan(
@@ -50,10 +52,13 @@ def _plan(
     from objectives.engines.sizes import kv_tokens_for, sizes
 
     from . import cost
+    from .config import ConfigError
     from .config_file import load_config
     from .engine_choice import GPU_BATCH_TOKENS
     from .setup import build
 
+    if not host <= _MOST_MEMORY:
+        raise ConfigError(f"--host-memory {host / _GB:g}: must be at most {_MOST_MEMORY / _GB:g}")
     config, card = load_config(path, task_folders), _card(gpu)
     setup = build(config, check_values=False)
     setup.check_filters()
@@ -151,6 +156,8 @@ def _search(config: "StudyConfig", setup: "Setup", workers: int) -> dict[str, An
             f"{generations} generations are few for {parameters} parameters; "
             f"{cost.ENOUGH_GENERATIONS} need " + ", or ".join(advice)
         )
+    if setup.held_out_warning:
+        warnings.append(setup.held_out_warning)
     return {
         "study": config.name,
         "parameters": parameters,
@@ -170,7 +177,8 @@ def _card(name: str) -> "Card":
     if known is not None:
         return known
     digits = name.lower().removesuffix("gb")
-    if not digits.isdecimal() or digits == name.lower() or int(digits) == 0:
+    is_size = digits.isdecimal() and len(digits) <= 6 and digits != name.lower()
+    if not is_size or int(digits) == 0:
         raise ConfigError(f"--gpu {name}: known are {', '.join(CARDS)}, or a size such as 24GB")
     slow = CARDS["l4"]
     return Card(name, int(digits) * _GB, slow.flops, slow.bandwidth, slow.link)
@@ -214,4 +222,4 @@ def _duration(seconds: int) -> str:
 
 
 if __name__ == "__main__":
-    application(plan)()
+    main(plan)

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .command import ConfigPath, StorageUrl, TaskFolders, application, reported, start_logging
-from .interrupts import Interrupted, Interrupts
+from .boundary import main
+from .command import ConfigPath, StorageUrl, TaskFolders, start_logging
+from .escaping import say
+from .interrupts import Interrupts
 
 if TYPE_CHECKING:
     from .config import StudyConfig
@@ -29,18 +31,15 @@ def report(
 ) -> None:
     """Say what a study comes to and write its report, as far as it is scored."""
     start_logging()
-    try:
-        with Interrupts() as interrupts, reported():
-            found, page = _report(config, task_folders or [], storage, score, engine, interrupts)
-    except Interrupted as stop:
-        raise SystemExit(stop.exit_code) from None
+    with Interrupts() as interrupts:
+        found, page = _report(config, task_folders or [], storage, score, engine, interrupts)
     if as_json:
         print(json.dumps(found, indent=2, allow_nan=False))
         return
-    print(found["verdict"]["sentence"])
+    say(found["verdict"]["sentence"])
     if found["unscored"]:
-        print(f"not scored yet: {', '.join(found['unscored'])}")
-    print(f"report: {page}")
+        say(f"not scored yet: {', '.join(found['unscored'])}")
+    say(f"report: {page}")
 
 
 def _report(
@@ -52,6 +51,7 @@ def _report(
     interrupts: Interrupts,
 ) -> tuple[dict[str, Any], Path]:
     from storage.database import open_storage
+    from storage.rights import check_rights
     from storage.studies import find_study, stored_budget
     from storage.trials import Trials
 
@@ -62,6 +62,8 @@ def _report(
     if engine is not None and not score:
         raise ConfigError(f"--engine {engine}: only --score starts an engine")
     url = study_url(config, storage)
+    if score:
+        check_rights(url)
     database = open_storage(url, create=False)
     trials = Trials(database, find_study(database, config.name))
     if not any(record.complete for record in trials.all()):
@@ -71,6 +73,7 @@ def _report(
     from .findings import findings
     from .judge import judge
     from .page import write_report
+    from .place import report_place
     from .setup import build, check_fingerprint
 
     config = config.of_trials(stored_budget(trials.study, config.study.trials))
@@ -80,7 +83,8 @@ def _report(
         _score(config, url, engine, interrupts)
     answers = Answers(database)
     found = findings(setup, trials, answers, judge(setup, trials.all(), answers))
-    return found, write_report(found, Path("runs", config.name, "report"), anew=True)
+    place = report_place(Path("runs", config.name), found)
+    return found, write_report(found, place, anew=True)
 
 
 def _score(config: "StudyConfig", url: str, engine: str | None, interrupts: Interrupts) -> None:
@@ -96,4 +100,4 @@ def _score(config: "StudyConfig", url: str, engine: str | None, interrupts: Inte
 
 
 if __name__ == "__main__":
-    application(report)()
+    main(report)

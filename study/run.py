@@ -13,15 +13,14 @@ import typer
 
 from objectives.engines import vllm_child
 
+from .boundary import main
 from .command import (
     ConfigPath,
     How,
     StorageUrl,
     TaskFolders,
     Wandb,
-    application,
     log_console,
-    reported,
     start_logging,
 )
 from .interrupts import Interrupted, Interrupts
@@ -29,6 +28,7 @@ from .interrupts import Interrupted, Interrupts
 if TYPE_CHECKING:
     import storage.trials
 
+    from .config import StudyConfig
     from .setup import Setup
 
 Trials = Annotated[int | None, typer.Option(help="search trials in all, in place of the config's")]
@@ -66,7 +66,7 @@ def run(
     to = Wandb(wandb_project, wandb_entity) if wandb else None
     how = How(engine, tuple(task_folders or ()), benchmarks, to)
     try:
-        with Interrupts() as interrupts, reported():
+        with Interrupts() as interrupts:
             _run(config, storage, trials, timeout, workers, how, interrupts)
     except Interrupted as stop:
         options: dict[str, object] = {"--storage": storage and _shown(storage), "--trials": trials}
@@ -74,10 +74,11 @@ def run(
         options |= {"--task-search-path": task_folders, "--wandb": wandb or None}
         options |= {"--wandb-project": wandb_project, "--wandb-entity": wandb_entity}
         options |= {_BENCHMARKS: benchmarks or None}
-        print(f"stopped by {stop}; this goes on from there:", file=sys.stderr)
+        print(f"interrupted by {stop}; to resume the study:", file=sys.stderr)
         print(f"  {_command(config, options)}", file=sys.stderr)
-        if storage and "***" in _shown(storage):
-            print("  (with the password in place of ***)", file=sys.stderr)
+        if storage and (shown := _shown(storage)) != storage:
+            hidden = "the password in place of ***" if "***" in shown else "the whole URL"
+            print(f"  (with {hidden})", file=sys.stderr)
         raise SystemExit(stop.exit_code) from None
 
 
@@ -90,22 +91,28 @@ def _run(
     how: How,
     interrupts: Interrupts,
 ) -> None:
-    from .config import ConfigError
+    from .config import MOST_TRIALS, ConfigError
     from .config_file import load_config, study_url
+    from .room import check_room
 
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     config = load_config(path, how.task_folders, how.benchmarks)
     for option, number in (("--trials", trials), ("--workers", workers)):
-        if number is not None and number < 1:
-            raise ConfigError(f"{option} {number}: must be at least 1")
+        if number is not None and not 1 <= number <= MOST_TRIALS:
+            raise ConfigError(f"{option} {number}: must be at least 1 and at most {MOST_TRIALS}")
     if timeout is not None and not timeout >= 0:
         raise ConfigError(f"--timeout {timeout:g}: must be at least 0")
     if trials is not None:
         config = config.of_trials(trials)
     if how.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("--wandb: wandb is not installed; pip install '.[wandb]'")
+    check_room(config)
     url = study_url(config, storage)
+    _check_database(config, url)
     if workers is not None:
+        from .worker_process import check_workers
+
+        check_workers(workers)
         from .supervisor import supervise
 
         setup, worked, reached = supervise(path, config, url, deadline, workers, how, interrupts)
@@ -117,12 +124,13 @@ def _run(
 
     choice = choose_engine(config, how.engine)
     choice.begin()
+    from .flat_scores import FlatScores
     from .join import open_worker
     from .progress import Progress
     from .setup import build
     from .tracking import both, tracked
 
-    setup = build(config, check_values=not choice.reads_sources)
+    setup = build(config, check_values=not choice.reads_sources, warn=True)
     with open_worker(setup, url, choice, interrupts) as worker:
         with (
             Progress(log_console, config.study.trials, worker.population) as progress,
@@ -130,11 +138,20 @@ def _run(
         ):
             worker.keep_budget()
             progress.told(worker.trials.all())
-            worker.told = both(progress.told, track)
+            flat = FlatScores(len(setup.genome.baselines()))
+            worker.told = both(both(progress.told, track), flat.told)
             reached = worker.search(deadline)
         if reached:
             worker.judge()
         _conclude(setup, worker.trials, reached)
+
+
+def _check_database(config: "StudyConfig", url: str) -> None:
+    """Find out in seconds, before any model is read, what would end the run later."""
+    from storage.rights import check_rights
+
+    models = [str(name).rpartition("/")[2] for name in config.genome.models]
+    check_rights(url, [config.name, *(task.name for task in config.tasks), *models])
 
 
 def _conclude(setup: "Setup", trials: "storage.trials.Trials", reached: bool) -> None:
@@ -165,4 +182,4 @@ def _command(config: Path, options: Mapping[str, object]) -> str:
 
 
 if __name__ == "__main__":
-    application(run)()
+    main(run)

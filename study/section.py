@@ -44,18 +44,19 @@ class Section(BaseModel):
         if not isinstance(data, dict):
             return data
         known = [field.alias or name for name, field in cls.model_fields.items()]
-        unknown = [f"{key}: {_unknown(str(key), known)}" for key in data if key not in known]
+        unknown = [f"{key}: {cls.unknown(str(key), known)}" for key in data if key not in known]
         if unknown:
             raise ValueError("\n".join(unknown))
         return data
 
-
-def _unknown(key: str, known: list[str]) -> str:
-    return f"unknown key{closest(key, known) or '; ' + one_of(known)}"
+    @classmethod
+    def unknown(cls, key: str, known: list[str]) -> str:
+        """What is said of an unknown key."""
+        return f"unknown key{closest(key, known) or '; ' + one_of(known)}"
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import optuna
 import transformers
 
-from objectives.engines.sizes import indivisible
+from objectives.engines.host_memory import available
+from objectives.engines.sizes import indivisible, numbers
 from objectives.merge import masks
 from objectives.merge.errors import SourceError
 from objectives.merge.fingerprint import fingerprints
-from objectives.merge.locate import locate, located
+from objectives.merge.locate import located
 from objectives.merge.sources import Sources
-from objectives.merge.vocabulary import BASE, MODEL, UNION
 from objectives.sampling import Sample
 from objectives.scoring import Exam
 from objectives.tasks.task import TaskError, WholeTask
@@ -25,14 +25,19 @@ from storage.studies import has_trials, hold_fingerprint, stored_fingerprint
 from storage.trials import GENERATION, TrialRecord
 
 from .config import ConfigError, StudyConfig
+from .engine_choice import EngineChoice
+from .engine_facts import end_tokens_fact, engine_facts, without_new_facts
 from .genome import Genome, references
-from .questions import lm_eval_tasks, native_tasks, parted
+from .models import check_contexts, open_models
+from .questions import exams, few_held_out, few_held_out_text, lm_eval_tasks, native_tasks, parted
 from .sampler import Replay, ReplaySampler, default_population, start_of
 from .schedule import SCHEME, Schedule
 from .warm_start import distribution, stored_start, told
 
 log = logging.getLogger(__name__)
 
+_MATRICES = 5
+"""That cmaes has at a time: the covariance, its factors and what it computes them from."""
 _SHARE, _MANY = 0.25, 400
 """What a trial is asked by default, of so many questions or more (docs/search.md)."""
 
@@ -60,6 +65,12 @@ class Setup:
             return study.population
         population = default_population(len(self.genome.space), study.trials)
         return math.ceil(population / workers) * workers if study.fit_population else population
+
+    @property
+    def held_out_warning(self) -> str | None:
+        """That the held-out questions are too few for a verdict, if they are."""
+        few = few_held_out(self.config, self.held_out)
+        return few_held_out_text(few) if few else None
 
     @property
     def longest(self) -> int:
@@ -154,6 +165,8 @@ class Setup:
             "allow_negative_weights": str(genome.allow_negative_weights),
             "smooth": str(genome.smooth),
         }
+        if self.sources.config_source is not None:
+            facts["config_source"] = self.sources.config_source
         if study.start_from is not None:
             facts["start_from"] = study.start_from if origin is None else told(origin)
         if self.config.search.soft:
@@ -174,30 +187,37 @@ class Setup:
         for part, exam in (("search", self.search), ("held-out", self.held_out)):
             for name, text in exam.digests().items():
                 facts[f"{part} questions of {name}"] = text
-        return facts
+        return facts | end_tokens_fact(self.sources)
 
 
-def build(config: StudyConfig, check_values: bool = True) -> Setup:
+def _check_size(parameters: int, population: int) -> None:
+    """CMA-ES keeps matrices of parameters squared, and a generation. Raises ConfigError."""
+    needed, free = 8 * parameters * (_MATRICES * parameters + 2 * population), available()
+    if needed > free:
+        raise ConfigError(
+            f"genome: {parameters} parameters in generations of {population} take "
+            f"{needed / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free: raise layer_granularity, "
+            "or take fewer models, fewer filters or a smaller population"
+        )
+
+
+def build(config: StudyConfig, check_values: bool = True, warn: bool = False) -> Setup:
     """Check and open everything. Raises ConfigError, SourceError, QuestionError, TaskError.
 
-    `check_values` reads the models whole, to find what is not a number.
+    `check_values` reads the models whole, to find what is not a number. `warn` logs that the
+    held-out questions are too few.
     """
     transformers.utils.logging.set_verbosity_error()
     native = native_tasks(config)
-    wanted = references(config.genome)
-    folders = {label: locate(name, config.folder) for label, name in wanted.items()}
-    reference = config.genome.base_model or config.genome.models[0]
-    label = next(label for label, name in wanted.items() if name == reference)
-    labels = {name: MODEL + label for label, name in wanted.items()} | {BASE: BASE, UNION: UNION}
-    source = labels[config.genome.tokenizer_source or BASE]
-    has_base = config.genome.base_model is not None and config.genome.method.base != "unused"
-    sources = Sources(folders, label, source, has_base)
+    sources = open_models(config)
+    label = sources.reference.label
     gpus = config.engine.tensor_parallel_size
-    if what := indivisible(sources.merged_config("float32"), gpus):
+    if what := indivisible(numbers(sources), gpus):
         raise ConfigError(
             f"engine.tensor_parallel_size: {gpus} cannot share the models evenly: {what}"
         )
     genome = Genome(config.genome, config.space, sources.num_layers, config.study.seed)
+    _check_size(len(genome.space), config.study.population or 1)
     if genome.normalize and config.genome.merge_method == "slerp":
         log.warning("normalize changes nothing: slerp does not normalize")
     if not genome.space:
@@ -205,8 +225,8 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
         log.warning("%s has nothing to search here: its one merge stands among the baselines", name)
     tokenizer = sources.vocabulary.tokenizer
     if tokenizer is None:
-        raise SourceError(f"{label}: {folders[label]} has no tokenizer files")
-    context = sources.reference.config.get("max_position_embeddings")
+        raise SourceError(f"{label}: {sources.reference.folder} has no tokenizer files")
+    context = getattr(sources.reference.parsed, "max_position_embeddings", None)
     if config.shuffle and config.limit is None:
         log.warning("shuffle changes nothing without limit: all questions are asked")
     search, held = parted(config, native, lm_eval_tasks(config, tokenizer, context))
@@ -218,18 +238,17 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
     if held and len(held) < len(search):
         lacking = {task.name for task in search} - {task.name for task in held}
         log.warning("no question is held out of %s: no weighted held-out score", min(lacking))
-    locations = {label: located(name, config.folder) for label, name in wanted.items()}
-    setup = Setup(
-        config, locations, sources, genome, Exam(search, tokenizer), Exam(held, tokenizer)
-    )
-    longest = max(setup.search.longest, setup.held_out.longest) - 1  # the last is not read again
-    if context is not None and longest > context:
-        raise TaskError(
-            f"the longest prompt has {longest} tokens with its answer, the models take {context}; "
-            "shorten the template (num_fewshot) or leave the question out"
-        )
+    locations = {
+        label: located(name, config.folder) for label, name in references(config.genome).items()
+    }
+    asked, held_out = exams(config, search, held, tokenizer, sources.vocabulary.size, context)
+    setup = Setup(config, locations, sources, genome, asked, held_out)
+    check_contexts(sources, max(setup.search.longest, setup.held_out.longest) - 1)
+    if warn and setup.held_out_warning:
+        log.warning("%s", setup.held_out_warning)
     if check_values:
-        log.info("checking the values of %d models in %s", len(folders), _gigabytes(sources))
+        count = len(sources.checkpoints)
+        log.info("checking the values of %d models in %s", count, _gigabytes(sources))
         sources.check_values()
     return setup
 
@@ -237,14 +256,14 @@ def build(config: StudyConfig, check_values: bool = True) -> Setup:
 def check_fingerprint(
     setup: Setup,
     study: optuna.Study,
-    dtype: str | None = None,
+    choice: EngineChoice | None = None,
     begun: bool = False,
     workers: int = 1,
 ) -> int:
     """The study's population, once its stored fingerprint is found to be the config's.
 
     A population that the config does not give is the stored one of a study that has begun, so that
-    its budget may grow. With the `dtype` of an engine a new study's fingerprint is stored, and
+    its budget may grow. With the `choice` of an engine a new study's fingerprint is stored, and
     trials of another dtype are refused; without, nothing is written. A study with workers has
     `begun` before its first trial. A new study's population suits `workers` where the config lets
     it.
@@ -252,15 +271,12 @@ def check_fingerprint(
     """
     stored = stored_fingerprint(study)
     population = setup.population(workers)
-    kept = dtype is None or begun or has_trials(study)
+    kept = choice is None or begun or has_trials(study)
     if setup.config.study.population is None and "population" in stored and kept:
         population = int(stored["population"])
-    facts = setup.fingerprint(population, stored_start(study))
-    if dtype is not None:
-        facts["engine.dtype"] = dtype
-    elif "engine.dtype" in stored:
-        facts["engine.dtype"] = stored["engine.dtype"]
-    hold_fingerprint(study, facts, store=dtype is not None, begun=begun)
+    facts = without_new_facts(setup.fingerprint(population, stored_start(study)), stored, kept)
+    facts |= engine_facts(choice, stored, kept)
+    hold_fingerprint(study, facts, store=choice is not None, begun=begun)
     return population
 
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .command import ConfigPath, StorageUrl, application, reported, start_logging
+from .boundary import main
+from .command import ConfigPath, StorageUrl, start_logging
+from .escaping import say
 
 if TYPE_CHECKING:
     from storage.workers import Watch, WorkerRecord, Workers
@@ -21,9 +23,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
 def status(config: ConfigPath, storage: StorageUrl = None, as_json: AsJson = False) -> None:
     """Show where a study stands: trials, generation, workers, and the best merge so far."""
     start_logging()
-    with reported():
-        found = _status(config, storage)
-    print(json.dumps(found, indent=2) if as_json else _text(found))
+    found = _status(config, storage)
+    say(json.dumps(found, indent=2) if as_json else _text(found))
 
 
 def _status(path: Path, storage: str | None) -> dict[str, Any]:
@@ -41,7 +42,6 @@ def _status(path: Path, storage: str | None) -> dict[str, Any]:
     database = open_storage(url, create=False)
     study = find_study(database, config.name)
     records = Trials(database, study).all()
-    states = [record.state.name for record in records]
     population = int(stored_fingerprint(study).get("population", 0))
     finished, _ = places_of(records)
     workers = Workers(database, study._study_id)
@@ -49,9 +49,10 @@ def _status(path: Path, storage: str | None) -> dict[str, Any]:
         "study": config.name,
         "storage": redacted(url),
         "trials": {
-            "complete": states.count("COMPLETE"),
-            "failed": states.count("FAIL"),
-            "running": states.count("RUNNING"),
+            "complete": sum(record.complete for record in records),
+            "failed": sum(record.failed for record in records),
+            "interrupted": sum(record.interrupted for record in records),
+            "running": sum(record.state.name == "RUNNING" for record in records),
         },
         "search_trials": {
             "finished": len(finished),
@@ -132,7 +133,10 @@ def _text(found: dict[str, Any]) -> str:
         f"study {found['study']} in {found['storage']}",
         f"search trials {search['finished']} of {search['budget']}, generation "
         f"{found['generation']}, population {found['population']}",
-        ", ".join(f"{count} {state}" for state, count in counts.items()) + ", baselines included",
+        ", ".join(
+            f"{count} {state}" for state, count in counts.items() if count or state != "interrupted"
+        )
+        + ", baselines included",
     ]
     at_work = any(worker["state"] == "at work" for worker in found["workers"])
     if at_work and found["trials_an_hour"] is not None:
@@ -151,4 +155,4 @@ def _text(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    application(status)()
+    main(status)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
+from rich.text import Text
 
 from objectives.sampling import Sample
 from objectives.scoring import Scores, TaskScores
@@ -13,6 +14,7 @@ from storage.replies import TaskReplies
 from storage.trials import TrialRecord
 
 from .candidates import Candidate, candidates
+from .escaping import encodable, printable
 from .genome import Genome
 
 
@@ -99,13 +101,27 @@ def _said(task: TaskScores, engine: str, logprobs: bool) -> TaskReplies | None:
     )
 
 
-def table(shown: Sequence[Line], tasks: Sequence[str]) -> Table:
+def search_scores(shown: Sequence[Line]) -> dict[str, list[float]]:
+    """Each task's scores on the search questions."""
+    names = dict.fromkeys(name for line in shown for name in line.search.tasks)
+    return {
+        name: [line.search.tasks[name].mean for line in shown if name in line.search.tasks]
+        for name in names
+    }
+
+
+def table(shown: Sequence[Line], tasks: Sequence[str], encoding: str = "utf-8") -> Table:
+    """The table, in what an encoding can write."""
+
+    def cell(text: str) -> Text:
+        return Text(encodable(printable(text), encoding))
+
     made = Table(title="score on search questions / on held-out questions", title_justify="left")
     made.add_column("")
     for name in (*tasks, "weighted", "optimism"):
-        made.add_column(name, justify="right", no_wrap=True)
+        made.add_column(cell(name), justify="right", no_wrap=True)
     for line in shown:
-        made.add_row(line.name, *line.cells(tasks))
+        made.add_row(*map(cell, [line.name, *line.cells(tasks)]))
     return made
 
 

@@ -14,19 +14,24 @@ from pathlib import Path
 import torch
 
 from objectives.engines.host_memory import available
+from objectives.engines.vllm_child import without_ctrl_c
 from storage.answers import Answers
 from storage.studies import store_budget
 from storage.trials import TrialRecord, Trials
 
 from .candidates import candidates, has_held_out
-from .command import FAILED, How, log_console
+from .command import How, log_console
 from .config import ConfigError, StudyConfig
 from .engine_choice import EngineChoice, choose_engine
+from .engine_facts import use_stored_threads
+from .faults import FAILED
+from .flat_scores import FlatScores
 from .interrupts import Interrupts
 from .jobs import Jobs
 from .join import announce, make_study, open_database
 from .progress import Progress
 from .setup import Setup, build
+from .tracking import Log, both
 from .warm_start import stored_start
 from .worker_process import Order, work
 
@@ -67,7 +72,7 @@ def supervise(
     """
     choice = choose_engine(config, how.engine, probe=False)
     gpus = gpus_for(choice, count)
-    setup = build(config, check_values=not choice.reads_sources)
+    setup = build(config, check_values=not choice.reads_sources, warn=True)
     database = open_database(setup, url, interrupts)
     try:
         with database.exclusive():
@@ -83,7 +88,9 @@ def supervise(
             Order(path, url, budget, h, n, count, threads, memory) for n, h in enumerate(hows)
         ]
         with Progress(log_console, budget, population) as progress:
-            code = _run_all(orders, gpus, deadline, trials, progress, interrupts)
+            told = both(progress.told, FlatScores(len(setup.genome.baselines())).told)
+            code = _run_all(orders, gpus, deadline, trials, told, interrupts)
+        use_stored_threads(trials.study)
         records = trials.all()
         replay = setup.sampler(population, stored_start(trials.study)).replay
         reached = Jobs(setup.genome, replay, budget, setup.sampled).done(records)
@@ -123,7 +130,7 @@ def _run_all(
     gpus: Sequence[str | None],
     deadline: float,
     trials: Trials,
-    progress: Progress,
+    told: Log,
     interrupts: Interrupts,
 ) -> int:
     """Keep the workers running until each has ended by itself; gives the first failing code."""
@@ -134,7 +141,7 @@ def _run_all(
             seats.append(Seat(order, gpu, _started(order, gpu, deadline)))
         running = list(seats)
         while running:
-            progress.told(trials.all())
+            told(trials.all())
             interrupts.pause(_LOOK_SECONDS)
             for seat in [s for s in running if s.process.exitcode is not None]:
                 if not _again(seat, deadline):
@@ -172,7 +179,8 @@ def _started(order: Order, gpu: str | None, deadline: float) -> BaseProcess:
     try:
         if gpu is not None:
             os.environ[_VISIBLE] = gpu  # read once, when the process begins
-        process.start()
+        with without_ctrl_c():
+            process.start()
     finally:
         if before is not None:
             os.environ[_VISIBLE] = before

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import queue
 import statistics
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ import yaml
 from objectives.merge.mergekit_yaml import to_mergekit
 from storage.claims import ClaimTaken
 from storage.trials import GENERATION, SLOT, TrialRecord, best_search
+from storage.url import redacted
 
 from .command import Wandb
 from .genome import Genome
@@ -201,6 +203,8 @@ class Sender:
         self._wandb: Any = wandb
         self._options, self._name = options, setup.config.name
         self._config = setup.config.model_dump(mode="json")
+        if url := setup.config.study.storage:
+            self._config["study"]["storage"] = redacted(url)
         self._queue: queue.Queue[Mapping[str, Any] | None] = queue.Queue()
         self._thread: threading.Thread | None = None
 
@@ -230,6 +234,7 @@ class Sender:
         wandb = self._wandb
         folder = Path("runs", self._name)
         folder.mkdir(parents=True, exist_ok=True)
+        _hide_storage(sys.argv)  # wandb stores the command line
         settings = wandb.Settings(console="off", silent=True)
         if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False):
             raise PermissionError(
@@ -268,3 +273,13 @@ class Sender:
             file.write(recipe)
         run.log_artifact(artifact)
         return str(recipe)
+
+
+def _hide_storage(words: list[str]) -> None:
+    """Replace the database URL of a command line by one without its password."""
+    option = "--storage"
+    for n, word in enumerate(words):
+        if n and words[n - 1] == option:
+            words[n] = redacted(word)
+        elif word.startswith(f"{option}="):
+            words[n] = f"{option}={redacted(word.partition('=')[2])}"

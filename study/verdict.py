@@ -16,8 +16,6 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import zt_ind_solve_power
 
 LEVEL, POWER = 0.95, 0.8
-ENOUGH = 20
-"""Held-out questions a task, below which the bootstrap says nothing that could be relied on."""
 RESAMPLES = 10_000
 _SEED = 0
 _BATCH = 2_000_000

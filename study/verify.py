@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .command import StorageUrl, TaskFolders, application, reported, start_logging
-from .interrupts import Interrupted, Interrupts
+from .boundary import main
+from .command import StorageUrl, TaskFolders, start_logging
+from .escaping import say
+from .interrupts import Interrupts
 
 if TYPE_CHECKING:
     from .checking import Checked
@@ -30,15 +32,12 @@ def verify(
 ) -> None:
     """Load an exported folder into a fresh engine, ask again, and compare every answer."""
     start_logging()
-    try:
-        with Interrupts(), reported():
-            from .checking import check
+    with Interrupts():
+        from .checking import check
 
-            found = check(folder, config, storage, engine, task_folders or [])
-    except Interrupted as stop:
-        raise SystemExit(stop.exit_code) from None
+        found = check(folder, config, storage, engine, task_folders or [])
     for line in _lines(found):
-        print(line)
+        say(line)
     if any(part.equal < part.asked for part in found):
         raise SystemExit(DIFFERENT)
 
@@ -55,4 +54,4 @@ def _lines(found: "list[Checked]") -> list[str]:
 
 
 if __name__ == "__main__":
-    application(verify)()
+    main(verify)

@@ -1,22 +1,21 @@
 """The objective, and the loop that runs it."""
 
-import itertools
 import logging
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from objectives.engines.engine import Engine, EngineError
 from objectives.merge.recipe import MergeRecipe
 from objectives.sampling import Sample
 from objectives.scoring import Scores, finite_or_none
+from objectives.tasks.task import ScorerError, TaskError
 from storage.answers import HELD_OUT, Answers
 from storage.claims import Claims, ClaimTaken, TrialLost
 from storage.heartbeat import Heartbeat
 from storage.studies import store_budget, stored_verdict
-from storage.trials import GENERATION, KIND, TrialRecord, Trials, best_search
+from storage.trials import GENERATION, KIND, TrialRecord, Trials, best_search, typical_seconds
 from storage.workers import Workers
 
 from .candidates import candidates, has_held_out, recipe_of
@@ -34,8 +33,7 @@ Told = Callable[[Sequence[TrialRecord]], None]
 
 FAILURES_IN_A_ROW = 3
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 1.0
-_REMEMBERED = 20
-"""Trials from which a worker knows how long one takes."""
+_Fault: TypeAlias = EngineError | ScorerError
 
 
 @dataclass
@@ -76,8 +74,8 @@ class Worker:
         to are finished, by this worker or others.
 
         `deadline` is a time of `time.monotonic`. Gives whether the budget is reached. A signal
-        stops the engine's work or a wait, and nothing else. Raises EngineError after three failed
-        trials in a row.
+        stops the engine's work or a wait, and nothing else. Raises EngineError or ScorerError after
+        three failed trials in a row.
         """
         with self.interrupts.held():
             return self._search(self._jobs(), deadline)
@@ -118,7 +116,8 @@ class Worker:
     def judge(self) -> None:
         """Score all that is compared in the end on the held-out questions, each by one worker.
 
-        Waits where others are at it. Raises EngineError after three failures in a row.
+        Waits where others are at it. Raises EngineError or ScorerError after three failures in a
+        row.
         """
         if not self.setup.held_out.tasks:
             return
@@ -150,7 +149,7 @@ class Worker:
             with self.interrupts.released():
                 self.engine.load(recipe)
                 scores = self.setup.held_out.ask(self.engine)
-        except EngineError as error:
+        except (EngineError, ScorerError) as error:
             log.warning("held-out questions failed and are asked again: %s", error)
             self.claims.release(what)
             self._count_failure(error)
@@ -164,7 +163,7 @@ class Worker:
         """Others run all there is to begin: do something useful if there is time, else wait."""
         self.heartbeat.doing = "waiting for the others' places"
         self._patiently(self.heartbeat.bury_dead)
-        typical = _typical_seconds(records)
+        typical = typical_seconds(records)
         if self._seconds_left(typical) >= typical / 2:
             aside = jobs.aside(records)
             if aside is not None:
@@ -207,9 +206,12 @@ class Worker:
                 self.engine.load(job.recipe)
                 merged = time.perf_counter()
                 scores = self.setup.search.ask(self.engine, samples)
-        except EngineError as error:
+        except (EngineError, ScorerError) as error:
             self._failed(trial_id, error)
             return True
+        except TaskError as error:
+            self.claims.fail(trial_id, f"{type(error).__name__}: {error}")
+            raise
         self._failures = 0
         score = time.perf_counter() - merged
         seconds = {"ask": started - asked, "merge": merged - started, "score": score}
@@ -280,19 +282,13 @@ class Worker:
                 log.warning("another worker does %s now: this result is dropped", job.what)
                 return
 
-    def _failed(self, trial_id: int, error: EngineError) -> None:
+    def _failed(self, trial_id: int, error: _Fault) -> None:
         log.warning("a trial failed, its place is asked again: %s", error)
         self.claims.fail(trial_id, f"{type(error).__name__}: {error}")
         self._count_failure(error)
 
-    def _count_failure(self, error: EngineError) -> None:
+    def _count_failure(self, error: _Fault) -> None:
         self._failures += 1
         if self._failures == FAILURES_IN_A_ROW:
-            raise EngineError(f"{FAILURES_IN_A_ROW} trials failed in a row, the last with: {error}")
-
-
-def _typical_seconds(records: Sequence[TrialRecord]) -> float:
-    """The median time of the last trials; 0 before there is one."""
-    complete = (r for r in reversed(records) if r.complete)
-    last = [sum(r.seconds.values()) for r in itertools.islice(complete, _REMEMBERED)]
-    return statistics.median(last) if last else 0.0
+            kind = ScorerError if isinstance(error, ScorerError) else EngineError
+            raise kind(f"{FAILURES_IN_A_ROW} trials failed in a row, the last with: {error}")

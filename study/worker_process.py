@@ -12,16 +12,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from objectives.engines import vllm_child
+from objectives.engines.host_memory import available
 from objectives.engines.vllm_child import SIZES
 
+from .boundary import begin
 from .command import How, reported, start_logging
 from .interrupts import Interrupted, Interrupts
 
 _OF_EACH = ("study.worker", "objectives.engines")
 _OF_ALL = ("study.engine_choice", SIZES)
 """What is the same in all workers, so that one tells it."""
-_TOLD_BEFORE = ("study.setup", "study.questions", "objectives.tasks")
+_TOLD_BEFORE = ("study.config_file", "study.setup", "study.questions", "objectives.tasks")
 """Where the supervisor has warned already."""
+
+_MOST_PER_CORE = 4
+_LEAST_MEMORY = 300 * 10**6
+"""Bytes that Python and PyTorch take before any model."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +42,49 @@ class Order:
     together: int
     """How many such workers there are."""
     threads: int | None
-    """What a worker that computes on the CPU may use."""
+    """What a worker that computes on the CPU may use, in a study that stores no number."""
     host_memory: int
     """Its share, in bytes."""
     seconds: float = math.inf
     """From its start until no new trial starts."""
 
 
+def check_workers(count: int) -> None:
+    """Whether this machine can run so many: each is a process with PyTorch and models.
+
+    Raises ConfigError.
+    """
+    from .config import ConfigError
+
+    cores, free = os.cpu_count() or 1, available()
+    if count > _MOST_PER_CORE * cores:
+        raise ConfigError(
+            f"--workers {count}: this machine has {cores} CPU cores; at most "
+            f"{_MOST_PER_CORE * cores} workers, {_MOST_PER_CORE} for each core"
+        )
+    if count * _LEAST_MEMORY > free:
+        raise ConfigError(
+            f"--workers {count}: {free / 1e9:.1f} GB of memory are free, and each worker takes "
+            f"{_LEAST_MEMORY / 1e9:.1f} GB and its models; at most {free // _LEAST_MEMORY}"
+        )
+
+
 def work(order: Order) -> None:
     """A worker process: search, and score what is compared on the held-out questions."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which stops us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    start_logging(f"worker {order.number}: ", logging.WARNING)
-    _choose_news(order.number == 0)
-    deadline = time.monotonic() + order.seconds if math.isfinite(order.seconds) else math.inf
-    try:
-        with Interrupts(signal.SIGTERM) as interrupts, reported():
-            _work(order, deadline, interrupts)
-    except Interrupted as stop:
-        raise SystemExit(stop.exit_code) from None
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by `without_ctrl_c`
+    begin(signals=False)
+    name = f"worker {order.number}: "
+    with reported(name):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        start_logging(name, logging.WARNING)
+        _choose_news(order.number == 0)
+        deadline = time.monotonic() + order.seconds if math.isfinite(order.seconds) else math.inf
+        try:
+            with Interrupts(signal.SIGTERM) as interrupts:
+                _work(order, deadline, interrupts)
+        except Interrupted as stop:  # the supervisor says so, once
+            raise SystemExit(stop.exit_code) from None
 
 
 def _work(order: Order, deadline: float, interrupts: Interrupts) -> None:

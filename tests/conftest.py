@@ -1,6 +1,15 @@
-"""Real parts for the tests: tiny checkpoints, the demo's trained models, Postgres."""
+"""Real parts for the tests: tiny checkpoints, the demo's trained models, Postgres.
+
+Property tests take their settings from a profile of Hypothesis, which STUDY_HYPOTHESIS names:
+  ci    the default: few examples, the same ones at each run
+  fuzz  `make fuzz`: many examples, other ones at each run; a failure prints the seed
+A property test is marked `@pytest.mark.fuzz`, which `make fuzz` selects by, and passes no
+`max_examples`, `deadline`, `derandomize` or `database` to `@settings`: these belong to the profile.
+STUDY_HYPOTHESIS_EXAMPLES sets the number of examples of either profile.
+"""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +17,7 @@ from typing import Any
 import interpreted  # noqa: F401
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from safetensors.torch import load_file
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
@@ -21,6 +31,28 @@ DEMO = Path(__file__).parent.parent / "examples" / "demo"
 WORDS = ["<s>", "</s>", *"abcdefghij", *"0123456789", *(f"{i}," for i in range(16))]
 
 MakeModel = Callable[..., Path]
+
+_TOO_SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+"""Checks of Hypothesis that depend on the machine's speed, or that a tmp_path does not pass."""
+_EXAMPLES = int(os.environ.get("STUDY_HYPOTHESIS_EXAMPLES", "0"))
+settings.register_profile(
+    "ci",
+    max_examples=_EXAMPLES or 50,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=_TOO_SLOW,
+)
+settings.register_profile(
+    "fuzz",
+    max_examples=_EXAMPLES or 5000,
+    deadline=None,
+    suppress_health_check=_TOO_SLOW,
+    print_blob=True,
+)
+settings.load_profile(os.environ.get("STUDY_HYPOTHESIS", "ci"))
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 
 
 @pytest.fixture(scope="session")

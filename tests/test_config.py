@@ -129,7 +129,14 @@ def test_a_plain_mergekit_evolve_file_runs_when_its_tasks_resolve(tmp_path: Path
         ({"study__trials": 0}, "study.trials"),
         ({"study__held_out": 1.0}, "study.held_out"),
         ({"study__seed": True}, "must be a number"),
-        ({"study__name": "a b"}, "study.name"),
+        ({"study__name": "a b"}, r"study.name: 'a b' must consist of letters, digits"),
+        ({"study__name": "."}, r"study.name: '\.' is the name of a folder"),
+        ({"study__name": ".."}, r"study.name: '\.\.' is the name of a folder"),
+        ({"study__name": "a/b"}, "study.name"),
+        ({"study__name": ""}, "study.name"),
+        ({"study__name": "a\x1b[31m"}, r"line \d+: a text with the character U\+001B"),
+        ({"study__name": "a\n"}, "study.name"),
+        ({"study__name": "模" * 86}, "study.name: .* longer than 255 bytes"),
         ({"study__start_from": "study"}, "study.start_from: study is the study itself"),
         ({"study__sigma": math.nan}, "study.sigma: must be a finite number"),
         ({"apply_chat_template": True}, "is not there for native tasks such as t"),
@@ -141,6 +148,45 @@ def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], message
         load(tmp_path, study(**changes))
     assert "study.yaml" in str(caught.value)
     assert "pydantic" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a-1.2+x_y", "模型", "हिन्दी", "...", "x" * 255])
+def test_names_that_folders_can_have_are_taken(tmp_path: Path, name: str) -> None:
+    assert load(tmp_path, study(study__name=name)).name == name
+
+
+@pytest.mark.parametrize("stem", ["my study", ".", "a:b", "x\x1b[2J"])
+def test_a_files_name_that_cannot_be_a_studys_is_said_to_be_the_files(
+    tmp_path: Path, stem: str
+) -> None:
+    path = tmp_path / f"{stem}.yaml"
+    path.write_text(yaml.safe_dump(study()))
+    with pytest.raises(ConfigError, match=r"study.name is not set, and the file's name") as caught:
+        load_config(path)
+    assert "set study.name, or rename the file" in str(caught.value)
+    assert "pattern" not in str(caught.value)
+    path.write_text(yaml.safe_dump(study(study__name="s")))
+    assert load_config(path).name == "s"
+
+
+def test_a_study_without_a_name_has_the_files(tmp_path: Path) -> None:
+    assert load(tmp_path, study(study__name=None)).name == "study"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'storage: "postgresql://u:Hidden77@h/d',
+        "storage: postgresql://u:Hidden77: x@h/d",
+        "storage: [postgresql://u:Hidden77@h/d",
+        "storage: !x postgresql://u:Hidden77@h/d",
+        "storage: *Hidden77",
+    ],
+)
+def test_a_yaml_error_does_not_quote_a_password(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ConfigError, match="line ") as caught:
+        load(tmp_path, f"genome:\n  models: [a, b]\nstudy:\n  {line}\n")
+    assert "u:Hidden77" not in str(caught.value)
 
 
 def test_a_name_without_a_file_of_ours_is_a_task_of_lm_eval(tmp_path: Path) -> None:
@@ -225,10 +271,10 @@ def test_a_parameter_is_searched_set_or_left_to_mergekit(tmp_path: Path) -> None
     ("text", "message"),
     [
         ("a: [", "is not YAML"),
-        ("- a\n- b", "must be a mapping"),
-        ("", "must be a mapping"),
+        ("- a\n- b", "is not a mapping"),
+        ("", "is empty"),
         ("genome: 3\ntasks: []", "genome"),
-        ("a: 1\na: 2", "key a stands twice"),
+        ("a: 1\na: 2", "line 2: key a is listed twice"),
     ],
 )
 def test_a_file_that_is_no_study_says_so(tmp_path: Path, text: str, message: str) -> None:
@@ -255,5 +301,5 @@ def test_a_folder_of_tasks_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         load_config(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match="cannot read"):
+    with pytest.raises(ConfigError, match="is a folder"):
         load_config(tmp_path)

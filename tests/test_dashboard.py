@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -50,25 +51,36 @@ class Served:
             assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.1)
 
-    def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
+    def ask(
+        self, path: str, method: str = "GET", body: bytes = b"{}", **headers: str
+    ) -> tuple[int, str]:
         """Status and body; status 0 while nobody listens."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}", method=method, headers=headers
         )
         if method in ("POST", "PUT"):
-            request.data = b"{}"
+            request.data = body
             request.add_header("Content-Type", "application/json")
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, answer.read().decode()
+                return answer.status, answer.read().decode(errors="replace")
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
         except (urllib.error.URLError, ConnectionError):
             return 0, ""
 
-    def close(self) -> None:
+    def headers(self, path: str) -> Message:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}") as answer:
+                return answer.headers
+        except urllib.error.HTTPError as error:
+            return error.headers
+
+    def close(self) -> str:
+        """End it; gives what it logged besides the study that it shows."""
         self.process.terminate()
-        self.process.communicate()
+        lines = self.process.communicate()[1].splitlines(keepends=True)
+        return "".join(line for line in lines if " study " not in line)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +99,7 @@ def shown(study: tuple[str, str]) -> Iterator[Served]:
     config, url = study
     server = Served([sys.executable, "-m", "study.dashboard", config, "--storage", url])
     yield server
-    server.close()
+    assert server.close() == "interrupted\n"  # no traceback, whatever was asked
 
 
 def detail(server: Served, **headers: str) -> dict[str, Any]:
@@ -133,18 +145,142 @@ def test_a_token_is_asked_for_and_writing_can_be_allowed(tmp_path: Path) -> None
     assert run(url, tiny_config(1, POPULATION))
     path.write_text(yaml.safe_dump(tiny_dict(1, POPULATION, wide=False)))
     words = [sys.executable, "-m", "study.dashboard", str(path), "--storage", url, "--writable"]
-    server = Served(words, {"STUDY_DASHBOARD_TOKEN": "sesame"})
+    words += ["--host", "0.0.0.0", "--allow-host", "Study.Example"]
+    server = Served(words, {"STUDY_DASHBOARD_TOKEN": "sésame"})
     try:
-        basic = base64.b64encode(b"anybody:sesame").decode()
+        basic = base64.b64encode("anybody:sésame".encode()).decode()
         wrong = base64.b64encode(b"sesame:open").decode()
-        for header in ("", "Bearer sesam", f"Basic {wrong}", "Basic %", "Digest sesame"):
+        for header in ("", "Bearer sesam", f"Basic {wrong}", "Basic %", "Basic \xff", "Digest x"):
             assert server.ask("/api/studies", Authorization=header)[0] == 401
             assert server.ask("/api/studies/1", "DELETE", Authorization=header)[0] == 401
-        for header in ("Bearer sesame", f"Basic {basic}"):
-            assert server.ask("/api/studies", Authorization=header)[0] == 200
-        assert server.ask("/api/studies/1", "DELETE", Authorization="Bearer sesame")[0] == 204
+        key = {"Authorization": f"Basic {basic}"}
+        bearer = {"Authorization": "Bearer " + "sésame".encode().decode("latin-1")}
+        for header in (key, bearer):
+            assert server.ask("/api/studies", **header)[0] == 200
+        for host in ("192.0.2.7:8080", "[2001:db8::1]", socket.gethostname(), "study.example."):
+            assert server.ask("/api/studies", Host=host, **key)[0] == 200
+        assert server.ask("/api/studies", Host="foreign.example", **key)[0] == 403
+        for origin in ("http://localhost:1", "https://foreign.example", "null", "x"):
+            assert server.ask("/api/studies/1", "DELETE", Origin=origin, **key)[0] == 403
+        for site in ("cross-site", "same-site"):
+            fetched = {"Sec-Fetch-Site": site, **key}
+            assert server.ask("/api/studies/1", "DELETE", **fetched)[0] == 403
+        for body in (b"{", b"[1]", b"", b"[" * 100_000):
+            assert server.ask("/api/studies", "POST", body=body, **key)[0] == 400
+        assert server.ask("/api/trials/999/tell", "POST", **key)[0] == 404
+        assert detail(server, **key)["name"] == NAME
+        proxied = {"Host": "study.example", "Origin": "https://study.example", **key}
+        assert server.ask("/api/studies/1", "DELETE", **proxied)[0] == 204
     finally:
-        server.close()
+        assert server.close() == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST.", "127.0.0.1:1", "127.1.2.3", "[::1]:8080"]
+)
+def test_it_answers_under_the_names_of_the_loopback(shown: Served, host: str) -> None:
+    assert shown.ask("/api/studies", Host=host)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["foreign.example", "127.0.0.1.foreign.example", "192.0.2.7", "localhost@foreign.example", ""],
+)
+def test_it_answers_no_page_that_reaches_it_under_another_name(shown: Served, host: str) -> None:
+    assert shown.ask("/api/studies", Host=host)[0] == 403
+    assert shown.ask("/dashboard", Host=host)[0] == 403
+
+
+def test_it_answers_its_own_pages_and_no_others(shown: Served) -> None:
+    own = f"127.0.0.1:{shown.port}"
+    assert shown.ask("/api/studies", Origin=f"http://{own}")[0] == 200
+    assert shown.ask("/api/studies", Origin="http://foreign.example")[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/static/bundle.js", 200),
+        ("/static/nothing.js", 404),
+        ("/static/../index.html", 403),
+        ("/static/..%2f..%2f_app.py", 403),
+        ("/static/%00", 400),
+        ("/static/%ff", 400),
+        ("/%zz", 404),
+        ("/api/studies/1?after=x", 400),
+        ("/api/studies/1?after=-1", 400),
+        ("/api/studies/2", 404),
+        ("/api/studies/" + "9" * 5000, 404),
+        ("/api/studies/-1/plot/contour", 404),
+        ("/csv/99999999999999999999", 404),
+        ("/artifacts/1/1/ab", 400),
+        ("/favicon.ico", 200),
+    ],
+)
+def test_a_bad_request_is_no_error_of_the_server(shown: Served, path: str, status: int) -> None:
+    assert shown.ask(path)[0] == status
+
+
+def test_broken_requests_are_answered(shown: Served) -> None:
+    for sent in (
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nno colon\r\n\r\n",
+        b"POST /api/studies HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999\r\n\r\n",
+        b"\x16\x03\x01\x02\r\n\r\n",
+        b"GET /api/studies HTTP/1.0\r\n\r\n",
+    ):
+        with socket.create_connection(("127.0.0.1", shown.port), timeout=30) as client:
+            client.sendall(sent)
+            assert b" 4" in client.recv(100)[:12]
+
+
+def test_answers_are_not_framed_and_their_scripts_run(shown: Served) -> None:
+    for path in ("/dashboard", "/static/bundle.js", "/api/studies", "/static/nothing.js"):
+        headers = shown.headers(path)
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["X-Frame-Options"] == "DENY"
+        assert headers["Referrer-Policy"] == "no-referrer"
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert (
+        "script-src 'self' 'unsafe-eval'" in shown.headers("/dashboard")["Content-Security-Policy"]
+    )
+    assert "javascript" in shown.headers("/static/bundle.js")["Content-Type"]
+
+
+def test_markup_in_notes_is_text(shown: Served) -> None:
+    """The page parses HTML in notes only where the server says so."""
+    assert '"allow_unsafe": false' in shown.ask("/api/meta")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "reason"),
+    [
+        (["--token", ""], {}, "--token is empty"),
+        (["--token", " "], {}, "--token is empty"),
+        ([], {"STUDY_DASHBOARD_TOKEN": ""}, "STUDY_DASHBOARD_TOKEN is empty"),
+        (["--host", "0.0.0.0"], {}, "give visitors a password with --token"),
+        (["--host", "::"], {}, "give visitors a password with --token"),
+        (["--host", "no.such.host.invalid"], {}, "neither an IP address nor a name of one"),
+        (["--host", ""], {}, "neither an IP address nor a name of one"),
+        (["--host", "a" * 300], {}, "neither an IP address nor a name of one"),
+        (["--host", "192.0.2.7", "--token", "x"], {}, "cannot listen on 192.0.2.7"),
+        (["--allow-host", "https://x.example"], {}, "without scheme and port"),
+    ],
+)
+def test_options_that_would_open_it_to_everybody_are_refused(
+    study: tuple[str, str], words: list[str], environment: dict[str, str], reason: str
+) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "study.dashboard", study[0], "--storage", study[1], *words],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert result.returncode == 2
+    assert reason in result.stderr
+    assert len(result.stderr.splitlines()) <= 2
 
 
 def test_stock_optuna_dashboard_shows_it_too(study: tuple[str, str]) -> None:
@@ -216,7 +352,7 @@ def compose() -> dict[str, Any]:
 def test_compose_accepts_the_file() -> None:
     if shutil.which("docker-compose") is None:
         pytest.skip("no docker-compose here")
-    environment = {**os.environ, "POSTGRES_PASSWORD": "p"}
+    environment = {**os.environ, "POSTGRES_PASSWORD": "p", "STUDY_DASHBOARD_TOKEN": "t"}
     result = subprocess.run(
         ["docker-compose", "config"],
         cwd=ROOT,
@@ -242,6 +378,7 @@ def test_the_commands_of_the_compose_file_run_a_study_that_the_dashboard_finds(
     services = compose()["services"]
     # The password is not in the URL there: PGPASSWORD holds it.
     environment = {"STUDY_STORAGE": postgres, "OMP_NUM_THREADS": "1", "PGPASSWORD": "unused"}
+    key = {"Authorization": "Bearer t"}
 
     def words(service: str) -> list[str]:
         text = services[service]["command"].replace("/study/", f"{tmp_path}/")
@@ -260,9 +397,11 @@ def test_the_commands_of_the_compose_file_run_a_study_that_the_dashboard_finds(
         check=False,
     )
     assert worker.returncode == 0, worker.stderr
-    server = Served(words("dashboard"), environment)
+    assert "STUDY_DASHBOARD_TOKEN" in services["dashboard"]["environment"]
+    server = Served(words("dashboard"), environment | {"STUDY_DASHBOARD_TOKEN": "t"})
     try:
-        assert detail(server)["name"] == "demo"
-        assert "2 of 2 search trials" in detail(server)["note"]["body"]
+        assert server.ask("/api/studies")[0] == 401
+        assert detail(server, **key)["name"] == "demo"
+        assert "2 of 2 search trials" in detail(server, **key)["note"]["body"]
     finally:
         server.close()

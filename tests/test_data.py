@@ -11,12 +11,12 @@ from objectives.tasks import multiple_choice, retrieval
 from objectives.tasks.data import (
     BadRow,
     QuestionError,
-    options_in,
     read_questions,
     split,
     split_cue,
 )
 from objectives.tasks.multiple_choice import first_digit
+from objectives.tasks.options import Options
 from objectives.tasks.retrieval import picks
 from objectives.tasks.task import Question
 
@@ -79,11 +79,11 @@ def test_one_label_and_candidates_from_0_are_fine() -> None:
         ("1. wash\n2. dry\nWhat is this?\n0. a recipe\n1. advice\n2. a song", (0, 1, 2)),
         ("How happy is the customer, from 1 to 5?", (1, 2, 3, 4, 5)),
         ("Rate the fit on a scale of 0-2", (0, 1, 2)),
-        ("No list at all", (0, 1, 2, 3)),
+        ("No list at all", ()),
     ],
 )
 def test_options_are_read_from_the_prompt(text: str, options: tuple[int, ...]) -> None:
-    assert options_in(text) == options
+    assert Options(text).numbers == options
 
 
 @pytest.mark.parametrize(
@@ -239,8 +239,11 @@ def test_the_official_list_parser_keeps_digits_commas_and_spaces(
 
 @pytest.mark.parametrize("parse", [multiple_choice.parse, retrieval.parse])
 def test_an_empty_field_is_refused(parse: Callable[[Any], Question]) -> None:
-    for row in ({"input_field": "", "output_field": 1}, {"output_field": 1}, {"input_field": "a"}):
+    for row in ({"input_field": "", "output_field": 1}, {"input_field": "a", "output_field": None}):
         with pytest.raises(BadRow, match="is empty"):
+            parse(row)
+    for row in ({"output_field": 1}, {"input_field": "a"}):
+        with pytest.raises(BadRow, match=r"has no (in|out)put_field; its fields are"):
             parse(row)
     with pytest.raises(BadRow, match="input_field is 1, and must be a text"):
         parse({"input_field": 1, "output_field": 1})

@@ -23,9 +23,10 @@ from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
 from objectives.merge.tokenizer import load_tokenizer
 from objectives.scoring import Exam, TaskScores
-from objectives.tasks.lm_eval import LmEval, Rules
+from objectives.tasks.lm_eval import LmEval, Rules, Wanted
 from objectives.tasks.lm_eval_task import LmEvalTask
-from objectives.tasks.task import TaskError
+from objectives.tasks.scorer import Scoring
+from objectives.tasks.task import ScorerError, TaskError
 from study.config_file import load_config
 from study.setup import Setup, build
 
@@ -195,7 +196,8 @@ def load(tmp_path: Path, tasks: Path) -> Load:
             (folder / f"{name}.yaml").write_text(cached + text)
         tokenizer = load_tokenizer("model", DEMO / "models" / "numeric")
         given = {"folders": (folder, tasks)} | rules
-        return LmEval(Rules(**given), tokenizer, CONTEXT).task(name, 1.0, metric)
+        wanted = Wanted(name, 1.0, metric, given.pop("scoring", Scoring()))
+        return LmEval(Rules(**given), tokenizer, CONTEXT).tasks([wanted])[0]
 
     return loaded
 
@@ -286,26 +288,106 @@ def test_a_task_that_is_nowhere_says_where_it_was_looked_for(load: Load) -> None
         load("hooked", folders=(Path("nowhere"),))
 
 
-@pytest.mark.parametrize(
-    ("hook", "message"),
-    [
-        ("doc_to_text", "odd: cannot be loaded: ValueError: oh dear"),
-        ("process_results", r"odd: process_results of document \d+ .* failed: ValueError: oh dear"),
-    ],
-)
-def test_a_hook_that_raises_is_named(load: Load, tmp_path: Path, hook: str, message: str) -> None:
+def own_task(load: Load, folder: Path, hook: str, metric: str = "", retries: int = 0) -> LmEvalTask:
+    """The task "odd", whose process_results is a function `of`; `metric` replaces its metrics."""
+    (folder / "own").mkdir(exist_ok=True)
+    (folder / "own" / "odd.py").write_text(hook)
+    text = task_text("odd") + "process_results: !function odd.of\n"
+    if metric:
+        text += f"metric_list: [{metric}]\n"
+    name = yaml.safe_load(metric)["metric"] if metric else "exact_match"
+    return load("odd", f"{name},none", text, scoring=Scoring(retries=retries))
+
+
+def test_a_hook_that_raises_is_named(load: Load, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "bad.py").write_text("def bad(*given):\n    raise ValueError('oh dear')\n")
-    text = task_text("odd").replace(f"{hook}: '{{{{input_field}}}}'\n", "")
-    with pytest.raises(TaskError, match=message):
-        _rights(load("odd", "exact_match,none", f"{text}{hook}: !function bad.bad\n"), "0")
+    text = task_text("odd").replace("doc_to_text: '{{input_field}}'\n", "")
+    with pytest.raises(TaskError, match=r"odd: cannot be loaded: ValueError: oh dear"):
+        load("odd", "exact_match,none", f"{text}doc_to_text: !function bad.bad\n")
+
+
+FAULTS = {
+    "raise ValueError('oh dear')": "failed: ValueError: oh dear",
+    "return {'exact_match': float('nan')}": "exact_match is nan, which is no number",
+    "return {'exact_match': float('inf')}": "exact_match is inf, which is no number",
+    "return {'exact_match': None}": "exact_match is None, which is no number",
+    "return {'exact_match': '1'}": "exact_match is '1', which is no number",
+    "return {'exact_match': [1]}": "exact_match is [1], which is no number",
+    "return None": "TypeError: 'NoneType' object is not iterable",
+    "return {}": "gives no exact_match, only nothing; for a document that does not count return",
+    "return {'exact': 1}": "gives no exact_match, only exact; for a document",
+    "raise SystemExit(0)": "failed: SystemExit: 0",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_document_that_is_not_scored_is_named_with_the_cause(
+    load: Load, tmp_path: Path, fault: str
+) -> None:
+    hook = (
+        "def of(doc, results):\n    if doc['output_field'] == 2:\n"
+        f"        {fault}\n    return {{'exact_match': 1}}\n"
+    )
+    task = own_task(load, tmp_path, hook)
+    [broken] = [q for q in task.questions if json.loads(q.text)["output_field"] == 2]
+    with pytest.raises(ScorerError) as caught:
+        _rights(task, "0")
+    start = json.loads(broken.text)["input_field"].split("\n")[0][:20]
+    place = f"odd: process_results of document {broken.number} ("
+    assert str(caught.value).startswith(place)
+    assert start in str(caught.value)
+    assert FAULTS[fault] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_filter_or_an_aggregation_that_fails_is_named(load: Load, tmp_path: Path) -> None:
+    hook = (
+        "def of(doc, results):\n    return {'own': 1}\n"
+        "def total(marks):\n    raise OSError('the judge is away')\n"
+    )
+    metric = "{metric: own, aggregation: !function odd.total, higher_is_better: true}"
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "odd.py").write_text(hook)
+    text = task_text("odd", metric_list=None) + (
+        f"process_results: !function odd.of\nmetric_list: [{metric}]\n"
+    )
+    text = text.replace("metric_list: null\n", "")
+    task = load("odd", "own,none", text, scoring=Scoring(retries=0))
+    with pytest.raises(ScorerError, match=r"odd: its aggregation failed: OSError: the judge is aw"):
+        _rights(task, "0")
+    task = own_task(load, tmp_path, "def of(doc, results):\n    return {'exact_match': 1}\n")
+
+    def broken(*_: object) -> None:
+        raise OSError("the judge is away")
+
+    task.leaves[0].filter.filters = [broken]
+    with pytest.raises(ScorerError, match=r"odd: its filter none failed: OSError: the judge is aw"):
+        _rights(task, "0")
+
+
+def test_a_filter_that_forgets_documents_does_not_leave_the_last_trials_answers(
+    load: Load, tmp_path: Path
+) -> None:
+    task = own_task(load, tmp_path, "def of(doc, results):\n    return {'exact_match': 1}\n")
+    _rights(task, "0")
+
+    class Forgets:
+        def apply(self, responses: list[Any], docs: list[Any]) -> list[Any]:
+            return [response[0] for response in responses[1:]]
+
+    task.leaves[0].filter.filters = [Forgets]
+    with pytest.raises(ScorerError, match=r"odd: process_results of document 11 .*KeyError"):
+        _rights(task, "0")
 
 
 def test_a_metric_that_a_hook_does_not_give_is_named(load: Load, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "hits.py").write_text("def hits(doc, results):\n    return {'hits': 1}\n")
     task = load("odd", "acc,none", task_text("odd") + "process_results: !function hits.hits\n")
-    with pytest.raises(TaskError, match="no metric acc; its process_results gives hits"):
+    with pytest.raises(
+        TaskError, match=r"no metric acc; its process_results gives hits \(docu.* 0"
+    ):
         _rights(task, "0")
 
 
@@ -332,11 +414,9 @@ def test_an_answer_of_nan_counts_as_wrong_or_spoils_a_score_without_bounds(load:
 
 
 def test_a_score_without_a_value_is_the_worst(load: Load, tmp_path: Path) -> None:
-    (tmp_path / "own").mkdir()
-    hook = "def of(doc, results):\n    return {'exact_match': float('nan')}\n"
-    (tmp_path / "own" / "odd.py").write_text(hook)
-    text = task_text("odd") + "process_results: !function odd.of\n"
-    assert _rights(load("odd", "exact_match,none", text), "0") == [-1e6] * 12
+    hook = "def of(doc, results):\n    return {'odd': float('nan')}\n"
+    metric = "{metric: odd, aggregation: nanmean, higher_is_better: true}"
+    assert _rights(own_task(load, tmp_path, hook, metric), "0") == [-1e6] * 12
 
 
 def test_the_error_of_a_score_that_is_no_mean_is_the_jackknifes(load: Load) -> None:

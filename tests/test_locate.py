@@ -7,14 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
 import torch
-from conftest import MakeModel
+from conftest import WORDS, MakeModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from objectives.merge.errors import SourceError
 from objectives.merge.locate import locate, located
@@ -70,6 +71,75 @@ def test_a_model_with_an_adapter_is_what_peft_makes_of_it(
     assert all(torch.equal(tensor, expected[name]) for name, tensor in merged.items())
     assert not torch.equal(merged[NAME], load_file(base / "model.safetensors")[NAME])
     assert not sources.vocabularies_differ
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        ({"modules_to_save": ["embed_tokens", "lm_head"]}, 2),
+        ({"modules_to_save": ["embed_tokens"]}, 2),
+        ({"trainable_token_indices": [3, len(WORDS), len(WORDS) + 1]}, 2),
+        ({"trainable_token_indices": [3, 5]}, 0),
+        ({"target_modules": ["q_proj", "embed_tokens", "lm_head"]}, 0),
+        ({"target_modules": ["q_proj", "embed_tokens", "lm_head"]}, 2),
+        ({}, 2),
+    ],
+)
+def test_an_adapter_with_rows_of_its_own_computes_what_was_trained(
+    make_model: MakeModel, tmp_path: Path, options: dict[str, Any], rows: int, tied: bool
+) -> None:
+    base = make_model(tmp_path / "base", 0, layers=1, tied=tied)
+    trained = with_rows(base, tmp_path / "lora", rows, options)
+    folder = locate(f"{base}+{tmp_path / 'lora'}", tmp_path)
+    ids = torch.tensor([[0, 3, 5, len(WORDS) + rows - 1, 7]])
+    expected = trained(ids).logits
+    actual = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+    assert actual.shape == expected.shape
+    assert torch.allclose(actual, expected, atol=1e-5)
+    names = {f"<new{i}>" for i in range(rows)}
+    assert names <= AutoTokenizer.from_pretrained(folder).get_vocab().keys()
+    merge = Sources({"base": base, "lora": folder}, "base", "union")
+    assert merge.vocabulary.size == len(WORDS) + rows
+
+
+def with_rows(base: Path, folder: Path, rows: int, options: dict[str, Any]) -> Any:
+    """A trained model with so many added tokens, saved as an adapter with its tokenizer."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if rows:
+        tokenizer.add_tokens([f"<new{i}>" for i in range(rows)])
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        tokenizer.save_pretrained(folder)
+    torch.manual_seed(1)
+    config = peft.LoraConfig(**{"r": 2, "target_modules": ["q_proj"]} | options)
+    adapted = peft.get_peft_model(model, config)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(folder)
+    return adapted.eval()
+
+
+def test_an_adapter_without_all_rows_of_its_tokens_is_refused(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    base = make_model(tmp_path / "base", 0, layers=1)
+    with_rows(base, tmp_path / "lora", 2, {"trainable_token_indices": [len(WORDS) + 1]})
+    path = tmp_path / "lora" / "adapter_model.safetensors"
+    save_file({n: t for n, t in load_file(path).items() if "lm_head" not in n}, path)
+    with pytest.raises(SourceError, match=r"no lm_head of 40 rows; .*save_embedding_layers=True"):
+        locate(f"{base}+{tmp_path / 'lora'}", tmp_path)
+
+
+def test_a_generation_config_that_transformers_does_not_save_is_copied(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(base, tmp_path / "base"))
+    text = '{"do_sample": false, "temperature": 0.9, "eos_token_id": [1, 5]}'
+    (other / "generation_config.json").write_text(text)
+    folder = locate(f"{other}+{adapter}", tmp_path)
+    assert (folder / "generation_config.json").read_text() == text
 
 
 def test_it_is_merged_once_and_again_when_it_changes(
@@ -137,7 +207,7 @@ def test_a_kill_leaves_nothing_half_made_and_two_workers_merge_once(
     [
         (lambda f: (f / "adapter_config.json").unlink(), "has no adapter_config.json"),
         (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
-        (lambda f: (f / "adapter_config.json").write_text("{"), "cannot read"),
+        (lambda f: (f / "adapter_config.json").write_text("{"), "is not JSON"),
         (lambda f: (f / "adapter_config.json").write_text("{}"), "names no peft_type"),
         (lambda f: (f / "adapter_model.safetensors").write_bytes(b"x"), "does not fit"),
         (

@@ -1,7 +1,9 @@
 """What a study comes to: final candidates, verdict, report, export and its check. One real study of
 the demo's models with enough held-out questions; most of what is asked of it is asked of copies."""
 
+import io
 import json
+import os
 import re
 import resource
 import shutil
@@ -25,8 +27,10 @@ from storage.claims import Claims
 from storage.database import Database, open_storage
 from storage.studies import StudyMismatch, find_study, stored_verdict
 from storage.trials import TrialRecord, Trials, best_search
+from storage.url import StorageError
 from study.candidates import PREFERENCE, candidates, recipe_of
 from study.checking import check
+from study.conclude import conclude
 from study.config import ConfigError
 from study.config_file import load_config
 from study.export import _export, choose
@@ -283,11 +287,11 @@ def test_a_running_study_has_a_report(whole: Study, tmp_path: Path) -> None:
 
 
 def test_a_study_without_a_finished_trial_has_nothing_to_report(tmp_path: Path) -> None:
-    from storage.studies import create_study
+    from storage.studies import create_study, hold_fingerprint
 
     config = write_study(tmp_path)
     database = open_storage(f"sqlite:///{tmp_path}/runs/demo/study.db")
-    create_study(database, "demo")
+    hold_fingerprint(create_study(database, "demo"), {"seed": "7"})
     with Interrupts() as interrupts, pytest.raises(ConfigError, match="no trial of study demo has"):
         _report(config, [], database.url, False, None, interrupts)
     assert not (tmp_path / "runs" / "demo" / "report").exists()
@@ -434,7 +438,7 @@ def edited(**change: Any) -> Callable[[Path], None]:
         (lambda folder: (folder / "study.json").unlink(), "does not say which study it is from"),
         (
             lambda folder: (folder / "SHA256SUMS").unlink(),
-            "SHA256SUMS, which says what was exported, cannot be read",
+            "SHA256SUMS cannot be read: No such file or directory; SHA256SUMS says what",
         ),
     ],
 )
@@ -489,3 +493,52 @@ def test_a_full_disk_leaves_nothing_half_written(whole: Study, tmp_path: Path) -
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+class Closed(io.StringIO):
+    """A standard output that nobody reads any more."""
+
+    def write(self, text: str) -> int:
+        if text:
+            raise BrokenPipeError(text)
+        return 0
+
+
+def test_results_that_cannot_be_printed_are_on_the_disk(
+    whole: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = whole.copy(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    study.do("DELETE FROM study_user_attributes WHERE key = 'verdict'")
+    monkeypatch.setattr("sys.stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        conclude(study.setup, study.trials)
+    assert (study.merge / "model.safetensors").exists()
+    assert (tmp_path / "runs" / "demo" / "report" / "index.html").exists()
+    assert stored_verdict(study.trials.study) is not None
+
+
+def test_a_merge_that_cannot_be_written_keeps_neither_report_nor_table(
+    whole: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    study = whole.copy(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    number = whole.merge.name.removeprefix("merge-")
+    in_the_way = tmp_path / "runs" / "demo" / f".merge-{number}.part-{os.getpid()}"
+    in_the_way.touch()
+    with pytest.raises(ExportError, match=f"cannot write .*merge-{number}"):
+        conclude(study.setup, study.trials)
+    printed = capsys.readouterr().out
+    assert whole.judged().sentence in printed
+    assert "mean of the top 2" in printed
+    assert "report: runs/demo/report/index.html" in printed
+    assert "merge: " not in printed
+    assert (tmp_path / "runs" / "demo" / "report" / "index.html").exists()
+
+
+def test_a_merge_of_another_study_of_the_name_is_refused_by_verify(
+    whole: Study, tmp_path: Path
+) -> None:
+    folder = harmed(whole, tmp_path, edited(identity="0123456789abcdef"))
+    with pytest.raises(StorageError, match=r"is another than the one that .* --storage"):
+        check(folder, None, whole.url, None)

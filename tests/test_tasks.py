@@ -82,7 +82,7 @@ def test_fewer_examples_on_request_and_no_more_than_there_are() -> None:
     [
         ("preamble: x", "needs a text `turn`"),
         ("{", "cannot read"),
-        ("turn: '{{ nothing }}'", "nothing"),
+        ("turn: '{{ question }}{{ nothing }}'", "nothing"),
         ("turn: '{% x'", "x"),
         ("turn: a\nexample: b", "unknown key example"),
         ("turn: a\nexamples: [1]", "needs question and answer"),

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,11 @@ def test_a_run_is_kept_offline_and_goes_on_under_its_id(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
+    url = "postgresql://u:Hidden77@h/d"
+    monkeypatch.setattr(sys, "argv", ["run", "--storage", url, f"--storage={url}"])
+    stored = setup.config.study.model_copy(update={"storage": url})
+    config = setup.config.model_copy(update={"study": stored})
+    setup = replace(setup, config=config.at(setup.config.file))
     study = optuna.create_study()
     for upto in (5, 10):
         made, sent = tracker(setup, study)
@@ -124,6 +130,10 @@ def test_a_run_is_kept_offline_and_goes_on_under_its_id(
     assert {path.stem for path in kept} == {f"run-{made.state['id']}"}
     written = b"".join(path.read_bytes() for path in kept)
     assert written.count(b"population/score_mean") >= 2
+    metadata = (tmp_path / "runs" / "demo" / "wandb").rglob("*metadata.json")
+    written += b"".join(path.read_bytes() for path in metadata)
+    assert b"u:***@h" in written
+    assert b"Hidden77" not in written
     for name in (b"trial/retrieval", b"best_genome", b"best_config", b"mean_std"):
         assert name in written
 

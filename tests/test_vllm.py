@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -459,3 +460,34 @@ def test_what_is_nan_in_one_question_is_in_no_other(demo: Setup, tmp_path: Path)
     healthy = [prompt for prompt in asked if token not in prompt.tokens]
     assert all(answer.finite for answer in engine.answer(healthy))
     engine.close()
+
+
+def test_end_tokens_of_generation_config_and_threads_are_those_of_transformers(
+    demo: Setup, tmp_path: Path
+) -> None:
+    """Numbers with a comma end answers; a pad token has no row; two threads, as stored."""
+    folders = {n: shutil.copytree(DEMO / "models" / n, tmp_path / n) for n in ("base", "numeric")}
+    vocabulary = demo.sources.vocabulary.tokenizer.get_vocab()
+    ends = [2, *(i for token, i in vocabulary.items() if re.fullmatch(r"\W?\d+,", token))]
+    for folder in folders.values():
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": 201}))
+    sources = Sources(folders, "base")
+    asked = [p for p in questions(demo) if p.max_tokens > 1]
+    answers = {}
+    for kind in ("transformers", "vllm"):
+        choice = dataclasses.replace(choose_engine(config_with(), kind), threads=2)
+        engine = choice.start(sources, demo.longest)
+        try:
+            engine.load(MergeRecipe.single("numeric", sources.num_layers))
+            answers[kind] = engine.answer(asked)
+            if isinstance(engine, VllmEngine):
+                assert engine.pid is not None
+                threads = len(list(Path(f"/proc/{engine.pid}/task").iterdir()))
+        finally:
+            engine.close()
+    assert same(answers["vllm"], answers["transformers"], 1e-3)
+    assert all(answer.tokens[-1] in ends for answer in answers["vllm"] if len(answer.tokens) < 7)
+    assert {len(answer.tokens) for answer in answers["vllm"]} == {1}
+    assert threads > 1

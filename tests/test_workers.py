@@ -6,6 +6,7 @@ import resource
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,16 +24,18 @@ from objectives.scoring import Exam
 from storage.answers import HELD_OUT, SEARCH, Answers
 from storage.claims import Claims, ClaimTaken, TrialLost
 from storage.database import open_storage
+from storage.heartbeat import Heartbeat
 from storage.patience import Patience, passes
-from storage.studies import StudyMismatch, create_study, find_study
+from storage.studies import StudyMismatch, create_study, find_study, stored_fingerprint
 from storage.trials import TrialRecord, Trials
 from storage.url import StorageError
 from storage.workers import Watch, WorkerRecord, Workers, is_gone, process_name
 from study import supervisor
 from study.candidates import candidates
 from study.command import How
-from study.config import ConfigError
-from study.interrupts import Interrupts
+from study.config import ConfigError, EngineConfig
+from study.engine_facts import THREADS, as_stored
+from study.interrupts import Interrupted, Interrupts
 from study.jobs import Jobs, place_name
 from study.join import enter_study, make_study
 from study.progress import Progress
@@ -103,6 +106,25 @@ def test_failed_work_is_free_again(database: str) -> None:
     mine.fail(begin(mine), "no reason")
     finish(yours, begin(yours))
     assert [r.state.name for r in trials.all()] == ["FAIL", "COMPLETE"]
+
+
+def test_a_trial_that_a_signal_interrupted_is_free_again_and_has_not_failed(database: str) -> None:
+    trials, _, yours = two(database)
+    workers = Workers(trials.database, trials.study._study_id)
+    worker_id = workers.register("cpu")
+    mine = Claims(trials.database, trials.study._study_id, worker_id)
+
+    def work() -> None:
+        with Heartbeat(workers, worker_id, 60.0):
+            begin(mine)
+            raise Interrupted(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        work()
+    finish(yours, begin(yours))
+    first, second = trials.all()
+    assert (first.state.name, first.interrupted, first.failed) == ("FAIL", True, False)
+    assert (second.state.name, second.interrupted, second.failed) == ("COMPLETE", False, False)
 
 
 def test_writes_that_were_not_confirmed_may_be_done_twice(database: str) -> None:
@@ -403,7 +425,7 @@ def test_a_worker_that_is_started_again_has_what_is_left_of_the_time(
     order = Order(tmp_path / "seconds", "", TRIALS, How(), 0, 1, None, 0)
     deadline = time.monotonic() + 1000
     with Progress(Console(), TRIALS, POPULATION) as progress, Interrupts() as interrupts:
-        code = supervisor._run_all([order], [None], deadline, trials, progress, interrupts)
+        code = supervisor._run_all([order], [None], deadline, trials, progress.told, interrupts)
     first, second = map(float, order.path.read_text().split())
     assert code == 0
     assert second < first <= 1000
@@ -586,3 +608,82 @@ def test_a_full_disk_is_waited_for_and_then_told(tmp_path: object) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert passes(caught.value)
     mine.take("and goes on when there is room")
+
+
+# Threads
+
+
+def stored_threads(url: str) -> str | None:
+    database = open_storage(url, create=False)
+    try:
+        return stored_fingerprint(find_study(database, NAME)).get(THREADS)
+    finally:
+        database.engine.dispose()
+
+
+def with_threads(threads: int | None) -> TinyChoice:
+    return replace(CHOICE, config=EngineConfig(threads=threads))
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked", "stored"),
+    [("", None, "1"), ("3", None, "3"), ("3,2", None, "3"), ("many", None, "1"), ("3", 2, "2")],
+)
+def test_a_study_stores_its_threads_when_it_begins_and_keeps_them(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: None,
+    environment: str,
+    asked: int | None,
+    stored: str,
+) -> None:
+    url, setup = f"sqlite:///{tmp_path}/s.db", tiny_setup(tiny_config(TRIALS, POPULATION))
+    monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    storage = open_storage(url)
+    enter_study(setup, storage, with_threads(asked), 5)
+    assert stored_threads(url) == stored
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    torch.set_num_threads(5)
+    joined = enter_study(setup, storage, with_threads(None))[0]
+    choice = as_stored(with_threads(None), joined.study)
+    assert (choice.threads, torch.get_num_threads()) == (int(stored), int(stored))
+    assert choice.signature.endswith(f", {stored} threads")
+    with pytest.raises(StudyMismatch, match=rf"engine.threads: {stored} stored, 6 now"):
+        enter_study(setup, storage, with_threads(6))
+    storage.engine.dispose()
+
+
+def test_a_study_that_began_without_threads_continues_with_those_of_each_run(
+    tmp_path: Path, threads: None
+) -> None:
+    url, config = f"sqlite:///{tmp_path}/s.db", tiny_config(TRIALS, POPULATION)
+    assert run(url, tiny_config(POPULATION, POPULATION))
+    storage = open_storage(url)
+    study = find_study(storage, NAME)
+    old = {k: v for k, v in stored_fingerprint(study).items() if k != THREADS}
+    study.set_user_attr("fingerprint", old)
+    for number in (None, 3):
+        trials, _, _ = enter_study(tiny_setup(config), storage, with_threads(number))
+        torch.set_num_threads(2)
+        assert as_stored(with_threads(number), trials.study).threads == number
+        assert torch.get_num_threads() == (number or 2)
+    storage.engine.dispose()
+    assert run(url, config)
+    assert stored_threads(url) is None
+
+
+def test_a_gpu_stores_no_threads(tmp_path: Path) -> None:
+    setup, storage = (
+        tiny_setup(tiny_config(TRIALS, POPULATION)),
+        open_storage(f"sqlite:///{tmp_path}/s.db"),
+    )
+    enter_study(setup, storage, replace(with_threads(4), device="cuda"))
+    assert stored_threads(storage.url) is None
+    storage.engine.dispose()

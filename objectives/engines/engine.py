@@ -45,17 +45,21 @@ class Prompt:
 class Answer:
     tokens: tuple[int, ...]
     """The continuation, up to max_tokens or a token of the prompt's stops, which is its last;
-    without the end-of-sequence token, unless that is one of the stops."""
+    without an end token of config.json, unless that is one of the stops. An end token that only
+    generation_config.json names stays, as its last."""
     logprobs: tuple[float, ...]
     """Natural log-probabilities of the prompt's options as the first token."""
     finite: bool = True
     """False where the model gave NaN or infinity: the tokens then mean nothing."""
 
 
-def said(tokens: Sequence[int], prompt: Prompt, ends: Container[int]) -> tuple[int, ...]:
-    """What a model wrote, up to a stop of the prompt's, or before one of the model's `ends`."""
+def said(
+    tokens: Sequence[int], prompt: Prompt, ends: Container[int], kept: Container[int] = ()
+) -> tuple[int, ...]:
+    """What a model wrote, up to a stop of the prompt or one of `kept`, or before one of the
+    model's `ends`."""
     for count, token in enumerate(tokens):
-        if token in prompt.stops:
+        if token in prompt.stops or token in kept:
             return tuple(tokens[: count + 1])
         if token in ends:
             return tuple(tokens[:count])

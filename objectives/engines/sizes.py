@@ -22,6 +22,10 @@ _CONTEXT = 1_500_000_000
 """CUDA's context, its libraries' workspaces, vLLM's own buffers."""
 _ROWS = 64
 """vLLM pads a vocabulary to a multiple of these."""
+_NUMBERS = (
+    *("num_attention_heads", "num_key_value_heads", "num_hidden_layers", "head_dim"),
+    *("hidden_size", "intermediate_size", "vocab_size"),
+)
 _SLACK = 0.02
 """Share of the device's memory that stays free."""
 
@@ -104,7 +108,7 @@ def sizes(
     """For an engine that computes in `dtype`, in steps of up to `batch_tokens` tokens, on `gpus`
     that share the model; each of them merges whole tensors from sources of its own.
     """
-    config, itemsize = sources.merged_config(dtype), getattr(torch, dtype).itemsize
+    config, itemsize = numbers(sources), getattr(torch, dtype).itemsize
     elements = {info.name: math.prod(info.shape) for info in sources.layout}
     return Sizes(
         model=sum(elements.values()) * itemsize // gpus,
@@ -116,6 +120,15 @@ def sizes(
         work=work_bytes(method, len(sources.checkpoints), max(elements.values())),
         gpus=gpus,
     )
+
+
+def numbers(sources: Sources) -> dict[str, Any]:
+    """The numbers of a merge's config, with the defaults that its config.json leaves out."""
+    config = sources.parsed_config("float32")
+    values = {key: getattr(config, key, None) for key in _NUMBERS}
+    if values["intermediate_size"] is None and values["hidden_size"] is not None:
+        values["intermediate_size"] = 4 * values["hidden_size"]
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def kv_bytes_per_token(config: Mapping[str, Any], itemsize: int) -> int:

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.initialization import no_init_weights
 
 from objectives.merge.errors import MergeError
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.sources import Sources
+from objectives.merge.special_tokens import EndTokens
 from objectives.merge.stream import MergeStream
 
 from .engine import Answer, EngineError, Prompt, said
@@ -31,20 +32,30 @@ class TransformersEngine:
         device: str = "cpu",
         dtype: str = "float32",
         batch_tokens: int = 4096,
+        ends: EndTokens | None = None,
     ) -> None:
-        """`dtype` is what the model computes in; `batch_tokens` bounds a batch, padding and all."""
+        """`dtype` is what the model computes in; `batch_tokens` bounds a batch, padding and all.
+        `ends` defaults to the end tokens of the sources.
+        """
         transformers.utils.logging.set_verbosity_error()
-        config = AutoConfig.for_model(**sources.merged_config(dtype))
-        with no_init_weights(), torch.device(device):
-            self._model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        self._sources, self._device, self._dtype = sources, device, dtype
+        self._build(None)
+        self._stream = MergeStream(sources)
+        self._ends = sources.ends if ends is None else ends
+        self._batch_tokens = batch_tokens
+        self._prefixes: dict[tuple[int, ...], DynamicCache] = {}
+
+    def _build(self, label: str | None) -> None:
+        """Make the model that computes with the positions of the model `label`, or the merge's."""
+        config = self._sources.parsed_config(self._dtype, label)
+        with no_init_weights(), torch.device(self._device):
+            self._model = AutoModelForCausalLM.from_config(
+                config, dtype=getattr(torch, self._dtype), trust_remote_code=False
+            )
         self._model.tie_weights()
         self._model.eval().requires_grad_(False)
         self._parameters = dict(self._model.named_parameters())
-        self._stream = MergeStream(sources)
-        ends = config.eos_token_id
-        self._ends = () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
-        self._device, self._batch_tokens = device, batch_tokens
-        self._prefixes: dict[tuple[int, ...], DynamicCache] = {}
+        self._config_label = label or self._sources.config_label_of_merges
 
     def load(self, recipe: MergeRecipe) -> None:
         with _memory_named():
@@ -55,6 +66,11 @@ class TransformersEngine:
 
     def _load(self, recipe: MergeRecipe) -> None:
         self._prefixes.clear()
+        label = self._sources.config_label(recipe)
+        if label != self._config_label:
+            self._parameters.clear()
+            del self._model  # before there is another
+            self._build(label)
         missing = set(self._parameters)
         for name, tensor in self._stream.tensors(recipe):
             live = self._parameters.get(name)
@@ -117,7 +133,7 @@ class TransformersEngine:
         logprobs = logits.log_softmax(dim=-1)
         finite = torch.isfinite(logits).all(dim=-1)
         steps = [logits.argmax(dim=-1)]
-        last = torch.tensor([*self._ends, *stops], dtype=torch.int64, device=logits.device)
+        last = torch.tensor([*self._ends.all, *stops], dtype=torch.int64, device=logits.device)
         over = torch.isin(steps[0], last)
         while len(steps) < max_tokens and not over.all():
             mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(own), 1)], dim=1)
@@ -128,7 +144,7 @@ class TransformersEngine:
         rows = torch.stack(steps, dim=1).tolist()
         wanted = [logprobs[b, list(prompt.options)].tolist() for b, prompt in enumerate(prompts)]
         return [
-            Answer(said(row, prompt, self._ends), tuple(options), fine)
+            Answer(said(row, prompt, self._ends.dropped, self._ends.kept), tuple(options), fine)
             for row, prompt, options, fine in zip(
                 rows, prompts, wanted, finite.tolist(), strict=True
             )

@@ -9,6 +9,7 @@ import logging
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from objectives.merge.errors import SourceError
@@ -43,6 +44,7 @@ class VllmEngine:
         return None if self._child is None else self._child.process.pid
 
     def load(self, recipe: MergeRecipe) -> None:
+        self._use_config_of(recipe)
         if self._child is None:
             log.info("starting vLLM again")
             self._start()
@@ -56,6 +58,14 @@ class VllmEngine:
         answers: list[Answer] = self._ask("answer", numbers, new)
         self._child.known += len(new)
         return answers
+
+    def _use_config_of(self, recipe: MergeRecipe) -> None:
+        """End a vLLM that computes with the config of another model: it cannot change its own."""
+        label = self._settings.config_labels.get(recipe.alone or "")
+        if label != self._settings.config_label:
+            log.info("vLLM starts again, with the config of %s", label or "the merge")
+            self.close()
+            self._settings = replace(self._settings, config_label=label)
 
     def close(self) -> None:
         child, self._child = self._child, None

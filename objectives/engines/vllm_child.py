@@ -55,6 +55,15 @@ class Settings:
     eager: bool
     host_memory: int | None = None
     """Bytes of the host that are this engine's share; None where it has no neighbours."""
+    config_source: str | None = None
+    config_labels: Mapping[str, str] = field(default_factory=dict)
+    """For each model the label of the one whose config it runs with alone."""
+    config_label: str | None = None
+    """The model whose config this process runs with; None is the merge's."""
+    threads: int | None = None
+    """CPU threads to compute with; None leaves them as the environment sets them."""
+    generation_ends: bool = True
+    """Whether end tokens of generation_config.json end answers."""
     extension: str = EXTENSION
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -136,7 +145,7 @@ def _spawned(environment: Mapping[str, str]) -> Child:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs,), name="vLLM")
-    with _environment(environment):
+    with _environment(environment), without_ctrl_c():
         process.start()
     theirs.close()
     return Child(process, ours)
@@ -146,9 +155,24 @@ def _serve(connection: Connection) -> None:
     os.setsid()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # stdout is for results
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     from .vllm_process import serve
 
     serve(connection)
+
+
+@contextlib.contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """Start processes in which SIGINT is blocked until they have said what it does there.
+
+    The terminal sends it to all of them, and while they import they would answer with a traceback.
+    Here it waits until this ends.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import os
 import signal
 import tempfile
 import threading
-import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from objectives.faults import write_fault
 from objectives.merge.errors import SourceError
 from objectives.merge.sources import Sources
 
@@ -72,7 +72,6 @@ def _attempt(connection: Connection, work: Any) -> Any:
             return work()
         except Exception as error:
             connection.send(_named(error))
-            traceback.print_exc()
             raise SystemExit(1) from None
 
 
@@ -89,7 +88,9 @@ def _named(error: Exception) -> tuple[str, str]:
             + problem["msg"].removeprefix("Value error, ")
             for problem in error.errors()
         )
-    return EngineError.__name__, f"{type(error).__name__}: {_first_line(error)}"
+    path = write_fault(error)
+    details = "" if path is None else f"; its traceback is in {path}"
+    return EngineError.__name__, f"{type(error).__name__}: {_first_line(error)}{details}"
 
 
 def _first_line(error: Exception) -> str:
@@ -123,11 +124,16 @@ class Host:
     """vLLM's engine, in this process."""
 
     def __init__(self, settings: Settings) -> None:
-        opened = (settings.reference, settings.tokenizer_source, settings.has_base)
+        if settings.threads is not None:
+            os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # of processes that vLLM starts
+            torch.set_num_threads(settings.threads)
+        opened = (
+            *(settings.reference, settings.tokenizer_source, settings.has_base),
+            settings.config_source,
+        )
         sources = Sources({k: Path(v) for k, v in settings.folders.items()}, *opened)
-        config = sources.merged_config(settings.dtype)
-        ends = config.get("eos_token_id")
-        self._ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+        config = sources.merged_config(settings.dtype, settings.config_label)
+        self._ends = sources.end_tokens(settings.generation_ends)
         kv_tokens = kv_tokens_for(settings.batch_tokens, settings.longest)
         needed = sizes(
             sources,
@@ -264,7 +270,7 @@ class Host:
             self._parameters[kind] = SamplingParams(
                 temperature=0.0,
                 max_tokens=prompt.max_tokens,
-                stop_token_ids=[*self._ends, *prompt.stops],
+                stop_token_ids=[*self._ends.all, *prompt.stops],
                 logprobs=None if options else 0,
                 logprob_token_ids=list(options) or None,
                 flat_logprobs=True,
@@ -278,7 +284,7 @@ class Host:
         given = output.logprobs
         first = slice(given.start_indices[0], given.end_indices[0])
         known = dict(zip(given.token_ids[first], given.logprobs[first], strict=True))
-        tokens = said(output.token_ids, prompt, self._ends)
+        tokens = said(output.token_ids, prompt, self._ends.dropped, self._ends.kept)
         logprobs = tuple(known[token] for token in prompt.options)
         finite = all(map(math.isfinite, given.logprobs))
         return Answer(tokens, logprobs, finite)

@@ -31,7 +31,7 @@ class MergeExtension:
     _stream: MergeStream
 
     def study_open(
-        self, folders: Mapping[str, str], opened: tuple[str, str, bool], place: str
+        self, folders: Mapping[str, str], opened: tuple[str, str, bool, str | None], place: str
     ) -> None:
         """Open the sources where they are to live; refuse a model that takes other tensors.
 

@@ -1,9 +1,7 @@
 """A merge as a Hugging Face folder, through the same stream that engines are fed from."""
 
-import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,18 +13,22 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .disk import sync
+from .checkpoint import Checkpoint
+from .disk import json_of, sha256, text_of, write_json
 from .errors import ExportError
 from .fingerprint import fingerprints
+from .manifest import MERGEKIT_FILE, RECIPE_FILE, SUMS_FILE, read_sums, write_manifest
 from .mergekit_yaml import to_mergekit
+from .model_files import read_json
 from .recipe import MergeRecipe
 from .sources import Sources
+from .special_tokens import GENERATION_FILE, merged_generation_config
 from .stream import MergeStream
-from .tokenizer import FILES
+from .target import checked, written_whole
+from .tokenizer import FILES, TOKENIZER_CONFIG
 from .vocabulary import BASE, UNION
 
 SHARD_BYTES = 5_000_000_000
-MERGEKIT_FILE, RECIPE_FILE, SUMS_FILE = "mergekit_config.yml", "recipe.json", "SHA256SUMS"
 
 
 def export(
@@ -42,45 +44,28 @@ def export(
     """Write weights, config, tokenizer, recipe, mergekit YAML and model card; gives the folder.
 
     `references` says where each label's model comes from, `texts` holds further files by name.
-    The folder appears whole or not at all. Raises ExportError.
+    The folder appears whole or not at all. With `overwrite` it takes the place of an earlier
+    export, never of other files. Raises ExportError.
     """
-    out = out.resolve()
-    if out.is_file():
-        raise ExportError(f"{out} is a file; choose another name")
-    if out.exists() and not overwrite and any(out.iterdir()):
-        raise ExportError(f"{out} is there already; choose another folder or --overwrite")
-    if out.exists() and any(out.iterdir()) and not (out / RECIPE_FILE).exists():
-        raise ExportError(
-            f"{out} is no exported merge and is not overwritten; choose another folder"
-        )
-    beside = out.with_name(f".{out.name}.part-{os.getpid()}")
+    sizes = _sizes(recipe, sources)
+    out = checked(out, overwrite, sum(sizes.values()))
     try:
-        beside.mkdir(parents=True)
-        _write_weights(recipe, sources, beside, shard_bytes)
-        _write_sums(beside)
-        _write_texts(recipe, sources, references, beside, card)
-        for name, text in (texts or {}).items():
-            (beside / name).write_text(text, encoding="utf-8")
-        for path in beside.iterdir():
-            sync(path)
-        if out.exists():
-            old = out.with_name(f".{out.name}.old-{os.getpid()}")
-            out.rename(old)
-            beside.rename(out)
-            shutil.rmtree(old)
-        else:
-            beside.rename(out)
-        sync(out.parent)
+        with written_whole(out) as folder:
+            _write_weights(recipe, sources, folder, sizes, shard_bytes)
+            _write_texts(recipe, sources, references, folder, card)
+            for name, text in (texts or {}).items():
+                (folder / name).write_text(text, encoding="utf-8")
+            write_manifest(folder)
     except (OSError, SafetensorError) as error:  # safetensors has its own word for a full disk
         raise ExportError(f"cannot write {out}: {error}") from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return out
 
 
 def identity(recipe: MergeRecipe, sources: Sources) -> dict[str, Any]:
     """What makes a merge: its numbers and its sources. Two folders with the same are the same."""
-    data = {"recipe": recipe.to_dict(), "sources": fingerprints(sources)}
+    data: dict[str, Any] = {"recipe": recipe.to_dict(), "sources": fingerprints(sources)}
+    if sources.config_source is not None:
+        data["config_source"] = sources.config_label(recipe)
     return dict(json.loads(json.dumps(data)))
 
 
@@ -89,51 +74,44 @@ def holds(
 ) -> bool:
     """Whether a folder is this merge with these texts, exported before."""
     try:
-        stored = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
-        same = all((folder / n).read_text(encoding="utf-8") == t for n, t in (texts or {}).items())
-    except (OSError, ValueError):
+        stored = json_of(folder / RECIPE_FILE)
+        same = all(text_of(folder / name) == text for name, text in (texts or {}).items())
+        whole = all((folder / name).is_file() for name in read_sums(folder))
+    except ExportError:
         return False
-    return bool(same and stored == identity(recipe, sources))
+    return same and whole and bool(stored == identity(recipe, sources))
 
 
 def changed_weights(folder: Path) -> list[str]:
     """Weight files that are not what was exported, or gone. Raises ExportError where the folder
     does not say what was exported."""
     try:
-        text = (folder / SUMS_FILE).read_text(encoding="utf-8")
-    except OSError as error:
+        sums = read_sums(folder)
+    except ExportError as error:
         raise ExportError(
-            f"{folder}: {SUMS_FILE}, which says what was exported, cannot be read: "
-            f"{error.strerror}; export it again"
+            f"{error}; {SUMS_FILE} says what was exported: export the merge again"
         ) from None
-    named = [line.split("  ", 1) for line in text.splitlines()]
-    return [name for digest, name in named if _sum(folder / name) != digest]
+    unlisted = [path.name for path in folder.glob("*.safetensors") if path.name not in sums]
+    try:
+        changed = [name for name, digest in sums.items() if sha256(folder / name) != digest]
+    except OSError as error:
+        raise ExportError(f"{folder}: a weight file cannot be read: {error}") from None
+    return changed + unlisted
 
 
-def sweep(folder: Path) -> None:
-    """Drop what exports that were killed have left in a folder that nobody else exports into."""
-    for left in [*folder.glob(".*.part-*"), *folder.glob(".*.old-*")]:
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def _write_sums(folder: Path) -> None:
-    """In the format of sha256sum, which checks it with --check."""
-    paths = sorted(folder.glob("*.safetensors"))
-    text = "".join(f"{_sum(path)}  {path.name}\n" for path in paths)
-    (folder / SUMS_FILE).write_text(text, encoding="utf-8")
-
-
-def _sum(path: Path) -> str | None:
-    """SHA-256 of a file; None where it is not there."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_weights(recipe: MergeRecipe, sources: Sources, folder: Path, shard_bytes: int) -> None:
+def _sizes(recipe: MergeRecipe, sources: Sources) -> dict[str, int]:
+    """Bytes of each tensor."""
     itemsize = torch.empty(0, dtype=getattr(torch, recipe.dtype)).element_size()
-    sizes = {info.name: math.prod(info.shape) * itemsize for info in sources.layout}
+    return {info.name: math.prod(info.shape) * itemsize for info in sources.layout}
+
+
+def _write_weights(
+    recipe: MergeRecipe,
+    sources: Sources,
+    folder: Path,
+    sizes: Mapping[str, int],
+    shard_bytes: int,
+) -> None:
     shards = _planned(sizes, shard_bytes)
     tensors = MergeStream(sources).tensors(recipe)
     for file, names in shards.items():
@@ -144,7 +122,7 @@ def _write_weights(recipe: MergeRecipe, sources: Sources, folder: Path, shard_by
             "metadata": {"total_size": sum(sizes.values())},
             "weight_map": {name: file for file, names in shards.items() for name in names},
         }
-        _write_json(folder / "model.safetensors.index.json", index)
+        write_json(folder / "model.safetensors.index.json", index)
 
 
 def _planned(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
@@ -180,25 +158,40 @@ def _write_texts(
     folder: Path,
     card: str,
 ) -> None:
-    config = sources.merged_config(recipe.dtype)
-    _write_json(folder / "config.json", config)
-    _write_json(folder / RECIPE_FILE, identity(recipe, sources))
+    config = sources.merged_config(recipe.dtype, sources.config_label(recipe))
+    write_json(folder / "config.json", config)
+    write_json(folder / RECIPE_FILE, identity(recipe, sources))
     merge = to_mergekit(recipe, references, _tokenizer_source(recipe, sources, references))
     (folder / MERGEKIT_FILE).write_text(yaml.safe_dump(merge, sort_keys=False), encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
     speaker = sources.speaker.folder
     if sources.tokenizer_source == UNION:
-        sources.vocabulary.tokenizer.save_pretrained(folder)
+        _save_tokenizer(sources.vocabulary.tokenizer, folder)
     else:
-        for name in FILES:
-            if (speaker / name).exists():
-                shutil.copyfile(speaker / name, folder / name)
-    generation = speaker / "generation_config.json"
-    if generation.exists():
-        shutil.copyfile(generation, folder / generation.name)
-    else:
-        ids = {key: config.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        _write_json(folder / generation.name, {k: v for k, v in ids.items() if v is not None})
+        _copy_tokenizer(sources.speaker, folder)
+    label, rows = sources.speaker.label, sources.vocabulary.size
+    generation = merged_generation_config(label, speaker, config, rows)
+    write_json(folder / GENERATION_FILE, generation)
+
+
+def _copy_tokenizer(speaker: Checkpoint, folder: Path) -> None:
+    """Without a tokenizer's auto_map, which names code."""
+    for name in FILES:
+        path = speaker.folder / name
+        if not path.exists():
+            continue
+        if name == TOKENIZER_CONFIG and "auto_map" in (settings := read_json(speaker.label, path)):
+            kept = {key: value for key, value in settings.items() if key != "auto_map"}
+            write_json(folder / name, kept)
+        else:
+            shutil.copyfile(path, folder / name)
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # of a full disk it raises a bare Exception
+        raise ExportError(f"cannot write the tokenizer to {folder}: {error}") from None
 
 
 def _tokenizer_source(
@@ -213,7 +206,3 @@ def _tokenizer_source(
     if not sources.vocabularies_differ:
         return None
     return BASE if recipe.base else references[sources.reference.label]
-
-
-def _write_json(path: Path, data: Any) -> None:
-    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

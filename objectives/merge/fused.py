@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import kernels, masks, methods, sums
+from .layout import TensorInfo
 from .recipe import MergeRecipe, Setting
-from .sources import TensorInfo
 from .stores import Store
 
 log = logging.getLogger(__name__)

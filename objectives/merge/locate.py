@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .adapter import with_adapter
 from .errors import SourceError
+from .model_files import CONFIG
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(?:@[\w./-]+)?")
 _WANTED = ["*.safetensors", "*.json", "*.model", "*.jinja", "merges.txt"]
@@ -27,7 +28,7 @@ def locate(reference: str, folder: Path) -> Path:
 def located(reference: str, folder: Path) -> str:
     """What mergekit finds the same model by, from any folder."""
     return "+".join(
-        str(local) if (local := _local(part, folder)).is_dir() else part
+        str(snapshot_of(local)) if (local := _local(part, folder)).is_dir() else part
         for part in parts_of(reference, folder)
     )
 
@@ -54,7 +55,7 @@ def _local(reference: str, folder: Path) -> Path:
 def _locate(reference: str, folder: Path) -> Path:
     local = _local(reference, folder)
     if local.is_dir():
-        return local
+        return snapshot_of(local)
     if local.exists() or not _HUB_ID.fullmatch(reference):
         raise SourceError(f"{reference}: there is no folder {local}, and it is no hub id")
     from huggingface_hub import snapshot_download
@@ -69,3 +70,26 @@ def _locate(reference: str, folder: Path) -> Path:
             f"{reference}: no folder {local}, and the hub does not give it ({reason}); "
             "download it and name its folder"
         ) from None
+
+
+def snapshot_of(folder: Path) -> Path:
+    """The snapshot of a models--ORG--NAME folder of the hub's cache: that of main, or the only one.
+    Any other folder is returned as it is. Raises SourceError."""
+    snapshots = folder / "snapshots"
+    if not folder.name.startswith("models--") or (folder / CONFIG).exists():
+        return folder
+    if not snapshots.is_dir():
+        return folder
+    there = sorted(path for path in snapshots.iterdir() if path.is_dir())
+    try:
+        main = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        main = ""
+    chosen = [path for path in there if path.name == main] or there
+    if len(chosen) == 1:
+        return chosen[0]
+    names = ", ".join(path.name for path in there[:4]) or "none"
+    raise SourceError(
+        f"{folder} is a folder of the hub's cache with several snapshots or none ({names}); "
+        "name one of them, as snapshots/NAME, or use the hub id"
+    )

@@ -20,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 from . import masks
 from .catalogue import METHODS
 from .errors import MergeError
+from .layout import TensorInfo
 from .recipe import MergeRecipe
-from .sources import TensorInfo
 
 Draw = Callable[[str, torch.Size, torch.device], Tensor]
 """The 16-bit draws with this name, int32."""

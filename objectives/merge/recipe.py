@@ -58,6 +58,12 @@ class MergeRecipe:
         return cls("linear", (model,), None, num_layers, one, normalize=True, dtype=dtype)
 
     @property
+    def alone(self) -> str | None:
+        """The model that the merge gives back, if that is what it does by its form."""
+        single = self.method == "linear" and self.base is None and len(self.models) == 1
+        return self.models[0] if single else None
+
+    @property
     def knots(self) -> int:
         return len(next(iter([*self.values.values(), *self.shared.values()]), ((),)))
 

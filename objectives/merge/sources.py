@@ -2,28 +2,28 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from mergekit.architecture import WeightInfo, arch_info_for_config
 from torch import Tensor
-from transformers import AutoConfig
 
 from .checkpoint import DTYPES, Checkpoint
 from .errors import SourceError
+from .layout import TensorInfo, empty_model, weights_of
+from .model_config import (
+    POSITIONS,
+    differences,
+    parse,
+    told,
+    with_positions,
+    without_foreign,
+)
+from .model_files import CONFIG
+from .recipe import MergeRecipe
+from .special_tokens import EndTokens, end_tokens, without_stray_pad
 from .vocabulary import BASE, MODEL, Vocabulary, vocabulary
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor of the merge: its shape there, and the layer whose setting it takes."""
-
-    name: str
-    layer: int
-    shape: tuple[int, ...]
-    weight: WeightInfo
 
 
 class Sources:
@@ -39,14 +39,17 @@ class Sources:
         reference: str,
         tokenizer_source: str = BASE,
         has_base: bool = True,
+        config_source: str | None = None,
     ) -> None:
         """Open every folder and compare headers; raises SourceError.
 
         `tokenizer_source` is base, union or model:LABEL, as in vocabulary.py; with `has_base` the
-        reference is the base of the merge.
+        reference is the base of the merge. `config_source` is the label of the model whose
+        positions (model_config.POSITIONS) the merge takes; None refuses models that differ there.
         """
         own = tokenizer_source == MODEL + reference
         self.tokenizer_source, self.has_base = BASE if own else tokenizer_source, has_base
+        self.config_source = config_source
         self.checkpoints = {label: Checkpoint(label, path) for label, path in folders.items()}
         self.reference = self.checkpoints[reference]
         self.num_layers, self.layout = self._read_layout()
@@ -58,51 +61,26 @@ class Sources:
             checkpoints, sizes, self.reference, self.tokenizer_source, has_base
         )
         self.layout = tuple(self._sized(info) for info in self.layout)
+        self.ends = self.end_tokens()
 
     def _read_layout(self) -> tuple[int, tuple[TensorInfo, ...]]:
-        config = self._transformers_config()
-        info = arch_info_for_config(config) if config.architectures else None
-        if info is None or len(info.modules) != 1:
-            raise SourceError(
-                f"{self.reference.label}: architecture {config.architectures} "
-                "is not one that mergekit can merge"
-            )
-        [module] = info.modules.values()
-        architecture, prefix = module.architecture, module.weight_prefix or ""
-        num_layers = int(architecture.num_layers(config))
-        weights = [(-1, w) for w in architecture.pre_weights(config)]
-        for layer in range(num_layers):
-            weights += [(layer, w) for w in architecture.layer_weights(layer, config) or ()]
-        weights += [(num_layers, w) for w in architecture.post_weights(config)]
+        reference = self.reference
+        path = reference.folder / CONFIG
+        num_layers, weights = weights_of(
+            reference.label, path, reference.architecture, reference.parsed, reference.names
+        )
         layout = []
-        for layer, bare in weights:
-            weight = _with_prefix(bare, prefix)
+        for layer, weight in weights:
             if weight.optional and not any(c.has_own(weight) for c in self.checkpoints.values()):
                 continue
-            stored = self.reference.stored_name(weight)
+            stored = reference.stored_name(weight)
             if stored is None:
-                raise SourceError(f"{self.reference.label}: tensor {weight.name} is missing")
-            shape = self.reference.shape(stored)
-            layout.append(TensorInfo(weight.name, layer, shape, weight))
+                raise SourceError(f"{reference.label}: tensor {weight.name} is missing")
+            layout.append(TensorInfo(weight.name, layer, reference.shape(stored), weight))
         return num_layers, tuple(layout)
 
-    def _transformers_config(self) -> Any:
-        try:
-            return AutoConfig.from_pretrained(self.reference.folder)
-        except Exception as error:  # transformers raises whatever a field's check raises
-            reason = " ".join(str(error).split())[:200]
-            path = self.reference.folder / "config.json"
-            raise SourceError(f"{self.reference.label}: cannot use {path}: {reason}") from None
-
     def _compare(self, checkpoint: Checkpoint) -> None:
-        reference = self.reference
-        for field in ("architectures", "num_hidden_layers"):
-            ours, theirs = checkpoint.config.get(field), reference.config.get(field)
-            if ours != theirs:
-                raise SourceError(
-                    f"{checkpoint.label} and {reference.label} cannot be merged: "
-                    f"{field} {ours} and {theirs}"
-                )
+        self._compare_configs(checkpoint)
         for info in self.layout:
             name = checkpoint.stored_name(info.weight)
             if name is None:
@@ -117,9 +95,31 @@ class Sources:
                 info.shape, info.weight.vocabulary_axis
             ):
                 raise SourceError(
-                    f"{checkpoint.label} and {reference.label} cannot be merged: "
+                    f"{checkpoint.label} and {self.reference.label} cannot be merged: "
                     f"tensor {info.name} is {list(shape)} and {list(info.shape)}"
                 )
+
+    def _compare_configs(self, checkpoint: Checkpoint) -> None:
+        """Refuse a model that computes otherwise than the reference, and so than the merge would.
+
+        With a config source, models may attend over positions in ways of their own.
+        """
+        reference = self.reference
+        both = f"{checkpoint.label} and {reference.label} cannot be merged"
+        if checkpoint.architecture != reference.architecture:
+            raise SourceError(
+                f"{both}: architectures {checkpoint.architecture} and {reference.architecture}"
+            )
+        differing = differences(checkpoint.parsed, reference.parsed)
+        settled = differing.keys() & POSITIONS
+        left = {key: pair for key, pair in differing.items() if key not in settled}
+        if left:
+            raise SourceError(f"{both}: their config.json differ in {told(left)}")
+        if settled and self.config_source is None:
+            raise SourceError(
+                f"{both}: their config.json differ in {told(differing)}; if a merge makes sense "
+                "nevertheless, genome.config_source: base or a model says whose values it takes"
+            )
 
     def _vocabulary_size(self, checkpoint: Checkpoint) -> int:
         """Rows of its embedding and head."""
@@ -165,7 +165,7 @@ class Sources:
 
     def _fill(self, info: TensorInfo, axis: int, places: Tensor) -> Tensor:
         """Rows of the merge from the models that give them to others: the mean of these."""
-        filled: Tensor = torch.zeros(())
+        filled = torch.zeros(len(places), *_without(info.shape, axis))
         counts = torch.zeros(len(places))
         for label, gives in self.vocabulary.givers.items():
             chosen = gives[places]
@@ -174,8 +174,6 @@ class Sources:
             rows = self.vocabulary.rows[label]
             wanted = places[chosen] if rows is None else rows[places[chosen]]
             found = self._stored(label, info).movedim(axis, 0).index_select(0, wanted)
-            if not filled.ndim:
-                filled = torch.zeros(len(places), *found.shape[1:])
             filled = filled.to(torch.promote_types(filled.dtype, found.dtype))
             filled[chosen] += found
             counts += chosen
@@ -223,12 +221,45 @@ class Sources:
             return self.reference
         return self.checkpoints[self.tokenizer_source.removeprefix(MODEL)]
 
-    def merged_config(self, dtype: str) -> dict[str, Any]:
+    def config_label(self, recipe: MergeRecipe) -> str:
+        """The model whose positions a merge is computed with: a model alone has its own."""
+        return self.config_labels.get(recipe.alone or "", self.config_label_of_merges)
+
+    @cached_property
+    def config_labels(self) -> dict[str, str]:
+        """For each model the label of the first that attends over positions as it does, the
+        merge's first."""
+        order = dict.fromkeys([self.config_label_of_merges, *self.checkpoints])
+        return {label: next(o for o in order if self._alike(o, label)) for label in order}
+
+    @property
+    def own_configs(self) -> dict[str, str]:
+        """The models whose positions are not those of merges, with the label of their config."""
+        merges = self.config_label_of_merges
+        return {label: own for label, own in self.config_labels.items() if own != merges}
+
+    @property
+    def config_label_of_merges(self) -> str:
+        """The model whose positions merges of several models are computed with."""
+        return self.config_source or self.reference.label
+
+    def _alike(self, one: str, other: str) -> bool:
+        ours, theirs = (self.checkpoints[label].parsed for label in (one, other))
+        return not differences(ours, theirs).keys() & POSITIONS
+
+    def merged_config(self, dtype: str, label: str | None = None) -> dict[str, Any]:
         """The config.json of a merge: the reference's, with its own head untied where one is, and
-        with the size and the special tokens of the merge's vocabulary."""
-        config = dict(self.reference.config)
+        with the size and the special tokens of the merge's vocabulary.
+
+        `label` is what `config_label` gives for the recipe; None is a merge of several models.
+        """
+        config = without_foreign(self.reference.config)
         config.pop("torch_dtype", None)
         config["dtype"] = dtype
+        config["architectures"] = [self.reference.architecture]
+        source = label or self.config_label_of_merges
+        if not self._alike(source, self.reference.label):
+            config = with_positions(config, self.checkpoints[source].parsed)
         if any(info.weight.tied_names for info in self.layout):
             config["tie_word_embeddings"] = False
         if self.tokenizer_source != BASE:
@@ -236,19 +267,32 @@ class Sources:
             theirs = self.speaker.config
             special = [key for key in {**config, **theirs} if key.endswith("_token_id")]
             config |= {key: theirs.get(key) for key in special}
-        return config
+        return without_stray_pad(config, self.vocabulary.size)
 
+    def end_tokens(self, generation: bool = True) -> EndTokens:
+        """The tokens that end an answer; those of config.json alone without `generation`."""
+        speaker, config = self.speaker, self.merged_config("float32")
+        return end_tokens(speaker.label, speaker.folder, config, self.vocabulary.size, generation)
 
-def _with_prefix(weight: WeightInfo, prefix: str) -> WeightInfo:
-    if not prefix:
-        return weight
-    return weight.model_copy(
-        update={
-            "name": prefix + weight.name,
-            "aliases": tuple(prefix + a for a in weight.aliases or ()) or None,
-            "tied_names": tuple(prefix + t for t in weight.tied_names or ()) or None,
-        }
-    )
+    def parsed_config(self, dtype: str, label: str | None = None) -> Any:
+        """The same as transformers reads it."""
+        path = self.reference.folder / CONFIG
+        return parse(self.reference.label, path, self.merged_config(dtype, label))
+
+    def check_model(self) -> None:
+        """Refuse files that are not those of the model that their config.json describes."""
+        label, path = self.reference.label, self.reference.folder / CONFIG
+        model = empty_model(label, path, self.parsed_config("float32"))
+        wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        merged = {info.name: info.shape for info in self.layout}
+        for name in [*wanted, *merged]:
+            ours, theirs = merged.get(name), wanted.get(name)
+            if ours != theirs:
+                shapes = ["absent" if s is None else list(s) for s in (ours, theirs)]
+                raise SourceError(
+                    f"{label}: tensor {name} is {shapes[0]} in the model's files, and {shapes[1]} "
+                    f"in the model that {path} describes"
+                )
 
 
 def _without(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from .errors import SourceError
-from .sources import Sources, TensorInfo
+from .layout import TensorInfo
+from .sources import Sources
 
 Wanted = tuple[TensorInfo, Sequence[str]]
 """A tensor and the labels of the models it is wanted from."""

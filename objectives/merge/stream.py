@@ -10,8 +10,9 @@ from torch import Tensor
 
 from . import masks, mergekit_methods, methods
 from .catalogue import METHODS
+from .layout import TensorInfo
 from .recipe import MergeRecipe, Setting
-from .sources import Sources, TensorInfo
+from .sources import Sources
 from .stores import Files, Held, Store
 
 log = logging.getLogger(__name__)

@@ -1,26 +1,35 @@
-"""Question files in, questions out: JSONL or a JSON list, in the fields of KDD Cup 2024.
+"""Question files in, questions out: JSONL or a JSON list, in the fields of KDD Cup 2024 or others.
 
 Files in the wild differ: labels are ints, strings or lists; options count from 0 or from 1;
 prompts end in "Answer:", "Output:", another cue, or nothing.
 """
 
-import json
+import dataclasses
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from .fields import Fields, Row, fields_of, options_field, text_of, with_options
+from .labels import BadRow as BadRow
+from .labels import shown
+from .options import Options
+from .rows import QuestionError as QuestionError
+from .rows import RepeatedKey, read_rows
 from .task import Question
 
 log = logging.getLogger(__name__)
 
 OnBad = Literal["refuse", "skip"]
-Row = dict[str, Any]
+Labels = Callable[[Any, str], Sequence[int | str]]
+"""The labels in an answer, as numbers or letters, of a question with this text."""
 
+MAX_TEXT = 500_000
+"""Characters of a question."""
+_COUNTED = 1000
+"""Bad rows, after which no further ones are looked for."""
 _CUE = re.compile(r"(?:\n[ \t]*(\w[\w ]{0,30}?)|\s(Answer|Output))[ \t]*:\s*$", re.IGNORECASE)
-_OPTION = re.compile(r"^[ \t]*(\d{1,2})[ \t]*[.):][ \t]*\S", re.MULTILINE)
-_SCALE = re.compile(r"\b(\d)\s*(?:-|–|to|and)\s*(\d)\b")
 _KINDS = {
     "multiple-choice": "multiple_choice",
     "multiple choice": "multiple_choice",
@@ -30,14 +39,6 @@ _KINDS = {
     "generation": "generation",
     "named_entity_recognition": "named_entity_recognition",
 }
-
-
-class QuestionError(Exception):
-    """A question file cannot be used: names the file, the line and the remedy."""
-
-
-class BadRow(Exception):
-    """Why one row is no question."""
 
 
 def read_questions(
@@ -52,12 +53,11 @@ def read_questions(
     bad: list[str] = []
     torn: set[str] = set()
     repeated = 0
-    for place, row in _rows(path):
+    for place, row in read_rows(path):
+        if len(bad) == _COUNTED and on_bad == "refuse":
+            break
         try:
-            if not isinstance(row, dict):
-                raise BadRow("is not an object with input_field and output_field")
-            _check_kind(row, kind)
-            question = parse(row)
+            question = dataclasses.replace(_parsed(row, kind, parse), place=place)
         except BadRow as error:
             bad.append(f"{place}: {error}")
             continue
@@ -68,7 +68,8 @@ def read_questions(
         elif first != place:
             repeated += 1
     if bad and on_bad == "refuse":
-        more = f" ({len(bad)} such rows)" if len(bad) > 1 else ""
+        count = f"{len(bad)}{' or more' if len(bad) >= _COUNTED else ''}"
+        more = f" ({count} such rows)" if len(bad) > 1 else ""
         raise QuestionError(f"{bad[0]}{more}; mend it, or set on_bad: skip")
     if bad:
         log.warning("%s: %d bad rows left out, first %s", path.name, len(bad), bad[0])
@@ -80,22 +81,70 @@ def read_questions(
     return tuple(sorted(questions, key=lambda q: q.id))
 
 
-def question_of(row: Row, labels: Callable[[Any], tuple[int, ...]]) -> Question:
-    """The question of a row; `labels` reads its output_field. Raises BadRow."""
-    text = row.get("input_field", "")
-    if text is not None and not isinstance(text, str):
-        raise BadRow(f"input_field is {text!r}, and must be a text")
-    if text is None or not text.strip():
-        raise BadRow("input_field is empty")
-    if row.get("output_field") in (None, "", []):
-        raise BadRow("output_field is empty")
+def question_of(row: Row, labels: Labels, fields: Fields | None = None) -> Question:
+    """The question of a row, in the `fields` given or in those of a known format. Raises BadRow."""
+    fields = fields_of(row, fields)
+    text, answer = with_options(text_of(row, fields), row, fields)
+    if len(text) > MAX_TEXT:
+        raise BadRow(f"the question has {len(text):,} characters, more than {MAX_TEXT:,}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        part = shown(text[error.start : error.end])
+        raise BadRow(f"the question has a broken character, {part}") from None
+    if "\0" in text:
+        raise BadRow("the question has a NUL character")
     body, cue = split_cue(text)
-    question = Question(body, cue, labels(row["output_field"]), options_in(body))
-    outside = [label for label in question.labels if label not in question.options]
+    if not body:
+        raise BadRow(f"{fields.question[0]} has nothing before its last colon")
+    return _labelled(body, cue, labels(answer, body), row)
+
+
+def _labelled(body: str, cue: str, labels: Sequence[int | str], row: Row) -> Question:
+    options = Options(body)
+    letters = [label for label in labels if isinstance(label, str)]
+    if letters:
+        return _lettered(body, cue, letters[0], options)
+    numbers = tuple(label for label in labels if isinstance(label, int))
+    if not options.numbers:
+        _check_unlisted(options, numbers, row)
+    choice = options.numbers or (0, 1, 2, 3)
+    outside = [number for number in numbers if number not in choice]
     if outside:
-        low, high = question.options[0], question.options[-1]
-        raise BadRow(f"label {outside[0]} is not among the options {low} to {high}")
-    return question
+        raise BadRow(
+            f"label {shown(outside[0])} is not among the options {choice[0]} to {choice[-1]}"
+        )
+    return Question(body, cue, numbers, choice)
+
+
+def _lettered(body: str, cue: str, label: str, options: Options) -> Question:
+    if not options.letters:
+        raise BadRow(f"label {label} is a letter, and no lettered list of options is recognised")
+    place = options.letters.lower().find(label.lower())
+    if place < 0:
+        low, high = options.letters[0], options.letters[-1]
+        raise BadRow(f"label {label} is not among the options {low} to {high}")
+    numbers = tuple(range(len(options.letters)))
+    return Question(body, cue, (place,), numbers, letters=options.letters)
+
+
+def _check_unlisted(options: Options, numbers: Sequence[int], row: Row) -> None:
+    """A text without a numbered list has options 0 to 3, unless its list is not recognised."""
+    if options.letters:
+        raise BadRow(
+            f"label {shown(numbers[0])} is a number, and the options are lettered "
+            f"{options.letters[0]} to {options.letters[-1]}"
+        )
+    if options.unknown:
+        raise BadRow(
+            "its list of options is not recognised; number it as 0., 1) or (1), or letter it as "
+            "A. or (A)"
+        )
+    if name := options_field(row):
+        raise BadRow(
+            f"its list of options seems to be the field {name}; name it in the task, as in "
+            f"fields: {{question: ..., options: {name}, answer: ...}}"
+        )
 
 
 def split_cue(text: str) -> tuple[str, str]:
@@ -104,19 +153,6 @@ def split_cue(text: str) -> tuple[str, str]:
     if match is None:
         return text.strip(), ""
     return text[: match.start()].strip(), (match[1] or match[2]).strip()
-
-
-def options_in(text: str) -> tuple[int, ...]:
-    """The numbers of the last numbered list, else those of a scale ("1 to 5"), else 0 to 3."""
-    numbers = [int(match[1]) for match in _OPTION.finditer(text)]
-    start = len(numbers) - 1
-    while start > 0 and numbers[start - 1] == numbers[start] - 1:
-        start -= 1
-    if len(numbers) - start >= 2:
-        return tuple(numbers[start:])
-    scales = [(int(m[1]), int(m[2])) for m in _SCALE.finditer(text)]
-    low, high = next(((a, b) for a, b in scales if a in (0, 1) and b > 1), (0, 3))
-    return tuple(range(low, high + 1))
 
 
 def held_out(question: Question, share: float) -> bool:
@@ -132,36 +168,17 @@ def split(
     return kept, tuple(q for q in questions if held_out(q, share))
 
 
+def _parsed(row: Any, kind: str, parse: Callable[[Row], Question]) -> Question:
+    if isinstance(row, RepeatedKey):
+        raise BadRow(f"the key {shown(row.key)} is repeated")
+    if not isinstance(row, dict):
+        raise BadRow("is not an object with input_field and output_field")
+    _check_kind(row, kind)
+    return parse(row)
+
+
 def _check_kind(row: Row, kind: str) -> None:
     stated = row.get("task_type")
     known = _KINDS.get(stated.strip().lower()) if isinstance(stated, str) else None
     if known not in (None, kind):
         raise BadRow(f"task_type is {stated}, the task is of kind {kind}")
-
-
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise QuestionError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise QuestionError(f"cannot read {path}: {error}") from None
-    if text.lstrip().startswith("["):
-        yield from _json_list(path, text)
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            place = f"{path}:{number}"
-            try:
-                yield place, json.loads(line)
-            except ValueError as error:
-                raise QuestionError(f"{place}: not JSON: {error}") from None
-
-
-def _json_list(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    try:
-        rows = json.loads(text)
-    except ValueError as error:
-        raise QuestionError(f"{path}: not JSON: {error}") from None
-    for number, row in enumerate(rows, 1):
-        yield f"{path}, row {number}", row

@@ -8,34 +8,31 @@ import contextlib
 import difflib
 import hashlib
 import itertools
-import json
 import logging
-import random
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import lm_eval
-import lm_eval.api.task
-import numpy as np
 from lm_eval.api.group import Group
-from lm_eval.defaults import DEFAULT_MAX_LENGTH, DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+from lm_eval.defaults import DEFAULT_MAX_LENGTH, DEFAULT_OTHER_SEED
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import TaskIndex
-from tqdm import tqdm
 
 from .data import held_out
-from .lm_eval_files import DOCUMENTS_MISSING, REMEDY, digest_of, file_of, local_documents
+from .lm_eval_checks import LOADING, check_kind, failing_as, quiet, seeded
+from .lm_eval_code import only_from
+from .lm_eval_examples import as_json, held_out_documents, keep_apart
+from .lm_eval_files import digest_of, file_of, local_documents
 from .lm_eval_prompts import Writer
 from .lm_eval_task import Document, Leaf, LmEvalTask, remember
+from .scorer import Scoring
 from .task import Question, TaskError
 
 log = logging.getLogger(__name__)
-
-_ASKED = ("generate_until", "multiple_choice", "loglikelihood")
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,25 @@ class Rules:
     multiturn: bool = True
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A task or group that a study names."""
+
+    name: str
+    weight: float
+    metric: str
+    """A metric and a filter, as "acc,none"."""
+    scoring: Scoring = field(default_factory=Scoring)
+
+    @property
+    def measure(self) -> str:
+        return self.metric.partition(",")[0]
+
+    @property
+    def chain(self) -> str:
+        return self.metric.partition(",")[2] or "none"
+
+
 class LmEval:
     """lm-eval's tasks, as they are asked with one tokenizer. `context`: tokens the models take."""
 
@@ -67,24 +83,52 @@ class LmEval:
         self._writer = Writer(tokenizer, context or DEFAULT_MAX_LENGTH)
 
     def task(self, name: str, weight: float, metric: str) -> LmEvalTask:
-        """A task or group by its name; `metric` is a metric and a filter, as "acc,none".
+        """The one task of `tasks`."""
+        return self.tasks([Wanted(name, weight, metric)])[0]
 
-        Raises TaskError.
+    def tasks(self, wanted: Sequence[Wanted]) -> list[LmEvalTask]:
+        """Tasks or groups by their names. Raises TaskError.
+
+        They are loaded together, so that the examples of none show held-out questions of another.
         """
-        measure, _, chain = metric.partition(",")
-        found = self._loaded(name)
-        tasks, by_size = _leaves_of(name, found, measure, chain or "none")
+        loaded = []
+        for one in wanted:
+            found = self._loaded(one.name)
+            with failing_as(one.name, "its members cannot be scored together"):
+                tasks, by_size = _leaves_of(one.name, found, one.measure, one.chain)
+            for task in tasks:
+                self._check(task.task_name)
+                check_kind(task.task_name, task)
+                self._set_fewshot(task)
+            loaded.append((one, tasks, by_size))
+        held = self._held_out([task for _, tasks, _ in loaded for task in tasks])
+        return [self._task(one, tasks, by_size, held) for one, tasks, by_size in loaded]
+
+    def _task(
+        self, wanted: Wanted, tasks: Sequence[Any], by_size: bool, held: frozenset[str]
+    ) -> LmEvalTask:
         leaves, questions = [], []
         for number, task in enumerate(tasks):
-            self._check(task.task_name)
-            leaf = self._leaf(task, measure, chain or "none")
+            leaf = self._leaf(task, wanted, held)
             leaves.append(leaf)
             questions += [
-                Document(_as_json(requests[0].doc), "", (), (), number, k)
+                Document(as_json(requests[0].doc), "", (), (), number, k)
                 for k, requests in leaf.instances.items()
             ]
         origin = f"lm_eval {lm_eval.__version__}, files {digest_of(tasks)}"
-        return LmEvalTask(name, weight, tuple(leaves), by_size, tuple(questions), origin)
+        return LmEvalTask(
+            wanted.name, wanted.weight, tuple(leaves), by_size, tuple(questions), origin
+        )
+
+    def _held_out(self, tasks: Sequence[Any]) -> frozenset[str]:
+        """The held-out documents of all tasks, as JSON, if one of them shows examples."""
+        if not any(task.config.num_fewshot for task in tasks):
+            return frozenset()
+        texts: frozenset[str] = frozenset()
+        for task in tasks:
+            with failing_as(task.task_name, "its documents cannot be read"), seeded():
+                texts |= held_out_documents(task, self._rules.held_out)
+        return texts
 
     def _loaded(self, name: str) -> Any:
         """lm-eval's Task or Group."""
@@ -92,11 +136,8 @@ class LmEval:
         manager = self._given if _holds(self._given, name) else self._also_own(name)
         if name not in manager.task_index:
             raise TaskError(self._missing(name))
-        with _seeded(), local_documents():
-            try:
-                found = manager.load([name])
-            except Exception as error:
-                raise _not_loaded(name, error) from error
+        with failing_as(name, LOADING), seeded(), self._guards():
+            found = manager.load([name])
         if not found["tasks"]:
             raise TaskError(f"{name}: it is a group or tag without tasks")
         if name in found["groups"]:
@@ -108,6 +149,11 @@ class LmEval:
             f"({', '.join(sorted(found['tasks']))}) or make a group of them"
         )
 
+    @contextlib.contextmanager
+    def _guards(self) -> Iterator[None]:
+        with local_documents(), only_from(self._rules.folders):
+            yield
+
     @cached_property
     def _given(self) -> Any:
         """The tasks in the user's folders alone: lm-eval's own thousands take ten seconds."""
@@ -116,10 +162,8 @@ class LmEval:
     def _also_own(self, name: str) -> Any:
         """lm-eval's own tasks too, unless the user's file of this name is broken."""
         for path in (p for folder in self._rules.folders for p in folder.rglob(f"{name}.yaml")):
-            try:
+            with failing_as(name, f"{path} cannot be read"):
                 TaskIndex.entry_from_path(path)
-            except Exception as error:
-                raise _failed(name, f"{path} cannot be read", error) from error
         return self._whole
 
     @cached_property
@@ -151,41 +195,43 @@ class LmEval:
                 )
             log.warning(what)
 
-    def _leaf(self, task: Any, metric: str, chain: str) -> Leaf:
-        name = task.task_name
-        _check_kind(name, task)
+    def _leaf(self, task: Any, wanted: Wanted, held: frozenset[str]) -> Leaf:
+        name, metric, chain = task.task_name, wanted.measure, wanted.chain
         chains = {ensemble.name: ensemble for ensemble in task._filters}
         if chain not in chains:
             raise TaskError(f"{name}: there is no filter {chain}; there are {', '.join(chains)}")
         if not callable(task.config.process_results) and metric not in task.aggregation():
             known = ", ".join(f"{m},{f}" for m in task.aggregation() for f in chains)
             raise TaskError(f"{name}: there is no metric {metric},{chain}; there are {known}")
-        self._set_fewshot(task)
+        if not callable(task.aggregation().get(metric, len)):
+            raise TaskError(f"{name}: the aggregation of {metric} is not one of lm-eval's own")
+        with failing_as(name, "its examples cannot be drawn"), seeded():
+            keep_apart(task, held)
         instances = self._instances(name, task)
         remember(task, [requests[0].doc for requests in instances.values()])
         log.info("task %s of lm-eval, %d documents, from %s", name, len(instances), file_of(task))
-        return Leaf(name, task, instances, chains[chain], metric, self._writer)
+        return Leaf(name, task, instances, chains[chain], metric, self._writer, wanted.scoring)
 
     def _set_fewshot(self, task: Any) -> None:
         """A task that says 0 keeps it, as in lm-eval."""
         given, own = self._rules.num_fewshot, task.get_config("num_fewshot")
         if own is None or (given is not None and own != 0):
             task.set_config("num_fewshot", given or 0)
+        count = task.config.num_fewshot
+        if not isinstance(count, int) or count < 0:
+            raise TaskError(f"{task.task_name}: num_fewshot: {count!r} must be a number from 0")
         task.set_fewshot_seed(DEFAULT_OTHER_SEED)
 
     def _instances(self, name: str, task: Any) -> dict[int, list[Any]]:
         """Each document's requests, of the documents that are wanted."""
         rules = self._rules
-        with _quiet(), _seeded():
-            try:
-                task.build_all_requests(
-                    **self._wanted(task),
-                    apply_chat_template=rules.chat_template,
-                    fewshot_as_multiturn=rules.multiturn,
-                    chat_template=self._writer.apply_chat_template if rules.chat_template else None,
-                )
-            except Exception as error:
-                raise _failed(name, "its requests cannot be built", error) from error
+        with failing_as(name, "its requests cannot be built"), quiet(), seeded():
+            task.build_all_requests(
+                **self._wanted(task),
+                apply_chat_template=rules.chat_template,
+                fewshot_as_multiturn=rules.multiturn,
+                chat_template=self._writer.apply_chat_template if rules.chat_template else None,
+            )
         instances = defaultdict(list)
         for instance in task.instances:
             instances[instance.doc_id].append(instance)
@@ -198,7 +244,7 @@ class LmEval:
         rules = self._rules
         if rules.limit is None:
             return {}
-        questions = [Question(_as_json(doc), "", (), ()) for _, doc in task.doc_iterator()]
+        questions = [Question(as_json(doc), "", (), ()) for _, doc in task.doc_iterator()]
         order = list(range(len(questions)))
         if rules.shuffle is not None:
             order.sort(key=lambda k: _rank(rules.shuffle, questions[k].id))
@@ -209,15 +255,17 @@ class LmEval:
         return {"samples": sorted(order[:last])}
 
 
-def _holds(manager: Any, name: str) -> bool:
-    """Whether a task is there with all the tasks that it names."""
+def _holds(manager: Any, name: str, above: tuple[str, ...] = ()) -> bool:
+    """Whether a task is there with all the tasks that it names, in the groups `above` it."""
     entry = manager.task_index.get(name)
     if entry is None:
         return False
+    if name in above:
+        raise TaskError(f"{above[0]}: the group {name} is a member of itself")
     members = entry.cfg.get("task") if entry.cfg and "group" in entry.cfg else None
-    for member in [members] if isinstance(members, str) else members or []:
-        child = member if isinstance(member, str) else member.get("task")
-        if isinstance(child, str) and not _holds(manager, child):
+    for member in members if isinstance(members, list) else [members]:
+        child = member.get("task") if isinstance(member, dict) else member
+        if isinstance(child, str) and not _holds(manager, child, (*above, name)):
             return False
     return True
 
@@ -240,56 +288,5 @@ def _leaves_of(name: str, found: Any, metric: str, chain: str) -> tuple[list[Any
     )
 
 
-def _check_kind(name: str, task: Any) -> None:
-    if getattr(task, "UNSAFE_CODE", False):
-        raise TaskError(f"{name}: it runs what the model writes (unsafe_code), which is refused")
-    if getattr(task, "MULTIMODAL", False):
-        raise TaskError(f"{name}: images and audio are not there")
-    if task.OUTPUT_TYPE not in _ASKED:
-        raise TaskError(
-            f"{name}: output_type {task.OUTPUT_TYPE} is not there (it would take a prompt for "
-            f"every token of a document); there are {', '.join(_ASKED)}"
-        )
-
-
-def _as_json(doc: Any) -> str:
-    return json.dumps(doc, sort_keys=True, ensure_ascii=False, default=str)
-
-
 def _rank(seed: int | None, number: int) -> bytes:
     return hashlib.blake2b(f"{seed} {number}".encode(), digest_size=8).digest()
-
-
-def _failed(name: str, what: str, error: BaseException) -> TaskError:
-    reason = " ".join(str(error).split())[:300]
-    return TaskError(f"{name}: {what}: {type(error).__name__}: {reason}")
-
-
-def _not_loaded(name: str, error: Exception) -> TaskError:
-    if isinstance(error, DOCUMENTS_MISSING):
-        return TaskError(f"{_failed(name, 'its documents cannot be had', error)}; {REMEDY}")
-    return _failed(name, "cannot be loaded", error)
-
-
-@contextlib.contextmanager
-def _seeded() -> Iterator[None]:
-    """lm-eval's seeds while a task is made, for hooks that draw."""
-    before = random.getstate(), np.random.get_state()
-    random.seed(DEFAULT_RANDOM_SEED)
-    np.random.seed(DEFAULT_OTHER_SEED)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar for what takes a second."""
-    bar = lm_eval.api.task.tqdm
-    lm_eval.api.task.tqdm = partial(tqdm, disable=True)
-    try:
-        yield
-    finally:
-        lm_eval.api.task.tqdm = bar

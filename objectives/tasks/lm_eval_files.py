@@ -10,6 +10,8 @@ from typing import Any
 import datasets
 from lm_eval.api.task import ConfigurableTask
 
+from .lm_eval_code import check_trust
+
 _JSON = (".json", ".jsonl")
 _HOOK = re.compile(r"!function\s+['\"]?([\w.]+)\.\w+")
 _INCLUDE = re.compile(r"^include:\s*(.+)$", re.MULTILINE)
@@ -55,7 +57,8 @@ def local_documents() -> Iterator[None]:
 
     def download(self: Any, given: dict[str, Any] | None = None, **more: Any) -> None:
         folder = Path(file_of(self)).parent
-        given = dict(given or {})
+        check_trust(self.task_name, given)
+        given = {**(given or {}), "trust_remote_code": False}
         path = self.DATASET_PATH
         if isinstance(path, str) and path.endswith(_JSON):
             given = {"data_files": path, **given}

@@ -133,6 +133,8 @@ class Writer(TemplateLM):  # type: ignore[misc]
         eos = self.tokenizer.eos_token_id
         end = None if eos is None else self.tokenizer.decode([eos], skip_special_tokens=False)
         until = tuple(handle_stop_sequences(settings.pop("until"), eos=end))
+        if odd := [stop for stop in until if not isinstance(stop, str)]:
+            raise TaskError(f"{name}: generation_kwargs.until: {odd[0]!r:.40} must be a text")
         if unknown := sorted(settings.keys() - _WITHOUT_EFFECT):
             raise TaskError(f"{name}: generation_kwargs.{unknown[0]}: is not there")
         if not 0 < most < self._context:

@@ -11,15 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from lm_eval.api.metrics import mean
+from lm_eval.api.metrics import mean, nanmean
 
 from objectives.engines.engine import Answer, Prompt
 
+from .lm_eval_checks import failing_as
 from .lm_eval_prompts import Writer, Written, with_shared_start
-from .task import Question, TaskError, Tokenizer
+from .scorer import Scoring
+from .task import Question, ScorerError, TaskError, Tokenizer
 
 _BLOCKS = 20
 """Of the jackknife that gives the error of a score which is no mean."""
+_OF_ALL = 10
+"""Times the timeout of a document: what a filter or an aggregation of all of them may take."""
 _WORST = 1e6
 """What a score counts as, with the sign that hurts, which is no number or has no bound."""
 
@@ -52,6 +56,7 @@ class Leaf:
     """lm-eval's FilterEnsemble that the metric stands behind."""
     metric: str
     writer: Writer
+    scoring: Scoring
     written: dict[int, Written] = field(default_factory=dict)
     """What each document asks, once it has been tokenised."""
 
@@ -59,12 +64,13 @@ class Leaf:
         """The prompts of these documents. Raises TaskError."""
         for number in numbers:
             if number not in self.written:
-                self.written[number] = self.writer.written(self.instances[number], self.name)
+                with failing_as(self.name, f"document {number} cannot be asked"):
+                    self.written[number] = self.writer.written(self.instances[number], self.name)
         pages = with_shared_start([self.written[number] for number in numbers])
         return [page.prompts for page in pages]
 
     def marks(self, answered: Mapping[int, Sequence[Answer]]) -> dict[int, Any]:
-        """The metric of each document that has it. Raises TaskError."""
+        """The metric of each document. Raises TaskError and ScorerError."""
         if not answered:
             return {}
         for number, answers in answered.items():
@@ -72,28 +78,32 @@ class Leaf:
             for instance, request in zip(self.instances[number], requests, strict=True):
                 instance.resps = [request.response(answers, self.writer)] * (instance.repeats or 1)
         self._filtered([i for number in answered for i in self.instances[number]])
-        found = {}
-        given: set[str] = set()
-        for number in answered:
-            metrics = self._processed(number)
-            given |= metrics.keys()
-            if self.metric in metrics:
-                found[number] = metrics[self.metric]
-        if not found:
-            raise TaskError(
-                f"{self.name}: there is no metric {self.metric}; its process_results gives "
-                f"{', '.join(sorted(given)) or 'nothing'}"
+        metrics = self.scoring.each(list(answered), self._of_document, self._processed)
+        lacking = [number for number, found in metrics.items() if self.metric not in found]
+        if lacking:
+            names = sorted({name for number in lacking for name in metrics[number]})
+            only = ", ".join(map(str, names)) or "nothing"
+            if len(lacking) == len(metrics):
+                raise TaskError(
+                    f"{self.name}: there is no metric {self.metric}; its process_results gives "
+                    f"{only} ({self._excerpt(lacking[0])})"
+                )
+            raise ScorerError(
+                f"{self._of_document(lacking[0])} gives no {self.metric}, only {only}; for a "
+                "document that does not count return nan, with aggregation: nanmean"
             )
-        return found
+        return {number: found[self.metric] for number, found in metrics.items()}
 
     def aggregate(self, marks: list[Any]) -> float:
-        """lm-eval's aggregation: nan where it has no value. Raises TaskError."""
-        try:
-            return float(self._aggregation(marks))
-        except (OverflowError, ZeroDivisionError):
-            return math.nan
-        except Exception as error:
-            raise self._failed("its aggregation", error) from error
+        """lm-eval's aggregation: nan where it has no value. Raises ScorerError."""
+
+        def aggregated() -> float:
+            try:
+                return float(self._aggregation(marks))
+            except (OverflowError, ZeroDivisionError):
+                return math.nan
+
+        return self.scoring.one(f"{self.name}: its aggregation", aggregated, _OF_ALL)
 
     @property
     def is_mean(self) -> bool:
@@ -105,23 +115,46 @@ class Leaf:
         return found
 
     def _filtered(self, instances: list[Any]) -> None:
-        try:
-            self.filter.apply(instances)
-        except Exception as error:
-            raise self._failed(f"its filter {self.filter.name}", error) from error
+        for instance in instances:
+            instance.filtered_resps.clear()  # those of the trial before
+        name = f"{self.name}: its filter {self.filter.name}"
+        self.scoring.one(name, lambda: self.filter.apply(instances), _OF_ALL)
 
     def _processed(self, number: int) -> dict[str, Any]:
+        """What process_results gives for a document, its metric checked."""
         instances = self.instances[number]
         responses = [instance.filtered_resps[self.filter.name] for instance in instances]
-        try:
-            return dict(self.task.process_results(instances[0].doc, responses))
-        except Exception as error:
-            at = f"process_results of document {number} (responses {str(responses)[:80]})"
-            raise self._failed(at, error) from error
+        metrics = dict(self.task.process_results(instances[0].doc, responses))
+        if self.metric in metrics:
+            self._check(metrics[self.metric])
+        return metrics
 
-    def _failed(self, what: str, error: Exception) -> TaskError:
-        reason = " ".join(str(error).split())[:200]
-        return TaskError(f"{self.name}: {what} failed: {type(error).__name__}: {reason}")
+    def _check(self, mark: Any) -> None:
+        """Raise ValueError if the aggregation would make nothing of it, or nothing good."""
+        aggregation = self._aggregation
+        if aggregation is nanmean or aggregation.__module__ != mean.__module__:
+            return  # the task's own aggregation may take anything
+        if self.is_mean:
+            try:
+                fine = not isinstance(mark, str | bytes) and math.isfinite(float(mark))
+            except (TypeError, ValueError, OverflowError):
+                fine = False
+        else:
+            fine = mark is not None and not (isinstance(mark, float) and math.isnan(mark))
+        if not fine:
+            raise ValueError(f"{self.metric} is {mark!r:.60}, which is no number")
+
+    def _of_document(self, number: int) -> str:
+        return f"{self.name}: process_results of {self._excerpt(number)}"
+
+    def _excerpt(self, number: int) -> str:
+        """A document's number, the beginning of its texts, and of what was answered."""
+        instances = self.instances[number]
+        doc = instances[0].doc
+        texts = [str(part) for part in doc.values()] if isinstance(doc, dict) else [str(doc)]
+        start = " ".join(" ".join(texts).split())[:60]
+        answers = [instance.filtered_resps.get(self.filter.name) for instance in instances]
+        return f"document {number} ({start!r}, responses {answers!r:.60})"
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,15 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from objectives.engines.engine import Answer, Prompt
 
-from .data import BadRow, Row, question_of
+from .data import question_of
+from .fields import Fields, Row
+from .labels import BadRow, label_in
 from .prompts import Template, prompts
-from .task import Question, Tokenizer
+from .task import Question, TaskError, Tokenizer
 
 Scorer = Literal["official", "exact"]
 
@@ -30,7 +32,16 @@ class MultipleChoice:
         return dataclasses.replace(self, questions=tuple(questions))
 
     def prompts(self, tokenizer: Tokenizer) -> list[tuple[Prompt, ...]]:
-        return prompts(self.name, self.questions, self.template, tokenizer, self.max_tokens, str)
+        """Raises TaskError where two options of a question are the same token."""
+        made = prompts(self.name, self.questions, self.template, tokenizer, self.max_tokens)
+        for question, (prompt,) in zip(self.questions, made, strict=True):
+            if len(set(prompt.options)) < len(prompt.options):
+                names = ", ".join(map(question.answer, question.options))
+                raise TaskError(
+                    f"{self.name}: the tokenizer has no different tokens for the answers {names}; "
+                    "number the options from 0 or 1, or end the template's turn in a line break"
+                )
+        return made
 
     def score(
         self,
@@ -44,6 +55,8 @@ class MultipleChoice:
             right = prompt.options[question.options.index(question.labels[0])]
             return float(answer.tokens[:1] == (right,))
         text = tokenizer.decode(answer.tokens, skip_special_tokens=True)
+        if question.letters:
+            return float(first_letter(text) == question.answer(question.labels[0]).lower())
         return float(first_digit(text) == question.labels[0])
 
     def soft(
@@ -60,22 +73,15 @@ def first_digit(text: str) -> int | None:
     return int(first) if first.isdecimal() else None
 
 
-def parse(row: Row) -> Question:
+def first_letter(text: str) -> str | None:
+    """The letter that an answer such as "B", "(b)" or "B. soap" begins with, in lower case."""
+    match = re.match(r"\W*([a-z])(?![^\W_])", text, re.IGNORECASE)
+    return match[1].lower() if match else None
+
+
+def parse(row: Row, fields: Fields | None = None) -> Question:
     """A row of a question file. Raises BadRow."""
-    question = question_of(row, _label)
-    if question.options[-1] > 9:
+    question = question_of(row, lambda raw, text: (label_in(raw, text),), fields)
+    if not question.letters and question.options[-1] > 9:
         raise BadRow(f"option {question.options[-1]} is no single digit, so no one token answers")
     return question
-
-
-def _label(raw: Any) -> tuple[int, ...]:
-    if isinstance(raw, list) and len(raw) == 1:
-        raw = raw[0]
-    if isinstance(raw, float) and raw.is_integer():
-        raw = int(raw)
-    if isinstance(raw, int) and not isinstance(raw, bool):
-        return (raw,)
-    match = re.match(r"\s*(\d{1,3})\b", raw) if isinstance(raw, str) else None
-    if match is None:
-        raise BadRow(f"output_field {raw!r} does not begin with the number of an option")
-    return (int(match[1]),)

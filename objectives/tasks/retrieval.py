@@ -9,7 +9,9 @@ from typing import Any, Self
 
 from objectives.engines.engine import Answer, Prompt
 
-from .data import BadRow, Row, question_of
+from .data import question_of
+from .fields import Fields, Row
+from .labels import BadRow, shown
 from .multiple_choice import Scorer
 from .prompts import Template, prompts
 from .task import Question, Tokenizer
@@ -31,9 +33,7 @@ class Retrieval:
         return dataclasses.replace(self, questions=tuple(questions))
 
     def prompts(self, tokenizer: Tokenizer) -> list[tuple[Prompt, ...]]:
-        return prompts(
-            self.name, self.questions, self.template, tokenizer, self.max_tokens, "{},".format
-        )
+        return prompts(self.name, self.questions, self.template, tokenizer, self.max_tokens, ",")
 
     def score(
         self,
@@ -72,21 +72,27 @@ def picks(text: str) -> list[int]:
     return [int(part) for part in kept.split(",") if part.strip().isdecimal()]
 
 
-def parse(row: Row) -> Question:
+def parse(row: Row, fields: Fields | None = None) -> Question:
     """A row of a question file. Raises BadRow."""
-    return question_of(row, _labels)
+    return question_of(row, _labels, fields)
 
 
-def _labels(raw: Any) -> tuple[int, ...]:
-    if isinstance(raw, int) and not isinstance(raw, bool):
+def _labels(raw: Any, text: str) -> tuple[int, ...]:
+    if isinstance(raw, int | float) and not isinstance(raw, bool):
         raw = [raw]
     if isinstance(raw, str):
         if not re.fullmatch(r"[\s\[(]*\d{1,3}(?:[\s,;]+\d{1,3})*[\s\])]*", raw):
-            raise BadRow(f"output_field {raw[:40]!r} is not a list of numbers such as 1,4,9")
+            raise BadRow(f"label {shown(raw)} is not a list of numbers such as 1,4,9")
         raw = re.findall(r"\d+", raw)
-    if not isinstance(raw, list) or not all(re.fullmatch(r"\d{1,3}", str(item)) for item in raw):
-        raise BadRow(f"output_field {str(raw)[:40]} is not a list of numbers such as [1, 4, 9]")
+    if not isinstance(raw, list) or not all(map(_is_number, raw)):
+        raise BadRow(f"label {shown(raw)} is not a list of numbers such as [1, 4, 9]")
     labels = tuple(sorted(int(item) for item in raw))
     if len(set(labels)) < len(labels):
-        raise BadRow(f"output_field {raw!r} names a candidate twice")
+        raise BadRow(f"label {shown(raw)} names a candidate twice")
     return labels
+
+
+def _is_number(item: Any) -> bool:
+    if isinstance(item, float):
+        return item.is_integer() and 0 <= item < 1000
+    return isinstance(item, str | int) and re.fullmatch(r"\d{1,3}", str(item)) is not None

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
 from objectives.engines.engine import Answer, Prompt
@@ -10,6 +10,13 @@ from objectives.engines.engine import Answer, Prompt
 
 class TaskError(Exception):
     """A task cannot be asked: says which, and what would mend it."""
+
+
+class ScorerError(Exception):
+    """A task's own code did not score an answer: says of which document, and why.
+
+    It may be a service that is away, so the trial fails as with a fault of the engine.
+    """
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,15 @@ class Question:
     labels: tuple[int, ...]
     """The right option, or the right candidates in ascending order."""
     options: tuple[int, ...]
-    """The numbers that may be answered."""
+    """The numbers that may be answered; of lettered options, their places from 0."""
+    letters: str = field(default="", kw_only=True)
+    """A letter for each option, where they are lettered: what is answered then."""
+    place: str = field(default="", compare=False, kw_only=True)
+    """Its file and line."""
+
+    def answer(self, option: int) -> str:
+        """What an answer that names this option begins with."""
+        return self.letters[self.options.index(option)] if self.letters else str(option)
 
     @property
     def id(self) -> int:
@@ -91,5 +106,5 @@ class WholeTask(Asked, Protocol):
 
     def rights(self, answers_Q: Sequence[Sequence[Answer]]) -> list[float]:
         """A number for each question; their mean is the task's score, and their spread gives its
-        error, as if the score were a mean. Raises TaskError.
+        error, as if the score were a mean. Raises TaskError and ScorerError.
         """
