@@ -2,15 +2,13 @@
 
 import gzip
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
 from sqlalchemy.engine import make_url
+from test_run import command
 
 from storage.database import open_storage
 from storage.studies import find_study
@@ -41,15 +39,7 @@ def stored_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def run(name: str, *words: object, folder: Path) -> str:
     """The standard output of a command that must succeed."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"study.{name}", *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        check=False,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = command(name, *words, folder=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
