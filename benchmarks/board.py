@@ -1,7 +1,7 @@
 """What a study of 1000 trials costs to look at, with `study.dashboard` and with stock
 optuna-dashboard: time to the first page, CPU seconds a poll, size of the database.
 
-    python benchmarks/board.py [--trials 1000] [--polls 3] [--postgres URL]
+    python -m benchmarks.board [--trials 1000] [--polls 3] [--postgres URL]
 
 A poll asks for the study as the page does, 11 s after the last: past what the server remembers.
 """
@@ -19,8 +19,9 @@ from pathlib import Path
 
 import yaml
 from sqlalchemy import create_engine, text
-from temporary import postgres_database
-from tiny import start, tiny_config, tiny_dict
+
+from tests.support.databases import postgres_database
+from tests.support.sleeping_study import start, tiny_config, tiny_dict
 
 PAUSE = 11.0
 

@@ -1,6 +1,6 @@
 """Worker processes killed at random moments: is anything lost, doubled or changed?
 
-    python benchmarks/kills.py [--kills 100] [--workers 3] [--postgres URL]
+    python -m benchmarks.kills [--kills 100] [--workers 3] [--postgres URL]
 
 One study on SQLite and one on Postgres with the tiny objective of benchmarks/tiny.py; kill -9 hits
 a random worker after a random time, and another takes its place. Beside them one worker runs the
@@ -14,52 +14,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from temporary import postgres_database
-from tiny import NAME, found, start, tiny_config
-
-from storage.database import open_storage
+from storage.database.database import open_storage
 from storage.studies import find_study
-from storage.trials import TrialRecord, Trials
-from storage.url import StorageError
-
-SECONDS = 0.1
-"""Of a trial's scoring."""
-GRACE = 2.0
-
-
-def complete(trials: Trials) -> dict[int, TrialRecord]:
-    return {r.number: r for r in trials.all() if r.complete}
-
-
-def disturb(url: str, trials: int, kills: int, workers: int, rng: random.Random) -> int:
-    """Run a study to its end under kills; gives how many finished trials were ever lost."""
-    config = tiny_config(trials, grace=GRACE)
-    crew = [start(url, config, SECONDS) for _ in range(workers)]
-    seen: dict[int, TrialRecord] = {}
-    lost, done = 0, 0
-    reader = None
-    while any(process.is_alive() for process in crew):
-        time.sleep(rng.uniform(0.3, 1.5))
-        if reader is None:
-            try:
-                database = open_storage(url, create=False)
-                reader = Trials(database, find_study(database, NAME))
-            except StorageError:
-                continue
-        now = complete(reader)
-        lost += sum(now.get(number) != record for number, record in seen.items())
-        seen = now
-        if done < kills:
-            victim = rng.randrange(workers)
-            if crew[victim].is_alive():
-                crew[victim].kill()
-                crew[victim].join()
-                crew[victim] = start(url, config, SECONDS)
-                done += 1
-    print(f"  {done} kills; exit codes at the end {[process.exitcode for process in crew]}")
-    assert reader is not None
-    reader.database.engine.dispose()
-    return lost
+from storage.trials import Trials
+from tests.support.databases import postgres_database
+from tests.support.kills import disturb
+from tests.support.sleeping_study import NAME, found, start, tiny_config
 
 
 def report(name: str, url: str, lost: int, undisturbed: str) -> bool:

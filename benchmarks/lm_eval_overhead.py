@@ -1,7 +1,7 @@
 """What a trial with a task of lm-eval costs beside merge and engine, and what lm-eval itself takes
 to build, tokenise and score the same.
 
-    python benchmarks/lm_eval_overhead.py [--questions 2000] [--trials 20]
+    python -m benchmarks.lm_eval_overhead [--questions 2000] [--trials 20]
 
 Ours is the real worker on SQLite with the demo's 48 parameters; at the engine's seam stands one
 that answers with random tokens and log-probabilities, whose time is left out. lm-eval is asked as
@@ -29,14 +29,14 @@ from lm_eval.tasks import TaskManager
 
 from objectives.engines.engine import Answer, Prompt
 from objectives.merge.recipe import MergeRecipe
-from objectives.merge.sources import Sources
-from objectives.merge.tokenizer import load_tokenizer
-from objectives.tasks.lm_eval_prompts import Writer
-from study.config_file import load_config
-from study.engine_choice import EngineChoice
-from study.interrupts import Interrupts
-from study.join import open_worker
-from study.setup import build
+from objectives.models.sources import Sources
+from objectives.models.tokenizer import load_tokenizer
+from objectives.tasks.lm_eval.prompts import Writer
+from study.cli.interrupts import Interrupts
+from study.config.load import load_config
+from study.setup.engine import EngineChoice
+from study.setup.setup import build
+from study.worker.start import open_worker
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo"
 HOOK = """

@@ -1,6 +1,6 @@
 """Merges of real size, apart from any study: four Mistral-7B shapes on a GPU.
 
-    python benchmarks/merging.py FOLDER PART [--layers 32]
+    python -m benchmarks.merging FOLDER PART [--layers 32]
 
 `rates` is what the device can do, `kernel` the kernels by the device's own clock, one tensor over
 and over, `merge` whole merges with sources on the GPU, `places` with them in files and page-locked,
@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 import yaml
-from real_size import NAMES, make
+
+from benchmarks.real_size import NAMES, make
 
 
 def timed(work: Callable[[], object], repeat: int = 5) -> float:
@@ -56,6 +57,7 @@ def kernel() -> None:
     from triton.testing import do_bench
 
     from objectives.merge import kernels
+    from objectives.merge.catalogue import METHODS
 
     def normal(spread: float) -> torch.Tensor:
         return spread * torch.randn(14336, 4096, device="cuda", dtype=torch.bfloat16)
@@ -71,8 +73,9 @@ def kernel() -> None:
     copy = do_bench(lambda: other.copy_(half), rep=500, return_mode="median")
     print(f"copy of {moved / 1e9:.2f} GB, read and written: {moved / copy / 1e9:.2f} TB/s")
     for method in ("dare_ties", "dare_linear", "task_arithmetic"):
-        drop, elect = method.startswith("dare"), method.endswith("ties")
-        given = {"drop": drop, "trim": False, "elect": elect, "normalize": elect}
+        rules = METHODS[method]
+        given = {"drop": rules.drops, "trim": False, "elect": rules.elects}
+        given["normalize"] = rules.elects
         spent = do_bench(
             lambda given=given: kernels.mix(out, base, models, numbers, draws, shares, **given),
             rep=500,
@@ -83,9 +86,9 @@ def kernel() -> None:
 
 
 def merge(folder: Path, layers: int) -> None:
-    from objectives.merge.sources import Sources
     from objectives.merge.stores import Resident
     from objectives.merge.stream import MergeStream
+    from objectives.models.sources import Sources
 
     sources = Sources({name: folder / name for name in NAMES}, "base")
     began = time.perf_counter()
@@ -107,9 +110,9 @@ def merge(folder: Path, layers: int) -> None:
 
 
 def places(folder: Path, layers: int) -> None:
-    from objectives.merge.sources import Sources
     from objectives.merge.stores import Streamed, size
     from objectives.merge.stream import MergeStream
+    from objectives.models.sources import Sources
 
     sources = Sources({name: folder / name for name in NAMES}, "base")
     total = sum(size(sources, name) for name in NAMES)
@@ -150,7 +153,7 @@ def mergekit(folder: Path, layers: int) -> None:
     """mergekit's arithmetic in bfloat16 on the device, tensor after tensor."""
     from mergekit.merge_methods import merge_tensors
 
-    from objectives.merge.sources import Sources
+    from objectives.models.sources import Sources
 
     sources = Sources({name: folder / name for name in NAMES}, "base")
     tensors = [[sources.read(name, info).to("cuda") for name in NAMES] for info in sources.layout]

@@ -1,6 +1,6 @@
 """What a merge costs, method by method, in blocks of four layers.
 
-    python benchmarks/methods.py [--models FOLDER] [--repeats 5] [--device cpu]
+    python -m benchmarks.methods [--models FOLDER] [--repeats 5] [--device cpu]
 
 FOLDER holds a model named base and others; the demo's where none is given. On a CPU one thread's
 own time is counted, which a busy machine changes little.
@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 
 from objectives.merge.catalogue import METHODS
-from objectives.merge.sources import Sources
 from objectives.merge.stores import Files, Resident, Store
 from objectives.merge.stream import MergeStream
-from study.genome import Genome
-from study.genome_config import GenomeConfig, SpaceConfig
+from objectives.models.sources import Sources
+from study.config.genome import GenomeConfig, SpaceConfig
+from study.search.genome import Genome
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo" / "models"
 

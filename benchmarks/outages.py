@@ -1,6 +1,6 @@
 """A Postgres that is restarted and stays away under a running study: does the study notice?
 
-    python benchmarks/outages.py [--restarts 20] [--outages 3] [--away 30]
+    python -m benchmarks.outages [--restarts 20] [--outages 3] [--away 30]
 
 A server of its own on the loopback, two workers of benchmarks/tiny.py on it. Restarts are by turns
 orderly and crashes. Bounded: the study ends, or the script says that it hangs.
@@ -13,12 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from temporary import Server
-from tiny import NAME, found, start, tiny_config
-
-from storage.database import open_storage
+from storage.database.database import open_storage
 from storage.studies import find_study
 from storage.trials import Trials
+from tests.support.databases import Server
+from tests.support.sleeping_study import NAME, found, start, tiny_config
 
 WORKERS = 2
 SECONDS = 0.1

@@ -1,6 +1,6 @@
 """What a trial costs beside merging and scoring, for ours and for stock Optuna, in one run.
 
-    python benchmarks/overhead.py [--trials 1000] [--workers 1 8] [--postgres URL]
+    python -m benchmarks.overhead [--trials 1000] [--workers 1 8] [--postgres URL]
 
 Ours is the whole worker of benchmarks/tiny.py with 48 parameters, the answers of 2,250 questions a
 trial and a score that takes no time: read, propose, claim, store, and the dashboard's note after
@@ -19,14 +19,15 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from temporary import postgres_database
-from tiny import LAYERS, NAME, start, tiny_config
 
-from storage.database import open_storage
+from storage.database.database import open_storage
 from storage.studies import find_study
 from storage.trials import Trials
-from study.genome import Genome
-from study.sampler import Replay, places_of, start_of
+from study.search.genome import Genome
+from study.search.sampler import Replay, start_of
+from study.search.state import SearchState
+from tests.support.databases import postgres_database
+from tests.support.sleeping_study import LAYERS, NAME, start, tiny_config
 
 POPULATION = 30
 CONFIG = tiny_config(1, POPULATION, wide=True)
@@ -102,9 +103,9 @@ def reopen(url: str) -> float:
     began = time.perf_counter()
     database = open_storage(url, create=False)
     records = Trials(database, find_study(database, NAME)).all()
-    finished, taken = places_of(records)
+    state = SearchState.of(records, POPULATION)
     replay = Replay(GENOME.space, 0, POPULATION, 1 / 6, start_of(GENOME.space, 0, False))
-    replay.propose(replay.free_places(taken, finished)[0], finished)
+    replay.propose(state.free_slots()[0], state.finished)
     database.engine.dispose()
     return time.perf_counter() - began
 

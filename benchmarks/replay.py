@@ -1,7 +1,7 @@
 """What a generation's selection is worth, by how its trials were asked: replayed from answers.
 
-    python benchmarks/replay.py FOLDER --collect [--config FILE] [--trials 120] [--seeds 2]
-    python benchmarks/replay.py FOLDER [--draws 40]
+    python -m benchmarks.replay FOLDER --collect [--config FILE] [--trials 120] [--seeds 2]
+    python -m benchmarks.replay FOLDER [--draws 40]
 
 --collect runs plain studies and asks every trial's merge the held-out questions too; both splits'
 answers are kept in FOLDER, one database a seed. The replay takes one generation of them at a time,
@@ -19,24 +19,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from replay_ways import WAYS, Generation, Task
-from search import DEMO, made
-from search_parts import RacedTask, expected, race
 
+from benchmarks.replay_ways import WAYS, Generation, Task
+from benchmarks.search import DEMO, made
+from benchmarks.search_parts import RacedTask, expected, race
 from objectives.sampling import Floats, Sample
-from storage.answers import HELD_OUT, SEARCH, Answers
-from storage.database import open_storage
+from storage.database.database import open_storage
+from storage.scores import HELD_OUT, SEARCH, Answers
 from storage.studies import find_study
 from storage.trials import TrialRecord, Trials
-from study.candidates import recipe_of
-from study.config_file import load_config
-from study.engine_choice import choose_engine
-from study.interrupts import Interrupts
-from study.join import open_worker
-from study.sampler import place_of
-from study.schedule import Schedule
-from study.setup import Setup
-from study.summary import answers_of
+from study.cli.interrupts import Interrupts
+from study.config.load import load_config
+from study.search.genome import recipe_of
+from study.search.schedule import Schedule
+from study.search.state import slot_of
+from study.search.stored_scores import answers_of
+from study.setup.engine import choose_engine
+from study.setup.setup import Setup
+from study.worker.start import open_worker
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def generations(folder: Path, config: Path) -> Iterator[Generation]:
         answers = Answers(database)
         by_generation = defaultdict(list)
         for record in records:
-            if (place := place_of(record)) is not None:
+            if (place := slot_of(record)) is not None:
                 by_generation[place.generation].append(record)
         baselines = [r for r in records if r.baseline is not None]
         before = baselines
@@ -174,7 +174,7 @@ def collect(given: argparse.Namespace) -> None:
         with Interrupts() as stop, open_worker(setup, url, choice, stop) as worker:
             worker.search(math.inf)
             for record in worker.trials.all():
-                if place_of(record) is None or worker.answers.read(record.id, HELD_OUT):
+                if slot_of(record) is None or worker.answers.read(record.id, HELD_OUT):
                     continue
                 worker.engine.load(recipe_of(record, setup.genome))
                 scores = setup.held_out.ask(worker.engine)

@@ -1,6 +1,6 @@
 """What it costs to keep what every merge said: bytes in the database, and time at a trial's end.
 
-    python benchmarks/replies.py [--trials 1000]
+    python -m benchmarks.replies [--trials 1000]
 
 Each trial answers 2,000 multiple-choice questions with a token of four options and 250 retrieval
 questions with seven tokens; nine of ten questions get the answer that most merges give. Eight
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.answers import HELD_OUT, Answers, TaskAnswers
+from storage.answers import TaskReplies
 from storage.claims import Claims
-from storage.database import open_storage
-from storage.replies import TaskReplies
+from storage.database.database import open_storage
+from storage.scores import HELD_OUT, Answers, TaskAnswers
 from storage.studies import create_study
 
 _COMPARED = 8

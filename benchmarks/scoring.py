@@ -1,6 +1,6 @@
 """Where the seconds of scoring go: the standard load through vLLM, by step size and by kernel.
 
-    python benchmarks/scoring.py FOLDER [--layers 32] [--steps 32768 16384 8192 4096]
+    python -m benchmarks.scoring FOLDER [--layers 32] [--steps 32768 16384 8192 4096]
                                  [--engine KEY=VALUE ...] [--profile]
 
 Runs vLLM in this process as the worker runs it in its own, with the models and questions of
@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 import yaml
-from merging import random_recipe, timed
-from real_size import make
-from trial import study_dict, tokens_of_a_trial, weights_of
+
+from benchmarks.merging import random_recipe, timed
+from benchmarks.real_size import make
+from benchmarks.trial import study_dict, tokens_of_a_trial, weights_of
 
 PARTS = {  # of kernels' names
     "attention": ("flash", "fmha", "attn"),
@@ -101,10 +102,10 @@ def main() -> None:
     parser.add_argument("--engine", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--profile", action="store_true")
     given = parser.parse_args()
-    from objectives.engines.vllm_process import Host
-    from study.config_file import load_config
-    from study.engine_choice import choose_engine
-    from study.setup import build
+    from objectives.engines.vllm.server import Host
+    from study.config.load import load_config
+    from study.setup.engine import choose_engine
+    from study.setup.setup import build
 
     make(given.folder, given.layers)
     engine = {k: yaml.safe_load(v) for k, v in (word.split("=") for word in given.engine)}

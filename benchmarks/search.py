@@ -1,7 +1,7 @@
 """Held-out score against questions asked: real studies, with each part of the search alone.
 
-    python benchmarks/search.py OUT.jsonl [--config FILE] [--trials 120] [--seeds 4] [--only PART]
-    python benchmarks/search.py OUT.jsonl --report FIGURE.png
+    python -m benchmarks.search OUT.jsonl [--config FILE] [--trials 120] [--seeds 4] [--only PART]
+    python -m benchmarks.search OUT.jsonl --report FIGURE.png
 
 Each study runs through the product's own worker on SQLite. After every few generations two merges
 that choose without luck, the mean of CMA-ES's distribution and the mean of the top quarter (at most
@@ -22,20 +22,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from search_parts import CoarseSetup, RacedExam, RandomSetup
 
+from benchmarks.search_parts import CoarseSetup, RacedExam, RandomSetup
 from objectives.merge.recipe import MergeRecipe
 from objectives.scoring import Exam
 from objectives.tasks.task import Task
 from storage.trials import TrialRecord
-from study.config import SearchConfig, StudyConfig
-from study.config_file import load_config
-from study.engine_choice import EngineChoice, choose_engine
-from study.interrupts import Interrupts
-from study.join import open_worker
-from study.sampler import places_of
-from study.setup import Setup, build
-from study.worker import Worker
+from study.cli.interrupts import Interrupts
+from study.config.load import load_config
+from study.config.schema import SearchConfig, StudyConfig
+from study.search.state import SearchState
+from study.setup.engine import EngineChoice, choose_engine
+from study.setup.setup import Setup, build
+from study.worker.start import open_worker
+from study.worker.worker import Worker
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo" / "study.yaml"
 SHARE, TOP = 0.25, 20
@@ -99,7 +99,7 @@ def points(setup: Setup, choice: EngineChoice, trials: int, every: int) -> Itera
 
 def _point(worker: Worker, generation: int) -> dict[str, Any]:
     records = [r for r in worker.trials.all() if r.complete]
-    finished, _ = places_of(records)
+    finished = SearchState.of(records).finished
     top = sorted(finished.values(), key=lambda found: -found[1])
     top = top[: min(TOP, max(1, len(top) // 4))]
     means = {name: statistics.fmean(p[name] for p, _ in top) for name in top[0][0]}

@@ -17,14 +17,15 @@ from objectives.engines.engine import Engine
 from objectives.sampling import Floats, Sample, estimate
 from objectives.scoring import Exam, Scores, TaskScores
 from storage.trials import TrialRecord
-from study.sampler import Place, Replay, ReplaySampler, places_of, start_of
-from study.setup import Setup
+from study.search.sampler import Replay, ReplaySampler, start_of
+from study.search.state import SearchState, Slot
+from study.setup.setup import Setup
 
 
 class RandomReplay(Replay):
     """Proposes points of the space at random, each a function of its place."""
 
-    def propose(self, place: Place, finished: Mapping[Any, Any]) -> dict[str, float]:
+    def propose(self, place: Slot, finished: Mapping[Any, Any]) -> dict[str, float]:
         generator = np.random.default_rng([self._seed, *place])
         return self._scaled(generator.random(len(self._space)))
 
@@ -169,7 +170,7 @@ class RacedExam(Exam):
         return Scores({name: replace(task, sample=part) for (name, task), part in named})
 
     def _before(self) -> list[float]:
-        finished, _ = places_of([r for r in self.records() if r.complete])
+        finished = SearchState.of([r for r in self.records() if r.complete]).finished
         now = max((place.generation for place in finished), default=0)
         size = sum(place.generation == 0 for place in finished)
         if sum(place.generation == now for place in finished) == size:

@@ -1,6 +1,6 @@
 """Where to search: uniform merges over weights and densities, and whole searches in several spaces.
 
-    python benchmarks/space.py [--trials 120] [--seeds 3] [--no-grid]
+    python -m benchmarks.space [--trials 120] [--seeds 3] [--no-grid]
 
 On the demo's models and questions. The grid is scored on all questions. Each search is a study of
 its own; what counts is the held-out score of its best trial against the best uniform merge.
@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from objectives.scoring import Scores
-from study.config import StudyConfig
-from study.config_file import load_config
-from study.engine_choice import choose_engine
-from study.genome_config import SpaceConfig
-from study.interrupts import Interrupts
-from study.join import open_worker
-from study.setup import build
-from study.summary import lines
+from study.cli.interrupts import Interrupts
+from study.config.genome import SpaceConfig
+from study.config.load import load_config
+from study.config.schema import StudyConfig
+from study.setup.engine import choose_engine
+from study.setup.setup import build
+from study.verdict.scoreboard import lines
+from study.worker.start import open_worker
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo" / "study.yaml"
 WEIGHTS = (1 / 3, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5)

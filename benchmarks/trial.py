@@ -1,6 +1,6 @@
 """A trial of real size on a GPU: four random Mistral-7B-shaped models, 2,250 questions.
 
-    python benchmarks/trial.py FOLDER [--layers 32] [--parts PART ...]
+    python -m benchmarks.trial FOLDER [--layers 32] [--parts PART ...]
                                [--seconds 150] [--questions 1.0] [--workers 1]
                                [--engine KEY=VALUE ...]
 
@@ -20,11 +20,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import merging
 import yaml
-from merging import PARTS as MERGING
-from merging import WITHOUT_MODELS
-from real_size import (
+
+from benchmarks import merging
+from benchmarks.merging import PARTS as MERGING
+from benchmarks.merging import WITHOUT_MODELS
+from benchmarks.real_size import (
     CHOICE,
     CHOICE_OWN,
     CHOICE_SHARED,
@@ -99,7 +100,7 @@ def study(
 
 
 def summarise(url: str, layers: int, began: float, questions: float, workers: int) -> None:
-    from storage.database import open_storage
+    from storage.database.database import open_storage
     from storage.studies import find_study
     from storage.trials import Trials
 
@@ -135,14 +136,15 @@ def demo(folder: Path, seconds: float) -> None:
     """1000 trials of the demo's models; the best merge asked all search questions, live and from
     its exported folder."""
     from objectives.merge.recipe import MergeRecipe
-    from objectives.merge.sources import Sources
-    from storage.database import open_storage
+    from objectives.models.sources import Sources
+    from storage.database.database import open_storage
     from storage.studies import find_study
-    from storage.trials import Trials, best_merge
-    from study.candidates import recipe_of
-    from study.config_file import load_config
-    from study.engine_choice import choose_engine
-    from study.setup import build
+    from storage.trials import Trials
+    from study.config.load import load_config
+    from study.search.genome import recipe_of
+    from study.search.state import best_merge
+    from study.setup.engine import choose_engine
+    from study.setup.setup import build
 
     config, url = ROOT / "examples" / "demo" / "study.yaml", f"sqlite:///{folder}/demo.db"
     words = ["--storage", url, "--trials", "1000", "--timeout", str(seconds)]

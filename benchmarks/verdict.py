@@ -1,6 +1,6 @@
 """How often the verdict's intervals hold and how often it finds a winner, in simulated studies.
 
-    python benchmarks/verdict.py [--studies 4000]
+    python -m benchmarks.verdict [--studies 4000]
 
 Models answer two tasks, weighted 0.875 and 0.125, right or wrong, with a true share of right
 answers each; what makes a question easy is shared, so that two of them differ on about a third of
@@ -15,48 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
-from study.verdict import max_quantile, resampled
+from tests.support.simulated_verdicts import _AT_ONCE, PAIRS, simulated
 
 Floats = NDArray[np.float64]
-
-WEIGHTS = (0.875, 0.125)
-PAIRS = [(c, r) for c in range(4) for r in range(4, 8)]
-_AT_ONCE = 400
-
-
-def answers(rng: np.random.Generator, shares: Sequence[float], studies: int, count: int) -> Floats:
-    """Right and wrong answers [S, model, Q]."""
-    easy_SQ = rng.normal(size=(studies, 1, count))
-    own = rng.normal(size=(studies, len(shares), count))
-    ability = norm.ppf(np.array(shares))[None, :, None]
-    return (0.8 * easy_SQ + 0.6 * own < ability).astype(np.float64)
-
-
-def simulated(
-    seed: int,
-    shares: Sequence[float],
-    studies: int,
-    counts: Sequence[int],
-    pairs: Sequence[tuple[int, int]],
-    resamples: int = 1000,
-) -> tuple[Floats, Floats, Floats]:
-    """Weighted differences [S, P], their errors, and the half widths of their intervals.
-
-    The studies share the numbers of the questions that the bootstrap draws.
-    """
-    rng = np.random.default_rng(seed)
-    first, second = [i for i, _ in pairs], [j for _, j in pairs]
-    gaps = []
-    for count in counts:
-        right = answers(rng, shares, studies, count)
-        gaps.append((right[:, first] - right[:, second]).reshape(-1, count))
-    observed, errors, drawn = resampled(gaps, WEIGHTS, resamples, seed)
-    shape = (studies, len(pairs))
-    observed, errors = observed.reshape(shape), errors.reshape(shape)
-    quantile = max_quantile(observed, errors, drawn.reshape(*shape, -1))
-    return observed, errors, quantile[:, None] * errors
 
 
 def row(shares: Sequence[float], counts: Sequence[int], studies: int) -> str:

@@ -1,16 +1,16 @@
 """Where the time of a stored study went: medians over its search trials.
 
-python benchmarks/where.py examples/demo/study.yaml [--storage URL]
+python -m benchmarks.where examples/demo/study.yaml [--storage URL]
 """
 
 import argparse
 import statistics
 from pathlib import Path
 
-from storage.database import open_storage
+from storage.database.database import open_storage
 from storage.studies import find_study
 from storage.trials import Trials
-from study.config_file import load_config, study_url
+from study.config.load import load_config, study_url
 
 
 def main() -> None:

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.engines.engine import Answer, Engine, Prompt
-from objectives.sampling import Estimate, Sample, estimate
-from objectives.tasks.task import Task, TaskError, Tokenizer, WholeTask
+from objectives.tasks.task import Task, Tokenizer, WholeTask
+
+from .errors import TaskError
+from .sampling import Estimate, Sample, estimate
 
 Floats = NDArray[np.float32]
 

@@ -1,141 +1,107 @@
-"""Every trial's per-question scores, in a table of ours beside Optuna's.
+"""What every merge said, in a table of ours: the tokens of its answers, and for the merges that are
+compared in the end the log-probabilities of the options.
 
-One row for each trial, task and split: float32 arrays in the order of the questions' ids,
-compressed. Q: questions.
+One row for each trial, task and split, compressed. Q: questions, each with its prompts.
 """
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.storages._rdb import models
-from sqlalchemy import RowMapping, delete, insert, select
+from sqlalchemy import delete, insert, inspect, select
 from sqlalchemy.orm import Session
 
-from .connections import writing
-from .database import Database, readable
-from .replies import TaskReplies, insert_replies, read_replies
-from .tables import answers as _answers
-from .tables import replies as _replies
-from .tables import trials as _trials
-from .url import printable
+from storage.database.database import Database, readable
+from storage.database.tables import replies as _replies
 
-Floats = NDArray[np.float32]
-SEARCH, HELD_OUT = "search", "held_out"
+TokensQ = tuple[tuple[tuple[int, ...], ...], ...]
+LogprobsQ = tuple[tuple[tuple[float, ...], ...], ...]
 
 
 @dataclass(frozen=True)
-class TaskAnswers:
-    """What one trial got in one task; NaN for questions that it was not asked."""
+class TaskReplies:
+    """What one trial said in one task."""
 
-    weight: float
-    right_Q: Floats
-    soft_Q: Floats
-    broken: int
-    said: TaskReplies | None = None
-    """What the scores were made of; None where it is not to be stored, and as read back."""
-
-
-class Answers:
-    """The answers of every trial in a database."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def write(self, trial_id: int, split: str, tasks: Mapping[str, TaskAnswers]) -> None:
-        """Store a trial's answers in one transaction; written again, they replace the old."""
-
-        def work() -> None:
-            with writing(self._database.engine) as session:
-                insert_answers(session, trial_id, split, tasks)
-
-        self._database.patience(work)
-
-    def read(self, trial_id: int, split: str) -> dict[str, TaskAnswers]:
-        """A trial's answers by task; empty where it has none."""
-        return self.read_many([trial_id], split).get(trial_id, {})
-
-    def read_many(self, trial_ids: Sequence[int], split: str) -> dict[int, dict[str, TaskAnswers]]:
-        """The same for several trials, by their ids."""
-        wanted = _answers.c.trial_id.in_(trial_ids) & (_answers.c.split == split)
-        query = select(_answers).where(wanted)
-
-        def work() -> Sequence[RowMapping]:
-            with self._database.engine.connect() as connection:
-                return connection.execute(query).mappings().all()
-
-        return self._by_trial(work)
-
-    def read_all(self, study_id: int, split: str) -> dict[int, dict[str, TaskAnswers]]:
-        """The answers of all of a study's trials, by the trial's id and the task."""
-        own = select(models.TrialModel.trial_id).where(models.TrialModel.study_id == study_id)
-        query = select(_answers).where(_answers.c.split == split, _answers.c.trial_id.in_(own))
-
-        def work() -> Sequence[RowMapping]:
-            with self._database.engine.connect() as connection:
-                return connection.execute(query).mappings().all()
-
-        return self._by_trial(work)
-
-    def _by_trial(
-        self, work: Callable[[], Sequence[RowMapping]]
-    ) -> dict[int, dict[str, TaskAnswers]]:
-        found: dict[int, dict[str, TaskAnswers]] = {}
-        for row in self._database.patience(work):
-            found.setdefault(row["trial_id"], {})[row["task"]] = _task(row)
-        return found
-
-    def replies(self, trial_id: int, split: str) -> dict[str, TaskReplies]:
-        """What a trial said, by task; empty where that was not stored."""
-        return read_replies(self._database, trial_id, split)
-
-    def sweep(self) -> None:
-        """Drop answers whose trial is gone.
-
-        On SQLite others can delete a study without them, and a new trial may get an old id.
-        """
-        with writing(self._database.engine) as session:
-            for table in (_answers, _replies):
-                orphaned = table.c.trial_id.not_in(select(_trials.c.trial_id))
-                session.execute(delete(table).where(orphaned))
+    engine: str
+    """What answered: two trials with the same text can be compared bit for bit."""
+    tokens_Q: TokensQ
+    logprobs_Q: LogprobsQ | None = None
+    """Of each prompt's options as the first token; None where they were not kept."""
 
 
-def insert_answers(
-    session: Session, trial_id: int, split: str, tasks: Mapping[str, TaskAnswers]
+def insert_replies(
+    session: Session, trial_id: int, split: str, tasks: Mapping[str, TaskReplies]
 ) -> None:
-    """Put a trial's answers in the place of those it has, within a transaction."""
+    """Put a trial's replies in the place of those it has, within a transaction."""
+    same = (_replies.c.trial_id == trial_id) & (_replies.c.split == split)
+    session.execute(delete(_replies).where(same))
     rows = [
         {
             "trial_id": trial_id,
             "task": name,
             "split": split,
-            "weight": task.weight,
-            "questions": len(task.right_Q),
-            "scores": _packed(task.right_Q),
-            "soft": _packed(task.soft_Q),
-            "broken": task.broken,
+            "engine": task.engine,
+            "tokens": _packed(task.tokens_Q, "<i4"),
+            "logprobs": None if task.logprobs_Q is None else _packed(task.logprobs_Q, "<f4"),
         }
         for name, task in tasks.items()
     ]
-    same = (_answers.c.trial_id == trial_id) & (_answers.c.split == split)
-    session.execute(delete(_answers).where(same))
     if rows:
-        session.execute(insert(_answers), rows)
-    said = {name: task.said for name, task in tasks.items() if task.said is not None}
-    insert_replies(session, trial_id, split, said)
+        session.execute(insert(_replies), rows)
 
 
-def _task(row: RowMapping) -> TaskAnswers:
-    with readable(f"the answers of trial {row['trial_id']} in task {printable(row['task'])}"):
-        scores, soft = _unpacked(row["scores"]), _unpacked(row["soft"])
-    return TaskAnswers(row["weight"], scores, soft, row["broken"])
+def read_replies(database: Database, trial_id: int, split: str) -> dict[str, TaskReplies]:
+    """A trial's replies by task; empty where it has none, as in databases from before the table."""
+    query = select(_replies).where(_replies.c.trial_id == trial_id, _replies.c.split == split)
+
+    def work() -> Sequence[Any]:
+        with database.engine.connect() as connection:
+            if not inspect(connection).has_table(_replies.name):
+                return []
+            return connection.execute(query).mappings().all()
+
+    with readable(f"the replies of trial {trial_id}"):
+        return {
+            row["task"]: TaskReplies(
+                row["engine"],
+                _unpacked(row["tokens"], "<i4"),
+                None if row["logprobs"] is None else _unpacked(row["logprobs"], "<f4"),
+            )
+            for row in database.patience(work)
+        }
 
 
-def _packed(values: Floats) -> bytes:
-    return zlib.compress(values.astype("<f4").tobytes())
+def _packed(nested_Q: Sequence[Sequence[Sequence[float]]], kind: str) -> bytes:
+    """Prompts a question, values a prompt, and all values, one after the other."""
+    prompts = [prompt for question in nested_Q for prompt in question]
+    counts = [len(nested_Q), *map(len, nested_Q), *map(len, prompts)]
+    values = [value for prompt in prompts for value in prompt]
+    return zlib.compress(
+        np.array(counts, dtype="<i4").tobytes() + np.array(values, dtype=kind).tobytes()
+    )
 
 
-def _unpacked(data: bytes) -> Floats:
-    return np.frombuffer(zlib.decompress(data), dtype="<f4")
+def _unpacked(data: bytes, kind: str) -> tuple[tuple[tuple[Any, ...], ...], ...]:
+    raw = zlib.decompress(data)
+    counts = _Reader(np.frombuffer(raw, dtype="<i4", count=len(raw) // 4))
+    [questions] = counts.next(1)
+    prompts_Q = counts.next(questions)
+    lengths = counts.next(sum(prompts_Q))
+    values = _Reader(np.frombuffer(raw, dtype=kind, offset=4 * counts.read))
+    flat: Iterator[tuple[Any, ...]] = (tuple(values.next(length)) for length in lengths)
+    return tuple(tuple(next(flat) for _ in range(count)) for count in prompts_Q)
+
+
+class _Reader:
+    """Takes an array apart from its beginning."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array, self.read = array, 0
+
+    def next(self, count: int) -> list[Any]:
+        taken: list[Any] = self._array[self.read : self.read + count].tolist()
+        self.read += count
+        return taken

@@ -17,12 +17,13 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from .answers import SEARCH, TaskAnswers, insert_answers
-from .connections import writing
-from .database import Database
-from .tables import claims, database_now
+from storage.database.connections import writing
+from storage.database.database import Database
+from storage.database.tables import claims, database_now
+
+from .errors import STUDY_DELETED, StorageError
+from .scores import SEARCH, TaskAnswers, insert_answers
 from .trials import FAILURE, RESULT, TASKS
-from .url import DELETED, StorageError
 
 T = TypeVar("T")
 
@@ -140,7 +141,7 @@ class Claims:
         except IntegrityError:
             raise ClaimTaken(what) from None
         except KeyError:
-            raise StorageError(DELETED) from None
+            raise StorageError(STUDY_DELETED) from None
 
     def _held(self, session: Session, what: str) -> int | None:
         """The trial of a claim of ours whose making was not confirmed. Raises ClaimTaken."""
@@ -198,7 +199,7 @@ def _running(session: Session, trial_id: int) -> models.TrialModel | None:
     """A running trial, locked; None where it is complete already. Raises TrialLost."""
     trial = session.get(models.TrialModel, trial_id, with_for_update=True)
     if trial is None:
-        raise StorageError(DELETED)
+        raise StorageError(STUDY_DELETED)
     if trial.state == TrialState.COMPLETE:
         return None
     if trial.state != TrialState.RUNNING:

@@ -7,7 +7,8 @@ from types import TracebackType
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from .patience import cause
+from storage.database.retry import cause
+
 from .workers import BEATS_IN_GRACE, Watch, Workers
 
 log = logging.getLogger(__name__)

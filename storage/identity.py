@@ -7,7 +7,7 @@ import optuna
 from optuna.storages._rdb import models
 from sqlalchemy import select
 
-from .database import Database
+from storage.database.database import Database
 
 
 def study_identity(database: Database, study: optuna.Study) -> str | None:

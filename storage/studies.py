@@ -6,14 +6,15 @@ from typing import Any
 import optuna
 from optuna.storages import RDBStorage
 
-from .database import Database
-from .url import StorageError, printable, redacted
+from storage.database.database import Database
+from storage.database.url import printable, redacted
+
+from .errors import StorageError, StudyMismatch
+
+START = "start"
+
 
 FINGERPRINT, VERDICT, BUDGET = "fingerprint", "verdict", "budget"
-
-
-class StudyMismatch(Exception):
-    """A stored study of this name has other contents: the differences are listed."""
 
 
 def create_study(storage: RDBStorage, name: str) -> optuna.Study:
@@ -145,3 +146,9 @@ def _differences(stored: Mapping[str, str], given: Mapping[str, str]) -> list[st
         if stored.get(key) != given.get(key)
     ]
     return lines if len(lines) <= 8 else [*lines[:8], f"and {len(lines) - 8} more"]
+
+
+def stored_start(study: optuna.Study) -> dict[str, Any] | None:
+    """What `keep_start` stored; None where a study begins in the middle of its space."""
+    found = study.user_attrs.get(START)
+    return None if found is None else dict(found)

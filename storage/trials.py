@@ -14,8 +14,10 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, select
 
-from .database import Database, readable
-from .url import DELETED, StorageError, printable
+from storage.database.database import Database, readable
+from storage.database.url import printable
+
+from .errors import STUDY_DELETED, StorageError
 
 BASELINE, KIND, TASKS, RESULT, FAILURE = "baseline", "kind", "tasks", "result", "failure"
 GENERATION, SLOT = "generation", "slot"
@@ -144,7 +146,7 @@ class Trials:
                 study = models.StudyModel.study_id
                 mine = select(study).where(study == self.study._study_id)
                 if connection.execute(mine).first() is None:
-                    raise StorageError(DELETED)
+                    raise StorageError(STUDY_DELETED)
                 return []
             params = self._params(connection, wanted)
             values = self._values(connection, wanted)
@@ -239,32 +241,6 @@ def record(trial: FrozenTrial) -> TrialRecord:
         trial.value if trial.state == TrialState.COMPLETE else None,
         trial.user_attrs,
     )
-
-
-def best(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The complete trial with the highest objective; None without any.
-
-    Of equals the one that is first in the search, after any baseline: trial numbers depend on
-    which worker was faster.
-    """
-    scored = [(r, objective) for r in records if (objective := r.objective) is not None]
-    highest = max((objective for _, objective in scored), default=None)
-    return min((r for r, objective in scored if objective == highest), key=_order, default=None)
-
-
-def _order(record: TrialRecord) -> tuple[bool, int, int, str, int]:
-    generation, slot = (int(record.attributes.get(name, 0)) for name in (GENERATION, SLOT))
-    return record.kind == "search", generation, slot, record.baseline or "", record.number
-
-
-def best_search(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The best trial of the search."""
-    return best([r for r in records if r.kind == "search"])
-
-
-def best_merge(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The merge with the highest value: of the search, or a uniform one that beats it."""
-    return best([r for r in records if r.kind in ("search", "uniform")])
 
 
 def typical_seconds(records: Sequence[TrialRecord]) -> float:

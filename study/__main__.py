@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from .boundary import bounded, main
+from study.cli.boundary import bounded, main
 
 COMMANDS = ("run", "plan", "status", "report", "export", "verify", "dashboard")
 
@@ -42,7 +42,7 @@ def _without_command(arguments: list[str]) -> None:
     elif arguments[:1] in ([], ["--help"], ["-h"]):
         print(listing())
     else:
-        from .command import fail
+        from study.cli.session import fail
 
         fail(f"{arguments[0]}: there is no such command; known are {', '.join(COMMANDS)}")
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .boundary import main
-from .command import ConfigPath, StorageUrl, fail, start_logging
+from study.cli.boundary import main
+from study.cli.options import ConfigPath, StorageUrl
+from study.cli.session import fail, start_logging
 
 if TYPE_CHECKING:
-    from storage.database import Database
-
-    from .visitors import Application, Names
+    from storage.database.database import Database
+    from study.monitors.dashboard_access import Application, Names
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def dashboard(
 
 def _names(host: str, port: int, token: str | None, allowed: list[str]) -> "Names":
     """The host names of requests that are answered. Ends the program if an option is wrong."""
-    from .visitors import Names, host_name, is_loopback
+    from study.monitors.dashboard_access import Names, host_name, is_loopback
 
     for name in allowed:
         if host_name(name) is None or ":" in name:
@@ -91,11 +91,10 @@ def _names(host: str, port: int, token: str | None, allowed: list[str]) -> "Name
 
 
 def _opened(path: Path, storage: str | None) -> "Database":
-    from storage.database import open_storage
+    from storage.database.database import open_storage
+    from storage.database.url import redacted
     from storage.studies import find_study
-    from storage.url import redacted
-
-    from .config_file import load_config, study_url
+    from study.config.load import load_config, study_url
 
     config = load_config(path)
     database = open_storage(study_url(config, storage), create=False)
@@ -110,7 +109,15 @@ def _application(
     from optuna.storages._cached_storage import _CachedStorage
     from optuna_dashboard import wsgi
 
-    from .visitors import FirstLines, guarded, logged, named, read_only, sealed, well_formed
+    from study.monitors.dashboard_access import (
+        FirstLines,
+        guarded,
+        logged,
+        named,
+        read_only,
+        sealed,
+        well_formed,
+    )
 
     def is_stored(kind: str, number: int) -> bool:
         ask = database.get_study_name_from_id if kind == "study" else database.get_trial

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .boundary import main
-from .command import ConfigPath, StorageUrl, TaskFolders, start_logging
-from .escaping import say
-from .interrupts import Interrupts
+from study.cli.boundary import main
+from study.cli.escaping import say
+from study.cli.interrupts import Interrupts
+from study.cli.options import ConfigPath, StorageUrl, TaskFolders
+from study.cli.session import start_logging
 
 if TYPE_CHECKING:
-    from .config import StudyConfig
+    from study.config.schema import StudyConfig
 
 Score = Annotated[bool, typer.Option("--score", help="start an engine and score what is missing")]
 AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
@@ -50,13 +51,12 @@ def _report(
     engine: str | None,
     interrupts: Interrupts,
 ) -> tuple[dict[str, Any], Path]:
-    from storage.database import open_storage
-    from storage.rights import check_rights
+    from storage.database.database import open_storage
+    from storage.database.rights import check_rights
     from storage.studies import find_study, stored_budget
     from storage.trials import Trials
-
-    from .config import ConfigError
-    from .config_file import load_config, study_url
+    from study.config.errors import ConfigError
+    from study.config.load import load_config, study_url
 
     config = load_config(path, task_folders)
     if engine is not None and not score:
@@ -68,13 +68,13 @@ def _report(
     trials = Trials(database, find_study(database, config.name))
     if not any(record.complete for record in trials.all()):
         raise ConfigError(f"no trial of study {config.name} has finished yet; nothing to report")
-    from storage.answers import Answers
-
-    from .findings import findings
-    from .judge import judge
-    from .page import write_report
-    from .place import report_place
-    from .setup import build, check_fingerprint
+    from storage.scores import Answers
+    from study.artifacts.folders import report_place
+    from study.reporting.data import findings
+    from study.reporting.page import write_report
+    from study.setup.fingerprint import check_fingerprint
+    from study.setup.setup import build
+    from study.verdict.judge import judge
 
     config = config.of_trials(stored_budget(trials.study, config.study.trials))
     setup = build(config, check_values=False)
@@ -89,9 +89,9 @@ def _report(
 
 def _score(config: "StudyConfig", url: str, engine: str | None, interrupts: Interrupts) -> None:
     """What is compared, as one more worker beside those that run."""
-    from .engine_choice import choose_engine
-    from .join import open_worker
-    from .setup import build
+    from study.setup.engine import choose_engine
+    from study.setup.setup import build
+    from study.worker.start import open_worker
 
     choice = choose_engine(config, engine)
     setup = build(config, check_values=not choice.reads_sources)

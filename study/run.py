@@ -11,25 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from objectives.engines import vllm_child
-
-from .boundary import main
-from .command import (
-    ConfigPath,
-    How,
-    StorageUrl,
-    TaskFolders,
-    Wandb,
-    log_console,
-    start_logging,
-)
-from .interrupts import Interrupted, Interrupts
+from objectives.engines.vllm import child as vllm_child
+from study.cli.boundary import main
+from study.cli.interrupts import Interrupted, Interrupts
+from study.cli.options import ConfigPath, How, StorageUrl, TaskFolders, Wandb
+from study.cli.session import log_console, start_logging
 
 if TYPE_CHECKING:
     import storage.trials
-
-    from .config import StudyConfig
-    from .setup import Setup
+    from study.config.schema import StudyConfig
+    from study.setup.setup import Setup
 
 Trials = Annotated[int | None, typer.Option(help="search trials in all, in place of the config's")]
 Timeout = Annotated[float | None, typer.Option(help="seconds after which no new trial starts")]
@@ -91,9 +82,10 @@ def _run(
     how: How,
     interrupts: Interrupts,
 ) -> None:
-    from .config import MOST_TRIALS, ConfigError
-    from .config_file import load_config, study_url
-    from .room import check_room
+    from study.config.errors import ConfigError
+    from study.config.load import load_config, study_url
+    from study.config.schema import MOST_TRIALS
+    from study.planning.disk_space import check_room
 
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     config = load_config(path, how.task_folders, how.benchmarks)
@@ -110,31 +102,33 @@ def _run(
     url = study_url(config, storage)
     _check_database(config, url)
     if workers is not None:
-        from .worker_process import check_workers
+        from study.worker.process import check_workers
 
         check_workers(workers)
-        from .supervisor import supervise
+        from study.worker.supervisor import supervise
 
         setup, worked, reached = supervise(path, config, url, deadline, workers, how, interrupts)
         _conclude(setup, worked, reached)
         return
     asked = config.engine
     vllm_child.begin_early(how.engine or asked.kind, asked.device, asked.eager)
-    from .engine_choice import choose_engine  # what is wrong in the file is said before torch comes
+    from study.setup.engine import (
+        choose_engine,
+    )  # what is wrong in the file is said before torch comes
 
     choice = choose_engine(config, how.engine)
     choice.begin()
-    from .flat_scores import FlatScores
-    from .join import open_worker
-    from .progress import Progress
-    from .setup import build
-    from .tracking import both, tracked
+    from study.monitors.flat_scores import FlatScores
+    from study.monitors.progress import Progress
+    from study.monitors.wandb import both, tracked
+    from study.setup.setup import build
+    from study.worker.start import open_worker
 
     setup = build(config, check_values=not choice.reads_sources, warn=True)
     with open_worker(setup, url, choice, interrupts) as worker:
         with (
             Progress(log_console, config.study.trials, worker.population) as progress,
-            tracked(worker, how.wandb) as track,
+            tracked(setup, worker.trials, worker.claims, worker.sampler.replay, how.wandb) as track,
         ):
             worker.keep_budget()
             progress.told(worker.trials.all())
@@ -148,14 +142,14 @@ def _run(
 
 def _check_database(config: "StudyConfig", url: str) -> None:
     """Find out in seconds, before any model is read, what would end the run later."""
-    from storage.rights import check_rights
+    from storage.database.rights import check_rights
 
     models = [str(name).rpartition("/")[2] for name in config.genome.models]
     check_rights(url, [config.name, *(task.name for task in config.tasks), *models])
 
 
 def _conclude(setup: "Setup", trials: "storage.trials.Trials", reached: bool) -> None:
-    from .conclude import conclude, show
+    from study.artifacts.finish import conclude, show
 
     if reached:
         conclude(setup, trials)
@@ -165,7 +159,7 @@ def _conclude(setup: "Setup", trials: "storage.trials.Trials", reached: bool) ->
 
 
 def _shown(url: str) -> str:
-    from storage.url import redacted
+    from storage.database.url import redacted
 
     return redacted(url)
 

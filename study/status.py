@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .boundary import main
-from .command import ConfigPath, StorageUrl, start_logging
-from .escaping import say
+from study.cli.boundary import main
+from study.cli.escaping import say
+from study.cli.options import ConfigPath, StorageUrl
+from study.cli.session import start_logging
 
 if TYPE_CHECKING:
     from storage.workers import Watch, WorkerRecord, Workers
@@ -28,14 +29,13 @@ def status(config: ConfigPath, storage: StorageUrl = None, as_json: AsJson = Fal
 
 
 def _status(path: Path, storage: str | None) -> dict[str, Any]:
-    from storage.database import open_storage
+    from storage.database.database import open_storage
+    from storage.database.url import redacted
     from storage.studies import find_study, stored_budget, stored_fingerprint, stored_verdict
     from storage.trials import Trials
-    from storage.url import redacted
     from storage.workers import Watch, Workers
-
-    from .config_file import load_config, study_url
-    from .sampler import generation_of, places_of
+    from study.config.load import load_config, study_url
+    from study.search.state import SearchState
 
     config = load_config(path)
     url = study_url(config, storage)
@@ -43,7 +43,7 @@ def _status(path: Path, storage: str | None) -> dict[str, Any]:
     study = find_study(database, config.name)
     records = Trials(database, study).all()
     population = int(stored_fingerprint(study).get("population", 0))
-    finished, _ = places_of(records)
+    state = SearchState.of(records, population)
     workers = Workers(database, study._study_id)
     return {
         "study": config.name,
@@ -55,10 +55,10 @@ def _status(path: Path, storage: str | None) -> dict[str, Any]:
             "running": sum(record.state.name == "RUNNING" for record in records),
         },
         "search_trials": {
-            "finished": len(finished),
+            "finished": len(state.finished),
             "budget": stored_budget(study, config.study.trials),
         },
-        "generation": generation_of(finished, population) if population else 0,
+        "generation": state.generation,
         "population": population,
         "best": _best(records),
         "verdict": stored_verdict(study),
@@ -97,7 +97,7 @@ def _state(record: "WorkerRecord", watch: "Watch", died: bool) -> str:
 
 
 def _best(records: Any) -> dict[str, Any] | None:
-    from storage.trials import best_merge
+    from study.search.state import best_merge
 
     top = best_merge(records)
     if top is None:
@@ -122,7 +122,7 @@ def _line(worker: dict[str, Any]) -> str:
 
 
 def _ago(seconds: float) -> str:
-    from .progress import duration
+    from study.cli.text import duration
 
     return duration(seconds)
 

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .boundary import main
-from .command import StorageUrl, TaskFolders, start_logging
-from .escaping import say
-from .interrupts import Interrupts
+from study.cli.boundary import main
+from study.cli.escaping import say
+from study.cli.interrupts import Interrupts
+from study.cli.options import StorageUrl, TaskFolders
+from study.cli.session import start_logging
 
 if TYPE_CHECKING:
-    from .checking import Checked
+    from study.artifacts.check import Checked
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="an exported merge")]
 Config = Annotated[
@@ -33,7 +34,7 @@ def verify(
     """Load an exported folder into a fresh engine, ask again, and compare every answer."""
     start_logging()
     with Interrupts():
-        from .checking import check
+        from study.artifacts.check import check
 
         found = check(folder, config, storage, engine, task_folders or [])
     for line in _lines(found):

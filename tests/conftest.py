@@ -8,29 +8,23 @@ A property test is marked `@pytest.mark.fuzz`, which `make fuzz` selects by, and
 STUDY_HYPOTHESIS_EXAMPLES sets the number of examples of either profile.
 """
 
+import tests.support.interpreted  # noqa: F401, I001  # before anything imports Triton
+
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import interpreted  # noqa: F401
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from safetensors.torch import load_file
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
-from temporary import Server, postgres_database
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-from study.genome import Genome
-
-DEMO = Path(__file__).parent.parent / "examples" / "demo"
-WORDS = ["<s>", "</s>", *"abcdefghij", *"0123456789", *(f"{i}," for i in range(16))]
-
-MakeModel = Callable[..., Path]
+from tests.support.databases import Server, postgres_database
+from tests.support.models import WORDS, MakeModel
 
 _TOO_SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 """Checks of Hypothesis that depend on the machine's speed, or that a tmp_path does not pass."""
@@ -98,27 +92,6 @@ def make_model() -> MakeModel:
         return folder
 
     return make
-
-
-def point(genome: Genome, seed: int) -> dict[str, float]:
-    """A random point of the search space."""
-    shares = torch.rand(len(genome.space), generator=torch.Generator().manual_seed(seed)).tolist()
-    return {
-        name: r.low + share * (r.high - r.low)
-        for (name, r), share in zip(genome.space.items(), shares, strict=True)
-    }
-
-
-def by_mergekit(config: dict[str, Any], out: Path, **options: Any) -> dict[str, torch.Tensor]:
-    """The tensors of mergekit's own merge of a configuration."""
-    from mergekit.config import MergeConfiguration
-    from mergekit.merge import run_merge
-    from mergekit.options import MergeOptions
-
-    asked = MergeConfiguration.model_validate(config)
-    quiet = MergeOptions(quiet=True, write_model_card=False, copy_tokenizer=False, **options)
-    run_merge(asked, str(out), quiet)
-    return load_file(out / "model.safetensors")
 
 
 @pytest.fixture(scope="session")

@@ -7,26 +7,6 @@ from typing import Protocol
 from objectives.merge.recipe import MergeRecipe
 
 
-class EngineError(Exception):
-    """The engine could not load a merge or answer with it."""
-
-
-class EngineMemoryError(EngineError):
-    """The device's memory is exhausted."""
-
-
-class EngineTimeoutError(EngineError):
-    """The engine did not answer in time."""
-
-
-class EngineDeadError(EngineError):
-    """The engine's process is gone."""
-
-
-class WeightError(EngineError):
-    """Merged tensors and the model in the engine do not belong together."""
-
-
 @dataclass(frozen=True)
 class Prompt:
     """Token ids to continue greedily."""

@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.initialization import no_init_weights
 
-from objectives.merge.errors import MergeError
+from objectives.errors import EngineError, MergeError
 from objectives.merge.recipe import MergeRecipe
-from objectives.merge.sources import Sources
-from objectives.merge.special_tokens import EndTokens
 from objectives.merge.stream import MergeStream
+from objectives.models.sources import Sources
+from objectives.models.special_tokens import EndTokens
 
-from .engine import Answer, EngineError, Prompt, said
+from .engine import Answer, Prompt, said
 
 
 class TransformersEngine:
@@ -66,7 +66,7 @@ class TransformersEngine:
 
     def _load(self, recipe: MergeRecipe) -> None:
         self._prefixes.clear()
-        label = self._sources.config_label(recipe)
+        label = self._sources.config_label(recipe.alone)
         if label != self._config_label:
             self._parameters.clear()
             del self._model  # before there is another

@@ -6,7 +6,7 @@ against mergekit's own registry.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Value = float | int | bool
@@ -54,11 +54,29 @@ class Method:
     """What `normalize: null` means; None where there is no such parameter."""
     has_lambda: bool = False
     fused: bool = False
-    """Whether the arithmetic is ours, on a GPU with kernels for all but slerp; else mergekit's."""
+    """Whether the arithmetic is ours (methods.py); else it is mergekit's."""
+    drops: bool = False
+    """Keeps a random share `density` of each delta and restores its L1 norm (DARE)."""
+    trims: bool = False
+    """Keeps the largest entries of each delta, a share `density` of them (TIES)."""
+    elects: bool = False
+    """Adds only the deltas that agree with the sign of their sum (TIES)."""
+    pairwise: bool = False
+    """Interpolates between two of the models, which the values of `t` choose for each tensor."""
 
     @property
     def needs_base(self) -> bool:
         return self.base == "needed"
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether a GPU kernel computes it in one pass over the tensors (kernels.py)."""
+        return self.fused and not self.pairwise
+
+    @property
+    def copies_one_model(self) -> bool:
+        """Whether it takes a single model and no base, so that its default is that model."""
+        return self.base == "unused" and self.most == 1
 
     def parameter(self, name: str) -> Parameter | None:
         return next((p for p in self.parameters if p.name == name), None)
@@ -79,19 +97,27 @@ _RESCALE = Parameter("rescale", False, per_model=False)
 _DROPPED = Parameter("epsilon", 1e-5, False, 0.0, 1e-3, 1e-5, limits=(0.0, math.inf))
 
 
-def _deltas(*parameters: Parameter, normalize: bool, fused: bool = False) -> Method:
-    """Of the task-arithmetic family."""
-    return Method(parameters, least=2, normalize=normalize, has_lambda=True, fused=fused)
+def _deltas(*parameters: Parameter, normalize: bool) -> Method:
+    """Return a method of the task-arithmetic family."""
+    return Method(parameters, least=2, normalize=normalize, has_lambda=True)
 
 
 METHODS: Mapping[str, Method] = {
     "linear": Method((_WEIGHT,), "unused", least=2, normalize=True, fused=True),
-    "task_arithmetic": _deltas(_WEIGHT, normalize=False, fused=True),
-    "ties": _deltas(_WEIGHT, _DENSITY, normalize=True, fused=True),
-    "dare_linear": _deltas(_WEIGHT, _DENSITY, normalize=False, fused=True),
-    "dare_ties": _deltas(_WEIGHT, _DENSITY, normalize=True, fused=True),
+    "task_arithmetic": replace(_deltas(_WEIGHT, normalize=False), fused=True),
+    "ties": replace(
+        _deltas(_WEIGHT, _DENSITY, normalize=True), fused=True, trims=True, elects=True
+    ),
+    "dare_linear": replace(_deltas(_WEIGHT, _DENSITY, normalize=False), fused=True, drops=True),
+    "dare_ties": replace(
+        _deltas(_WEIGHT, _DENSITY, normalize=True), fused=True, drops=True, elects=True
+    ),
     "slerp": Method(
-        (Parameter("t", low=0.0, high=1.0),), "unused", least=2, normalize=False, fused=True
+        (Parameter("t", low=0.0, high=1.0),),
+        *("unused", 2),
+        normalize=False,
+        fused=True,
+        pairwise=True,
     ),
     "della": _deltas(
         *(_WEIGHT, _DENSITY, _EPSILON, Parameter("rescale", True, False)), normalize=True

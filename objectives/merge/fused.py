@@ -17,14 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import kernels, masks, methods, sums
-from .layout import TensorInfo
+from objectives.models.layout import TensorInfo
+
+from . import exact_sums as sums
+from . import kernels, masks, methods
+from .catalogue import METHODS
 from .recipe import MergeRecipe, Setting
 from .stores import Store
 
 log = logging.getLogger(__name__)
 
-_METHODS = ("linear", "task_arithmetic", "ties", "dare_linear", "dare_ties")
 _CHUNK = 16
 """Tensors whose numbers are made and copied to the device at once."""
 _MOST_MODELS = 10
@@ -33,7 +35,7 @@ _MOST_MODELS = 10
 
 def covers(recipe: MergeRecipe) -> bool:
     """Whether there is a kernel for it."""
-    return recipe.method in _METHODS and len(recipe.models) <= _MOST_MODELS
+    return METHODS[recipe.method].has_kernel and len(recipe.models) <= _MOST_MODELS
 
 
 class Fused:
@@ -48,7 +50,8 @@ class Fused:
     def tensors(self, recipe: MergeRecipe) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the merge with its name, in the recipe's dtype, on the device."""
         models = [model for model in recipe.models if model != recipe.base]
-        if recipe.method.startswith("dare"):
+        method = METHODS[recipe.method]
+        if method.drops:
             self._count(recipe, models)
         labels = models if recipe.base is None else [recipe.base, *models]
         dtype = getattr(torch, recipe.dtype)
@@ -61,7 +64,7 @@ class Fused:
                 numbers, draws = self._numbers(recipe, models, infos, settings)
                 shares = self._shares(recipe, models, settings)
             base = None if recipe.base is None else held[recipe.base]
-            if recipe.method == "ties" and recipe.base is not None:
+            if method.trims and recipe.base is not None:
                 densities = dict(zip(models, _kept(settings[i], models), strict=True))
                 self._cut(numbers[i], info.name, held, recipe.base, densities)
             out = torch.empty(info.shape, dtype=dtype, device=self._store.device)
@@ -72,9 +75,9 @@ class Fused:
                 numbers[i],
                 draws[i],
                 shares[i],
-                drop=recipe.method.startswith("dare"),
-                trim=recipe.method == "ties",
-                elect=recipe.method.endswith("ties"),
+                drop=method.drops,
+                trim=method.trims,
+                elect=method.elects,
                 normalize=recipe.normalize,
             )
             yield info.name, out
@@ -113,7 +116,7 @@ class Fused:
             numbers[i, :M] = weights
             numbers[i, 3 * M] = methods.divisor(weights) if recipe.base else sum(weights)
             numbers[i, 3 * M + 1] = recipe.scale
-            if recipe.method.startswith("dare"):
+            if METHODS[recipe.method].drops:
                 for m, density in enumerate(_kept(setting, models)):
                     place = (recipe.mask_seed, models[m], info.name)
                     table, grain = self._tables[place]
@@ -126,7 +129,7 @@ class Fused:
         self, recipe: MergeRecipe, models: Sequence[str], settings: Sequence[Setting]
     ) -> Tensor:
         """For each tensor and each set of models that agree, one over the sum of their weights."""
-        if not (recipe.normalize and recipe.method.endswith("ties")):
+        if not (recipe.normalize and METHODS[recipe.method].elects):
             return torch.ones(len(settings), 1, device=self._store.device)
         weights = np.array([_weights(setting, models) for setting in settings], np.float32)
         sums_ = np.zeros((len(settings), 2 ** len(models)), np.float32)

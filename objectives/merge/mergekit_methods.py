@@ -17,10 +17,11 @@ from mergekit.merge_methods import merge_tensors
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from objectives.errors import MergeError
+from objectives.models.layout import TensorInfo
+
 from . import masks
 from .catalogue import METHODS
-from .errors import MergeError
-from .layout import TensorInfo
 from .recipe import MergeRecipe
 
 Draw = Callable[[str, torch.Size, torch.device], Tensor]

@@ -18,7 +18,7 @@ def to_mergekit(
     """
     method = METHODS[recipe.method]
     config: dict[str, Any] = {"merge_method": recipe.method}
-    if recipe.method == "slerp":
+    if method.pairwise:
         config["slices"] = _slerp_slices(recipe, references)
     elif recipe.smooth:
         config["models"] = _models(recipe, references)
@@ -27,7 +27,7 @@ def to_mergekit(
     if recipe.base is not None:
         config["base_model"] = references[recipe.base]
     whole: dict[str, Any] = dict(recipe.options)
-    if method.normalize is not None and recipe.method != "slerp":
+    if method.normalize is not None and not method.pairwise:
         whole["normalize"] = recipe.normalize
     if recipe.scale != 1.0:
         whole["lambda"] = recipe.scale

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import sums
+from . import exact_sums as sums
 
 
 def linear(tensors_M: Sequence[Tensor], weights: Sequence[float], normalize: bool) -> Tensor:

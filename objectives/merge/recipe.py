@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .catalogue import Value
+from .catalogue import METHODS, Value
 
 ValuesKMF = tuple[tuple[tuple[float, ...], ...], ...]
 ValuesKF = tuple[tuple[float, ...], ...]
@@ -70,7 +70,7 @@ class MergeRecipe:
     def at(self, tensor: str, layer: int) -> Setting:
         """The setting of one tensor; `layer` is -1 before the first layer, num_layers after."""
         picked = self.numbers_at(tensor, layer)
-        if self.method == "slerp":
+        if METHODS[self.method].pairwise:
             first, second, t = slerp_pair(picked["t"])
             return Setting((self.models[first], self.models[second]), t=t)
         weights = picked.get("weight", ())

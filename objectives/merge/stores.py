@@ -13,9 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .errors import SourceError
-from .layout import TensorInfo
-from .sources import Sources
+from objectives.errors import SourceError
+from objectives.models.layout import TensorInfo
+from objectives.models.sources import Sources
 
 Wanted = tuple[TensorInfo, Sequence[str]]
 """A tensor and the labels of the models it is wanted from."""

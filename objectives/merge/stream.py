@@ -8,11 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from objectives.models.layout import TensorInfo
+from objectives.models.sources import Sources
+
 from . import masks, mergekit_methods, methods
 from .catalogue import METHODS
-from .layout import TensorInfo
 from .recipe import MergeRecipe, Setting
-from .sources import Sources
 from .stores import Files, Held, Store
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class MergeStream:
         self._fused = None
         if self._store.device.type == "cuda":
             if importlib.util.find_spec("triton"):
-                from . import fused
+                from objectives.merge import fused
 
                 self._covers = fused.covers
                 self._fused = fused.Fused(self._store, sources.layout)
@@ -67,15 +68,16 @@ class MergeStream:
     def _merge(
         self, recipe: MergeRecipe, setting: Setting, info: TensorInfo, held: Mapping[str, Tensor]
     ) -> Tensor:
-        if not METHODS[recipe.method].fused:
+        method = METHODS[recipe.method]
+        if not method.fused:
             draw = partial(self._drawn, recipe.mask_seed, info.name)
             return mergekit_methods.merge(recipe, info, held, draw)
-        if recipe.method == "linear":
-            tensors = [held[model].float() for model in setting.models]
-            return methods.linear(tensors, setting.weights, recipe.normalize)
-        if recipe.method == "slerp":
+        if method.pairwise:
             first, second = (held[model].float() for model in setting.models)
             return methods.slerp(first, second, setting.t)
+        if method.base == "unused":
+            tensors = [held[model].float() for model in setting.models]
+            return methods.linear(tensors, setting.weights, recipe.normalize)
         return self._merge_deltas(recipe, setting, info, held)
 
     def _merge_deltas(
@@ -92,15 +94,16 @@ class MergeStream:
             delta = held[model].float() - base
             deltas.append(self._thin(recipe, delta, model, info.name, density))
             weights.append(weight)
-        combine = methods.ties if recipe.method.endswith("ties") else methods.task_arithmetic
+        combine = methods.ties if METHODS[recipe.method].elects else methods.task_arithmetic
         return combine(base, deltas, weights, recipe.normalize, recipe.scale)
 
     def _thin(
         self, recipe: MergeRecipe, delta: Tensor, model: str, tensor: str, density: float
     ) -> Tensor:
-        if recipe.method == "ties":
+        method = METHODS[recipe.method]
+        if method.trims:
             return methods.trim(delta, density)
-        if not recipe.method.startswith("dare") or density >= 1:
+        if not method.drops or density >= 1:
             return delta
         drawn = self._drawn(recipe.mask_seed, tensor, model, delta.shape, delta.device)
         return methods.drop_and_rescale(delta, drawn < masks.threshold(density))

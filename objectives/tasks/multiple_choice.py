@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from objectives.engines.engine import Answer, Prompt
+from objectives.errors import TaskError
+from objectives.tasks.prompts.prompt import Template, prompts
+from objectives.tasks.questions.fields import Fields, Row
+from objectives.tasks.questions.labels import BadRow, label_in
+from objectives.tasks.questions.question_files import question_of
 
-from .data import question_of
-from .fields import Fields, Row
-from .labels import BadRow, label_in
-from .prompts import Template, prompts
-from .task import Question, TaskError, Tokenizer
+from .task import Question, Tokenizer
 
 Scorer = Literal["official", "exact"]
 

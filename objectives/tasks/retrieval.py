@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from objectives.engines.engine import Answer, Prompt
+from objectives.tasks.prompts.prompt import Template, prompts
+from objectives.tasks.questions.fields import Fields, Row
+from objectives.tasks.questions.labels import BadRow, shown
+from objectives.tasks.questions.question_files import question_of
 
-from .data import question_of
-from .fields import Fields, Row
-from .labels import BadRow, shown
 from .multiple_choice import Scorer
-from .prompts import Template, prompts
 from .task import Question, Tokenizer
 
 PICKED = 3

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Generic, TypeVar
 
-from .task import ScorerError
+from objectives.errors import ScorerError
 
 log = logging.getLogger(__name__)
 

@@ -8,17 +8,6 @@ from typing import Any, Protocol, Self, runtime_checkable
 from objectives.engines.engine import Answer, Prompt
 
 
-class TaskError(Exception):
-    """A task cannot be asked: says which, and what would mend it."""
-
-
-class ScorerError(Exception):
-    """A task's own code did not score an answer: says of which document, and why.
-
-    It may be a service that is away, so the trial fails as with a fault of the engine.
-    """
-
-
 @dataclass(frozen=True)
 class Question:
     """One row of a question file."""

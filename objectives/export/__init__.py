@@ -1,0 +1,1 @@
+"""Merges written to disk as model folders."""

@@ -1,0 +1,1 @@
+"""Files of other people's models and questions, read within bounds, and files written whole."""

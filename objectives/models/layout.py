@@ -1,0 +1,136 @@
+"""The tensors of an architecture in their order, and the layer that each belongs to.
+
+mergekit's tables come first. An architecture that they lack is read from the class of transformers
+itself, built without memory.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mergekit.architecture import WeightInfo
+from mergekit.architecture.json_definitions import NAME_TO_ARCH
+from transformers import AutoModelForCausalLM
+from transformers.initialization import no_init_weights
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from objectives.errors import SourceError
+
+_LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of the merge: its shape there, and the layer whose setting it takes."""
+
+    name: str
+    layer: int
+    shape: tuple[int, ...]
+    weight: WeightInfo
+
+
+def architecture(label: str, path: Path, names: Any, config: Any) -> str:
+    """The architecture that a config names, which must be the language model that transformers
+    makes of the config. Raises SourceError."""
+    made = _language_model(config)
+    if not names:
+        remedy = f'; add "architectures": ["{made}"] to it' if made else ""
+        raise SourceError(f"{label}: {path} names no architectures{remedy}")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SourceError(f"{label}: {path}: architectures must be a list of names, not {names!r}")
+    if made is None or made not in names:
+        raise SourceError(
+            f"{label}: {path}: architecture {', '.join(map(repr, names[:4]))} is not one that can "
+            f"be merged: transformers makes {made or 'no causal language model'} of model_type "
+            f"{config.model_type}"
+        )
+    if any((getattr(config, key, None) or 0) > 1 for key in _EXPERTS):
+        raise SourceError(
+            f"{label}: {made} is a mixture of experts, which cannot be merged here: "
+            "its tensors have other names in its files than in a running model"
+        )
+    return made
+
+
+def _language_model(config: Any) -> str | None:
+    made: Any = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    name: str | None = made if isinstance(made, str) or made is None else made[0]
+    return name
+
+
+def weights_of(
+    label: str, path: Path, name: str, config: Any, stored: frozenset[str]
+) -> tuple[int, list[tuple[int, WeightInfo]]]:
+    """The number of layers, and each weight with its layer: -1 before the first, the number of
+    layers after the last. `stored` are the tensors of the model's files. Raises SourceError."""
+    infos = [
+        info
+        for info in NAME_TO_ARCH.get(name, [])
+        if len(info.modules) == 1 and not any(m.weight_prefix for m in info.modules.values())
+    ]
+    if not infos:
+        return _inferred(label, path, config)
+    info = next((i for i in infos if i.expected_model_type == config.model_type), infos[0])
+    [module] = info.modules.values()
+    table = module.architecture
+    num_layers = int(table.num_layers(config))
+    weights = [(-1, w) for w in table.pre_weights(config)]
+    for layer in range(num_layers):
+        weights += [(layer, w) for w in table.layer_weights(layer, config) or ()]
+    weights += [(num_layers, w) for w in table.post_weights(config)]
+    names = [{weight.name, *(weight.aliases or ())} for _, weight in weights]
+    missing = any(
+        not (w.optional or own & stored) for (_, w), own in zip(weights, names, strict=True)
+    )
+    if missing or any(name.endswith(".bias") for name in stored.difference(*names)):
+        return _inferred(label, path, config)
+    return num_layers, weights
+
+
+def empty_model(label: str, path: Path, config: Any) -> Any:
+    """The language model of a config, without memory for its tensors. Raises SourceError."""
+    try:
+        with no_init_weights(), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model.tie_weights()
+            return model
+    except Exception as error:  # a model raises whatever its values make it
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise SourceError(
+            f"{label}: transformers cannot make a model of {path}: {type(error).__name__}: {reason}"
+        ) from None
+
+
+def _inferred(label: str, path: Path, config: Any) -> tuple[int, list[tuple[int, WeightInfo]]]:
+    model = empty_model(label, path, config)
+    tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    vocabulary = {id(p) for end in ends if end is not None for p in end.parameters()}
+    num_layers = int(config.num_hidden_layers)
+    weights: list[tuple[int, WeightInfo]] = []
+    passed = False
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        layer = _LAYER.search(name)
+        passed = passed or layer is not None
+        place = int(layer[1]) if layer else num_layers if passed else -1
+        source = tied.get(name) or _embedding_of(model, name)
+        weight = WeightInfo(
+            name=name,
+            vocabulary_axis=0 if id(parameter) in vocabulary else None,
+            optional=source is not None,
+            tied_names=None if source is None else (source,),
+        )
+        weights.append((place, weight))
+    return num_layers, weights
+
+
+def _embedding_of(model: Any, name: str) -> str | None:
+    """The embedding's name, for the head: a finetune may tie what the reference has apart."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    names = {id(module): place for place, module in model.named_modules()}
+    if head is None or embedding is None or name != f"{names[id(head)]}.weight":
+        return None
+    return f"{names[id(embedding)]}.weight"

@@ -1,0 +1,82 @@
+"""What a study cannot ask of lm-eval, and what goes wrong while a task is loaded."""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import lm_eval.api.task
+import numpy as np
+from datasets.exceptions import DatasetsError
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+from tqdm import tqdm
+
+from objectives.errors import TaskError
+
+from .files import DOCUMENTS_MISSING, REMEDY
+
+LOADING = "cannot be loaded"
+_ASKED = ("generate_until", "multiple_choice", "loglikelihood")
+
+
+def check_kind(name: str, task: Any) -> None:
+    if getattr(task, "UNSAFE_CODE", False):
+        raise TaskError(f"{name}: it runs what the model writes (unsafe_code), which is refused")
+    if getattr(task, "MULTIMODAL", False):
+        raise TaskError(f"{name}: images and audio are not there")
+    hook = task.config.process_results
+    if hook is not None and not callable(hook):
+        raise TaskError(f"{name}: process_results: {hook!r:.40} must be a !function MODULE.NAME")
+    if task.OUTPUT_TYPE not in _ASKED:
+        raise TaskError(
+            f"{name}: output_type {task.OUTPUT_TYPE} is not there (it would take a prompt for "
+            f"every token of a document); there are {', '.join(_ASKED)}"
+        )
+
+
+@contextlib.contextmanager
+def failing_as(name: str, what: str) -> Iterator[None]:
+    """Raise TaskError, which names the task, for whatever its files, hooks and templates raise."""
+    try:
+        yield
+    except TaskError as error:
+        if str(error).startswith(f"{name}: "):
+            raise
+        raise type(error)(f"{name}: {error}") from error
+    except (Exception, SystemExit) as error:  # SystemExit: a hook that calls exit()
+        if what == LOADING and isinstance(error, DOCUMENTS_MISSING):
+            message = f"{name}: its documents cannot be had: {cause(error)}; {REMEDY}"
+            raise TaskError(message) from error
+        raise TaskError(f"{name}: {what}: {cause(error)}") from error
+
+
+def cause(error: BaseException) -> str:
+    """What was raised, in one line of bounded length."""
+    if isinstance(error, DatasetsError) and error.__cause__ is not None:
+        error = error.__cause__  # "An error occurred while generating the dataset"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+@contextlib.contextmanager
+def seeded() -> Iterator[None]:
+    """lm-eval's seeds while a task is made, for hooks that draw."""
+    before = random.getstate(), np.random.get_state()
+    random.seed(DEFAULT_RANDOM_SEED)
+    np.random.seed(DEFAULT_OTHER_SEED)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bar for what takes a second."""
+    bar = lm_eval.api.task.tqdm
+    lm_eval.api.task.tqdm = partial(tqdm, disable=True)
+    try:
+        yield
+    finally:
+        lm_eval.api.task.tqdm = bar

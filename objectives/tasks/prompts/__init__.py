@@ -1,0 +1,1 @@
+"""Prompt templates, rendered in a sandbox within limits."""

@@ -1,0 +1,246 @@
+"""Prompt templates: a preamble, worked examples, and the turn that asks a question.
+
+A template is a YAML file; `turn` is Jinja with `question` and `cue`, and ends where the answer
+begins. Templates that come with the project stand in templates/ and are named without ending.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import TemplateSyntaxError
+
+from objectives.engines.engine import Prompt
+from objectives.errors import TaskError
+from objectives.files.text_files import UnreadableFile, read_text
+from objectives.tasks.questions.labels import shown
+from objectives.tasks.task import Question, Tokenizer
+
+from .sandbox import BoundedTemplate, line_of
+
+_FOLDER = Path(__file__).parent / "templates"
+_FIELDS = ("turn", "preamble", "separator", "examples")
+_MAX_BYTES, _MAX_NODES, _MAX_DEPTH = 1 << 17, 5_000, 20
+
+
+class TemplateProblem(TaskError):
+    """A prompt template is missing or broken."""
+
+
+@dataclass(frozen=True)
+class Example:
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Template:
+    name: str
+    turn: str
+    preamble: str = ""
+    separator: str = "\n\n"
+    """Stands after each example's answer."""
+    examples: tuple[Example, ...] = ()
+
+    def render(self, question: Question) -> str:
+        text = self._start + self._ask(question.text, question.cue)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise TemplateProblem(self._message(error)) from None
+        return text
+
+    @cached_property
+    def _start(self) -> str:
+        """What all prompts begin with."""
+        shots = [
+            self._ask(shot.question, "") + shot.answer + self.separator for shot in self.examples
+        ]
+        return self.preamble + "".join(shots)
+
+    def _ask(self, question: str, cue: str) -> str:
+        turn = self._turn
+        try:
+            return turn.render(question, cue)
+        except Exception as error:  # whatever a template can raise, division by zero and all
+            raise TemplateProblem(self._message(error)) from None
+
+    @cached_property
+    def _turn(self) -> BoundedTemplate:
+        try:
+            turn = BoundedTemplate(self.turn)
+        except Exception as error:  # and whatever its compilation can raise
+            raise TemplateProblem(self._message(error)) from None
+        if not turn.asks:
+            raise TemplateProblem(
+                f"template {self.name}: its turn does not ask the question; it needs "
+                "{{ question }}"
+            )
+        return turn
+
+    def _message(self, error: Exception) -> str:
+        line = line_of(error)
+        where = f", line {line} of turn" if line is not None else ""
+        text = str(error)
+        if isinstance(error, TemplateSyntaxError):
+            text = error.message or ""
+        if isinstance(error, RecursionError):
+            text = "it recurses or is nested too deeply"
+        return f"template {self.name}{where}: {text[:300] or type(error).__name__}"
+
+
+def named_templates() -> list[str]:
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+def load_template(name: str, folder: Path, shots: int | None = None) -> Template:
+    """A template by name, or by a file relative to `folder`, with its first `shots` examples.
+
+    Raises TemplateProblem.
+    """
+    path = _FOLDER / f"{name}.yaml" if name in named_templates() else folder / name
+    try:
+        text = read_text(path, _MAX_BYTES)
+    except FileNotFoundError:
+        raise TemplateProblem(
+            f"no template {name}: {path} does not exist; named ones are "
+            f"{', '.join(named_templates())}"
+        ) from None
+    except UnreadableFile as error:
+        raise TemplateProblem(f"template {name}: {error}") from None
+    try:
+        data = yaml.load(text, Loader=_TextLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        problem = " ".join(str(error).split())
+        raise TemplateProblem(f"cannot read template {path}: {problem}") from None
+    template = _template(name, data)
+    if shots is None:
+        return template
+    if shots > len(template.examples):
+        raise TemplateProblem(f"template {name} has {len(template.examples)} examples, not {shots}")
+    return replace(template, examples=template.examples[:shots])
+
+
+class _TextLoader(yaml.SafeLoader):
+    """YAML in which every value but null is the text that stands there: 1, yes, 2024-01-01."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith(":null")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    yaml_constructors = {  # noqa: RUF012
+        tag: constructor
+        for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.endswith((":null", ":str", ":seq", ":map"))
+    }
+    depth = nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.depth, self.nodes = self.depth + 1, self.nodes + 1
+        if self.depth > _MAX_DEPTH or self.nodes > _MAX_NODES:
+            raise yaml.YAMLError("it is nested too deeply, or has too many values")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in keys:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"key {shown(key.value)} is repeated, line {line}")
+            keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _template(name: str, data: Any) -> Template:
+    turn = data.get("turn") if isinstance(data, dict) else None
+    if not isinstance(turn, str):
+        raise TemplateProblem(f"template {name} needs a text `turn`")
+    if unknown := set(data) - set(_FIELDS):
+        key = min(map(str, unknown))
+        key = key if key.isidentifier() else shown(key)
+        raise TemplateProblem(f"template {name}: unknown key {key}; known are {', '.join(_FIELDS)}")
+    for key in ("preamble", "separator"):
+        if data.get(key) is None:
+            data.pop(key, None)
+        elif not isinstance(data[key], str):
+            raise TemplateProblem(
+                f"template {name}: {key} is {shown(data[key])}, and must be a text"
+            )
+    examples = data.pop("examples", None) or []
+    if not isinstance(examples, list):
+        raise TemplateProblem(f"template {name}: examples must be a list of question and answer")
+    return Template(name, examples=tuple(_example(name, e) for e in examples), **data)
+
+
+def _example(name: str, entry: Any) -> Example:
+    question, answer = (
+        (entry.get("question"), entry.get("answer")) if isinstance(entry, dict) else (None, None)
+    )
+    if not isinstance(question, str) or not isinstance(answer, str):
+        raise TemplateProblem(
+            f"template {name}: an example needs question and answer, both texts, not {shown(entry)}"
+        )
+    return Example(question.strip(), answer)
+
+
+def prompts(
+    task: str,
+    questions: Sequence[Question],
+    template: Template,
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    after: str = "",
+) -> list[tuple[Prompt, ...]]:
+    """One prompt for each question.
+
+    `after` stands after an option in an answer. Raises TaskError where an option is no token of
+    its own after the prompt.
+    """
+    texts = [template.render(question) for question in questions]
+    if len(texts) > 1 and len(set(texts)) == 1:
+        raise TemplateProblem(
+            f"template {template.name}: all {len(texts)} questions have the same prompt; its turn "
+            "needs {{ question }}"
+        )
+    encoded = [tuple(tokens) for tokens in tokenizer(texts)["input_ids"]] if texts else []
+    shared = shared_start(encoded)
+    known: dict[tuple[str, str], int] = {}
+    made: list[tuple[Prompt, ...]] = []
+    for question, text, tokens in zip(questions, texts, encoded, strict=True):
+        names = [question.answer(option) for option in question.options]
+        for name in names:
+            if (question.cue, name) not in known:
+                known[question.cue, name] = _first_token(
+                    task, text, tokens, name + after, tokenizer
+                )
+        options = tuple(known[question.cue, name] for name in names)
+        made.append((Prompt(tokens, shared, max_tokens, options),))
+    return made
+
+
+def shared_start(encoded: Sequence[tuple[int, ...]]) -> int:
+    """Leading tokens that all have in common, with at least one left to each."""
+    if len(encoded) < 2:
+        return 0
+    first, last = min(encoded), max(encoded)
+    most = min(map(len, encoded)) - 1
+    return next((i for i in range(most) if first[i] != last[i]), most)
+
+
+def _first_token(
+    task: str, text: str, tokens: tuple[int, ...], answer: str, tokenizer: Tokenizer
+) -> int:
+    """The token that an answer begins with, right after the prompt."""
+    for space in ("", " ", "\n"):
+        whole = tuple(tokenizer.encode(text + space + answer))
+        if len(whole) > len(tokens) and whole[: len(tokens)] == tokens:
+            return whole[len(tokens)]
+    raise TaskError(
+        f"{task}: after the prompt's end {text[-12:]!r} the tokenizer has no token for the answer "
+        f"{answer!r}; let the template's turn end in a line break"
+    )

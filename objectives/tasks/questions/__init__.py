@@ -1,0 +1,1 @@
+"""Question files: rows, fields, labels and lists of options, and the held-out split."""

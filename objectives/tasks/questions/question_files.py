@@ -1,0 +1,171 @@
+"""Question files in, questions out: JSONL or a JSON list, in the fields of KDD Cup 2024 or others.
+
+Files in the wild differ: labels are ints, strings or lists; options count from 0 or from 1;
+prompts end in "Answer:", "Output:", another cue, or nothing.
+"""
+
+import dataclasses
+import logging
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from objectives.errors import QuestionError
+from objectives.tasks.task import Question
+
+from .fields import Fields, Row, fields_of, options_field, text_of, with_options
+from .labels import BadRow, shown
+from .options import Options
+from .rows import RepeatedKey, read_rows
+
+log = logging.getLogger(__name__)
+
+OnBad = Literal["refuse", "skip"]
+Labels = Callable[[Any, str], Sequence[int | str]]
+"""The labels in an answer, as numbers or letters, of a question with this text."""
+
+MAX_TEXT = 500_000
+"""Characters of a question."""
+_COUNTED = 1000
+"""Bad rows, after which no further ones are looked for."""
+_CUE = re.compile(r"(?:\n[ \t]*(\w[\w ]{0,30}?)|\s(Answer|Output))[ \t]*:\s*$", re.IGNORECASE)
+_KINDS = {
+    "multiple-choice": "multiple_choice",
+    "multiple choice": "multiple_choice",
+    "multiple_choice": "multiple_choice",
+    "retrieval": "retrieval",
+    "ranking": "ranking",
+    "generation": "generation",
+    "named_entity_recognition": "named_entity_recognition",
+}
+
+
+def read_questions(
+    path: Path, kind: str, parse: Callable[[Row], Question], on_bad: OnBad = "refuse"
+) -> tuple[Question, ...]:
+    """Every question of a file, ordered by id, so that the order of rows does not matter.
+
+    Exact duplicates are dropped with a count; a question with two different labels, and any row
+    that `parse` refuses, raises QuestionError, or with on_bad "skip" is left out with a count.
+    """
+    found: dict[str, tuple[str, Question]] = {}
+    bad: list[str] = []
+    torn: set[str] = set()
+    repeated = 0
+    for place, row in read_rows(path):
+        if len(bad) == _COUNTED and on_bad == "refuse":
+            break
+        try:
+            question = dataclasses.replace(_parsed(row, kind, parse), place=place)
+        except BadRow as error:
+            bad.append(f"{place}: {error}")
+            continue
+        first, known = found.setdefault(question.text, (place, question))
+        if known.labels != question.labels:
+            bad.append(f"{place}: the same question as {first} with another label")
+            torn.add(question.text)
+        elif first != place:
+            repeated += 1
+    if bad and on_bad == "refuse":
+        count = f"{len(bad)}{' or more' if len(bad) >= _COUNTED else ''}"
+        more = f" ({count} such rows)" if len(bad) > 1 else ""
+        raise QuestionError(f"{bad[0]}{more}; mend it, or set on_bad: skip")
+    if bad:
+        log.warning("%s: %d bad rows left out, first %s", path.name, len(bad), bad[0])
+    if repeated:
+        log.info("%s: %d exact duplicates dropped", path.name, repeated)
+    questions = [question for text, (_, question) in found.items() if text not in torn]
+    if not questions:
+        raise QuestionError(f"{path} has no questions")
+    return tuple(sorted(questions, key=lambda q: q.id))
+
+
+def question_of(row: Row, labels: Labels, fields: Fields | None = None) -> Question:
+    """The question of a row, in the `fields` given or in those of a known format. Raises BadRow."""
+    fields = fields_of(row, fields)
+    text, answer = with_options(text_of(row, fields), row, fields)
+    if len(text) > MAX_TEXT:
+        raise BadRow(f"the question has {len(text):,} characters, more than {MAX_TEXT:,}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        part = shown(text[error.start : error.end])
+        raise BadRow(f"the question has a broken character, {part}") from None
+    if "\0" in text:
+        raise BadRow("the question has a NUL character")
+    body, cue = split_cue(text)
+    if not body:
+        raise BadRow(f"{fields.question[0]} has nothing before its last colon")
+    return _labelled(body, cue, labels(answer, body), row)
+
+
+def _labelled(body: str, cue: str, labels: Sequence[int | str], row: Row) -> Question:
+    options = Options(body)
+    letters = [label for label in labels if isinstance(label, str)]
+    if letters:
+        return _lettered(body, cue, letters[0], options)
+    numbers = tuple(label for label in labels if isinstance(label, int))
+    if not options.numbers:
+        _check_unlisted(options, numbers, row)
+    choice = options.numbers or (0, 1, 2, 3)
+    outside = [number for number in numbers if number not in choice]
+    if outside:
+        raise BadRow(
+            f"label {shown(outside[0])} is not among the options {choice[0]} to {choice[-1]}"
+        )
+    return Question(body, cue, numbers, choice)
+
+
+def _lettered(body: str, cue: str, label: str, options: Options) -> Question:
+    if not options.letters:
+        raise BadRow(f"label {label} is a letter, and no lettered list of options is recognised")
+    place = options.letters.lower().find(label.lower())
+    if place < 0:
+        low, high = options.letters[0], options.letters[-1]
+        raise BadRow(f"label {label} is not among the options {low} to {high}")
+    numbers = tuple(range(len(options.letters)))
+    return Question(body, cue, (place,), numbers, letters=options.letters)
+
+
+def _check_unlisted(options: Options, numbers: Sequence[int], row: Row) -> None:
+    """A text without a numbered list has options 0 to 3, unless its list is not recognised."""
+    if options.letters:
+        raise BadRow(
+            f"label {shown(numbers[0])} is a number, and the options are lettered "
+            f"{options.letters[0]} to {options.letters[-1]}"
+        )
+    if options.unknown:
+        raise BadRow(
+            "its list of options is not recognised; number it as 0., 1) or (1), or letter it as "
+            "A. or (A)"
+        )
+    if name := options_field(row):
+        raise BadRow(
+            f"its list of options seems to be the field {name}; name it in the task, as in "
+            f"fields: {{question: ..., options: {name}, answer: ...}}"
+        )
+
+
+def split_cue(text: str) -> tuple[str, str]:
+    """The question, and the word before a final colon on a line of its own, if there is one."""
+    match = _CUE.search(text)
+    if match is None:
+        return text.strip(), ""
+    return text[: match.start()].strip(), (match[1] or match[2]).strip()
+
+
+def _parsed(row: Any, kind: str, parse: Callable[[Row], Question]) -> Question:
+    if isinstance(row, RepeatedKey):
+        raise BadRow(f"the key {shown(row.key)} is repeated")
+    if not isinstance(row, dict):
+        raise BadRow("is not an object with input_field and output_field")
+    _check_kind(row, kind)
+    return parse(row)
+
+
+def _check_kind(row: Row, kind: str) -> None:
+    stated = row.get("task_type")
+    known = _KINDS.get(stated.strip().lower()) if isinstance(stated, str) else None
+    if known not in (None, kind):
+        raise BadRow(f"task_type is {stated}, the task is of kind {kind}")

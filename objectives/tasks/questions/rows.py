@@ -1,0 +1,151 @@
+"""The rows of a question file, each with its place: JSONL, a JSON list, or one JSON object."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from objectives.errors import QuestionError
+from objectives.files.text_files import UnreadableFile, read_text
+
+MAX_BYTES = 64 << 20
+MAX_ROW = 4 << 20
+"""Characters of one row."""
+MAX_ROWS = 200_000
+
+_LINE = re.compile(r"\S[^\n]*")
+_SPACE = re.compile(r"[ \t\n\r]*")
+_NEEDED = "a question file is JSONL, a row on each line, or one JSON list"
+
+
+@dataclass(frozen=True)
+class RepeatedKey:
+    """Stands in place of a JSON object in which a key is repeated."""
+
+    key: str
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the place of each row, as file:line, and its JSON value. Raises QuestionError."""
+    try:
+        text = read_text(path, MAX_BYTES)
+    except FileNotFoundError:
+        raise QuestionError(f"{path} does not exist") from None
+    except UnreadableFile as error:
+        raise QuestionError(str(error)) from None
+    start = _start(text)
+    rows = _list_rows(path, text, start) if text.startswith("[", start) else _lines(path, text)
+    for number, (place, row) in enumerate(rows, 1):
+        if number > MAX_ROWS:
+            raise QuestionError(f"{place}: more than {MAX_ROWS:,} rows; use a part of the file")
+        yield place, row
+
+
+def _start(text: str, position: int = 0) -> int:
+    """The position of the next character that is not white space."""
+    match = _SPACE.match(text, position)
+    assert match is not None
+    return match.end()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    row = dict(pairs)
+    if len(row) == len(pairs):
+        return row
+    keys = [key for key, _ in pairs]
+    return RepeatedKey(next(key for key, count in Counter(keys).items() if count > 1))
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    number, last = 1, 0
+    for count, match in enumerate(_LINE.finditer(text)):
+        number += text.count("\n", last, match.start())
+        last = match.start()
+        place = f"{path}:{number}"
+        try:
+            yield place, _value(place, match[0].strip("\ufeff \t\r"))
+        except QuestionError:
+            whole = _whole(text) if count == 0 else None
+            if whole is None:
+                raise
+            yield place, whole
+            return
+
+
+def _whole(text: str) -> Any:
+    """The one JSON object that a file holds over several lines, or None."""
+    if len(text) > MAX_ROW or not text.startswith("{", _start(text)):
+        return None
+    try:
+        return _DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _value(place: str, line: str) -> Any:
+    if len(line) > MAX_ROW:
+        raise QuestionError(_too_long(place, len(line)))
+    try:
+        return _DECODER.decode(line)
+    except json.JSONDecodeError as error:
+        hint = "" if line.startswith(("{", "[")) else f"; {_NEEDED}, not CSV or another format"
+        raise QuestionError(f"{place}: not JSON: {error.msg}, column {error.colno}{hint}") from None
+    except ValueError as error:
+        raise QuestionError(f"{place}: not JSON: {error}") from None
+    except RecursionError:
+        raise QuestionError(f"{place}: not a question: the JSON is nested too deeply") from None
+
+
+def _too_long(place: str, size: int) -> str:
+    return f"{place}: the row has {size:,} characters, and at most {MAX_ROW:,} are read; {_NEEDED}"
+
+
+def _list_rows(path: Path, text: str, start: int) -> Iterator[tuple[str, Any]]:
+    """Rows of a list, decoded one at a time from a window of the text: memory stays bounded."""
+    position, line, counted = _start(text, start + 1), 1, 0
+    window, base, number = "", 0, 0
+    closed = text.startswith("]", position)
+    while not closed:
+        number += 1
+        line += text.count("\n", counted, position)
+        counted = position
+        if not window or position - base > MAX_ROW:
+            base, window = position, text[position : position + 2 * MAX_ROW]
+        place = f"{path}:{line}, row {number}"
+        row, end = _decoded(place, window, position - base, base + len(window) < len(text))
+        if base + end - position > MAX_ROW:
+            raise QuestionError(_too_long(place, base + end - position))
+        yield place, row
+        position = _start(text, base + end)
+        closed = text.startswith("]", position)
+        if not closed and not text.startswith(",", position):
+            raise QuestionError(f"{place}: not JSON: no comma or ] after the row")
+        if not closed:
+            position = _start(text, position + 1)
+    rest = _start(text, position + 1)
+    if rest < len(text):
+        line = 1 + text.count("\n", 0, rest)
+        raise QuestionError(f"{path}:{line}: not JSON: text after the list; {_NEEDED}")
+
+
+def _decoded(place: str, window: str, position: int, cut: bool) -> tuple[Any, int]:
+    """A value and its end. `cut`: more text follows the window."""
+    try:
+        return _DECODER.raw_decode(window, position)
+    except json.JSONDecodeError as error:
+        unfinished = error.msg.startswith("Unterminated") or error.pos > len(window) - 16
+        if cut and unfinished:
+            raise QuestionError(_too_long(place, len(window) - position)) from None
+        line = window.count("\n", position, error.pos)
+        where = f", {line} lines on" if line else ""
+        raise QuestionError(f"{place}: not JSON: {error.msg}{where}") from None
+    except ValueError as error:
+        raise QuestionError(f"{place}: not JSON: {error}") from None
+    except RecursionError:
+        raise QuestionError(f"{place}: not a question: the JSON is nested too deeply") from None

@@ -1,0 +1,1 @@
+"""Database URLs, connections, tables and retries."""

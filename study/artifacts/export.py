@@ -1,0 +1,68 @@
+"""Which trial to export, and the folder that it is written to."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from storage.scores import Answers
+    from storage.trials import TrialRecord
+    from study.setup.setup import Setup
+    from study.verdict.judge import Judgement
+
+
+def choose(records: "Sequence[TrialRecord]", trial: str, judgement: "Judgement") -> "TrialRecord":
+    """The trial that --trial names. Raises ConfigError."""
+    from study.config.errors import ConfigError
+    from study.search.state import best_merge
+
+    if trial == "final":
+        if judgement.final is None:
+            raise ConfigError(f"--trial final: {judgement.sentence} --trial best needs no verdict")
+        return judgement.final.candidate.record
+    if trial == "best":
+        best = best_merge(records)
+        if best is None:
+            raise ConfigError("--trial best: no merge has been scored yet")
+        return best
+    found = next((r for r in records if str(r.number) == trial), None)
+    if found is None:
+        raise ConfigError(
+            f"--trial {trial}: must be final, best or a number from 0 to {len(records) - 1}"
+        )
+    if not found.complete:
+        state = {"FAIL": "has failed"}.get(found.state.name, f"is {found.state.name.lower()}")
+        state = "was interrupted" if found.interrupted else state
+        raise ConfigError(f"--trial {trial}: that trial {state}, so there is nothing to export")
+    return found
+
+
+def export_trial(
+    setup: "Setup",
+    record: "TrialRecord",
+    records: "Sequence[TrialRecord]",
+    out: Path,
+    judgement: "Judgement",
+    answers: "Answers",
+    url: str,
+    overwrite: bool = False,
+    identity: str | None = None,
+) -> Path:
+    """Write the merge that a trial scored, one of the `records`; gives the folder.
+
+    Raises ExportError.
+    """
+    from objectives.export.export import export as write
+    from study.artifacts.model_card import model_card, texts
+    from study.search.genome import recipe_of
+
+    return write(
+        recipe_of(record, setup.genome),
+        setup.sources,
+        setup.locations,
+        out,
+        model_card(setup, record, judgement, answers, setup.samples(record, records, answers)),
+        overwrite,
+        texts=texts(setup, record, judgement, url, identity),
+    )

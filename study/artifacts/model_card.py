@@ -1,0 +1,170 @@
+"""What goes into an exported folder beside the weights: model card, verdict, where it is from."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, StrictUndefined
+
+from objectives.sampling import Sample
+from storage.database.url import redacted
+from storage.scores import HELD_OUT, SEARCH, Answers
+from storage.trials import TrialRecord
+from study.cli.escaping import Markdown, markdown, markdown_code, printable
+from study.config.genome import references as references_of
+from study.search.contenders import Candidate
+from study.search.stored_scores import scores_of
+from study.setup.setup import Setup
+from study.verdict.judge import Judgement
+from study.verdict.scoreboard import Line
+
+CARD_FILE, VERDICT_FILE, STUDY_FILE = "README.md", "verdict.json", "study.json"
+
+_CARD = Environment(
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    finalize=markdown,
+).from_string(
+    """\
+---
+{{ front }}
+---
+
+# {{ name }}
+
+A merge of {{ models | join(", ") }}{% if base %} over {{ base }}{% endif %}, method \
+{{ method }}: {{ what }} of the study {{ study }}.
+
+{{ verdict }}
+
+| | {% for task in tasks %}{{ task }} | {% endfor %}weighted | optimism |
+|---|{% for _ in tasks %}---|{% endfor %}---|---|
+{% for name, cells in rows %}
+| {{ name }} |{% for cell in cells %} {{ cell }} |{% endfor %}
+
+{% endfor %}
+
+Each cell: score on the questions that the search saw / on held-out questions, ± one standard
+error. A search is partly lucky, so its own questions overstate what it found: the optimism is the
+first number minus the second.\
+{% if sampled %} Trial {{ number }} was asked a sample of the search questions: its score there \
+is an estimate.{% endif %}
+
+
+## Reproduce
+
+`recipe.json` holds every number of the merge, with the seed of its random masks: the same
+recipe over the same models gives the same weights. `mergekit_config.yml` is the same merge in
+mergekit's format (`mergekit-yaml mergekit_config.yml OUT`); mergekit draws masks of its own, so
+there a dare or della merge has the same distribution and not the same bits. `python -m
+study.verify` asks the questions again and compares every answer; `sha256sum --check SHA256SUMS`
+checks the weights.
+"""
+)
+
+
+def model_card(
+    setup: Setup,
+    record: TrialRecord,
+    judgement: Judgement,
+    answers: Answers,
+    samples: Mapping[str, Sample],
+) -> str:
+    """The card of one trial, in the hub's format, with the scores of the study's main merges.
+
+    `samples` are of the tasks that the trial was not asked whole.
+    """
+    config, tasks = setup.config, judgement.tasks
+    references = references_of(config.genome)
+    line = _line_of(record, judgement.lines, answers, samples)
+    shown = [*judgement.lines, *([] if line in judgement.lines else [line])]
+    final = judgement.final is not None and judgement.final.candidate.record.id == record.id
+    return _CARD.render(
+        front=Markdown(_front(setup, record, line, list(references.values()), samples)),
+        name=f"{config.name}, trial {record.number}",
+        number=record.number,
+        models=[references[label] for label in setup.genome.models],
+        base=references.get(setup.genome.base) if setup.genome.base else None,
+        method=markdown_code(config.genome.merge_method),
+        what=f"{'the final merge, ' if final else ''}trial {record.number}",
+        study=markdown_code(config.name),
+        verdict=judgement.sentence
+        if final
+        else f"Of the study's final merge: {judgement.sentence}",
+        tasks=tasks,
+        sampled=bool(samples),
+        rows=[(line.name, line.cells(tasks)) for line in shown],
+    )
+
+
+def texts(
+    setup: Setup,
+    record: TrialRecord,
+    judgement: Judgement,
+    url: str,
+    identity: str | None = None,
+) -> dict[str, str]:
+    """The verdict, and what `study.verify` needs to find the study again, as files by name.
+
+    `identity` tells the stored study from others of its name (storage/identity.py).
+    """
+    verdict = judgement.to_dict() | {"exported": record.number}
+    study = {
+        "study": setup.config.name,
+        "trial": record.number,
+        "config": str(setup.config.file.resolve()),
+        "storage": redacted(url),
+        "identity": identity,
+        "questions": {SEARCH: setup.search.digests(), HELD_OUT: setup.held_out.digests()},
+    }
+    return {VERDICT_FILE: _json(verdict), STUDY_FILE: _json(study)}
+
+
+def _line_of(
+    record: TrialRecord, shown: Sequence[Line], answers: Answers, samples: Mapping[str, Sample]
+) -> Line:
+    """The trial's own line; a trial that is no candidate gets one."""
+    found = next((line for line in shown if line.candidate.record.id == record.id), None)
+    if found is not None:
+        return found
+    search, held_out = (answers.read(record.id, split) for split in (SEARCH, HELD_OUT))
+    this = Candidate("best", "this merge", record)
+    return Line(this, scores_of(search, samples), scores_of(held_out) if held_out else None)
+
+
+def _front(
+    setup: Setup,
+    record: TrialRecord,
+    line: Line,
+    base_models: list[str],
+    samples: Mapping[str, Sample],
+) -> str:
+    """The hub's metadata: held-out scores where there are any."""
+    part, scores = ("held-out", line.held_out) if line.held_out else ("search", line.search)
+    drawn, sample = {} if line.held_out else samples, "a sample of the "
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=printable(name),
+            dataset_name=f"{printable(name)}, {sample if name in drawn else ''}{part} questions",
+            metric_type="accuracy",
+            metric_name="score",
+            metric_value=round(task.mean, 4),
+        )
+        for name, task in scores.tasks.items()
+    ]
+    data = ModelCardData(
+        base_model=[printable(model) for model in base_models],
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["merge", "mergekit", "evolutionary-merge", setup.config.genome.merge_method],
+        model_name=f"{setup.config.name}, trial {record.number}",
+        eval_results=results or None,
+    )
+    return data.to_yaml().rstrip()
+
+
+def _json(data: object) -> str:
+    return json.dumps(data, indent=2) + "\n"

@@ -1,0 +1,5 @@
+"""Errors in a study file or on the command line."""
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used: names the file, the key, and what is allowed."""

@@ -1,0 +1,89 @@
+"""What pydantic finds wrong with a study file, in the words of this project."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from objectives.crash_report import without_secrets
+
+_LONGEST_VALUE = 40
+_MUST = {
+    "missing": "is missing",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "mapping_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "string_type": "must be a text",
+    "string_too_short": "must not be empty",
+    "path_type": "must be a text",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "literal_error": "must be {expected}",
+    "too_long": "must have at most {max_length} entries",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be greater than {gt}",
+}
+_WITHOUT_VALUE = ("missing", "string_too_short", "too_long")
+_REASONS = {
+    "trials": "each look at a study reads all its trials",
+    "population": "the first step of the search takes a whole generation",
+    "batch_tokens": "a batch has to fit the engine's memory",
+    "max_tokens": "no model answers with more",
+}
+"""Why there is an upper bound, by the key's last part."""
+
+
+def message(path: Path, data: Mapping[str, Any], error: ValidationError) -> str:
+    """What is wrong with the file at `path`, whose contents are `data`: a line for each problem."""
+    lines = []
+    for problem in error.errors():
+        place = _place(problem["loc"], data)
+        for line in _text(problem).split("\n"):
+            joint = "." if place and ": " in line and problem["type"] == "value_error" else ": "
+            lines.append(f"{place}{joint}{line}" if place else line)
+    if len(lines) == 1:
+        return f"{path}: {lines[0]}"
+    return f"{path} is not a valid study:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _text(problem: Any) -> str:
+    kind = problem["type"]
+    if kind not in _MUST:
+        return str(problem["msg"]).removeprefix("Value error, ")
+    bounds = {name: _plain(bound) for name, bound in problem.get("ctx", {}).items()}
+    must = _MUST[kind].format(**bounds)
+    value = "" if kind in _WITHOUT_VALUE else f", not {_shown(problem['input'])}"
+    reason = _REASONS.get(str(problem["loc"][-1])) if kind == "less_than_equal" else None
+    return f"{must}{value}" + (f": {reason}" if reason else "")
+
+
+def _plain(bound: Any) -> Any:
+    return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
+
+
+def _shown(value: Any) -> str:
+    """A value as a file has it, shortened, and without what a URL in it may hide."""
+    text = without_secrets(json.dumps(value, ensure_ascii=False, default=str), {})
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def _place(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
+    """The key's path, a task by its name if it has one."""
+    parts = [str(part) for part in loc]
+    if len(loc) > 1 and loc[0] == "tasks" and isinstance(loc[1], int):
+        task = data["tasks"][loc[1]]
+        if isinstance(task, dict) and isinstance(task.get("name"), str):
+            parts[1] = task["name"]
+    return ".".join(parts)

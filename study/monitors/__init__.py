@@ -1,0 +1,1 @@
+"""Observers of a running study: progress line, Weights & Biases, dashboard."""

@@ -1,0 +1,120 @@
+"""The study's note on the dashboard: what is searched, how far it is, what was found."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from objectives.merge.recipe import MergeRecipe
+from storage.database.url import redacted
+from storage.trials import TrialRecord
+from study.cli.escaping import Markdown, markdown, markdown_code, printable
+from study.search.genome import Genome, recipe_of
+from study.search.state import SearchState, best_merge
+from study.setup.setup import Setup
+
+_NOTE = Environment(
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    finalize=markdown,
+).from_string(
+    """\
+## {{ name }}
+
+Searches {{ parameters }} parameters of a {{ method }} merge of {{ models | join(", ") }}\
+{% if base %} over {{ base }}{% endif %}, scored on {{ tasks | join(", ") }}: \
+{{ rule }}.
+
+**{{ finished }} of {{ budget }} search trials**, generation {{ generation }} ({{ population }} \
+trials each){% if failed %}, {{ failed }} trials failed and were asked again{% endif %}. \
+Written {{ now }} UTC, after every generation.
+
+{% if verdict %}
+### Verdict after {{ verdict.after }} search trials
+
+{{ verdict.sentence }}
+
+{% endif %}
+{% if best %}
+### Best merge so far: trial {{ best.number }}\
+{% if best.baseline %} ({{ best.baseline }}){% endif %}
+
+
+**{{ "%.4f" | format(best.value) }}**{% if best.error is not none %} ± \
+{{ "%.4f" | format(best.error) }} (standard error){% endif %}\
+{% for task, mean in best.tasks.items() %}; {{ task }} {{ "%.3f" | format(mean) }}{% endfor %}. \
+The best of many noisy scores overstates what the merge is worth; the held-out questions tell.
+
+| {{ quantities }} |{% for column in columns %} {{ column }} |{% endfor %}
+
+|---|{% for _ in columns %}---|{% endfor %}
+
+{% for knot, cells in rows %}
+| {{ knot }} |{% for cell in cells %} {{ cell }} |{% endfor %}
+
+{% endfor %}
+
+{% endif %}
+### Go on, or join with another worker
+
+    {{ command }}
+"""
+)
+
+
+def note(
+    setup: Setup,
+    records: Sequence[TrialRecord],
+    population: int,
+    url: str,
+    verdict: Mapping[str, Any] | None = None,
+) -> str:
+    """The note's Markdown; `url` is shown without its password, `verdict` is the stored one."""
+    genome, config = setup.genome, setup.config
+    state = SearchState.of(records, population)
+    top = best_merge(records)
+    words = ["python", "-m", "study.run", str(config.file), "--storage", redacted(url)]
+    words += ["--trials", str(config.trials_given)] if config.trials_given else []
+    words += [
+        word for folder in config.task_folders for word in ("--task-search-path", str(folder))
+    ]
+    return _NOTE.render(
+        name=config.name,
+        parameters=len(genome.space),
+        method=markdown_code(config.genome.merge_method),
+        models=genome.models,
+        base=genome.base,
+        tasks=[f"{task.name} (weight {task.weight:g})" for task in config.tasks],
+        rule=setup.rule,
+        finished=len(state.finished),
+        budget=config.study.trials,
+        generation=state.generation,
+        population=population,
+        failed=sum(record.failed for record in records),
+        now=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+        verdict=verdict,
+        best=top,
+        **(_table(recipe_of(top, genome), genome) if top else {}),
+        command=Markdown(printable(shlex.join(words))),
+    )
+
+
+def _table(recipe: MergeRecipe, genome: Genome) -> dict[str, Any]:
+    """Blocks down, models across; the parameters of each in one cell."""
+    sets = [*recipe.filters, "rest"] if recipe.filters else [""]
+    rows = []
+    for k, knot in enumerate(genome.knots):
+        for f, name in enumerate(sets):
+            cells = [
+                " / ".join(f"{values[min(k, len(values) - 1)][m][f]:.2f}" for values in lists)
+                for m in range(len(recipe.models))
+                if (lists := list(recipe.values.values()))
+            ]
+            shared = [f"{v[min(k, len(v) - 1)][f]:.4g}" for v in recipe.shared.values()]
+            rows.append((f"{knot} {name}".strip(), cells + shared))
+    columns = [*(recipe.models if recipe.values else ()), *recipe.shared]
+    return {"quantities": " / ".join(recipe.values), "columns": columns, "rows": rows}

@@ -1,0 +1,1 @@
+"""The report of a study: its data, and the page and figures drawn from them."""

@@ -1,0 +1,1 @@
+"""The search: genome, sampler, schedule of questions, and the jobs that remain."""

@@ -1,0 +1,64 @@
+"""The one module that touches the internals of `cmaes`.
+
+Its public surface has no step size, no covariance and no way to reseed a running optimizer. What
+is used instead: `_sigma`, `_C`, `reseed_rng` and `mean` of `cmaes.CMA` 0.13. pyproject.toml pins
+the minor version, and tests/study/search/test_cma.py says what is relied on.
+"""
+
+import numpy as np
+from cmaes import CMA
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+Floats = NDArray[np.float64]
+
+
+class Optimizer:
+    """CMA-ES over the unit cube, minimizing.
+
+    Every method runs on one thread: the last bits of an eigenvector depend on the thread count.
+    """
+
+    def __init__(
+        self, mean: Floats, sigma: float, population: int, covariance: Floats | None = None
+    ) -> None:
+        """`mean` has shape [parameters]; `covariance`, the identity by default, is square."""
+        self._cma = CMA(
+            mean.copy(),
+            sigma,
+            np.array([[0.0, 1.0]] * len(mean)),
+            population_size=population,
+            cov=None if covariance is None else covariance.copy(),
+        )
+
+    @property
+    def generation(self) -> int:
+        return int(self._cma.generation)
+
+    @property
+    def mean(self) -> Floats:
+        """The mean of the distribution, which may lie outside the cube."""
+        mean: Floats = self._cma.mean.copy()
+        return mean
+
+    @property
+    def sigma(self) -> float:
+        return float(self._cma._sigma)
+
+    @property
+    def deviations(self) -> Floats:
+        """The standard deviation along each parameter."""
+        deviations: Floats = self._cma._sigma * np.sqrt(np.diag(self._cma._C))
+        return deviations
+
+    def ask(self, seed: int) -> Floats:
+        """Draw a point with random numbers that depend on the seed alone."""
+        with threadpool_limits(1):
+            self._cma.reseed_rng(seed)
+            point: Floats = self._cma.ask()
+        return point
+
+    def tell(self, solutions: list[tuple[Floats, float]]) -> None:
+        """Advance by one generation of (point, value to minimize)."""
+        with threadpool_limits(1):
+            self._cma.tell(solutions)

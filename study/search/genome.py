@@ -1,0 +1,299 @@
+"""The search space: named parameters in, a MergeRecipe out, with mergekit-evolve's meaning.
+
+K: knots (blocks of layers, or smooth's points), M: models, F: filters and the rest,
+P: parameters of the method. A genotype lists its values in the order K, M, F, P; where a method
+has parameters that its models share, those follow in the order K, F, P.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from objectives.merge.catalogue import METHODS, Parameter, Value
+from objectives.merge.recipe import MergeRecipe, ValuesKMF
+from storage.trials import TrialRecord
+from study.config.errors import ConfigError
+from study.config.genome import GenomeConfig, Range, SpaceConfig, references
+
+UNIFORM_WEIGHTS = (0.5, 0.7, 0.85, 1.0)
+"""The sweep of uniform merges, after 1/M: a tuned one of them is the baseline to beat."""
+SCALE = "lambda"
+_NEARLY = 0.999
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A merge that is scored beside the search and takes no place in it."""
+
+    name: str
+    kind: str
+    """base, parent or uniform."""
+    recipe: MergeRecipe
+    params: Mapping[str, float]
+    """Its point in the search space, or the nearest one where it lies outside."""
+
+
+class Genome:
+    """What is searched, for models of `num_layers` layers. Raises ConfigError."""
+
+    def __init__(
+        self, config: GenomeConfig, space: SpaceConfig, num_layers: int, mask_seed: int = 0
+    ) -> None:
+        self._config, self._num_layers, self._mask_seed = config, num_layers, mask_seed
+        self._method = METHODS[config.merge_method]
+        self.references = references(config)
+        label_of = {reference: label for label, reference in self.references.items()}
+        self.models = tuple(label_of[model] for model in config.models)
+        self.base = label_of[config.base_model] if config.base_model else None
+        self.filters = tuple(config.filters or ())
+        self.knots = self._knots()
+        searched = [p for p in self._method.parameters if self._is_searched(p, space)]
+        self._of_models = tuple(p for p in searched if p.per_model)
+        self._of_all = tuple(p for p in searched if not p.per_model)
+        self.space = self._space(space)
+
+    @property
+    def reference(self) -> str:
+        """The model that gives the merge its architecture and vocabulary."""
+        return self.base or self.models[0]
+
+    @property
+    def normalize(self) -> bool:
+        given = self._config.normalize
+        return bool(self._method.normalize) if given is None else given
+
+    def recipe(self, params: Mapping[str, float]) -> MergeRecipe:
+        """The merge at a point of the space."""
+        scale = float(self._config.parameters.get(SCALE, 1.0))
+        return self.decode([params[name] for name in self._names()], params.get(SCALE, scale))
+
+    def decode(self, genotype: Sequence[float], scale: float = 1.0) -> MergeRecipe:
+        """mergekit-evolve's reading of a genotype: densities are clamped, signs are dropped
+        unless negative weights are allowed, slerp's numbers stay as they are."""
+        P, count = len(self._of_models), len(self._names_of_models())
+        values_KMFP = [
+            _read(self._of_models[i % P].name, value, self._config)
+            for i, value in enumerate(genotype[:count])
+        ]
+        values = {
+            p.name: self._folded(values_KMFP[i::P]) for i, p in enumerate(self._of_models)
+        } | self._set_values()
+        shared_KFP = [abs(value) for value in genotype[count:]]
+        shared = {
+            p.name: _batched(shared_KFP[i :: len(self._of_all)], self._sets)
+            for i, p in enumerate(self._of_all)
+        }
+        return MergeRecipe(
+            self._config.merge_method,
+            self.models,
+            None if self._method.base == "unused" else self.base,
+            self._num_layers,
+            _within(values),
+            self.filters,
+            self._config.smooth,
+            self.normalize,
+            scale,
+            self._mask_seed,
+            shared=shared,
+            options=self._options(),
+        )
+
+    def baselines(self) -> list[Baseline]:
+        """Return the base, each parent alone, and uniform merges: a sweep of weights if the method
+        has weights, else one merge with mergekit's defaults. A method that copies one model has no
+        uniform merge: the unscaled model is the parent."""
+        found: list[Baseline] = []
+        for label in [*filter(None, [self.base]), *self.models]:
+            kind = "base" if label == self.base else "parent"
+            if label not in [b.name for b in found]:
+                recipe = MergeRecipe.single(label, self._num_layers)
+                found.append(Baseline(label, kind, recipe, self._alone(label)))
+        return found + self._uniform()
+
+    def _uniform(self) -> list[Baseline]:
+        if self._method.pairwise:
+            return [self._halfway(pair) for pair in itertools.combinations(self.models, 2)]
+        if self._method.copies_one_model:
+            return []
+        if self._method.parameter("weight") is None:
+            return [Baseline("uniform", "uniform", self.recipe(p := self._default()), p)]
+        weights = [1 / len(self.models)]
+        if self._method.needs_base:
+            weights += UNIFORM_WEIGHTS
+        found = []
+        for weight in dict.fromkeys(weights):
+            params = self._point(dict.fromkeys(self.models, weight))
+            recipe = self.recipe(params)
+            if self._method.needs_base:
+                values = self._filled(recipe, weight)
+                recipe = replace(recipe, normalize=False, scale=1.0, values=values)
+            found.append(Baseline(f"uniform {weight:.2f}", "uniform", recipe, params))
+        if self.normalize and self._method.needs_base:
+            params = self._point(dict.fromkeys(self.models, 1.0))
+            name = "uniform normalized"
+            found.append(Baseline(name, "uniform", self.recipe(params), params))
+        return found
+
+    def _default(self) -> dict[str, float]:
+        """The point with mergekit's defaults, or the starts, as far as the bounds let it."""
+        point = {}
+        for name, range_ in self.space.items():
+            parameter = self._method.parameter(name.split("/")[-1])
+            default = None if parameter is None else parameter.default
+            wanted = _start(range_) if default is None else float(default)
+            point[name] = min(max(wanted, range_.low), range_.high)
+        return point
+
+    def _halfway(self, pair: tuple[str, str]) -> Baseline:
+        params = self._point({m: self.space[n].high for m in pair for n in self._names()[:1]})
+        return Baseline("uniform " + " + ".join(pair), "uniform", self.recipe(params), params)
+
+    def _filled(self, recipe: MergeRecipe, weight: float) -> dict[str, ValuesKMF]:
+        """The recipe's values with this weight everywhere, also outside the search's bounds."""
+        shape = self._folded([weight] * (len(self.knots) * len(self.models) * self._sets))
+        return {**recipe.values, "weight": shape}
+
+    def _alone(self, label: str) -> dict[str, float]:
+        """One model at weight 1 and full density, the others at 0."""
+        params = self._point({model: float(model == label) for model in self.models})
+        ends = {name: self.space[name].high for name in params if name.endswith("/density")}
+        return params | ends
+
+    def _point(self, first: Mapping[str, float]) -> dict[str, float]:
+        """A uniform point: this value for each model's weight or t, the start for the rest.
+
+        Values outside the bounds become the nearest inside.
+        """
+        point = {name: _start(range_) for name, range_ in self.space.items()}
+        for name in self._names():
+            model, parameter = name.split("/")[0], name.split("/")[-1]
+            if self._of_models and parameter == self._of_models[0].name in ("weight", "t"):
+                low, high = self.space[name].low, self.space[name].high
+                point[name] = min(max(first.get(model, low), low), high)
+        if SCALE in point:
+            point[SCALE] = min(max(1.0, self.space[SCALE].low), self.space[SCALE].high)
+        return point
+
+    def _knots(self) -> tuple[str, ...]:
+        step = self._config.layer_granularity or self._num_layers
+        if self._num_layers % step:
+            fits = [str(n) for n in range(1, self._num_layers + 1) if self._num_layers % n == 0]
+            raise ConfigError(
+                f"genome.layer_granularity: {step} does not divide the {self._num_layers} layers; "
+                f"{', '.join(fits)} do"
+            )
+        starts = range(0, self._num_layers, step)
+        if self._config.smooth:
+            return tuple(f"knot.{i}" for i in range(len(starts)))
+        return tuple(f"layers.{start}-{start + step - 1}" for start in starts)
+
+    @property
+    def _sets(self) -> int:
+        return len(self.filters) + 1
+
+    def _names(self) -> list[str]:
+        """Parameter names in the order of a genotype."""
+        parts = itertools.product(self.knots, self._set_names(), self._of_all)
+        return self._names_of_models() + [_joined(k, f, p.name) for k, f, p in parts]
+
+    def _names_of_models(self) -> list[str]:
+        parts = itertools.product(self.knots, self.models, self._set_names(), self._of_models)
+        return [_joined(m, k, f, p.name) for k, m, f, p in parts]
+
+    def _set_names(self) -> list[str]:
+        return [*self.filters, "rest"] if self.filters else [""]
+
+    def _is_searched(self, parameter: Parameter, space: SpaceConfig) -> bool:
+        if parameter.name in self._config.parameters or not parameter.is_number:
+            return False
+        return parameter.is_searched or space.given(parameter.name) is not None
+
+    def _set_values(self) -> dict[str, ValuesKMF]:
+        """What the config sets of the parameters that each model has, the same everywhere."""
+        size = len(self.knots) * len(self.models) * self._sets
+        return {
+            p.name: self._folded([float(self._config.parameters[p.name])] * size)
+            for p in self._method.parameters
+            if p.per_model and p.name in self._config.parameters
+        }
+
+    def _options(self) -> dict[str, Value]:
+        """What it sets of the others."""
+        return {
+            name: value
+            for name, value in self._config.parameters.items()
+            if (p := self._method.parameter(name)) is not None and not p.per_model
+        }
+
+    def _space(self, space: SpaceConfig) -> dict[str, Range]:
+        of = {p.name: self._range(p, space) for p in (*self._of_models, *self._of_all)}
+        ranges = {name: of[name.split("/")[-1]] for name in self._names()}
+        if len(ranges) < len(self._names()):
+            raise ConfigError(
+                "genome.filters: two of them, or one and the rest, give parameters of one name"
+            )
+        scale = space.given(SCALE)
+        ranges |= {SCALE: scale} if scale else {}
+        if len(ranges) == 1:
+            raise ConfigError(
+                f"genome.layer_granularity: {self._config.merge_method} over "
+                f"{self._num_layers} layers has one parameter, and the search wants two; "
+                "make blocks smaller, or use filters"
+            )
+        return ranges
+
+    def _range(self, parameter: Parameter, space: SpaceConfig) -> Range:
+        given = space.given(parameter.name)
+        if given is not None:
+            return given
+        negative = parameter.name == "weight" and self._config.allow_negative_weights
+        low = -0.4 if negative else parameter.low
+        return Range(low=low, high=parameter.high, start=parameter.start)
+
+    def _folded(self, flat_KMF: Sequence[float]) -> ValuesKMF:
+        rows_KMF = _batched(flat_KMF, self._sets)
+        return _batched(rows_KMF, len(self.models))
+
+
+def _batched(items: Sequence[T], size: int) -> tuple[tuple[T, ...], ...]:
+    return tuple(tuple(items[i : i + size]) for i in range(0, len(items), size))
+
+
+def _start(range_: Range) -> float:
+    return (range_.low + range_.high) / 2 if range_.start is None else range_.start
+
+
+def _joined(*parts: str) -> str:
+    return "/".join(part.replace("/", ".") for part in parts if part)
+
+
+def _within(values: dict[str, ValuesKMF]) -> dict[str, ValuesKMF]:
+    """DELLA's epsilon as far as density - epsilon to density + epsilon stays inside 0 to 1."""
+    if "epsilon" not in values:
+        return values
+    pairs = zip(values["epsilon"], values["density"], strict=True)
+    return values | {
+        "epsilon": tuple(
+            tuple(
+                tuple(min(e, _NEARLY * d, _NEARLY * (1 - d)) for e, d in zip(es, ds, strict=True))
+                for es, ds in zip(es_M, ds_M, strict=True)
+            )
+            for es_M, ds_M in pairs
+        )
+    }
+
+
+def _read(parameter: str, value: float, config: GenomeConfig) -> float:
+    if parameter == "density":
+        return min(abs(value), 1.0)
+    keeps_sign = config.allow_negative_weights or config.method.pairwise
+    return value if keeps_sign else abs(value)
+
+
+def recipe_of(record: TrialRecord, genome: Genome) -> MergeRecipe:
+    """The merge that a trial scored."""
+    if record.baseline is None:
+        return genome.recipe(record.params)
+    return next(b.recipe for b in genome.baselines() if b.name == record.baseline)

@@ -1,0 +1,166 @@
+"""What remains to be done in a study: baselines, slots of the search, work for idle workers, and
+the final merges that the whole search leads to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from objectives.merge.recipe import MergeRecipe
+from storage.trials import BASELINE, KIND, TrialRecord
+
+from .genome import Genome
+from .sampler import Replay
+from .state import CANDIDATE, Evaluations, SearchState, Slot
+
+ROLE, AFTER = "role", "after"
+"""Attributes of the final merges: what each is, and after how many search trials it was made."""
+TOP, MEAN, BEST = "mean of the top", "CMA mean", "best trial"
+_TOP = 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """A merge to score; `key` names it among the study's claims."""
+
+    key: str
+    params: Mapping[str, float]
+    recipe: MergeRecipe
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Jobs:
+    """The work of a study with `budget` search trials; no search if nothing can be searched."""
+
+    def __init__(self, genome: Genome, replay: Replay, budget: int, sampled: bool = False) -> None:
+        """`sampled`: a trial is asked a part of the questions, which the baselines' answers
+        determine first."""
+        self._genome, self._replay = genome, replay
+        self._budget = budget if genome.space else 0
+        self._sampled = sampled
+        self._baselines = genome.baselines()
+        self._state = SearchState(replay.population)
+
+    def done(self, records: Sequence[TrialRecord]) -> bool:
+        """Return whether all baselines, all slots of the budget and all final merges are
+        finished."""
+        if not self.searched(records):
+            return False
+        complete = self._state.complete
+        return all(job.key in complete for job in self.final_jobs(records))
+
+    def searched(self, records: Sequence[TrialRecord]) -> bool:
+        """Return whether all baselines and all slots of the budget are finished."""
+        state = self.state(records)
+        scored = all(b.name in state.complete for b in self._baselines)
+        return scored and state.has_reached(self._budget)
+
+    def state(self, records: Sequence[TrialRecord]) -> SearchState:
+        """Return where the search stands."""
+        self._state.update(records)
+        return self._state
+
+    def final_jobs(self, records: Sequence[TrialRecord]) -> list[Job]:
+        """Return the merges that the search leads to, as far as the slots of the budget are
+        finished without a gap: the mean of the best trials, the mean of CMA-ES's distribution,
+        and, if trials are asked a part of the questions, the best trial again.
+
+        They depend on those slots alone, so any number of workers makes the same ones. Empty if
+        the final merges of a longer search are already scored.
+        """
+        finished = self.state(records).finished_prefix(self._budget)
+        after = len(finished)
+        if not after or any(r.attributes.get(AFTER, 0) > after for r in records if r.complete):
+            return []
+        count = top_count(after)
+        merges = [
+            (f"{TOP} {count}", f"{TOP} {count} of {after} search trials", _top(finished, count))
+        ]
+        if generation := after // self._replay.population:
+            mean = self._replay.mean(generation, finished)
+            merges.append((MEAN, f"{MEAN} after {after} search trials", mean))
+        if self._sampled:
+            merges.append((BEST, f"{BEST} of {after} search trials", _top(finished, 1)))
+        return [
+            Job(
+                name,
+                params,
+                self._genome.recipe(params),
+                {CANDIDATE: name, KIND: CANDIDATE, ROLE: role, AFTER: after},
+            )
+            for role, name, params in merges
+        ]
+
+    def unscored(self, records: Sequence[TrialRecord]) -> list[str]:
+        """Return the names of the final merges that are not scored: none were yet, or the search
+        has gone on since the last ones were."""
+        scored = {r.attributes.get(CANDIDATE) for r in records if r.complete}
+        return [job.key for job in self.final_jobs(records) if job.key not in scored]
+
+    def next_final_job(self, records: Sequence[TrialRecord], turn: int = 0) -> Job | None:
+        """Return one of the final jobs that no worker has, or None."""
+        state = self.state(records)
+        taken = state.complete | state.begun
+        free = [job for job in self.final_jobs(records) if job.key not in taken]
+        return free[turn % len(free)] if free else None
+
+    def next(self, records: Sequence[TrialRecord], turn: int = 0) -> Job | None:
+        """Return the first job that no worker has, or the one `turn` places further on.
+
+        None while other workers run all jobs that can be started.
+        """
+        state = self.state(records)
+        taken = state.complete | state.begun
+        baselines = [b for b in self._baselines if b.name not in taken]
+        if baselines:
+            b = baselines[turn % len(baselines)]
+            attributes = {BASELINE: b.name, KIND: b.kind}
+            return Job(f"baseline {b.name}", b.params, b.recipe, attributes)
+        if self._sampled and state.begun & {b.name for b in self._baselines}:
+            return None
+        free = [
+            slot
+            for slot in state.free_slots()
+            if slot.generation * self._replay.population + slot.number < self._budget
+        ]
+        if free:
+            return self._slot_job(free[turn % len(free)], state.finished)
+        return self.next_final_job(records, turn) if self.searched(records) else None
+
+    def idle_job(self, records: Sequence[TrialRecord]) -> Job | None:
+        """Return a merge worth scoring while other workers run the last slots of a generation."""
+        state = self.state(records)
+        finished, generation = state.finished, state.generation
+        if generation == 0 or self.searched(records):
+            return None
+        earlier = {slot: e for slot, e in finished.items() if slot.generation < generation}
+        count = top_count(len(earlier))
+        taken = state.complete | state.begun
+        for name, params in (
+            (f"CMA mean before generation {generation}", self._replay.mean(generation, finished)),
+            (f"mean of the top {count} before generation {generation}", _top(earlier, count)),
+        ):
+            if name not in taken:
+                recipe = self._genome.recipe(params)
+                return Job(name, params, recipe, {CANDIDATE: name, KIND: CANDIDATE})
+        return None
+
+    def _slot_job(self, slot: Slot, finished: Evaluations) -> Job:
+        params = self._replay.propose(slot, finished)
+        return Job(slot.name, params, self._genome.recipe(params), slot.attributes)
+
+
+def top_count(trials: int) -> int:
+    """Return how many of the best trials are averaged: 20, or a quarter of fewer than 80."""
+    return min(_TOP, max(1, trials // 4))
+
+
+def held_out_key(number: int) -> str:
+    """Return the claim on scoring a trial on the held-out questions."""
+    return f"held-out questions of trial {number}"
+
+
+def _top(finished: Evaluations, count: int) -> dict[str, float]:
+    """Return the mean of the best trials' parameters; of equals the earlier trial counts."""
+    ranked = sorted(finished.items(), key=lambda item: (-item[1].objective, item[0]))[:count]
+    names = ranked[0][1].params
+    return {name: sum(e.params[name] for _, e in ranked) / len(ranked) for name in names}

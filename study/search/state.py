@@ -1,0 +1,147 @@
+"""Where a search stands: the slots that are finished or running, and the generation under way."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+from storage.trials import BASELINE, GENERATION, SLOT, TrialRecord
+
+CANDIDATE = "candidate"
+"""The attribute that names a merge which is scored beside the search."""
+
+
+class Slot(NamedTuple):
+    """The position of a trial in the search."""
+
+    generation: int
+    number: int
+
+    @property
+    def name(self) -> str:
+        """The name under which a worker claims it."""
+        return f"generation {self.generation} slot {self.number}"
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What is stored with its trial."""
+        return {GENERATION: self.generation, SLOT: self.number}
+
+
+class Evaluation(NamedTuple):
+    """A finished trial of the search: its parameters and the objective that ranks it."""
+
+    params: Mapping[str, float]
+    objective: float
+
+
+Evaluations = Mapping[Slot, Evaluation]
+
+
+class SearchState:
+    """Follows the trials of a study.
+
+    An update costs as much as what has changed since the last one, not as much as the study.
+    """
+
+    def __init__(self, population: int = 0) -> None:
+        """Without a population the generation under way is not computed."""
+        self.population = population
+        self._settled = 0
+        """All trials before this index are finished and counted."""
+        self.finished: dict[Slot, Evaluation] = {}
+        """If a slot was evaluated twice, its first trial counts."""
+        self.running: set[Slot] = set()
+        self.complete: set[str] = set()
+        """Names of the baselines and final merges that are scored."""
+        self.begun: set[str] = set()
+        """Names of those that are being scored."""
+        self.generation = 0
+        """The first generation with a slot that is not finished."""
+
+    @classmethod
+    def of(cls, records: Sequence[TrialRecord], population: int = 0) -> Self:
+        """Return the state of a search with these trials, in the order of their creation."""
+        state = cls(population)
+        state.update(records)
+        return state
+
+    def update(self, records: Sequence[TrialRecord]) -> None:
+        """Read all trials of the study, in the order of their creation."""
+        self.running, self.begun = set(), set()
+        all_settled = True
+        for index in range(self._settled, len(records)):
+            self._count(records[index])
+            all_settled = all_settled and records[index].state.is_finished()
+            if all_settled:
+                self._settled = index + 1
+        while self.population and all(slot in self.finished for slot in self._slots()):
+            self.generation += 1
+
+    def free_slots(self) -> list[Slot]:
+        """Return the slots of the generation under way that no trial has taken."""
+        return [s for s in self._slots() if s not in self.finished and s not in self.running]
+
+    def has_reached(self, budget: int) -> bool:
+        """Return whether the first `budget` slots are finished."""
+        missing = budget - self.generation * self.population
+        slots = self._slots()[: max(0, missing)]
+        return missing < self.population and all(slot in self.finished for slot in slots)
+
+    def finished_prefix(self, budget: int) -> dict[Slot, Evaluation]:
+        """Return the finished ones of the first `budget` slots, in the order of the search, up to
+        the first slot that is not finished."""
+        prefix: dict[Slot, Evaluation] = {}
+        for place in range(budget):
+            slot = Slot(*divmod(place, self.population))
+            if slot not in self.finished:
+                break
+            prefix[slot] = self.finished[slot]
+        return prefix
+
+    def _count(self, record: TrialRecord) -> None:
+        slot = slot_of(record)
+        name = record.attributes.get(BASELINE) or record.attributes.get(CANDIDATE)
+        if (objective := record.objective) is not None:
+            if slot is not None:
+                self.finished.setdefault(slot, Evaluation(record.params, objective))
+            elif name is not None:
+                self.complete.add(name)
+        elif record.under_way:
+            if slot is not None:
+                self.running.add(slot)
+            elif name is not None:
+                self.begun.add(name)
+
+    def _slots(self) -> list[Slot]:
+        return [Slot(self.generation, number) for number in range(self.population)]
+
+
+def slot_of(trial: TrialRecord) -> Slot | None:
+    """Return the position of a trial in the search; None if it is not a trial of the search."""
+    generation, number = trial.attributes.get(GENERATION), trial.attributes.get(SLOT)
+    return None if generation is None or number is None else Slot(generation, number)
+
+
+def best(records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """Return the complete trial with the highest objective, or None.
+
+    Of equals, a baseline wins, then the first in the order of the search; the trial number does
+    not count, because it depends on which worker was faster.
+    """
+    scored = [(r, objective) for r in records if (objective := r.objective) is not None]
+    highest = max((objective for _, objective in scored), default=None)
+    return min((r for r, objective in scored if objective == highest), key=_order, default=None)
+
+
+def best_search(records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """Return the best trial of the search, or None."""
+    return best([r for r in records if r.kind == "search"])
+
+
+def best_merge(records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """Return the best merge, of the search or uniform, or None."""
+    return best([r for r in records if r.kind in ("search", "uniform")])
+
+
+def _order(record: TrialRecord) -> tuple[bool, int, int, str, int]:
+    generation, number = (int(record.attributes.get(name, 0)) for name in (GENERATION, SLOT))
+    return record.kind == "search", generation, number, record.baseline or "", record.number

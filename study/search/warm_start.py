@@ -1,0 +1,74 @@
+"""A search that begins where an earlier study was best.
+
+The best tenth of that study's search trials is kept with the new study, so that it begins the same
+whatever becomes of the old one; the first mean, step size and covariance are functions of them
+(Nomura et al. 2021, "Warm starting CMA-ES for hyperparameter optimization").
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+from cmaes import get_warm_start_mgd
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from storage.studies import START
+from storage.trials import Trials
+from study.config.errors import ConfigError
+from study.config.genome import Range
+
+from .state import SearchState
+
+_SHARE = 0.1
+_DIGITS = 6
+"""Of a coordinate, a share of its range."""
+
+Distribution = tuple[NDArray[np.float64], float, NDArray[np.float64]]
+"""Mean, step size and covariance (of determinant 1), in shares of each range."""
+
+
+def keep_start(study: optuna.Study, earlier: Trials, space: Mapping[str, Range]) -> None:
+    """Store with a new study where it begins. Raises ConfigError where the earlier study searched
+    other parameters, or has too few finished trials."""
+    name = earlier.study.study_name
+    finished = SearchState.of([r for r in earlier.all() if r.complete]).finished
+    count = math.floor(_SHARE * len(finished))
+    if count < 1:
+        raise ConfigError(
+            f"study.start_from: {name} has {len(finished)} finished search trials; "
+            f"{math.ceil(1 / _SHARE)} are needed"
+        )
+    ranked = sorted(finished.items(), key=lambda item: (-item[1].objective, item[0]))
+    top = [evaluation.params for _, evaluation in ranked[:count]]
+    if lacking := [parameter for parameter in space if parameter not in top[0]]:
+        raise ConfigError(
+            f"study.start_from: {name} did not search {lacking[0]}; this study needs the models, "
+            "blocks and method of that one"
+        )
+    shares = [[_share(params[n], r) for n, r in space.items()] for params in top]
+    study.set_user_attr(START, {"from": name, "trials": len(finished), "top": shares})
+
+
+def told(start: Mapping[str, Any]) -> str:
+    """A short text that tells it from any other."""
+    text = json.dumps(start["top"])
+    whose = f"{start['from']} after {start['trials']} trials"
+    return f"{whose}, {hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+
+
+def distribution(start: Mapping[str, Any]) -> Distribution:
+    """What the first generation is drawn from."""
+    points = [(np.array(shares, dtype=np.float64), 0.0) for shares in start["top"]]
+    with threadpool_limits(1):
+        mean, sigma, cov = get_warm_start_mgd(points, gamma=1.0)
+    return mean, float(sigma), cov
+
+
+def _share(value: float, range_: Range) -> float:
+    share = (value - range_.low) / (range_.high - range_.low)
+    return round(min(max(share, 0.0), 1.0), _DIGITS)

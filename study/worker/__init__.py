@@ -1,0 +1,1 @@
+"""Worker processes: how they start, the loop that evaluates trials, and held-out scoring."""

@@ -1,0 +1,492 @@
+"""The real vLLM on a CPU: its answers, and what goes wrong with it."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Timer
+
+import pytest
+import torch
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+from safetensors.torch import load_file, save_file
+
+from objectives.engines import engine as errors
+from objectives.engines.engine import Answer, Prompt
+from objectives.engines.transformers import TransformersEngine
+from objectives.engines.vllm import child as vllm_child
+from objectives.engines.vllm.engine import VllmEngine
+from objectives.engines.vllm.server import _named
+from objectives.errors import EngineDeadError, EngineError, SourceError
+from objectives.export.export import export
+from objectives.merge.recipe import MergeRecipe
+from objectives.models.sources import Sources
+from study.cli.interrupts import Interrupted, Interrupts
+from study.config.load import load_config
+from study.config.schema import StudyConfig
+from study.setup.engine import EngineChoice, choose_engine
+from study.setup.setup import Setup, build
+from tests.support.architectures import make
+from tests.support.architectures import recipe_of as recipe_of_two
+from tests.support.broken_extension import EXHAUSTED, HUNG, MISSING, RAISED, RENAMED, RESHAPED
+from tests.support.lm_eval_files import study_text, write_tasks
+from tests.support.models import WORDS, MakeModel, point
+from tests.support.paths import DEMO, ROOT
+
+if importlib.util.find_spec("vllm") is None:
+    pytest.skip("VLLM TESTS DID NOT RUN: vllm is not installed", allow_module_level=True)
+
+
+def config_with(**engine: object) -> StudyConfig:
+    config = load_config(DEMO / "study.yaml")
+    return config.model_copy(update={"engine": config.engine.model_copy(update=engine)})
+
+
+@pytest.fixture(scope="module")
+def demo() -> Setup:
+    return build(config_with(), check_values=False)
+
+
+def started(setup: Setup, **engine: object) -> VllmEngine:
+    made = choose_engine(config_with(**engine), "vllm").start(setup.sources, setup.longest)
+    assert isinstance(made, VllmEngine)
+    return made
+
+
+@pytest.fixture(scope="module")
+def vllm(demo: Setup) -> Iterator[VllmEngine]:
+    made = started(demo)
+    yield made
+    made.close()
+
+
+def questions(setup: Setup) -> list[Prompt]:
+    """Some of each task: one token and seven, with two shared starts."""
+    return [prompt for prompts in setup.search.prompts.values() for prompt in prompts[:40]]
+
+
+def recipe(setup: Setup, seed: int) -> MergeRecipe:
+    return setup.genome.recipe(point(setup.genome, seed))
+
+
+def same(ours: list[Answer], theirs: list[Answer], within: float = 1e-4) -> bool:
+    return all(
+        a.tokens == b.tokens and a.logprobs == pytest.approx(b.logprobs, abs=within)
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def test_a_merge_leaves_nothing_of_the_one_before(demo: Setup, vllm: VllmEngine) -> None:
+    asked = questions(demo)
+    vllm.load(recipe(demo, 1))
+    first = vllm.answer(asked)
+    vllm.load(recipe(demo, 2))
+    second = vllm.answer(asked)
+    assert not same(first, second)
+    vllm.load(recipe(demo, 1))
+    assert vllm.answer(asked) == first
+    vllm.load(recipe(demo, 2))
+    assert vllm.answer(asked) == second
+
+
+def test_answers_come_in_the_order_of_the_prompts(demo: Setup, vllm: VllmEngine) -> None:
+    """Whatever is handed over first: several steps' worth, both tasks by turns, one asked twice."""
+    vllm.load(recipe(demo, 1))
+    first, second = demo.search.prompts.values()
+    asked = [prompt for pair in zip(first, second, strict=False) for prompt in pair]
+    asked += [*first[len(second) :], asked[0]]
+    answers = vllm.answer(asked)
+    assert same(vllm.answer(asked[::-1]), answers[::-1])
+    assert [len(a.logprobs) for a in answers] == [len(set(p.options)) for p in asked]
+
+
+def test_answers_equal_those_of_the_exported_folder(
+    demo: Setup, vllm: VllmEngine, tmp_path: Path
+) -> None:
+    merged = recipe(demo, 3)
+    references = {label: str(c.folder) for label, c in demo.sources.checkpoints.items()}
+    folder = export(merged, demo.sources, references, tmp_path / "merged", "card")
+    fresh = choose_engine(config_with(), "vllm").start(
+        Sources({"merged": folder}, "merged"), demo.longest
+    )
+    fresh.load(MergeRecipe.single("merged", 32))
+    vllm.load(merged)
+    asked = questions(demo)
+    assert vllm.answer(asked) == fresh.answer(asked)
+    fresh.close()
+
+
+def test_vllm_and_transformers_agree(demo: Setup, vllm: VllmEngine) -> None:
+    transformers = choose_engine(config_with(), "transformers").start(demo.sources, demo.longest)
+    for seed in (4, 5):
+        for engine in (vllm, transformers):
+            engine.load(recipe(demo, seed))
+        asked = questions(demo)
+        assert same(vllm.answer(asked), transformers.answer(asked), 1e-3)
+    assert demo.search.ask(vllm).value == pytest.approx(demo.search.ask(transformers).value)
+
+
+def test_a_model_of_nan_answers_and_says_so(demo: Setup, vllm: VllmEngine) -> None:
+    fields = recipe(demo, 1).to_dict() | {"method": "task_arithmetic", "scale": 1e38}
+    fields["values"] = {"weight": fields["values"]["weight"]}
+    vllm.load(MergeRecipe.from_dict(fields))
+    asked = questions(demo)
+    assert not any(answer.finite for answer in vllm.answer(asked))
+    vllm.load(recipe(demo, 1))
+    assert all(answer.finite for answer in vllm.answer(asked))
+
+
+@pytest.fixture(scope="module")
+def broken(demo: Setup) -> Iterator[VllmEngine]:
+    """Goes wrong as a recipe's mask seed says; 0 is right."""
+    choice = choose_engine(config_with(), "vllm")
+    made = choice.start(demo.sources, demo.longest)
+    assert isinstance(made, VllmEngine)
+    made.close()
+    extension = "tests.support.broken_extension.BrokenExtension"
+    made._settings = dataclasses.replace(made._settings, extension=extension)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "message"),
+    [
+        (MISSING, "WeightError", "the merge lacks 1 tensors, first lm_head.weight"),
+        (RENAMED, "WeightError", "the merge does not load: .*lm_head"),
+        (RESHAPED, "WeightError", "the merge does not load: "),
+        (RAISED, "EngineError", "OSError: the disk is gone"),
+        (EXHAUSTED, "EngineMemoryError", "out of memory: tried to allocate 20 GiB$"),
+        (HUNG, "EngineTimeoutError", "vLLM did not load within 20 s"),
+    ],
+)
+def test_a_fault_is_named_and_the_engine_starts_again(
+    demo: Setup, broken: VllmEngine, fault: int, kind: str, message: str
+) -> None:
+    broken._deadline = 20.0
+    good = recipe(demo, 1)
+    with pytest.raises(getattr(errors, kind), match=message) as raised:
+        broken.load(dataclasses.replace(good, mask_seed=fault))
+    assert type(raised.value).__name__ == kind
+    assert broken.pid is None
+    with pytest.raises(EngineDeadError, match="a merge must be loaded first"):
+        broken.answer(questions(demo)[:3])
+
+
+def test_an_engine_that_was_killed_starts_again(demo: Setup, vllm: VllmEngine) -> None:
+    good, asked = recipe(demo, 1), questions(demo)[:10]
+    vllm.load(good)
+    before = vllm.answer(asked)
+    assert vllm.pid is not None
+    os.kill(vllm.pid, signal.SIGKILL)
+    with pytest.raises(EngineDeadError, match="killed by SIGKILL"):
+        vllm.answer(asked)
+    vllm.load(good)
+    assert vllm.answer(asked) == before
+
+
+def test_two_processes_that_share_the_model_answer_alike(demo: Setup, vllm: VllmEngine) -> None:
+    good, asked = recipe(demo, 1), questions(demo)
+    vllm.load(good)
+    alone = vllm.answer(asked)
+    pair = started(demo, tensor_parallel_size=2)
+    group = pair.pid
+    pair.load(good)
+    assert same(pair.answer(asked), alone, 1e-3)
+    pair.close()
+    assert group is not None
+    assert not alive(group)
+
+
+@pytest.mark.gpu
+def test_two_gpus_that_share_the_model_answer_as_one() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    setup = build(config_with(dtype="float32"), check_values=False)
+    good, asked = recipe(setup, 1), questions(setup)
+    answers = []
+    for gpus in (1, 2):
+        engine = started(setup, dtype="float32", tensor_parallel_size=gpus)
+        engine.load(good)
+        answers.append(engine.answer(asked))
+        engine.close()
+    assert same(answers[0], answers[1], 1e-3)
+
+
+def alive(group: int) -> bool:
+    """Whether a process of the group runs."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_run_ends_with_vllm_and_leaves_nothing_when_it_is_killed(tmp_path: Path) -> None:
+    data = yaml.safe_load((DEMO / "study.yaml").read_text()) | {"limit": 20}
+    data["study"]["held_out"] = 0
+    genome = data["genome"]
+    genome["models"] = [str(DEMO / model) for model in genome["models"]]
+    genome["base_model"] = str(DEMO / genome["base_model"])
+    for task in data["tasks"]:
+        task["data"] = str(DEMO / task["data"])
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(data))
+    words = [sys.executable, "-m", "study.run", "small.yaml", "--engine", "vllm", "--trials", "2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    doomed = subprocess.Popen(
+        words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert doomed.stderr is not None
+    for line in doomed.stderr:
+        if "vLLM started" in line:
+            break
+    children = Path(f"/proc/{doomed.pid}/task/{doomed.pid}/children").read_text().split()
+    doomed.kill()
+    doomed.wait()
+    until = time.monotonic() + 60
+    while any(alive(int(child)) for child in children if is_group(int(child))):
+        assert time.monotonic() < until, "vLLM outlived the run"
+        time.sleep(0.2)
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "engine vllm on cpu" in done.stderr
+    assert "report: runs/" in done.stdout
+
+
+def test_a_process_begun_ahead_of_its_sources_serves_them(
+    demo: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM keeps what a Python of its own found out about a model's class: here there is none."""
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
+    vllm_child.begin_early("vllm", None, config_with().engine.eager)
+    [(_, child, _)] = vllm_child._ahead
+    choice = choose_engine(config_with(), "vllm")
+    choice.begin()
+    made = choice.start(demo.sources, demo.longest)
+    assert isinstance(made, VllmEngine)
+    assert made.pid == child.process.pid
+    made.load(recipe(demo, 1))
+    assert all(answer.finite for answer in made.answer(questions(demo)))
+    made.close()
+    assert not vllm_child._ahead
+    assert not (tmp_path / "modelinfos").exists()
+
+
+def test_a_process_begun_in_vain_ends_with_the_command() -> None:
+    code = (
+        "from objectives.engines.vllm import child as vllm_child\n"
+        "vllm_child.begin({})\n"
+        "print(vllm_child._ahead[0][1].process.pid)\n"
+        "raise SystemExit(2)\n"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert not Path(f"/proc/{int(done.stdout)}").exists()
+
+
+def is_group(pid: int) -> bool:
+    try:
+        return os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"kind": "vllm", "device": "cuda:1"}, "CUDA_VISIBLE_DEVICES chooses a GPU"),
+        ({"kind": "vllm", "device": "cuda"}, "no GPU is found"),
+        ({"kind": "other"}, "unknown kind other"),
+    ],
+)
+def test_an_engine_that_cannot_be_is_refused(engine: dict[str, str], message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        choose_engine(config_with(**engine))
+
+
+def test_a_source_that_is_gone_is_named(make_model: MakeModel, tmp_path: Path) -> None:
+    folders = {name: make_model(tmp_path / name, i) for i, name in enumerate(("a", "b"))}
+    sources = Sources(folders, "a")
+    shutil.rmtree(tmp_path / "b")
+    with pytest.raises(SourceError, match=r"b: .* has no config.json; is it a model folder\?"):
+        choose_engine(config_with(), "vllm").start(sources, 40)
+
+
+def test_what_vllm_refuses_is_told_in_its_words(demo: Setup) -> None:
+    choice = choose_engine(config_with(), "vllm")
+    settings = choice.vllm_settings(demo.sources, demo.longest)
+    with pytest.raises(EngineError, match=r"^vLLM: max_num_batched_tokens \(4096\) must be"):
+        VllmEngine(dataclasses.replace(settings, sequences=5000), 60.0, 300.0)
+
+
+def test_what_vllm_refuses_is_told_with_the_name_of_the_field() -> None:
+    class Given(BaseModel):
+        blocks: int = Field(gt=0)
+
+    with pytest.raises(ValidationError) as caught:
+        Given(blocks=-1)
+    told = "vLLM: blocks: Input should be greater than 0"
+    assert _named(caught.value) == ("EngineError", told)
+
+
+def test_a_signal_while_vllm_starts_leaves_nothing_of_it(demo: Setup) -> None:
+    """Its process stands still, so that it is sure to be starting."""
+    vllm_child.begin_early("vllm", None, True)
+    [(_, child, _)] = vllm_child._ahead
+    assert child.process.pid is not None
+    os.kill(child.process.pid, signal.SIGSTOP)
+    choice = choose_engine(config_with(), "vllm")
+    with Interrupts(signal.SIGTERM):
+        Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(Interrupted):
+            choice.start(demo.sources, demo.longest)
+    assert child.process.exitcode == -signal.SIGKILL
+    assert not vllm_child._ahead
+
+
+def test_auto_without_a_gpu_is_transformers() -> None:
+    choice = choose_engine(config_with())
+    assert (choice.kind, choice.device) == ("transformers", "cpu")
+    assert isinstance(choice, EngineChoice)
+
+
+def test_what_answers_is_told_with_its_versions() -> None:
+    told = choose_engine(config_with(tensor_parallel_size=2, eager=False), "vllm").signature
+    form = r"vllm 0\.\d+\S* on 2 x cpu with \S+, float32, compiled, 4096 tokens a batch, torch .+"
+    assert re.fullmatch(form + r", \d+ threads", told)
+    assert choose_engine(config_with(), "transformers").signature.startswith("transformers 5.")
+
+
+def test_too_many_options_are_refused_by_name(demo: Setup, vllm: VllmEngine) -> None:
+    many = Prompt(tuple(range(5, 20)), 0, 1, tuple(range(200)))
+    vllm.load(recipe(demo, 1))
+    with pytest.raises(EngineError, match="200 options; vLLM gives the log-probabilities of 128"):
+        vllm.answer([many])
+
+
+def test_another_make_with_a_union_of_vocabularies_answers_like_transformers(
+    tmp_path: Path,
+) -> None:
+    """Qwen2 with tied heads, one model a token longer, by a method of mergekit's."""
+    words = [*WORDS, "more"]
+    folders = {
+        "base": make(tmp_path / "base", "qwen2", 0, hidden=64),
+        "x": make(tmp_path / "x", "qwen2", 1, hidden=64, words=words),
+        "y": make(tmp_path / "y", "qwen2", 2, hidden=64),
+    }
+    sources = Sources(folders, "base", "union")
+    merged = recipe_of_two("della")
+    asked = [Prompt((0, 5, 7, i), 2, 2, tuple(range(len(words)))) for i in range(len(words))]
+    reference = TransformersEngine(sources)
+    reference.load(merged)
+    engine = choose_engine(config_with(), "vllm").start(sources, 16)
+    try:
+        engine.load(merged)
+        assert same(engine.answer(asked), reference.answer(asked))
+    finally:
+        engine.close()
+
+
+def test_tasks_of_lm_eval_are_answered_as_by_transformers(tmp_path: Path) -> None:
+    """Continuations, texts with stops, and prompts as long as the models' context."""
+    tasks = write_tasks(tmp_path / "tasks", 8)
+    searched = {"name": "searched", "metric": "exact_match,digit"}
+    (tmp_path / "study.yaml").write_text(study_text("likely", searched, "long"))
+    setup = build(load_config(tmp_path / "study.yaml", [tasks]), check_values=False)
+    asked = [prompt for prompts in setup.search.prompts.values() for prompt in prompts]
+    context = setup.sources.reference.config["max_position_embeddings"]
+    assert max(len(prompt.tokens) for prompt in asked) == context
+    reference = choose_engine(setup.config, "transformers").start(setup.sources, setup.longest)
+    reference.load(recipe(setup, 1))
+    expected = reference.answer(asked)
+    stopped = [a.tokens[-1] in p.stops for p, a in zip(asked, expected, strict=True) if p.stops]
+    assert any(stopped)
+    engine = choose_engine(setup.config, "vllm").start(setup.sources, setup.longest)
+    try:
+        engine.load(recipe(setup, 1))
+        assert same(engine.answer(asked), expected)
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize(("kind", "device"), [("transformers", "cpu"), ("vllm", "cuda")])
+def test_a_process_begun_in_vain_is_ended(kind: str, device: str) -> None:
+    """Begun before it was known which engine, or which device, it would be."""
+    vllm_child.begin_early("vllm", device, True)
+    [(_, early, _)] = vllm_child._ahead
+    choose_engine(config_with(), kind).begin()
+    assert early.process.exitcode is not None
+    assert len(vllm_child._ahead) == (kind == "vllm")
+    vllm_child.give_up()
+    assert not vllm_child._ahead
+
+
+def test_auto_begins_none_where_no_gpu_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(vllm_child, "_GPU", tmp_path / "none")
+    vllm_child.begin_early("auto", None, True)
+    vllm_child.begin_early("transformers", "cuda", True)
+    assert not vllm_child._ahead
+
+
+def test_what_is_nan_in_one_question_is_in_no_other(demo: Setup, tmp_path: Path) -> None:
+    """A cache of few blocks, which one question has after another."""
+    asked = [p for p in questions(demo) if p.max_tokens == 1]
+    held = Counter(token for prompt in asked for token in set(prompt.tokens))
+    token = max((t for t in held if held[t] <= 60), key=lambda t: held[t])
+    shutil.copytree(DEMO / "models" / "numeric", tmp_path / "m")
+    weights = {n: t.float() for n, t in load_file(tmp_path / "m" / "model.safetensors").items()}
+    weights["model.embed_tokens.weight"][token] = 3.4e38
+    save_file(weights, tmp_path / "m" / "model.safetensors", metadata={"format": "pt"})
+    sources = Sources({"m": tmp_path / "m"}, "m")
+    choice = dataclasses.replace(choose_engine(config_with(), "vllm"), batch_tokens=256)
+    engine = choice.start(sources, demo.longest)
+    engine.load(MergeRecipe.single("m", sources.num_layers))
+    broken = [not answer.finite for answer in engine.answer(asked)]
+    assert broken == [token in prompt.tokens for prompt in asked]
+    healthy = [prompt for prompt in asked if token not in prompt.tokens]
+    assert all(answer.finite for answer in engine.answer(healthy))
+    engine.close()
+
+
+def test_end_tokens_of_generation_config_and_threads_are_those_of_transformers(
+    demo: Setup, tmp_path: Path
+) -> None:
+    """Numbers with a comma end answers; a pad token has no row; two threads, as stored."""
+    folders = {n: shutil.copytree(DEMO / "models" / n, tmp_path / n) for n in ("base", "numeric")}
+    vocabulary = demo.sources.vocabulary.tokenizer.get_vocab()
+    ends = [2, *(i for token, i in vocabulary.items() if re.fullmatch(r"\W?\d+,", token))]
+    for folder in folders.values():
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": 201}))
+    sources = Sources(folders, "base")
+    asked = [p for p in questions(demo) if p.max_tokens > 1]
+    answers = {}
+    for kind in ("transformers", "vllm"):
+        choice = dataclasses.replace(choose_engine(config_with(), kind), threads=2)
+        engine = choice.start(sources, demo.longest)
+        try:
+            engine.load(MergeRecipe.single("numeric", sources.num_layers))
+            answers[kind] = engine.answer(asked)
+            if isinstance(engine, VllmEngine):
+                assert engine.pid is not None
+                threads = len(list(Path(f"/proc/{engine.pid}/task").iterdir()))
+        finally:
+            engine.close()
+    assert same(answers["vllm"], answers["transformers"], 1e-3)
+    assert all(answer.tokens[-1] in ends for answer in answers["vllm"] if len(answer.tokens) < 7)
+    assert {len(answer.tokens) for answer in answers["vllm"]} == {1}
+    assert threads > 1

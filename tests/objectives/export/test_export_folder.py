@@ -1,0 +1,354 @@
+"""Where an export may be written, and what it may replace: real merges of tiny models."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from objectives.errors import ExportError
+from objectives.export.export import changed_weights, export, holds
+from objectives.export.manifest import EXPORTING, MANIFEST_FILE, recorded
+from objectives.export.target import sweep
+from objectives.merge.recipe import MergeRecipe
+from objectives.models.sources import Sources
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def sources(family: dict[str, Path]) -> Sources:
+    return Sources(family, "base")
+
+
+@pytest.fixture(scope="module")
+def recipe(sources: Sources) -> MergeRecipe:
+    return MergeRecipe.single("x", sources.num_layers)
+
+
+@pytest.fixture
+def write(sources: Sources, recipe: MergeRecipe) -> Write:
+    def write(out: Path, **options: object) -> Path:
+        texts = {"study.json": "{}\n", "verdict.json": "{}\n"}
+        options = {"overwrite": True, "texts": texts, **options}
+        return export(recipe, sources, dict.fromkeys(sources.checkpoints, "m"), out, "c", **options)
+
+    return write
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def as_before_manifests(folder: Path) -> Path:
+    """The folder as earlier versions wrote it."""
+    (folder / MANIFEST_FILE).unlink()
+    return folder
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_export_is_replaced_whole(write: Write, tmp_path: Path, earlier: bool) -> None:
+    out = write(tmp_path / "m", shard_bytes=5_000)
+    assert len([*out.glob("model-*.safetensors")]) > 1
+    if earlier:
+        as_before_manifests(out)
+    write(out)
+    assert sorted(p.name for p in out.glob("model*")) == ["model.safetensors"]
+    assert {*recorded(out)} == {*everything(out)}
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_what_was_deleted_from_an_export_does_not_keep_it_from_being_replaced(
+    write: Write, tmp_path: Path
+) -> None:
+    out = write(tmp_path / "m")
+    (out / "model.safetensors").unlink()
+    (out / "README.md").unlink()
+    assert (write(out) / "README.md").exists()
+
+
+def add(name: str, text: str = "mine") -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+    return change
+
+
+def list_all(folder: Path) -> None:
+    """What `sha256sum *` does before a model is published."""
+    add("model.gguf")(folder)
+    with (folder / "SHA256SUMS").open("w") as sums:
+        subprocess.run("sha256sum *", shell=True, cwd=folder, stdout=sums, check=True)
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (add("thesis.txt"), r"thesis\.txt"),
+        (add("model-q4.gguf"), r"model-q4\.gguf"),
+        (add(".git/config"), r"\.git/"),
+        (add("notes/today/x.md"), "notes/"),
+        (lambda folder: (folder / "empty").mkdir(), "empty/"),
+        (lambda folder: (folder / "link").symlink_to(folder.parent), r"link \(a link\)"),
+        (lambda folder: (folder / "dead").symlink_to("nowhere"), r"dead \(a link\)"),
+        (lambda folder: os.mkfifo(folder / "pipe"), "pipe"),
+        (list_all, "."),
+    ],
+)
+def test_a_folder_with_other_files_is_not_replaced(
+    write: Write, tmp_path: Path, change: Callable[[Path], None], named: str, earlier: bool
+) -> None:
+    out = write(tmp_path / "m")
+    if earlier:
+        as_before_manifests(out)
+    change(out)
+    before = everything(out)
+    with pytest.raises(ExportError, match=named) as refused:
+        write(out)
+    assert str(out) in str(refused.value)
+    assert everything(out) == before
+    assert os.listdir(tmp_path) == ["m"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model.safetensors"])
+def test_a_file_that_was_changed_since_is_not_replaced(
+    write: Write, tmp_path: Path, name: str
+) -> None:
+    out = write(tmp_path / "m")
+    with (out / name).open("ab") as file:
+        file.write(b" more")
+    with pytest.raises(ExportError, match=f"{name} \\(changed since it was exported\\)"):
+        write(out)
+    assert (out / name).read_bytes().endswith(b" more")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"recipe.json": '{"soup": "onions"}'},
+        {"recipe.json": '{"soup": "onions"}', "SHA256SUMS": ""},
+        {"recipe.json": "[" * 100_000, "SHA256SUMS": ""},
+        {"recipe.json": '{"recipe": 1, "sources": 2}', "SHA256SUMS": f"{'0' * 64}  thesis.txt\n"},
+        {"recipe.json": '{"recipe": 1, "sources": 2}', "SHA256SUMS": f"{'0' * 64}  ../x\n"},
+        {"manifest.json": '{"name": "a web app", "icons": []}'},
+        {"manifest.json": '{"written_by": "merge-study", "files": ["thesis.txt"]}'},
+        {"manifest.json": '{"written_by": "merge-study", "files": {"../thesis.txt": "0"}}'},
+        {"manifest.json": '{"written_by": "merge-study", "files": {"thesis.txt": null}}'},
+        {"manifest.json": '{"written_by": "merge-study", "files": {"thesis.txt": NaN}}'},
+        {"manifest.json": '{"written_by": "merge-study", "files": {}}'},
+        {"config.json": "{}"},
+    ],
+)
+def test_a_folder_of_something_else_is_not_replaced(
+    write: Write, tmp_path: Path, files: dict[str, str]
+) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    for name, text in {**files, "thesis.txt": "years of work"}.items():
+        (out / name).write_text(text)
+    before = everything(out)
+    with pytest.raises(ExportError, match="is no exported merge"):
+        write(out)
+    assert everything(out) == before
+
+
+def test_a_link_is_not_followed(write: Write, tmp_path: Path) -> None:
+    out = write(tmp_path / "m")
+    for target in (out, tmp_path / "nowhere"):
+        link = tmp_path / "link"
+        link.symlink_to(target)
+        with pytest.raises(ExportError, match="link is a link, which is not followed"):
+            write(link)
+        assert link.is_symlink()
+        link.unlink()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "above").symlink_to("real")
+    assert write(tmp_path / "above" / "m") == tmp_path / "real" / "m"
+
+
+@pytest.mark.parametrize(
+    "name", ["/dev/null", "/dev/stdout", "/proc/merge", "/", "{here}", "{here}/f", "{here}/f/x",
+             "{here}/" + "x" * 300, "{here}/nul\0", "{here}/" + "d/" * 3000, "{here}/loop/x"],
+)  # fmt: skip
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_place_that_cannot_be_written_is_a_message(
+    write: Write, tmp_path: Path, name: str, overwrite: bool
+) -> None:
+    (tmp_path / "f").write_text("a file")
+    (tmp_path / "loop").symlink_to("loop")
+    before = everything(tmp_path)
+    with pytest.raises(ExportError):
+        write(Path(name.format(here=tmp_path)), overwrite=overwrite)
+    assert everything(tmp_path) == before
+    assert len(os.listdir(tmp_path)) == 2
+
+
+def test_a_long_name_has_room_for_what_is_written_beside_it(write: Write, tmp_path: Path) -> None:
+    out = write(tmp_path / ("é" * 127))
+    assert (write(out) / "config.json").exists()
+    assert os.listdir(tmp_path) == [out.name]
+
+
+@pytest.mark.parametrize("limit", [0, 100, 2_000, 20_000])
+def test_a_full_disk_leaves_what_was_there(write: Write, tmp_path: Path, limit: int) -> None:
+    """A limit on the size of files stands for it."""
+    out = write(tmp_path / "m")
+    before, limits = everything(out), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(ExportError, match="cannot write"):
+            write(out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert everything(out) == before
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_a_full_disk_under_a_union_of_tokenizers_is_a_message(
+    family: dict[str, Path], tmp_path: Path
+) -> None:
+    sources = Sources(family, "base", "union")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    names = dict.fromkeys(sources.checkpoints, "m")
+    recipe = MergeRecipe.single("x", sources.num_layers)
+    weights = export(recipe, sources, names, tmp_path / "m", "c") / "model.safetensors"
+    sources.vocabulary.tokenizer.add_tokens([f"word{i}" for i in range(3000)])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (weights.stat().st_size, limits[1]))
+    try:
+        with pytest.raises(ExportError, match=r"cannot write the tokenizer to .*: File too large"):
+            export(recipe, sources, names, tmp_path / "n", "c")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_a_disk_without_room_is_said_before_anything_is_written(
+    sources: Sources, tmp_path: Path
+) -> None:
+    from objectives.export.target import checked
+
+    with pytest.raises(ExportError, match=r"has room for .* GB, and the merge takes 1000000\.00"):
+        checked(tmp_path / "a" / "m", overwrite=False, size=10**15)
+    assert os.listdir(tmp_path) == []
+
+
+# What killed exports leave
+
+
+def test_the_leftovers_of_killed_exports_are_swept_and_nothing_else(
+    write: Write, tmp_path: Path
+) -> None:
+    part, theirs = tmp_path / ".merge-1.part-77", tmp_path / ".photos.part-2"
+    for folder in (part, theirs, tmp_path / ".backup.old-2024"):
+        add("sub/file")(folder)
+    (part / EXPORTING).touch()
+    (tmp_path / ".elsewhere.old-3").symlink_to(theirs)
+    write(tmp_path / "merge-2")
+    shutil.copytree(tmp_path / "merge-2", tmp_path / ".merge-2.old-8")
+    shutil.copytree(tmp_path / "merge-2", tmp_path / ".merge-3.old-8")
+    sweep(tmp_path)
+    assert not part.exists()
+    assert (theirs / "sub/file").exists()
+    assert (tmp_path / ".backup.old-2024/sub/file").exists()
+    assert (tmp_path / ".elsewhere.old-3").is_symlink()
+    assert not (tmp_path / ".merge-2.old-8").exists()
+    assert everything(tmp_path / "merge-3") == everything(tmp_path / "merge-2"), "put back"
+
+
+def test_an_export_that_is_under_way_is_not_swept(tmp_path: Path) -> None:
+    part = tmp_path / ".merge-1.part-77"
+    add(EXPORTING, "")(part)
+    code = (
+        "import fcntl, sys\n"
+        f"file = open({str(part / EXPORTING)!r}, 'w')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print(flush=True)\nsys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        sweep(tmp_path)
+        assert part.exists()
+        other.communicate()
+    sweep(tmp_path)
+    assert not part.exists()
+
+
+# What is read from an exported folder
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("garbage\n", "SHA256SUMS:1: 'garbage' is not a line of sha256sum"),
+        (f"{'0' * 64}  a\n{'0' * 63}  b\n", "SHA256SUMS:2: "),
+        (f"{'0' * 64}  /etc/passwd\n", "SHA256SUMS:1: '/etc/passwd' is not the name of a file"),
+        (f"{'0' * 64}  ../x\n", r"SHA256SUMS:1: '\.\./x' is not the name of a file"),
+        (f"{'0' * 64}  a/../../x\n", "is not the name of a file"),
+        (f"{'0' * 64}  .\n", "is not the name of a file"),
+        (b"\xff\xfe\x00", "SHA256SUMS cannot be read: .* invalid start byte"),
+        (None, "SHA256SUMS is not a regular file"),
+    ],
+)
+def test_a_bad_list_of_sums_is_a_message(
+    write: Write, tmp_path: Path, text: str | bytes | None, message: str
+) -> None:
+    out = write(tmp_path / "m")
+    (out / "SHA256SUMS").unlink()
+    if text is None:
+        (out / "SHA256SUMS").mkdir()
+    else:
+        (out / "SHA256SUMS").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ExportError, match=message):
+        changed_weights(out)
+
+
+def test_a_huge_list_of_sums_is_not_read(write: Write, tmp_path: Path) -> None:
+    out = write(tmp_path / "m")
+    os.truncate(out / "SHA256SUMS", 1 << 40)
+    with pytest.raises(ExportError, match="1099511627776 bytes"):
+        changed_weights(out)
+
+
+def test_weights_that_are_missing_or_not_listed_have_changed(write: Write, tmp_path: Path) -> None:
+    out = write(tmp_path / "m")
+    assert changed_weights(out) == []
+    (out / "model.safetensors").rename(out / "more.safetensors")
+    assert changed_weights(out) == ["model.safetensors", "more.safetensors"]
+
+
+def test_a_merge_without_its_weights_is_not_there(
+    write: Write, sources: Sources, recipe: MergeRecipe, tmp_path: Path
+) -> None:
+    out = write(tmp_path / "m")
+    assert holds(out, recipe, sources, {"study.json": "{}\n"})
+    assert not holds(out, recipe, sources, {"study.json": "{} \n"})
+    (out / "model.safetensors").unlink()
+    assert not holds(out, recipe, sources)
+    (out / "recipe.json").write_text("[" * 100_000)
+    assert not holds(out, recipe, sources)
+    assert not holds(tmp_path / "nowhere", recipe, sources)
+
+
+def test_the_manifest_names_every_file_of_an_export(write: Write, tmp_path: Path) -> None:
+    import hashlib
+
+    out = write(tmp_path / "m")
+    data = json.loads((out / MANIFEST_FILE).read_text())
+    assert data["written_by"] == "merge-study"
+    files = everything(out)
+    del files[MANIFEST_FILE]
+    assert data["files"] == {n: hashlib.sha256(text).hexdigest() for n, text in files.items()}

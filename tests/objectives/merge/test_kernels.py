@@ -1,0 +1,118 @@
+"""The Triton kernels against the reference arithmetic: the same bits.
+
+Without a GPU they run in Triton's interpreter, whose cast to bfloat16 cuts where a GPU rounds;
+so the merges compared here are float32. tests/test_gpu.py compares on a GPU.
+"""
+
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+import torch
+
+from objectives.merge import exact_sums as sums
+from objectives.merge import masks, methods
+from objectives.merge.recipe import MergeRecipe
+from objectives.merge.stores import Files
+from objectives.merge.stream import MergeStream
+from objectives.models.sources import Sources
+from study.config.genome import GenomeConfig, SpaceConfig
+from study.search.genome import Genome
+from tests.support.models import MakeModel, point
+
+pytest.importorskip("triton")
+
+
+@pytest.fixture(scope="module")
+def fused() -> Iterator[ModuleType]:
+    """The module with its kernels in the interpreter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        from objectives.merge import fused
+
+        yield fused
+
+
+@pytest.fixture(scope="module")
+def sources(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    """Models whose tensors end inside a block of the kernels, one of them in bfloat16."""
+    root = tmp_path_factory.mktemp("kernels")
+    folders = {
+        name: make_model(
+            root / name, seed, layers=2, dtype=torch.bfloat16 if name == "y" else torch.float32
+        )
+        for seed, name in enumerate(("base", "x", "y", "z"))
+    }
+    return Sources(folders, "base")
+
+
+def recipes(method: str) -> list[MergeRecipe]:
+    """A random one, and one at the edges: weights of 0 and below, densities of 0 and 1."""
+    config = GenomeConfig(
+        models=("x", "y", "z"),
+        base_model=None if method == "linear" else "base",
+        merge_method=method,
+        layer_granularity=1,
+        allow_negative_weights=True,
+    )
+    genome = Genome(config, SpaceConfig(), 2)
+    found = []
+    for normalize in (True, False):
+        whole = genome.recipe(point(genome, 3)).to_dict()
+        edges = {"weight": (((0.0,), (-0.7,), (0.7,)),), "density": (((1.0,), (0.0,), (0.00002,)),)}
+        for values in (whole["values"], {name: edges[name] for name in whole["values"]}):
+            fields = {"normalize": normalize, "scale": 0.8, "dtype": "float32", "values": values}
+            found.append(MergeRecipe.from_dict(whole | fields))
+    return found
+
+
+@pytest.mark.parametrize(
+    "method", ["linear", "task_arithmetic", "ties", "dare_linear", "dare_ties"]
+)
+def test_a_fused_merge_has_the_bits_of_the_reference(
+    method: str, fused: ModuleType, sources: Sources
+) -> None:
+    kernels = fused.Fused(Files(sources), sources.layout)
+    reference = MergeStream(sources)
+    for recipe in recipes(method):
+        ours, theirs = dict(kernels.tensors(recipe)), dict(reference.tensors(recipe))
+        assert ours.keys() == theirs.keys()
+        for name, tensor in ours.items():
+            assert torch.equal(tensor.view(torch.int32), theirs[name].view(torch.int32)), name
+
+
+def test_one_model_alone_comes_back_unchanged(fused: ModuleType, sources: Sources) -> None:
+    kernels = fused.Fused(Files(sources), sources.layout)
+    recipe = MergeRecipe.single("y", 2, "float32")
+    for (_, tensor), info in zip(kernels.tensors(recipe), sources.layout, strict=True):
+        assert torch.equal(tensor, sources.read("y", info).float())
+
+
+@pytest.mark.parametrize("count", [1, 7, 1024, 5000])
+def test_tables_hold_the_sum_of_every_mask(fused: ModuleType, count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    base = torch.randn(count, generator=generator)
+    model = base + 0.1 * torch.randn(count, generator=generator)
+    delta, (low, high) = model - base, masks.key(0, "x", "t")
+    grain = sums.grain(delta)
+    table = fused.kernels.tally(base, model, fused._signed(low | high << 32), grain)
+    drawn = masks.draws((low, high), delta.shape)
+    for below in (0, 1, 9000, 65535, 65536):
+        assert table[below] == sums.grains(torch.where(drawn < below, delta, 0.0), grain)
+
+
+def test_sums_do_not_depend_on_the_order_and_hardly_round() -> None:
+    delta = torch.randn(100_000, generator=torch.Generator().manual_seed(2)) * 1e-3
+    grain = sums.grain(delta)
+    whole = sums.grains(delta, grain)
+    assert whole == sums.grains(delta.flip(0), grain)
+    assert whole * grain == pytest.approx(delta.double().abs().sum().item(), rel=1e-8)
+    assert sums.grains(torch.zeros(5), sums.grain(torch.zeros(5))) == 0
+    assert sums.ratio(0, 0, 1.0) == 1.0
+
+
+def test_trim_and_its_cut_agree() -> None:
+    delta = torch.randn(1000, generator=torch.Generator().manual_seed(3))
+    for density in (0.0, 0.001, 0.5, 0.999):
+        cut = methods.smallest_kept(delta, density)
+        assert torch.equal(methods.trim(delta, density), delta * (delta.abs() >= cut))

@@ -1,0 +1,335 @@
+"""Where models come from: the hub's cache, offline, and adapters that are merged once."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from objectives.errors import SourceError
+from objectives.merge.recipe import MergeRecipe, labels
+from objectives.merge.stream import MergeStream
+from objectives.models.locate import locate, located
+from objectives.models.sources import Sources
+from tests.support.models import WORDS, MakeModel
+from tests.support.paths import ROOT
+
+NAME = "model.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def base(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("adapters") / "base", 0, dtype=torch.bfloat16)
+
+
+@pytest.fixture(scope="module")
+def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA with weights that are not zero, as peft saves it."""
+    return make_adapter(base, tmp_path_factory.mktemp("adapters") / "lora", 1)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "merge-study" / "adapters"
+
+
+def make_adapter(base: Path, folder: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
+    config = peft.LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "up_proj"])
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype="auto"), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+def by_peft(base: Path, adapter: Path) -> dict[str, Tensor]:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    merged = peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    return dict(merged.state_dict())
+
+
+def test_a_model_with_an_adapter_is_what_peft_makes_of_it(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    folder = locate(f"{base}+{adapter}", tmp_path)
+    expected = by_peft(base, adapter)
+    sources = Sources({"base": base, "lora": folder}, "base")
+    merged = dict(MergeStream(sources).tensors(MergeRecipe.single("lora", 4)))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in merged.items())
+    assert not torch.equal(merged[NAME], load_file(base / "model.safetensors")[NAME])
+    assert not sources.vocabularies_differ
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        ({"modules_to_save": ["embed_tokens", "lm_head"]}, 2),
+        ({"modules_to_save": ["embed_tokens"]}, 2),
+        ({"trainable_token_indices": [3, len(WORDS), len(WORDS) + 1]}, 2),
+        ({"trainable_token_indices": [3, 5]}, 0),
+        ({"target_modules": ["q_proj", "embed_tokens", "lm_head"]}, 0),
+        ({"target_modules": ["q_proj", "embed_tokens", "lm_head"]}, 2),
+        ({}, 2),
+    ],
+)
+def test_an_adapter_with_rows_of_its_own_computes_what_was_trained(
+    make_model: MakeModel, tmp_path: Path, options: dict[str, Any], rows: int, tied: bool
+) -> None:
+    base = make_model(tmp_path / "base", 0, layers=1, tied=tied)
+    trained = with_rows(base, tmp_path / "lora", rows, options)
+    folder = locate(f"{base}+{tmp_path / 'lora'}", tmp_path)
+    ids = torch.tensor([[0, 3, 5, len(WORDS) + rows - 1, 7]])
+    expected = trained(ids).logits
+    actual = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+    assert actual.shape == expected.shape
+    assert torch.allclose(actual, expected, atol=1e-5)
+    names = {f"<new{i}>" for i in range(rows)}
+    assert names <= AutoTokenizer.from_pretrained(folder).get_vocab().keys()
+    merge = Sources({"base": base, "lora": folder}, "base", "union")
+    assert merge.vocabulary.size == len(WORDS) + rows
+
+
+def with_rows(base: Path, folder: Path, rows: int, options: dict[str, Any]) -> Any:
+    """A trained model with so many added tokens, saved as an adapter with its tokenizer."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if rows:
+        tokenizer.add_tokens([f"<new{i}>" for i in range(rows)])
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        tokenizer.save_pretrained(folder)
+    torch.manual_seed(1)
+    config = peft.LoraConfig(**{"r": 2, "target_modules": ["q_proj"]} | options)
+    adapted = peft.get_peft_model(model, config)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(folder)
+    return adapted.eval()
+
+
+def test_an_adapter_without_all_rows_of_its_tokens_is_refused(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    base = make_model(tmp_path / "base", 0, layers=1)
+    with_rows(base, tmp_path / "lora", 2, {"trainable_token_indices": [len(WORDS) + 1]})
+    path = tmp_path / "lora" / "adapter_model.safetensors"
+    save_file({n: t for n, t in load_file(path).items() if "lm_head" not in n}, path)
+    with pytest.raises(SourceError, match=r"no lm_head of 40 rows; .*save_embedding_layers=True"):
+        locate(f"{base}+{tmp_path / 'lora'}", tmp_path)
+
+
+def test_a_generation_config_that_transformers_does_not_save_is_copied(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(base, tmp_path / "base"))
+    text = '{"do_sample": false, "temperature": 0.9, "eos_token_id": [1, 5]}'
+    (other / "generation_config.json").write_text(text)
+    folder = locate(f"{other}+{adapter}", tmp_path)
+    assert (folder / "generation_config.json").read_text() == text
+
+
+def test_it_is_merged_once_and_again_when_it_changes(
+    base: Path, adapter: Path, tmp_path: Path, cache: Path
+) -> None:
+    first = locate(f"{base}+{adapter}", tmp_path)
+    made = first.stat().st_mtime_ns
+    assert locate(f"{base}+{adapter}", tmp_path) == first
+    assert first.stat().st_mtime_ns == made
+    other = Path(shutil.copytree(adapter, tmp_path / "lora"))
+    assert locate(f"{base}+{other}", tmp_path) == first  # the same contents
+    tensors = load_file(other / "adapter_model.safetensors")
+    next(iter(tensors.values()))[0, 0] += 1
+    save_file(tensors, other / "adapter_model.safetensors")
+    assert locate(f"{base}+{other}", tmp_path) != first
+    assert len([p for p in cache.iterdir() if p.is_dir()]) == 2
+
+
+CHILD = """
+import logging, sys, time
+from pathlib import Path
+from objectives.merge import adapter
+from objectives.models.locate import locate
+logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+if sys.argv[2] == "slow":
+    adapter.sync = lambda path: time.sleep(60)
+print(locate(sys.argv[1], Path()))
+"""
+
+
+def child(reference: str, how: str = "whole") -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, reference, how],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_a_kill_leaves_nothing_half_made_and_two_workers_merge_once(
+    base: Path, adapter: Path, cache: Path
+) -> None:
+    reference = f"{base}+{adapter}"
+    killed = child(reference, "slow")
+    while not any(cache.glob(".*.part/model.safetensors")):
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert [p for p in cache.iterdir() if not p.name.startswith(".")] == []
+    told = [process.communicate()[0] for process in [child(reference) for _ in range(2)]]
+    assert sum("merging the adapter" in text for text in told) == 1
+    [folder] = [p for p in cache.iterdir() if not p.name.startswith(".")]
+    assert all(text.strip().endswith(str(folder)) for text in told)
+    assert not any(cache.glob(".*.part"))
+    expected = by_peft(base, adapter)
+    stored = load_file(folder / "model.safetensors")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in stored.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "adapter_config.json").unlink(), "has no adapter_config.json"),
+        (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
+        (lambda f: (f / "adapter_config.json").write_text("{"), "is not JSON"),
+        (lambda f: (f / "adapter_config.json").write_text("{}"), "names no peft_type"),
+        (lambda f: (f / "adapter_model.safetensors").write_bytes(b"x"), "does not fit"),
+        (
+            lambda f: save_file(
+                {n: t for n, t in load_file(f / "adapter_model.safetensors").items() if "s.3" in n},
+                f / "adapter_model.safetensors",
+            ),
+            "tensors are in one of them only",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_adapter_is_refused(
+    base: Path, adapter: Path, tmp_path: Path, cache: Path, change: object, message: str
+) -> None:
+    broken = Path(shutil.copytree(adapter, tmp_path / "broken"))
+    change(broken)  # type: ignore[operator]
+    with pytest.raises(SourceError, match=message):
+        locate(f"{base}+{broken}", tmp_path)
+    assert not cache.exists() or all(p.name.endswith(".lock") for p in cache.iterdir())
+
+
+def test_an_adapter_for_another_shape_is_refused(
+    make_model: MakeModel, adapter: Path, tmp_path: Path
+) -> None:
+    wider = make_model(tmp_path / "wider", 0, hidden=32)
+    with pytest.raises(SourceError, match="the adapter does not fit"):
+        locate(f"{wider}+{adapter}", tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(SourceError, match="XDG_CACHE_HOME names another place"):
+        locate(f"{base}+{adapter}", tmp_path)
+
+
+def test_references_are_told_apart(base: Path, tmp_path: Path) -> None:
+    plus = Path(shutil.copytree(base, tmp_path / "a+b"))
+    assert locate("a+b", tmp_path) == plus
+    assert located("a+b", tmp_path) == str(plus)
+    assert located(f"{base}+org/lora@v1", tmp_path) == f"{base}+org/lora@v1"
+    assert labels(["org/base", "org/base@v1+org/lora", "./x+y/lora-2/"]) == (
+        "base",
+        "lora",
+        "lora-2",
+    )
+    for text in ("a+b+c", "a+", "+b"):
+        with pytest.raises(SourceError, match=r"must be a model, or model\+adapter"):
+            locate(text, tmp_path)
+
+
+def test_an_adapter_alone_a_pickle_and_a_gguf_say_what_to_do(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SourceError, match=r"no config\.json; it is an adapter: write model\+adap"):
+        Sources({"m": adapter}, "m")
+    for name, message in (
+        ("adapter_config.json", r"it is an adapter: write model\+adapter"),
+        ("pytorch_model.bin", "convert them with transformers"),
+        ("model.gguf", "use the model it was made from"),
+    ):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        shutil.copyfile(base / "config.json", folder / "config.json")
+        (folder / name).write_bytes(b"")
+        with pytest.raises(SourceError, match=message):
+            Sources({"m": folder}, "m")
+
+
+def hub(home: Path, base: Path, **refs: str) -> Path:
+    """A cache as huggingface_hub lays it out, with commits under their names."""
+    root = home / "hub" / "models--org--name"
+    for ref, commit in refs.items():
+        snapshot = root / "snapshots" / commit
+        snapshot.parent.mkdir(parents=True, exist_ok=True)
+        if not snapshot.exists():
+            shutil.copytree(base, snapshot)
+        (root / "refs").mkdir(exist_ok=True)
+        (root / "refs" / ref).write_text(commit)
+    return root
+
+
+def offline(home: Path, *references: str) -> list[str]:
+    """What each gives in a process that keeps to the cache."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from objectives.models.locate import locate\n"
+        "from objectives.errors import SourceError\n"
+        "for reference in sys.argv[1:]:\n"
+        "    try: print(locate(reference, Path()))\n"
+        "    except SourceError as error: print('error:', error)"
+    )
+    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    environment |= {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-c", code, *references],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=home,
+    )
+    return result.stdout.strip().split("\n")
+
+
+def test_the_hubs_cache_serves_revisions_offline(
+    base: Path, adapter: Path, tmp_path: Path, cache: Path
+) -> None:
+    snapshots = hub(tmp_path, base, main="a" * 40, v1="b" * 40) / "snapshots"
+    *found, adapted, unknown, absent = offline(
+        tmp_path,
+        "org/name",
+        "org/name@v1",
+        f"org/name@{'b' * 40}",
+        f"org/name@v1+{adapter}",
+        "org/name@v2",
+        "org/absent",
+    )
+    assert found == [str(snapshots / (letter * 40)) for letter in "abb"]
+    assert Path(adapted).parent == cache
+    assert "bbbb+lora-" in adapted
+    assert unknown.startswith("error: org/name@v2: no folder")
+    assert absent.startswith("error: org/absent: no folder")

@@ -1,0 +1,249 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from objectives.tasks import multiple_choice, retrieval
+from objectives.tasks.multiple_choice import first_digit
+from objectives.tasks.questions.options import Options
+from objectives.tasks.questions.question_files import (
+    BadRow,
+    QuestionError,
+    read_questions,
+    split_cue,
+)
+from objectives.tasks.questions.split import split
+from objectives.tasks.retrieval import picks
+from objectives.tasks.task import Question
+
+CHOICE = "Which is red?\n0. grass\n1. blood\n2. sky\n3. snow"
+LIST = "Pick three.\n1. a\n2. b\n3. c\n4. d\n5. e"
+
+
+def choice(label: Any, text: str = CHOICE) -> dict[str, Any]:
+    return {"input_field": text, "output_field": label, "task_type": "multiple-choice"}
+
+
+def picked(label: Any, text: str = LIST) -> dict[str, Any]:
+    return {"input_field": text, "output_field": label, "task_type": "retrieval"}
+
+
+def write(path: Path, rows: list[Any], as_list: bool = False) -> Path:
+    text = json.dumps(rows) if as_list else "\n".join(map(json.dumps, rows))
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("label", [1, "1", "1. blood", " 1", [1], 1.0, "1: because"])
+def test_a_choice_is_read_however_it_is_labelled(label: Any) -> None:
+    assert multiple_choice.parse(choice(label)).labels == (1,)
+
+
+@pytest.mark.parametrize(
+    "label", ["blood", "", None, True, [1, 2], "12", 4, -1, {}, 1.5, "9" * 5000]
+)
+def test_a_label_that_is_no_option_is_refused(label: Any) -> None:
+    with pytest.raises(BadRow):
+        multiple_choice.parse(choice(label))
+
+
+@pytest.mark.parametrize("label", [[1, 4, 5], "1,4,5", "[5, 1, 4]", "1 4 5", ["1", "4", "5"]])
+def test_retrieval_labels_are_read_however_they_are_written(label: Any) -> None:
+    assert retrieval.parse(picked(label)).labels == (1, 4, 5)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [[0, 1], "1,9", [], "one", [1, 1], {"1": 1}, True, "1.5", [1.9, 2.7], [True], [float("inf")]],
+)
+def test_a_bad_retrieval_label_is_refused(label: Any) -> None:
+    with pytest.raises(BadRow):
+        retrieval.parse(picked(label))
+
+
+def test_one_label_and_candidates_from_0_are_fine() -> None:
+    text = "Pick.\n0) a\n1) b\n2) c"
+    assert retrieval.parse(picked(0, text)) == Question(text, "", (0,), (0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (CHOICE, (0, 1, 2, 3)),
+        ("Rate it.\n1. bad\n2. so\n3. fine\n4. good\n5. great", (1, 2, 3, 4, 5)),
+        ("Does it fit?\n0. no\n1. yes", (0, 1)),
+        ("1. wash\n2. dry\nWhat is this?\n0. a recipe\n1. advice\n2. a song", (0, 1, 2)),
+        ("How happy is the customer, from 1 to 5?", (1, 2, 3, 4, 5)),
+        ("Rate the fit on a scale of 0-2", (0, 1, 2)),
+        ("No list at all", ()),
+    ],
+)
+def test_options_are_read_from_the_prompt(text: str, options: tuple[int, ...]) -> None:
+    assert Options(text).numbers == options
+
+
+@pytest.mark.parametrize(
+    ("ending", "cue"),
+    [
+        ("\nAnswer: ", "Answer"),
+        ("\nOutput:", "Output"),
+        ("\n\nAnswer:\n", "Answer"),
+        (" Answer: ", "Answer"),
+        ("\nYour choice: ", "Your choice"),
+        ("", ""),
+        ("\n", ""),
+    ],
+)
+def test_the_cue_comes_off(ending: str, cue: str) -> None:
+    assert split_cue(CHOICE + ending) == (CHOICE, cue)
+
+
+@given(
+    st.text(alphabet="abc ?,é\n", min_size=1).filter(str.strip),
+    st.integers(2, 12),
+    st.sampled_from([0, 1]),
+    st.sampled_from(["\nAnswer: ", "\nOutput: ", "\nReply:", ""]),
+    st.data(),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_question_that_is_written_out_is_read_back(
+    body: str, count: int, first: int, ending: str, data: st.DataObject
+) -> None:
+    options = range(first, first + count)
+    text = body.strip() + "".join(f"\n{i}. thing" for i in options)
+    labels = data.draw(st.lists(st.sampled_from(options), min_size=1, max_size=3, unique=True))
+    written = data.draw(st.sampled_from([labels, ",".join(map(str, labels))]))
+    question = retrieval.parse(picked(written, text + ending))
+    assert (question.text, question.options) == (text, tuple(options))
+    assert question.labels == tuple(sorted(labels))
+    assert question.cue == ending.strip().removesuffix(":")
+    row = choice(f"{labels[0]}. thing", text + ending)
+    if options[-1] > 9:
+        with pytest.raises(BadRow, match="is no single digit"):
+            multiple_choice.parse(row)
+        return
+    single = multiple_choice.parse(row)
+    assert single.labels == (labels[0],)
+    assert single.id == question.id
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_order_and_duplicates_do_not_matter(tmp_path: Path, as_list: bool) -> None:
+    rows = [choice(1, CHOICE.replace("red", colour)) for colour in ("red", "dark", "warm")]
+    one = read_questions(
+        write(tmp_path / "a", rows, as_list), "multiple_choice", multiple_choice.parse
+    )
+    two = read_questions(
+        write(tmp_path / "b", [*rows[::-1], rows[0]]), "multiple_choice", multiple_choice.parse
+    )
+    assert one == two
+    assert len(one) == 3
+
+
+def test_bad_rows_are_refused_with_their_line_and_skipped_on_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [choice(1), choice(9, "Other\n0. a\n1. b"), {"input_field": " ", "output_field": 1}]
+    path = write(tmp_path / "q.jsonl", rows)
+    with pytest.raises(QuestionError, match=r"q\.jsonl:2: label 9 .*0 to 1 \(2 such rows\)"):
+        read_questions(path, "multiple_choice", multiple_choice.parse)
+    found = read_questions(path, "multiple_choice", multiple_choice.parse, "skip")
+    assert len(found) == 1
+    assert "2 bad rows left out" in caplog.text
+
+
+def test_the_same_question_with_two_labels_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.jsonl", [choice(1), choice(2), choice(0, "Other?\n0. a\n1. b")])
+    with pytest.raises(QuestionError, match=r"q\.jsonl:2: the same question as .*q\.jsonl:1"):
+        read_questions(path, "multiple_choice", multiple_choice.parse)
+    left = read_questions(path, "multiple_choice", multiple_choice.parse, "skip")
+    assert [q.text for q in left] == ["Other?\n0. a\n1. b"]
+
+
+def test_a_row_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.jsonl", [picked([1, 2, 3])])
+    with pytest.raises(QuestionError, match="task_type is retrieval"):
+        read_questions(path, "multiple_choice", multiple_choice.parse)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no questions"),
+        ("[]", "has no questions"),
+        ("{broken", "q.jsonl:1: not JSON"),
+        ("[1,", "not JSON"),
+        ('"text"', "is not an object"),
+    ],
+)
+def test_a_file_without_questions_says_so(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text(text)
+    with pytest.raises(QuestionError, match=message):
+        read_questions(path, "multiple_choice", multiple_choice.parse)
+
+
+def test_a_missing_or_binary_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(QuestionError, match="does not exist"):
+        read_questions(tmp_path / "none", "retrieval", retrieval.parse)
+    (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(QuestionError, match="cannot read"):
+        read_questions(tmp_path / "b", "retrieval", retrieval.parse)
+
+
+@given(st.sets(st.text(min_size=1), min_size=2, max_size=40), st.floats(0.05, 0.95))
+@settings(max_examples=60, deadline=None)
+def test_a_question_stays_on_its_side_when_others_come_or_go(texts: set[str], share: float) -> None:
+    questions = [Question(text, "", (0,), (0, 1)) for text in sorted(texts)]
+    kept, held = split(questions, share)
+    assert {*kept, *held} == set(questions)
+    fewer_kept, fewer_held = split(questions[::-2], share)
+    assert set(fewer_kept) <= set(kept)
+    assert set(fewer_held) <= set(held)
+
+
+def test_about_the_share_asked_for_is_held_out() -> None:
+    questions = [Question(f"question {i}", "", (0,), (0, 1)) for i in range(4000)]
+    _, held = split(questions, 0.25)
+    assert len(held) == pytest.approx(1000, abs=5 * (4000 * 0.25 * 0.75) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "digit"), [("2", 2), (" 3 because", 3), ("", None), ("b", None), ("-1", None)]
+)
+def test_the_official_choice_parser_takes_the_first_character(text: str, digit: int | None) -> None:
+    assert first_digit(text) == digit
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("1,4,9", [1, 4, 9]),
+        (" 3, 5, 10", [3, 5, 10]),
+        ("Sure: 1, 2 and 3", [1]),
+        ("7,7,7", [7, 7, 7]),
+        ("none", []),
+        ("1,,2", [1, 2]),
+        ("1. 2. 3", []),
+    ],
+)
+def test_the_official_list_parser_keeps_digits_commas_and_spaces(
+    text: str, numbers: list[int]
+) -> None:
+    assert picks(text) == numbers
+
+
+@pytest.mark.parametrize("parse", [multiple_choice.parse, retrieval.parse])
+def test_an_empty_field_is_refused(parse: Callable[[Any], Question]) -> None:
+    for row in ({"input_field": "", "output_field": 1}, {"input_field": "a", "output_field": None}):
+        with pytest.raises(BadRow, match="is empty"):
+            parse(row)
+    for row in ({"output_field": 1}, {"input_field": "a"}):
+        with pytest.raises(BadRow, match=r"has no (in|out)put_field; its fields are"):
+            parse(row)
+    with pytest.raises(BadRow, match="input_field is 1, and must be a text"):
+        parse({"input_field": 1, "output_field": 1})

@@ -1,0 +1,177 @@
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from objectives.engines.engine import Answer, Prompt
+from objectives.errors import TaskError
+from objectives.merge.recipe import MergeRecipe
+from objectives.scoring import Exam
+from objectives.tasks.multiple_choice import MultipleChoice
+from objectives.tasks.prompts.prompt import TemplateProblem, load_template, named_templates
+from objectives.tasks.retrieval import Retrieval
+from objectives.tasks.task import Question
+from tests.support.paths import DEMO
+from tests.support.questions import CHOICE, PICK, Characters
+
+OTHER = Question("What?\n0. x\n1. y\n2. z", "Answer", (2,), (0, 1, 2))
+
+
+class Scripted:
+    """An engine that gives the answers it was made with."""
+
+    def __init__(self, answers: list[Answer]) -> None:
+        self.answers = answers
+
+    def load(self, recipe: MergeRecipe) -> None:
+        raise NotImplementedError
+
+    def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        assert len(prompts) == len(self.answers)
+        return self.answers
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+def said(text: str, *logprobs: float, finite: bool = True) -> Answer:
+    return Answer(tuple(ord(c) + 2 for c in text), logprobs, finite)
+
+
+@pytest.mark.parametrize("name", named_templates())
+def test_every_template_shares_its_start_and_ends_where_the_answer_begins(name: str) -> None:
+    template = load_template(name, Path())
+    task = MultipleChoice("t", 1.0, (CHOICE, OTHER), template)
+    [one], [two] = task.prompts(Characters())
+    assert one.shared == two.shared
+    assert one.tokens[: one.shared] == two.tokens[: two.shared]
+    assert one.tokens[one.shared] != two.tokens[two.shared]
+    assert one.options == tuple(ord(c) + 2 for c in "012")
+    text = Characters().decode(one.tokens)
+    assert CHOICE.text in text
+    assert all(e.question in text and e.answer in text for e in template.examples)
+
+
+def test_fewer_examples_on_request_and_no_more_than_there_are() -> None:
+    assert len(load_template("retrieval_kdd", Path(), 1).examples) == 1
+    assert not load_template("retrieval_kdd", Path(), 0).examples
+    with pytest.raises(TemplateProblem, match="has 3 examples, not 9"):
+        load_template("retrieval_kdd", Path(), 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("preamble: x", "needs a text `turn`"),
+        ("{", "cannot read"),
+        ("turn: '{{ question }}{{ nothing }}'", "nothing"),
+        ("turn: '{% x'", "x"),
+        ("turn: a\nexample: b", "unknown key example"),
+        ("turn: a\nexamples: [1]", "needs question and answer"),
+    ],
+)
+def test_a_broken_template_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.yaml").write_text(text)
+    with pytest.raises(TemplateProblem, match=message):
+        load_template("t.yaml", tmp_path).render(CHOICE)
+
+
+def test_a_missing_template_names_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(TemplateProblem, match="named ones are multiple_choice_kdd"):
+        load_template("nope", tmp_path)
+
+
+def test_an_option_that_is_no_token_of_its_own_is_refused() -> None:
+    class Whole(Characters):
+        """One token for a whole text."""
+
+        def encode(self, text: str) -> list[int]:
+            return [hash(text)]
+
+    task = MultipleChoice("t", 1.0, (CHOICE,), load_template("plain", Path()))
+    with pytest.raises(TaskError, match="let the template's turn end in a line break"):
+        task.prompts(Whole())
+
+
+def test_answers_become_means_errors_and_a_weighted_value() -> None:
+    plain = load_template("plain", Path())
+    choice = MultipleChoice("choice", 0.875, (CHOICE, OTHER), plain)
+    pick = Retrieval("pick", 0.125, (PICK,), plain)
+    half = math.log(0.5)
+    engine = Scripted(
+        [
+            said("1", math.log(0.2), half, math.log(0.1)),
+            said("0", half, math.log(0.2), math.log(0.25)),
+            said("3,2,1", math.log(0.3), math.log(0.2), math.log(0.1), math.log(0.4)),
+        ]
+    )
+    scores = Exam([choice, pick], Characters()).ask(engine)
+    assert scores.tasks["choice"].right_Q.tolist() == [1.0, 0.0]
+    assert scores.tasks["choice"].soft == pytest.approx((0.5 + 0.25) / 2)
+    assert scores.tasks["pick"].mean == pytest.approx(2 / 3)
+    assert scores.tasks["pick"].soft == pytest.approx(0.3 + 0.1 + 0.4)
+    assert scores.value == pytest.approx(0.875 * 0.5 + 0.125 * 2 / 3)
+    assert scores.tasks["choice"].error == pytest.approx(0.5)
+    assert scores.error == math.inf
+
+
+def test_hits_count_among_the_first_three_and_repeats_use_them_up() -> None:
+    task = Retrieval("pick", 1.0, (PICK,), load_template("plain", Path()))
+    [[prompt]] = task.prompts(Characters())
+    for text, score in [("1,3,4", 1.0), ("1,1,1", 1 / 3), ("2,2,2,1", 0.0), ("4,3", 2 / 3)]:
+        assert task.score(PICK, [prompt], [said(text)], Characters()) == pytest.approx(score)
+
+
+def test_labels_of_one_token_count_once_and_of_one_probability_each(tmp_path: Path) -> None:
+    task = Retrieval("pick", 1.0, (PICK,), load_template("plain", tmp_path))
+    [[prompt]] = task.prompts(Characters())
+    even = said("1", *[math.log(0.25)] * 4)
+    assert task.soft(PICK, [prompt], [even]) == pytest.approx(0.75)
+    shared = Prompt(prompt.tokens, 0, 7, (5, 6, 5, 5))
+    assert task.soft(PICK, [shared], [even]) == pytest.approx(0.25)
+
+
+def test_the_exact_scorers_want_the_answer_and_nothing_else() -> None:
+    plain = load_template("plain", Path())
+    pick = Retrieval("pick", 1.0, (PICK,), plain, scorer="exact")
+    [[prompt]] = pick.prompts(Characters())
+    for text, score in [("4,1,3", 1.0), ("1,3", 0.0), ("1,3,4,4", 0.0)]:
+        assert pick.score(PICK, [prompt], [said(text)], Characters()) == score
+    choice = MultipleChoice("choice", 1.0, (CHOICE,), plain, scorer="exact")
+    [[prompt]] = choice.prompts(Characters())
+    assert choice.score(CHOICE, [prompt], [said("1")], Characters()) == 1.0
+    assert choice.score(CHOICE, [prompt], [said(" 1")], Characters()) == 0.0
+
+
+@pytest.mark.parametrize(("weight", "worst"), [(1.0, 0.0), (-1.0, 1.0)])
+def test_an_answer_of_nan_scores_the_worst(weight: float, worst: float) -> None:
+    task = MultipleChoice("t", weight, (CHOICE, OTHER), load_template("plain", Path()))
+    nan = float("nan")
+    engine = Scripted([said("1", nan, nan, nan, finite=False), said("2", 0.0, 0.0, 0.0)])
+    scores = Exam([task], Characters()).ask(engine)
+    assert scores.tasks["t"].right_Q.tolist() == [worst, 1.0]
+    assert scores.broken == 1
+
+
+def test_the_demos_questions_are_read_whole() -> None:
+    from objectives.tasks import multiple_choice, retrieval
+    from objectives.tasks.questions.question_files import read_questions
+
+    choice = read_questions(
+        DEMO / "questions" / "choice.jsonl", "multiple_choice", multiple_choice.parse
+    )
+    picks = read_questions(DEMO / "questions" / "retrieval.jsonl", "retrieval", retrieval.parse)
+    assert {q.options for q in choice} == {(0, 1, 2, 3)}
+    assert {q.cue for q in choice} == {"Answer"}
+    assert {len(q.labels) for q in picks} == {3}
+
+
+def test_prompts_are_the_tokens_of_their_texts_one_by_one() -> None:
+    from objectives.models.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer("base", DEMO / "models" / "base")
+    task = MultipleChoice("t", 1.0, (CHOICE, OTHER), load_template("plain", Path()))
+    texts = [task.template.render(question) for question in task.questions]
+    made = [prompt.tokens for (prompt,) in task.prompts(tokenizer)]
+    assert made == [tuple(tokenizer.encode(text)) for text in texts]

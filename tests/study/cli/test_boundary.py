@@ -1,0 +1,273 @@
+"""How a command ends: by a signal, an error, a fault, or a terminal that takes nothing."""
+
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from objectives.crash_report import description
+from objectives.engines.vllm.child import without_ctrl_c
+from study.cli.faults import LONGEST_LINE, MOST_LINES, ended_by, message_of
+from study.cli.interrupts import Interrupted
+from study.cli.options import How
+from study.config.errors import ConfigError
+from study.worker.process import Order, check_workers, work
+from tests.support.paths import DEMO, ROOT
+
+COMMANDS = ("run", "plan", "status", "report", "export", "verify", "dashboard")
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+
+
+def shell(line: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """A line of bash in which `study` is the project's command line."""
+    line = line.replace("study ", f"{sys.executable} -m study ")
+    return subprocess.run(
+        ["bash", "-c", line],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(**more),
+        check=False,
+    )
+
+
+def faulty(work: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """A command whose work is these lines of Python."""
+    code = f"from study.cli.boundary import bounded\ndef work():\n    {work}\nbounded(work)\n"
+    return subprocess.run(
+        [sys.executable, "-c", code, "--token", "Hidden77", "--storage", "postgresql://u:Pw7@h/d"],
+        capture_output=True,
+        text=True,
+        env=environment(**more),
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [
+        *((command, signal.SIGINT, 130) for command in COMMANDS),
+        ("run", signal.SIGTERM, 143),
+        ("status", signal.SIGTERM, 143),
+    ],
+)
+def test_a_signal_while_a_command_imports_ends_it_without_traceback(
+    command: str, number: signal.Signals, code: int
+) -> None:
+    line = [sys.executable, "-X", "importtime", "-m", f"study.{command}", "none.yaml"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stderr is not None
+        said, sent = "", False
+        for text in process.stderr:
+            said += text
+            if not sent and re.search(r"\| +(click|typer|rich)", text):
+                process.send_signal(number)
+                sent = True
+    assert process.returncode == code
+    assert "interrupted\n" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("study plan --help > /dev/full", 74),
+        ("study > /dev/full", 74),
+        ("study plan --help >&-", 74),
+        ("study --version >&- 2>&-", 74),
+        ("study --version > /dev/full 2> /dev/full", 74),
+        ("study status none.yaml > /dev/full", 2),
+        ("study status none.yaml 2> /dev/full", 2),
+        ("study status none.yaml 2>&-", 2),
+        ("study --version 2>&- <&-", 0),
+        ("set -o pipefail; study plan --help | true", 141),
+    ],
+)
+def test_a_stream_that_takes_nothing_is_no_crash_and_no_success(line: str, code: int) -> None:
+    ended = shell(line)
+    assert ended.returncode == code
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.count("\n") <= 1
+
+
+def test_no_file_is_opened_in_the_place_of_a_closed_stdout() -> None:
+    code = (
+        "import study.cli.streams as s, tempfile; s.guard_streams(); f = tempfile.TemporaryFile(); "
+    )
+    code += "import sys; print(f.fileno(), file=sys.stderr)"
+    ended = subprocess.run(
+        ["bash", "-c", f'{sys.executable} -c "{code}" >&- <&-'],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=True,
+    )
+    assert int(ended.stderr) > 2
+
+
+def test_an_ascii_terminal_gets_replacements() -> None:
+    ended = faulty("print('0.5 ± 0.1 │ \\ud800')", PYTHONIOENCODING="ascii")
+    assert (ended.returncode, ended.stdout) == (0, "0.5 ? 0.1 ? ?\n")
+
+
+def test_a_fault_is_one_line_and_a_file_without_secrets(tmp_path: Path) -> None:
+    ended = faulty(
+        "raise KeyError('postgresql://u:Pw7@h/d', 'password=Pw8', 'Secret9')",
+        TMPDIR=str(tmp_path),
+        MY_TOKEN="Secret9",
+    )
+    assert ended.returncode == 70
+    [line] = ended.stderr.splitlines()
+    [file] = tmp_path.iterdir()
+    assert str(file) in line
+    text = file.read_text()
+    for word in ("Traceback", "KeyError", "torch", "python 3", "postgresql://***", "--token"):
+        assert word in text
+    for secret in ("Hidden77", "Pw7", "Pw8", "Secret9"):
+        assert secret not in text
+
+
+def test_a_fault_is_one_line_even_if_no_file_can_be_written(tmp_path: Path) -> None:
+    work = "import tempfile; tempfile.tempdir = '/dev/null'; raise KeyError('a\\nb')"
+    ended = faulty(work, TMPDIR=str(tmp_path))
+    assert ended.returncode == 70
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("work", "code", "words"),
+    [
+        ("raise MemoryError", 2, "out of memory"),
+        ("bytearray(2**60)", 2, "out of memory"),
+        ("raise ImportError('libx.so: failed to map segment from shared object')", 2, "memory"),
+        ("raise OSError(28, 'No space left on device', '/x')", 2, "/x: No space left on device"),
+        ("raise OSError(24, 'Too many open files')", 2, "ulimit -n"),
+        ("open('/proc/sys/none', 'w')", 2, "/proc/sys/none: "),
+        ("f = lambda: f(); f()", 2, "nested too deeply"),
+        ('raise RuntimeError("can\'t start new thread")', 2, "thread"),
+        ("raise KeyboardInterrupt", 130, "interrupted"),
+        (
+            "from study.config.errors import ConfigError; raise ConfigError('x: wrong')",
+            2,
+            "x: wrong",
+        ),
+        ("raise SystemExit(3)", 3, ""),
+    ],
+)
+def test_what_a_user_or_the_machine_causes_is_a_message(work: str, code: int, words: str) -> None:
+    ended = faulty(work)
+    assert ended.returncode == code
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert len(ended.stderr.splitlines()) <= 1
+
+
+def test_a_command_without_memory_says_so() -> None:
+    ended = shell(f"ulimit -v 300000; study plan {DEMO / 'study.yaml'}")
+    assert ended.returncode == 2
+    assert "ulimit -v" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_long_message_is_cut_and_obeyed_by_no_terminal() -> None:
+    text = message_of("\n".join(["error: bad", "a\x1b[2Jb\x9b", "x" * 9999, *map(str, range(50))]))
+    lines = text.split("\n")
+    assert len(lines) == MOST_LINES
+    assert lines[1] == "a\\x1b[2Jb\\x9b"
+    assert len(lines[2]) < LONGEST_LINE + 10
+    assert lines[-1] == "  ... and 46 more"
+
+
+def test_a_thread_that_fails_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from study.cli.session import reported
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    with reported("worker 1: "):
+        thread = threading.Thread(target=lambda: {}["none"])
+        thread.start()
+        thread.join()
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("worker 1: error: a fault of this program (KeyError)")
+
+
+def test_a_signal_is_said_by_its_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended_by(Interrupted(signal.SIGTERM)) == 143
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_options_that_hold_a_secret_are_hidden() -> None:
+    text = description(KeyError(), ["x", "--token", "Abc", "--token=Def", "--trials", "3"], {})
+    assert "--token=***' --trials 3" in text
+    assert "Abc" not in text
+    assert "Def" not in text
+
+
+def test_the_package_lists_its_commands_and_runs_them() -> None:
+    listed = shell("study ").stdout
+    for command in COMMANDS:
+        assert f"python -m study.{command} " in listed
+    version = shell("study --version").stdout
+    assert version.startswith("merge-study ")
+    within = shell("study status none.yaml")
+    assert (within.returncode, within.stderr) == (2, "error: none.yaml does not exist\n")
+    unknown = shell("study rum")
+    assert unknown.returncode == 2
+    assert "rum: there is no such command" in unknown.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "words"),
+    [
+        (Path("none.yaml"), 2, "worker 1: error: none.yaml does not exist"),
+        (3, 70, "worker 1: error: a fault of this program (AttributeError)"),
+    ],
+    ids=["error", "fault"],
+)
+def test_a_worker_process_ends_with_its_name_and_one_line(
+    path: Any,
+    code: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    order = Order(path, "sqlite:///none.db", 1, How("transformers"), 1, 2, 1, 2**30)
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(order,))
+    process.start()
+    process.join()
+    assert process.exitcode == code
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith(words)
+
+
+def test_more_workers_than_the_machine_can_run_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--workers 100000: this machine has"):
+        check_workers(100_000)
+    check_workers(1)
+
+
+def test_a_process_that_begins_is_not_reached_by_ctrl_c(capfd: pytest.CaptureFixture[str]) -> None:
+    """As from a terminal, which sends it to all of them while they still import."""
+    process = multiprocessing.get_context("spawn").Process(target=os._exit, args=(7,))
+    with without_ctrl_c():
+        process.start()
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 7
+    assert "Traceback" not in capfd.readouterr().err

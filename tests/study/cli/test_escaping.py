@@ -1,0 +1,231 @@
+"""Names from outside in every medium: they are shown, and change nothing else."""
+
+import io
+import json
+import warnings
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from objectives.scoring import Scores, TaskScores
+from storage.trials import TrialRecord, TrialState
+from study.artifacts.model_card import _CARD
+from study.cli.escaping import (
+    Markdown,
+    drawn,
+    encodable,
+    markdown,
+    markdown_code,
+    plotted,
+    printable,
+    printable_lines,
+    say,
+)
+from study.monitors.dashboard_figures import figures
+from study.reporting.page import pictures, render
+from study.reporting.search_figures import importance, tasks
+from study.reporting.verdict_figures import differences, held_out, merge
+from study.search.contenders import Candidate
+from study.verdict.scoreboard import Line, table
+
+NAMES = [
+    *("mc[/b]", "[red]x[/red]", "a|b", "<script>alert(1)</script>", "a\nb", "---", "\x1b[31mred"),
+    *("\r", "\x07", "\u202edrow", "\u2066x", "`code`", "[x](javascript:alert(1))", "$\\frac$"),
+    *("![x](http://x.example)", "$a$", "_hidden", "*b*", "a: b", "'", '"', "\\", "&amp;", "#"),
+    *("{{ 7 * 7 }}", "{% raw %}", "../../x", "\ud800", "\u6f22\u5b57", "\U0001f642", "\x9b31m"),
+    *("\u2028", "%s", " ", "x" * 3000, "-", "\x00", "~~a~~", "www.x.example", "me@x.example"),
+]
+CONTROLS = {*map(chr, (*range(32), 127, *range(128, 160), 0x202E, 0x2066, 0x2028, 0xD800))}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_has_one_line_and_no_control_characters(name: str) -> None:
+    assert not CONTROLS & {*printable(name)}
+    assert not CONTROLS & {*markdown(name)}
+    assert not CONTROLS & {*markdown_code(name)}
+    assert not CONTROLS & {*drawn(name)}
+    assert not CONTROLS & {*plotted(name)}
+    assert printable_lines(f"{name}\nnext").endswith("\nnext")
+    printable(name).encode()
+
+
+@pytest.mark.parametrize("name", ["multiple_choice", "org/Mistral-7B-v0.1", "a-b_c.d", "größe"])
+def test_an_ordinary_name_stays_as_it_is(name: str) -> None:
+    assert printable(name) == markdown(name) == drawn(name) == plotted(name) == name
+
+
+def test_what_a_terminal_lacks_is_written_in_other_words() -> None:
+    assert encodable("0.4 ± 0.1 …", "ascii") == "0.4 +/- 0.1 ..."
+    assert encodable("漢", "ascii") == "\\u6f22"
+    assert encodable("± é", "latin-1") == "± é"
+    assert encodable("± 漢", "utf-8") == "± 漢"
+
+
+@settings(max_examples=50, derandomize=True, deadline=None)
+@given(st.text(max_size=50))
+def test_any_text_can_be_printed(text: str) -> None:
+    for encoding in ("ascii", "latin-1", "utf-8"):
+        encodable(printable_lines(text), encoding).encode(encoding)
+
+
+def test_results_can_be_printed_in_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stream)
+    say("0.4 ± 0.1 of 漢\x1b[2J\nnext")
+    stream.flush()
+    assert stream.buffer.getvalue() == b"0.4 +/- 0.1 of \\u6f22\\x1b[2J\nnext\n"
+
+
+# The table
+
+
+def line(name: str, value: float) -> Line:
+    right = np.array([value, value, value], np.float32)
+    record = TrialRecord(1, 0, TrialState.COMPLETE, {}, value, {"baseline": name})
+    scores = Scores({name: TaskScores(1.0, right, right)})
+    return Line(Candidate("parent", f"parent {name}", record), scores, scores)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if len(name) < 100])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_table_shows_any_name(name: str, encoding: str) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    Console(file=stream, width=10_000).print(table([line(name, 0.5)], [name], encoding))
+    stream.flush()
+    printed = stream.buffer.getvalue().decode(encoding)
+    assert encodable(printable(name), encoding) in printed
+    assert f"parent {encodable(printable(name), encoding)}" in printed
+
+
+# Markdown
+
+
+class Tags(HTMLParser):
+    """The tags of a page, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_a_name_in_a_card(name: str) -> None:
+    import markdown_it
+
+    def rendered(name: str) -> Tags:
+        card = _CARD.render(
+            front=Markdown("a: 1"), name=f"{name}, trial 3", number=3, models=[name], base=name,
+            method=markdown_code(name), what="trial 3", study=markdown_code(name),
+            verdict=f"The {name}", tasks=[name], sampled=False,
+            rows=[(name, [name, "0.1 / 0.2", "-"])],
+        )  # fmt: skip
+        front, body = card.split("---\n", 2)[1:]
+        assert yaml.safe_load(front) == {"a": 1}
+        return Tags(markdown_it.MarkdownIt("gfm-like", {"linkify": False}).render(body))
+
+    plain = rendered("plain")
+    assert plain.tags.count("td") == 4
+    if name.strip():
+        assert rendered(name).tags == plain.tags
+        assert printable(name).strip() in rendered(name).text
+
+
+# Pages and figures
+
+
+def findings(name: str, value: float = 0.5) -> dict[str, Any]:
+    scores = {"value": value, "error": value / 10, "tasks": {name: value}}
+    candidate = {"name": name, "role": "top", "trial": 0}
+    return {
+        "study": name, "identity": "0", "method": name, "models": [name, f"{name}2"], "base": name,
+        "tasks": {name: 1.0}, "questions": {"search": {name: 3}, "held_out": {name: 3}},
+        "trials": {"finished": 1, "budget": 2, "failed": 0, "population": 4, "generation": 0},
+        "verdict": {
+            "sentence": name, "lacking": [name], "final": candidate, "parents_ensemble": {},
+            "candidates": [candidate | {"search": scores, "held_out": scores, "optimism": value}],
+            "comparisons": [
+                {"candidate": name, "reference": name, "difference": value, "margin": value,
+                 "shown": True, "mcnemar_p": {name: 0.5}}
+            ],
+        },
+        "unscored": [name],
+        "scores": {"values": [value, value], "generations": [0, 0],
+                   "tasks": {name: [value, value]}, "baselines": {f"parent {name}": value}},
+        "convergence": [], "importance": {name: 0.5},
+        "seconds": {"totals": {}, "trials": {}, "medians": {"ask": [], "merge": [], "score": []}},
+        "merge": {"trial": 0, "models": [name, f"{name}2"], "columns": [name],
+                  "values": {"weight": [[value], [value]]}},
+        "never_right": {"merges": 1, "tasks": {
+            name: {"count": 1, "of": 1, "shown": [{"text": name, "right": name}]}}},
+        "flips": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_a_name_in_the_page(name: str) -> None:
+    found, plain = findings(name), findings("plain")
+    page = render(json.loads(json.dumps(found)), {})
+    page.encode()
+    assert not CONTROLS - {"\n"} & {*page}
+    assert [t for t in Tags(page).tags if t != "wbr"] == Tags(render(plain, {})).tags
+    assert printable(name) in Tags(page).text
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "_$a$ $ \u6f22 \x1b\n <b> \ud800", " ", "x" * 3000])
+def test_a_name_is_a_name_in_the_figures(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawings = pictures(findings(name))
+    assert {"held-out", "differences", "tasks", "merge", "importance"} <= drawings.keys()
+
+
+def test_names_stay_out_of_the_language_of_matplotlib() -> None:
+    found = findings("_$a$")
+    for draw in (held_out, differences, merge, importance):
+        figure = draw(found)
+        assert figure is not None
+        texts = [t.get_text() for axes in figure.axes for t in axes.get_yticklabels()]
+        assert r"_\$a\$" in "".join(texts)
+    figure = tasks(found)
+    assert figure is not None
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == [r" _\$a\$"]
+
+
+def test_names_stay_out_of_the_language_of_plotly() -> None:
+    attributes = {"generation": 0, "slot": 0, "tasks": {"<a href='x'>": 0.0}}
+    record = TrialRecord(1, 0, TrialState.COMPLETE, {}, 0.0, attributes)
+    assert figures([record])["tasks"].data[0].name == "&lt;a href='x'&gt;"
+
+
+# Numbers that are 0
+
+
+def test_a_score_of_0_is_drawn() -> None:
+    found = findings("x", 0.0)
+    figure = held_out(found)
+    assert figure is not None
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [0.0]
+    found["verdict"]["candidates"][0]["held_out"]["value"] = None
+    assert held_out(found) is None
+
+
+def test_negative_scores_have_a_best_so_far() -> None:
+    records = [
+        TrialRecord(n, n, TrialState.COMPLETE, {}, value, {"generation": 0, "slot": n, "tasks": {}})
+        for n, value in enumerate((-0.5, -0.25, 0.0, -1.0))
+    ]
+    assert list(figures(records)["best-so-far"].data[1].y) == [-0.5, -0.25, 0.0, 0.0]

@@ -1,0 +1,148 @@
+"""A study whose trials are asked a sample of the questions: real models, killed and resumed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.database.database import open_storage
+from storage.scores import SEARCH, Answers
+from storage.trials import TrialRecord
+from tests.support.commands import (
+    TRIALS,
+    command,
+    records,
+    search_of,
+    started,
+    wait_for,
+    write_study,
+)
+
+QUESTIONS = 45
+
+
+def sampled(data: dict[str, Any]) -> None:
+    data["search"] = {"soft": 1.0, "questions": 0.4}
+
+
+def results(url: str) -> dict[tuple[int, int], Any]:
+    """What was asked of each place, and what it came to."""
+    found = {}
+    for record in records(url):
+        if record.complete and record.kind == "search":
+            result = {k: v for k, v in record.attributes["result"].items() if k != "seconds"}
+            found[record.attributes["generation"], record.attributes["slot"]] = result
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """A study run in one go: its folder, its storage, what it printed."""
+    folder = tmp_path_factory.mktemp("sampled")
+    result = command("run", write_study(folder, sampled), folder=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, f"sqlite:///{folder}/runs/demo/study.db", result.stdout
+
+
+def of_kind(url: str, kind: str) -> list[TrialRecord]:
+    return [record for record in records(url) if record.complete and record.kind == kind]
+
+
+def test_the_search_is_asked_a_sample_and_all_else_everything(
+    whole: tuple[Path, str, str],
+) -> None:
+    _, url, printed = whole
+    asked = [r.attributes["result"]["asked"] for r in of_kind(url, "search")]
+    assert len(asked) == TRIALS
+    assert max(asked) < 0.7 * QUESTIONS
+    for record in [*of_kind(url, "uniform"), *of_kind(url, "candidate")]:
+        assert record.attributes["result"]["asked"] == QUESTIONS
+        assert not record.sampled
+    assert "nan" not in printed
+    assert "best trial" in printed
+    roles = {r.attributes["role"] for r in of_kind(url, "candidate")}
+    assert roles == {"best trial", "CMA mean", "mean of the top 2"}
+
+
+def test_a_trial_is_ranked_by_the_probability_of_right_answers(
+    whole: tuple[Path, str, str],
+) -> None:
+    for record in of_kind(whole[1], "search"):
+        result = record.attributes["result"]
+        assert record.objective == result["objective"] == result["soft"]
+        assert record.value != record.objective
+
+
+def test_all_trials_of_a_generation_are_asked_the_same(whole: tuple[Path, str, str]) -> None:
+    storage = open_storage(whole[1], create=False)
+    answers = Answers(storage)
+    asked: dict[int, set[bytes]] = {}
+    for record in of_kind(whole[1], "search"):
+        stored = answers.read(record.id, SEARCH)["multiple_choice"]
+        mask = (stored.right_Q == stored.right_Q).tobytes()
+        asked.setdefault(record.attributes["generation"], set()).add(mask)
+    storage.engine.dispose()
+    assert all(len(masks) == 1 for masks in asked.values())
+    assert len(set.union(*asked.values())) == len(asked)
+
+
+def test_killed_and_resumed_by_two_workers_it_asks_and_proposes_the_same(
+    whole: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    config, url = write_study(tmp_path, sampled), f"sqlite:///{tmp_path}/s.db"
+    process = started(config, url)
+    wait_for(process, url, 12)
+    process.kill()
+    process.communicate()
+    result = command("run", config, "--storage", url, "--workers", 2, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert search_of(url) == search_of(whole[1])
+    assert results(url) == results(whole[1])
+
+
+def test_another_share_is_another_study(whole: tuple[Path, str, str], tmp_path: Path) -> None:
+    def less(data: dict[str, Any]) -> None:
+        data["search"] = {"soft": 1.0, "questions": 0.3}
+
+    result = command("run", write_study(tmp_path, less), "--storage", whole[1], folder=tmp_path)
+    assert result.returncode == 2
+    assert "search.questions: 0.4, varying first stored, 0.3, varying first now" in result.stderr
+
+
+def test_a_task_that_counts_for_nothing_is_asked_and_scored(tmp_path: Path) -> None:
+    def one_counts(data: dict[str, Any]) -> None:
+        sampled(data)
+        data["tasks"][1]["weight"] = 0
+        data["study"]["trials"] = 5
+
+    result = command("run", write_study(tmp_path, one_counts), folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "nan" not in result.stdout
+    url = f"sqlite:///{tmp_path}/runs/demo/study.db"
+    searched = of_kind(url, "search")
+    assert len(searched) == 5
+    for record in searched:
+        assert record.value == pytest.approx(0.875 * record.tasks["multiple_choice"])
+        assert "retrieval" in record.tasks
+
+
+def test_an_exported_trial_of_the_search_is_asked_its_sample_again(
+    whole: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    folder, url, _ = whole
+    trial = of_kind(url, "search")[-1]
+    out = tmp_path / "m"
+    result = command(
+        "export", folder / "study.yaml", "--trial", trial.number, "--out", out, folder=folder
+    )
+    assert result.returncode == 0, result.stderr
+    card = (out / "README.md").read_text()
+    assert "nan" not in card.lower()
+    assert "asked a sample" in card
+    mean = trial.tasks["multiple_choice"]
+    assert f"| this merge ({trial.number}) | {mean:.3f} / -" in card
+    assert f"value: {round(mean, 4)}" in card
+    result = command("verify", out, folder=folder)
+    asked = trial.attributes["result"]["asked"]
+    assert result.stdout.splitlines() == [f"{asked} of {asked} answers equal"]
+    assert result.returncode == 0

@@ -1,0 +1,547 @@
+"""What a study comes to: final candidates, verdict, report, export and its check. One real study of
+the demo's models with enough held-out questions; most of what is asked of it is asked of copies."""
+
+import io
+import json
+import os
+import re
+import resource
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from sqlalchemy import text
+
+from objectives.errors import ExportError
+from objectives.export.export import export as write
+from objectives.scoring import Exam
+from storage.claims import Claims
+from storage.database.database import Database, open_storage
+from storage.errors import StorageError, StudyMismatch
+from storage.scores import HELD_OUT, SEARCH, Answers
+from storage.studies import find_study, stored_verdict
+from storage.trials import TrialRecord, Trials
+from study.artifacts.check import check
+from study.artifacts.export import choose
+from study.artifacts.finish import conclude
+from study.cli.interrupts import Interrupts
+from study.config.errors import ConfigError
+from study.config.load import load_config
+from study.export import _export
+from study.report import _report
+from study.reporting.data import findings
+from study.reporting.page import pictures, render, write_report
+from study.search.contenders import PREFERENCE, candidates
+from study.search.genome import recipe_of
+from study.search.jobs import Jobs
+from study.search.state import best_search
+from study.setup.setup import Setup, build
+from study.verdict.judge import Judgement, judge
+from tests.support.commands import command
+from tests.support.paths import DEMO
+
+TRIALS, POPULATION = 8, 4
+
+
+def write_study(folder: Path, **study: Any) -> Path:
+    """80 questions of each task, half of them held out."""
+    data = yaml.safe_load((DEMO / "study.yaml").read_text())
+    genome = data["genome"]
+    genome["models"] = [str(DEMO / model) for model in genome["models"]]
+    genome["base_model"] = str(DEMO / genome["base_model"])
+    for task in data["tasks"]:
+        lines = (DEMO / task["data"]).read_text().split("\n")[:80]
+        (folder / Path(task["data"]).name).write_text("\n".join(lines))
+        task["data"] = Path(task["data"]).name
+    data["study"] |= {"trials": TRIALS, "population": POPULATION, "held_out": 0.5} | study
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+class Study:
+    """A study's config and database, and what is read from them."""
+
+    def __init__(self, folder: Path, config: Path, setup: Setup) -> None:
+        self.folder, self.config, self.setup = folder, config, setup
+        self.url = f"sqlite:///{folder}/runs/demo/study.db"
+
+    def copy(self, folder: Path) -> "Study":
+        """Another study that has come as far, to do harm to."""
+        made = Study(folder, self.config, self.setup)
+        (folder / "runs" / "demo").mkdir(parents=True)
+        for path in (self.folder / "runs" / "demo").glob("study.db*"):
+            shutil.copy(path, folder / "runs" / "demo")
+        return made
+
+    @property
+    def database(self) -> Database:
+        return open_storage(self.url, create=False)
+
+    @property
+    def trials(self) -> Trials:
+        database = self.database
+        return Trials(database, find_study(database, "demo"))
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        return self.trials.all()
+
+    @property
+    def answers(self) -> Answers:
+        return Answers(self.database)
+
+    def judged(self, setup: Setup | None = None) -> Judgement:
+        return judge(setup or self.setup, self.records, self.answers)
+
+    def found(self) -> dict[str, Any]:
+        return findings(self.setup, self.trials, self.answers, self.judged())
+
+    def do(self, statement: str) -> None:
+        with self.database.engine.begin() as connection:
+            connection.execute(text(statement))
+
+    @property
+    def merge(self) -> Path:
+        [folder] = (self.folder / "runs" / "demo").glob("merge-*")
+        return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("whole")
+    config = write_study(folder)
+    result = command("run", config, folder=folder)
+    assert result.returncode == 0, result.stderr
+    study = Study(folder, config, build(load_config(config)))
+    assert study.judged().sentence in result.stdout
+    return study
+
+
+def of_role(judgement: Judgement, role: str) -> Any:
+    return next(line for line in judgement.lines if line.candidate.role == role)
+
+
+# Candidates and the final merge
+
+
+def test_candidates_are_functions_of_the_finished_places_and_are_scored_on_all_questions(
+    whole: Study,
+) -> None:
+    names = [c.name for c in candidates(whole.records, whole.setup.genome)]
+    parents = ["parent numeric", "parent relations", "parent catalogue"]
+    uniform = next(name for name in names if name.startswith("best uniform"))
+    assert names == ["base", *parents, uniform, "best trial", "mean of the top 2", "CMA mean"]
+    search = sorted(
+        (r for r in whole.records if r.kind == "search"), key=lambda r: -(r.objective or 0.0)
+    )
+    top = of_role(whole.judged(), "top").candidate.record
+    for name, value in top.params.items():
+        assert value == pytest.approx(np.mean([r.params[name] for r in search[:2]]))
+    for line in whole.judged().lines:
+        for exam, scores in (
+            (whole.setup.search, line.search),
+            (whole.setup.held_out, line.held_out),
+        ):
+            assert {t.name: len(t.questions) for t in exam.tasks} == {
+                name: len(task.right_Q) for name, task in scores.tasks.items()
+            }
+
+
+def test_a_smaller_budget_has_merges_of_its_own_unless_a_longer_search_has_its(
+    whole: Study,
+) -> None:
+    """So a worker that was told to do less does not run after those that do more."""
+    jobs = Jobs(whole.setup.genome, whole.setup.sampler(POPULATION, None).replay, 5)
+    search = [r for r in whole.records if r.kind != "candidate"]
+    assert [job.key for job in jobs.final_jobs(search)] == [
+        "mean of the top 1 of 5 search trials",
+        "CMA mean after 5 search trials",
+    ]
+    assert not jobs.done(search)
+    assert jobs.final_jobs(whole.records) == []
+    assert jobs.done(whole.records)
+
+
+def test_the_final_merge_has_the_highest_held_out_score_and_is_what_a_run_exports(
+    whole: Study,
+) -> None:
+    judgement = whole.judged()
+    assert judgement.rule == "held-out"
+    assert judgement.final is not None
+    ranked = [of_role(judgement, role) for role in PREFERENCE]
+    assert judgement.final.held_out.value == max(line.held_out.value for line in ranked)
+    number = judgement.final.candidate.record.number
+    assert whole.merge.name == f"merge-{number}"
+    stored = stored_verdict(whole.trials.study)
+    assert stored == {"sentence": judgement.sentence, "trial": number, "after": TRIALS}
+    assert judgement.sentence in (whole.merge / "README.md").read_text()
+    assert json.loads((whole.merge / "verdict.json").read_text())["sentence"] == judgement.sentence
+    references = {c.reference for c in judgement.against_final}
+    assert references >= {"base", "parent numeric", "parent relations", "parent catalogue"}
+
+
+def test_the_parents_ensemble_is_right_where_its_mean_probability_is_highest(whole: Study) -> None:
+    judgement = whole.judged()
+    assert judgement.ensemble.keys() == {"multiple_choice"}
+    parents = [line.candidate.record for line in judgement.lines if line.candidate.role == "parent"]
+    replies = [whole.answers.replies(r.id, HELD_OUT)["multiple_choice"] for r in parents]
+    [task, _] = whole.setup.held_out.tasks
+    right = []
+    for i, question in enumerate(task.questions):
+        means = np.mean([np.exp(reply.logprobs_Q[i][0]) for reply in replies], axis=0)
+        right.append(question.options[int(means.argmax())] == question.labels[0])
+    assert judgement.ensemble["multiple_choice"].value == pytest.approx(np.mean(right))
+
+
+def test_log_probabilities_are_kept_of_what_is_compared_and_tokens_of_all(whole: Study) -> None:
+    best = best_search(whole.records)
+    assert best is not None
+    for record in whole.records:
+        said = whole.answers.replies(record.id, SEARCH)
+        assert len(said["retrieval"].tokens_Q) == len(whole.setup.search.tasks[1].questions)
+        kept = said["retrieval"].logprobs_Q is not None
+        assert kept == (record.kind != "search")
+    assert whole.answers.replies(best.id, HELD_OUT)["multiple_choice"].logprobs_Q is not None
+
+
+# What cannot be told
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_few_held_out_questions_tell_nothing_and_final_is_the_mean_of_the_top(
+    whole: Study, count: int
+) -> None:
+    few = Exam(
+        [t.only(t.questions[:count]) for t in whole.setup.held_out.tasks if count], _tokens()
+    )
+    judgement = whole.judged(replace(whole.setup, held_out=few))
+    assert judgement.rule == "too few held-out questions"
+    assert judgement.final is not None
+    assert judgement.final.candidate.role == "top"
+    assert (
+        f"Nothing can be told about which merge is better: held-out questions are {count} of "
+        in (judgement.sentence)
+    )
+    assert not judgement.comparisons
+
+
+def _tokens() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(DEMO / "models" / "base")
+
+
+def test_a_study_that_is_not_scored_says_so_and_report_scores_it(
+    whole: Study, tmp_path: Path
+) -> None:
+    study = whole.copy(tmp_path)
+    concluded = "what LIKE 'CMA mean%' OR what LIKE 'mean of%'"
+    those = f"SELECT trial_id FROM study_claims WHERE {concluded}"
+    study.do(f"UPDATE trials SET state = 'FAIL' WHERE trial_id IN ({those})")
+    study.do(f"DELETE FROM study_claims WHERE {concluded}")
+    study.do("DELETE FROM trial_answers WHERE split = 'held_out'")
+    judgement = study.judged()
+    assert judgement.rule == "not scored yet"
+    assert "--score scores" in judgement.sentence
+    with pytest.raises(ConfigError, match="--trial final: No verdict yet"):
+        choose(study.records, "final", judgement)
+    assert (
+        choose(study.records, "best", judgement).number
+        == of_role(judgement, "best").candidate.record.number
+    )
+    before = len(study.records)
+    found = study.found()
+    assert found["unscored"] == [
+        f"mean of the top 2 of {TRIALS} search trials",
+        f"CMA mean after {TRIALS} search trials",
+    ]
+    assert len(study.records) == before
+    result = command("report", study.config, "--score", "--json", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    now, then = json.loads(result.stdout), whole.found()
+    assert now["unscored"] == []
+    assert numberless(now["verdict"]["sentence"]) == numberless(then["verdict"]["sentence"])
+    assert now["verdict"]["comparisons"] == then["verdict"]["comparisons"]
+
+
+def numberless(sentence: str) -> str:
+    """Candidates that are scored again are other trials."""
+    return re.sub(r"\(trial \d+\)", "", sentence)
+
+
+def test_a_running_study_has_a_report(whole: Study, tmp_path: Path) -> None:
+    """Its search has gone on since the candidates were scored."""
+    study = whole.copy(tmp_path)
+    study.do("UPDATE trials SET state = 'RUNNING' WHERE number = (SELECT max(number) FROM trials)")
+    study.do("DELETE FROM trial_answers WHERE split = 'held_out'")
+    found = study.found()
+    assert found["verdict"]["rule"] == "not scored yet"
+    page = write_report(found, tmp_path / "report").read_text()
+    assert f"Not scored yet: CMA mean after {TRIALS} search trials" in page
+    assert "No verdict yet" in page
+    assert (tmp_path / "report" / "best-so-far.png").exists()
+    assert not (tmp_path / "report" / "held-out.png").exists()
+
+
+def test_a_study_without_a_finished_trial_has_nothing_to_report(tmp_path: Path) -> None:
+    from storage.studies import create_study, hold_fingerprint
+
+    config = write_study(tmp_path)
+    database = open_storage(f"sqlite:///{tmp_path}/runs/demo/study.db")
+    hold_fingerprint(create_study(database, "demo"), {"seed": "7"})
+    with Interrupts() as interrupts, pytest.raises(ConfigError, match="no trial of study demo has"):
+        _report(config, [], database.url, False, None, interrupts)
+    assert not (tmp_path / "runs" / "demo" / "report").exists()
+
+
+def test_a_task_that_old_trials_were_not_asked_is_named_and_not_summed(
+    whole: Study, tmp_path: Path
+) -> None:
+    study = whole.copy(tmp_path)
+    number = of_role(whole.judged(), "best").candidate.record.id
+    study.do(f"DELETE FROM trial_answers WHERE task = 'retrieval' AND trial_id = {number}")
+    judgement = study.judged()
+    assert judgement.final is None
+    assert any("on the held-out questions of retrieval" in text for text in judgement.missing)
+    assert any("on the search questions of retrieval" in text for text in judgement.lacking)
+    assert of_role(judgement, "best").cells(judgement.tasks)[1:] == ["- / -", "- / -", "-"]
+    found = study.found()
+    assert "Never asked: best trial" in render(found, pictures(found))
+
+
+def test_a_database_from_before_replies_were_kept_goes_on_working(
+    whole: Study, tmp_path: Path
+) -> None:
+    study = whole.copy(tmp_path)
+    study.do("DROP TABLE trial_replies")
+    judgement = study.judged()
+    assert judgement.ensemble == {}
+    assert judgement.sentence == whole.judged().sentence
+    parts = check(whole.merge, None, study.url, None)
+    assert all(part.equal == part.asked for part in parts)
+    assert all("only how right" in part.note for part in parts)
+
+
+# The page
+
+
+def test_the_page_is_one_file_and_its_figures_lie_beside_it(whole: Study) -> None:
+    folder = whole.folder / "runs" / "demo" / "report"
+    page = (folder / "index.html").read_text()
+    assert whole.judged().sentence.replace("'", "&#39;") in page
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert "url(" not in page
+    drawn = {path.stem for path in folder.glob("*.png")}
+    assert drawn == {
+        *("held-out", "differences", "best-so-far", "population", "tasks", "merge"),
+        *("convergence", "time"),
+    }
+    assert page.count("data:image/png;base64,") == len(drawn)
+    assert len(page) < 1_500_000
+
+
+def test_the_report_counts_questions_and_places_as_they_are(whole: Study) -> None:
+    found = whole.found()
+    wrong = 0
+    [task, _] = whole.setup.search.tasks
+    merges = [r for r in whole.records if r.kind not in ("base", "parent")]
+    stored = [whole.answers.read(r.id, SEARCH)["multiple_choice"].right_Q for r in merges]
+    wrong = int((np.max(stored, axis=0) == 0).sum())
+    never = found["never_right"]["tasks"]["multiple_choice"]
+    assert (never["count"], never["of"]) == (wrong, len(task.questions))
+    flips = found["flips"]["tasks"]["multiple_choice"]
+    judgement = whole.judged()
+    parents = [line for line in judgement.lines if line.candidate.role == "parent"]
+    best = max(parents, key=lambda line: line.held_out.value)
+    gained = len(whole.setup.held_out.tasks[0].questions) * (
+        judgement.final.held_out.tasks["multiple_choice"].mean
+        - best.held_out.tasks["multiple_choice"].mean
+    )
+    assert flips["gained"]["count"] - flips["lost"]["count"] == pytest.approx(gained, abs=1e-3)
+    assert len(found["scores"]["values"]) == TRIALS
+    steps = found["convergence"]
+    assert [step["generation"] for step in steps] == list(range(TRIALS // POPULATION + 1))
+    assert steps[0]["sigma"] == pytest.approx(1 / 6)
+    assert (steps[0]["from_start"], steps[1]["from_start"]) == (0, steps[1]["step"])
+
+
+def test_what_questions_and_models_are_called_cannot_break_the_page(whole: Study) -> None:
+    found = whole.found()
+    found["study"] = "<script>alert(1)</script>"
+    found["never_right"]["tasks"]["multiple_choice"]["shown"] = [{"text": "<b>&", "right": "1"}]
+    page = render(found, {})
+    assert "<script>" not in page
+    assert "&lt;b&gt;&amp;" in page
+
+
+# The folder
+
+
+def test_an_exported_folder_gives_every_answer_that_was_scored(whole: Study) -> None:
+    parts = check(whole.merge, None, whole.url, None)
+    assert {(p.split, p.task): p.asked for p in parts} == {
+        (split, task.name): len(task.questions)
+        for split, exam in ((SEARCH, whole.setup.search), (HELD_OUT, whole.setup.held_out))
+        for task in exam.tasks
+    }
+    assert all(part.equal == part.asked for part in parts)
+    assert not any(part.note for part in parts), "every bit was compared"
+
+
+def harmed(whole: Study, folder: Path, harm: Callable[[Path], None]) -> Path:
+    copy = Path(shutil.copytree(whole.merge, folder / "merge"))
+    harm(copy)
+    return copy
+
+
+def test_changed_weights_are_refused_and_without_their_sums_give_other_answers(
+    whole: Study, tmp_path: Path
+) -> None:
+    import hashlib
+
+    from safetensors.torch import load_file, save_file
+
+    def harm(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        tensors["lm_head.weight"] = tensors["lm_head.weight"].flip(0).contiguous()
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    folder = harmed(whole, tmp_path, harm)
+    with pytest.raises(ExportError, match=r"model\.safetensors is not what was exported"):
+        check(folder, None, whole.url, None)
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "SHA256SUMS").write_text(f"{digest}  model.safetensors\n")
+    result = command("verify", folder, folder=whole.folder)
+    assert result.returncode == 1, result.stderr
+    assert re.search(r"^held_out questions of multiple_choice: \d+ of \d+ answers differ$",
+                     result.stdout, re.MULTILINE)  # fmt: skip
+
+
+def edited(**change: Any) -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        path = folder / "study.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+    return harm
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (edited(study="other"), "is from study other, .* is demo"),
+        (edited(trial=10_000), "has no finished trial 10000"),
+        (edited(config="/nowhere/study.yaml"), "is not here; give --config"),
+        (edited(questions={SEARCH: {}, HELD_OUT: {}}), "its search questions are not those of"),
+        (lambda folder: (folder / "study.json").unlink(), "does not say which study it is from"),
+        (
+            lambda folder: (folder / "SHA256SUMS").unlink(),
+            "SHA256SUMS cannot be read: No such file or directory; SHA256SUMS says what",
+        ),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(
+    whole: Study, tmp_path: Path, harm: Callable[[Path], None], message: str
+) -> None:
+    with pytest.raises((ExportError, ConfigError), match=message):
+        check(harmed(whole, tmp_path, harm), None, whole.url, None)
+
+
+def test_sources_that_changed_since_are_refused(whole: Study, tmp_path: Path) -> None:
+    data = yaml.safe_load(whole.config.read_text())
+    shutil.copytree(DEMO / "models", tmp_path / "models")
+    data["genome"]["models"] = [
+        str(tmp_path / "models" / Path(m).name) for m in data["genome"]["models"]
+    ]
+    for task in data["tasks"]:
+        task["data"] = str(whole.folder / task["data"])
+    weights = tmp_path / "models" / "relations" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
+    changed = tmp_path / "study.yaml"
+    changed.write_text(yaml.safe_dump(data))
+    for act in (
+        lambda: _export(changed, tmp_path / "out", "final", whole.url, False, []),
+        lambda: check(whole.merge, changed, whole.url, None),
+    ):
+        with pytest.raises(StudyMismatch, match=r"model relations: .* stored, .* now"):
+            act()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_trial_is_not_exported(whole: Study, tmp_path: Path) -> None:
+    study = whole.copy(tmp_path)
+    claims = Claims(study.database, study.trials.study._study_id, "me")
+    claims.fail(claims.start("it", {}, {}, {}), "no reason")
+    number = len(study.records) - 1
+    with pytest.raises(ConfigError, match=f"--trial {number}: that trial has failed"):
+        choose(study.records, str(number), study.judged())
+
+
+def test_a_full_disk_leaves_nothing_half_written(whole: Study, tmp_path: Path) -> None:
+    """A limit on the size of files stands for it: the weights do not fit."""
+    record = whole.judged().final.candidate.record
+    recipe = recipe_of(record, whole.setup.genome)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    try:
+        with pytest.raises(ExportError, match=r"cannot write .*File too large"):
+            write(recipe, whole.setup.sources, whole.setup.locations, tmp_path / "m", "card")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Closed(io.StringIO):
+    """A standard output that nobody reads any more."""
+
+    def write(self, text: str) -> int:
+        if text:
+            raise BrokenPipeError(text)
+        return 0
+
+
+def test_results_that_cannot_be_printed_are_on_the_disk(
+    whole: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = whole.copy(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    study.do("DELETE FROM study_user_attributes WHERE key = 'verdict'")
+    monkeypatch.setattr("sys.stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        conclude(study.setup, study.trials)
+    assert (study.merge / "model.safetensors").exists()
+    assert (tmp_path / "runs" / "demo" / "report" / "index.html").exists()
+    assert stored_verdict(study.trials.study) is not None
+
+
+def test_a_merge_that_cannot_be_written_keeps_neither_report_nor_table(
+    whole: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    study = whole.copy(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    number = whole.merge.name.removeprefix("merge-")
+    in_the_way = tmp_path / "runs" / "demo" / f".merge-{number}.part-{os.getpid()}"
+    in_the_way.touch()
+    with pytest.raises(ExportError, match=f"cannot write .*merge-{number}"):
+        conclude(study.setup, study.trials)
+    printed = capsys.readouterr().out
+    assert whole.judged().sentence in printed
+    assert "mean of the top 2" in printed
+    assert "report: runs/demo/report/index.html" in printed
+    assert "merge: " not in printed
+    assert (tmp_path / "runs" / "demo" / "report" / "index.html").exists()
+
+
+def test_a_merge_of_another_study_of_the_name_is_refused_by_verify(
+    whole: Study, tmp_path: Path
+) -> None:
+    folder = harmed(whole, tmp_path, edited(identity="0123456789abcdef"))
+    with pytest.raises(StorageError, match=r"is another than the one that .* --storage"):
+        check(folder, None, whole.url, None)

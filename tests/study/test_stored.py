@@ -1,0 +1,80 @@
+"""A study that version 0.1.0 stored after 6 of 14 search trials: it must go on exactly."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from sqlalchemy.engine import make_url
+
+from storage.database.database import open_storage
+from storage.studies import find_study
+from storage.trials import Trials
+from tests.support.commands import command
+from tests.support.paths import ROOT
+
+STORED = ROOT / "tests" / "stored"
+CONFIG = STORED / "study.yaml"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def stored_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a fresh copy of the stored study, once of each kind of database."""
+    if request.param == "sqlite":
+        path = tmp_path / "study.db"
+        path.write_bytes(gzip.decompress((STORED / "study.db.gz").read_bytes()))
+        return f"sqlite:///{path}"
+    url: str = request.getfixturevalue("postgres")
+    dump = gzip.decompress((STORED / "study.sql.gz").read_bytes()).decode()
+    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = psycopg2.connect(plain)
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(dump)
+    finally:
+        connection.close()
+    return url
+
+
+def run(name: str, *words: object, folder: Path) -> str:
+    """The standard output of a command that must succeed."""
+    done = command(name, *words, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def search_trials(url: str) -> dict[tuple[int, int], Any]:
+    """Each finished search trial by generation and slot."""
+    storage = open_storage(url, create=False)
+    try:
+        records = Trials(storage, find_study(storage, "stored")).all()
+    finally:
+        storage.engine.dispose()
+    return {
+        (r.attributes["generation"], r.attributes["slot"]): r
+        for r in records
+        if r.complete and r.kind == "search"
+    }
+
+
+def test_a_study_of_version_0_1_0_resumes_exactly_and_its_report_opens(
+    stored_url: str, tmp_path: Path
+) -> None:
+    expected = json.loads((STORED / "expected.json").read_text())["search_trials"]
+    assert len(search_trials(stored_url)) == 6
+
+    output = run("run", CONFIG, "--storage", stored_url, folder=tmp_path)
+    resumed = search_trials(stored_url)
+
+    assert len(resumed) == len(expected) == 14
+    for trial in expected:
+        ours = resumed[trial["generation"], trial["slot"]]
+        if trial["generation"] <= 1:  # the proposals follow from stored scores alone
+            assert ours.params == pytest.approx(trial["params"], rel=1e-12)
+            assert ours.objective == pytest.approx(trial["objective"], abs=1e-3)
+        assert ours.params.keys() == trial["params"].keys()
+    assert "CMA mean" in output
+    assert (tmp_path / "runs/stored/report/index.html").exists()
+    assert "held-out" in run("report", CONFIG, "--storage", stored_url, folder=tmp_path)

@@ -1,0 +1,35 @@
+"""An extension for vLLM's worker whose merges go wrong as the recipe's mask seed says."""
+
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from objectives.engines.vllm.extension import MergeExtension
+from objectives.merge.recipe import MergeRecipe
+
+MISSING, RENAMED, RESHAPED, RAISED, EXHAUSTED, HUNG = range(1, 7)
+
+
+class BrokenExtension(MergeExtension):
+    def _watched(self, recipe: MergeRecipe, seen: set[str]) -> Iterator[tuple[str, Tensor]]:
+        whole = list(super()._watched(recipe, seen))
+        name, tensor = whole.pop()
+        match recipe.mask_seed:
+            case 0:
+                whole.append((name, tensor))
+            case 1:
+                seen.discard(name)
+            case 2:
+                whole.append((f"{name}.more", tensor))
+            case 3:
+                whole.append((name, tensor[:-1]))
+        yield from whole
+        match recipe.mask_seed:
+            case 4:
+                raise OSError("the disk is gone")
+            case 5:
+                raise torch.OutOfMemoryError("tried to allocate 20 GiB\nmore lines")
+            case 6:
+                time.sleep(600)

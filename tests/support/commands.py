@@ -1,0 +1,107 @@
+"""The commands run as a user runs them, on a small study of the demo's models."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from storage.database.database import open_storage
+from storage.errors import StorageError
+from storage.studies import find_study
+from storage.trials import TrialRecord, Trials
+from storage.workers import WorkerRecord, Workers
+from tests.support.paths import DEMO
+
+TRIALS, POPULATION = 10, 4
+
+
+Change = Callable[[dict[str, Any]], None]
+
+
+def write_study(folder: Path, change: Change = lambda data: None) -> Path:
+    """A study of the demo's models and few of its questions."""
+    data = yaml.safe_load((DEMO / "study.yaml").read_text())
+    genome = data["genome"]
+    genome["models"] = [str(DEMO / model) for model in genome["models"]]
+    genome["base_model"] = str(DEMO / genome["base_model"])
+    for task, count in zip(data["tasks"], (60, 16), strict=True):
+        lines = (DEMO / task["data"]).read_text().split("\n")
+        (folder / Path(task["data"]).name).write_text("\n".join(lines[::-1][: count + 1]))
+        task["data"] = Path(task["data"]).name
+    data["study"] |= {"trials": TRIALS, "population": POPULATION, "held_out": 0.5}
+    change(data)
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def command(name: str, *words: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"study.{name}", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=False,
+        timeout=300,
+    )
+
+
+def started(config: Path, url: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "study.run", str(config), "--storage", url]
+    return subprocess.Popen(
+        words,
+        cwd=config.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # several at once wait for each other's threads
+    )
+
+
+def records(url: str) -> list[TrialRecord]:
+    storage = open_storage(url, create=False)
+    try:
+        return Trials(storage, find_study(storage, "demo")).all()
+    finally:
+        storage.engine.dispose()
+
+
+def finished(url: str) -> int:
+    """Complete trials, 0 before there is a study."""
+    try:
+        return sum(record.complete for record in records(url))
+    except StorageError:
+        return 0
+
+
+def wait_for(process: subprocess.Popen[str], url: str, count: int) -> None:
+    while finished(url) < count:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.05)
+
+
+def workers_of(url: str) -> list[WorkerRecord]:
+    storage = open_storage(url, create=False)
+    try:
+        return Workers(storage, find_study(storage, "demo")._study_id).listed()[0]
+    finally:
+        storage.engine.dispose()
+
+
+def wait_for_true(claim: Callable[[], bool]) -> None:
+    while not claim():
+        time.sleep(0.1)
+
+
+def search_of(url: str) -> dict[tuple[int, int], tuple[Mapping[str, float], float]]:
+    """What a study proposed and what that scored, by place."""
+    return {
+        (r.attributes["generation"], r.attributes["slot"]): (r.params, r.value or 0.0)
+        for r in records(url)
+        if r.complete and r.kind == "search"
+    }

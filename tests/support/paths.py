@@ -1,0 +1,6 @@
+"""Folders that tests read."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "examples" / "demo"

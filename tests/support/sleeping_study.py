@@ -1,0 +1,178 @@
+"""A study whose objective takes as long as one says: the real worker on a real database, with
+an engine that sleeps and a score that is a function of the recipe alone.
+
+    python -m tests.support.sleeping_study URL [--trials 60] [--seconds 0.02] [--population 5]
+"""
+
+import argparse
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from objectives.engines.engine import Answer, Prompt
+from objectives.errors import EngineError
+from objectives.merge.recipe import MergeRecipe
+from objectives.models.sources import Sources
+from objectives.scoring import Exam, Scores, TaskScores
+from storage.database.database import open_storage
+from storage.studies import find_study
+from storage.trials import Trials
+from study.cli.interrupts import Interrupted, Interrupts
+from study.config.schema import StudyConfig
+from study.search.genome import Genome
+from study.search.state import Evaluation, SearchState, Slot
+from study.setup.engine import EngineChoice
+from study.setup.setup import Setup
+from study.worker.start import open_worker
+
+NAME = "tiny"
+LAYERS = 8
+QUESTIONS, WIDE_QUESTIONS = 40, 2250
+
+
+class SleepingEngine:
+    """At the engine's seam: holds the recipe, and takes its time."""
+
+    def __init__(self, seconds: float, fails: frozenset[int] = frozenset()) -> None:
+        self.recipe: MergeRecipe | None = None
+        self._seconds, self._fails, self._loads = seconds, fails, 0
+
+    def load(self, recipe: MergeRecipe) -> None:
+        self._loads += 1
+        if self._loads in self._fails:
+            raise EngineError("asked to fail")
+        self.recipe = recipe
+
+    def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+    def sleep(self) -> None:
+        time.sleep(self._seconds)
+
+
+class RecipeExam(Exam):
+    """Scores a recipe by its numbers: the further all are from a third, the fewer are right."""
+
+    def __init__(self, count: int) -> None:
+        nothing: Any = None
+        super().__init__([], nothing)
+        self.tasks, self._count = (SimpleNamespace(name="distance"),), count
+
+    def ask(self, engine: Any, samples: Any = None) -> Scores:
+        engine.sleep()
+        values = [w for rows in engine.recipe.values.values() for k in rows for m in k for w in m]
+        far = sum((value - 1 / 3) ** 2 for value in values) / len(values)
+        soft = np.full(self._count, math.exp(-far), dtype=np.float32)
+        right = (np.arange(self._count) < self._count * math.exp(-far)).astype(np.float32)
+        return Scores({"distance": TaskScores(1.0, (right + soft) / 2, soft, 0)})
+
+    @property
+    def questions(self) -> int:
+        return self._count
+
+
+class TinySetup(Setup):
+    def fingerprint(self, population: int, origin: Any = None) -> dict[str, str]:
+        return {"population": str(population), "seed": str(self.config.study.seed)}
+
+
+@dataclass(frozen=True)
+class TinyChoice(EngineChoice):
+    seconds: float = 0.0
+    fails: frozenset[int] = frozenset()
+
+    def start(self, sources: Sources, longest: int) -> SleepingEngine:
+        return SleepingEngine(self.seconds, self.fails)
+
+
+def tiny_dict(trials: int, population: int | None, wide: bool, **study: Any) -> dict[str, Any]:
+    """Two models and two blocks are 8 parameters, `wide` three and eight: 48."""
+    return {
+        "genome": {
+            "models": ["a", "b", "c"] if wide else ["a", "b"],
+            "base_model": "base",
+            "merge_method": "dare_ties",
+            "layer_granularity": 1 if wide else 4,
+        },
+        "tasks": [{"name": "distance", "kind": "multiple_choice", "data": "none"}],
+        "search": {"soft": 0, "questions": 1},
+        "study": {"name": NAME, "trials": trials, "population": population} | study,
+    }
+
+
+def tiny_config(
+    trials: int, population: int | None = 5, wide: bool = False, **study: Any
+) -> StudyConfig:
+    return StudyConfig.model_validate(tiny_dict(trials, population, wide, **study))
+
+
+def tiny_setup(config: StudyConfig) -> Setup:
+    genome = Genome(config.genome, config.space, LAYERS, config.study.seed)
+    nothing: Any = None
+    exam = RecipeExam(WIDE_QUESTIONS if len(genome.space) == 48 else QUESTIONS)
+    return TinySetup(config, {}, nothing, genome, exam, RecipeExam(QUESTIONS // 2))
+
+
+def run(
+    url: str,
+    config: StudyConfig,
+    seconds: float = 0.0,
+    deadline: float = math.inf,
+    fails: frozenset[int] = frozenset(),
+) -> bool:
+    """One worker, in this process; gives whether the budget is reached."""
+    choice = TinyChoice("tiny", "cpu", "float32", 1, seconds=seconds, fails=fails)
+    with (
+        Interrupts() as interrupts,
+        open_worker(tiny_setup(config), url, choice, interrupts) as worker,
+    ):
+        return worker.search(deadline)
+
+
+def start(url: str, config: StudyConfig, seconds: float = 0.0) -> BaseProcess:
+    """A worker in a process of its own."""
+    here, given = str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, given]))  # the server's too
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # torch is imported once for all of them
+    process = context.Process(target=run, args=(url, config, seconds))
+    process.start()
+    return process
+
+
+def found(url: str) -> dict[Slot, Evaluation]:
+    """What a study proposed and what that scored."""
+    database = open_storage(url, create=False)
+    try:
+        return SearchState.of(Trials(database, find_study(database, NAME)).all()).finished
+    finally:
+        database.engine.dispose()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=0.02)
+    parser.add_argument("--population", type=int, default=5)
+    given = parser.parse_args()
+    try:
+        run(given.url, tiny_config(given.trials, given.population), given.seconds)
+    except Interrupted as stop:
+        raise SystemExit(stop.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()
