@@ -104,7 +104,7 @@ def test_no_file_is_opened_in_the_place_of_a_closed_stdout() -> None:
     code = (
         "import study.cli.streams as s, tempfile; s.guard_streams(); f = tempfile.TemporaryFile(); "
     )
-    code += "import sys; print(f.fileno(), file=sys.stderr)"
+    code += "f = tempfile.TemporaryFile(); import sys; print(f.fileno(), file=sys.stderr)"
     ended = subprocess.run(
         ["bash", "-c", f'{sys.executable} -c "{code}" >&- <&-'],
         capture_output=True,
