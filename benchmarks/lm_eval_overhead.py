@@ -32,11 +32,13 @@ from objectives.merge.recipe import MergeRecipe
 from objectives.models.sources import Sources
 from objectives.models.tokenizer import load_tokenizer
 from objectives.tasks.lm_eval.prompts import Writer
+from storage.trials import TrialRecord
 from study.cli.interrupts import Interrupts
 from study.config.load import load_config
+from study.monitors.monitor import Monitor
 from study.setup.engine import EngineChoice
 from study.setup.setup import build
-from study.worker.start import open_worker
+from study.worker.join import join_study
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo"
 HOOK = """
@@ -145,6 +147,16 @@ def write(folder: Path, name: str, fields: dict[str, Any], questions: int) -> Pa
     return folder / "study.yaml"
 
 
+class Clock(Monitor):
+    """Notes when trials were read."""
+
+    def __init__(self, ends: list[float]) -> None:
+        self._ends = ends
+
+    def on_trials(self, records: Sequence[TrialRecord]) -> None:
+        self._ends.append(time.perf_counter())
+
+
 def ours(path: Path, trials: int) -> tuple[float, float]:
     """Seconds to set a study up, and of a trial beside merge and engine."""
     began = time.perf_counter()
@@ -154,10 +166,10 @@ def ours(path: Path, trials: int) -> tuple[float, float]:
     choice = RandomChoice("transformers", "cpu", "float32", 4096)
     with (
         Interrupts() as interrupts,
-        open_worker(setup, f"sqlite:///{path.parent}/study.db", choice, interrupts) as worker,
+        join_study(setup, f"sqlite:///{path.parent}/study.db", choice, interrupts) as worker,
     ):
         ends = [time.perf_counter()]
-        worker.told = lambda records: ends.append(time.perf_counter())
+        worker.monitor = Clock(ends)
         worker.search(float("inf"))
         engine: Any = worker.engine
         whole = [after - before for before, after in itertools.pairwise(ends)]

@@ -36,7 +36,7 @@ from study.search.state import slot_of
 from study.search.stored_scores import answers_of
 from study.setup.engine import choose_engine
 from study.setup.setup import Setup
-from study.worker.start import open_worker
+from study.worker.join import join_study
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def collect(given: argparse.Namespace) -> None:
     for seed in range(given.seeds):
         url = f"sqlite:///{given.folder}/{seed}-{given.trials}.db"
         setup = made(config, {}, seed, given.trials)
-        with Interrupts() as stop, open_worker(setup, url, choice, stop) as worker:
+        with Interrupts() as stop, join_study(setup, url, choice, stop) as worker:
             worker.search(math.inf)
             for record in worker.trials.all():
                 if slot_of(record) is None or worker.answers.read(record.id, HELD_OUT):

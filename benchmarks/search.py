@@ -34,7 +34,7 @@ from study.config.schema import SearchConfig, StudyConfig
 from study.search.state import SearchState
 from study.setup.engine import EngineChoice, choose_engine
 from study.setup.setup import Setup, build
-from study.worker.start import open_worker
+from study.worker.join import join_study
 from study.worker.worker import Worker
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo" / "study.yaml"
@@ -88,7 +88,7 @@ def points(setup: Setup, choice: EngineChoice, trials: int, every: int) -> Itera
     """Where the study stands after each `every` generations, until all trials are finished."""
     with tempfile.TemporaryDirectory() as folder, Interrupts() as interrupts:
         url = f"sqlite:///{folder}/study.db"
-        with open_worker(setup, url, choice, interrupts) as worker:
+        with join_study(setup, url, choice, interrupts) as worker:
             if isinstance(setup.search, RacedExam):
                 setup.search.records = worker.trials.all
             for budget in range(every * worker.population, trials + 1, every * worker.population):

@@ -17,6 +17,7 @@ from objectives.engines.engine import Engine
 from objectives.sampling import Floats, Sample, estimate
 from objectives.scoring import Exam, Scores, TaskScores
 from storage.trials import TrialRecord
+from study.search.rules import SearchRules
 from study.search.sampler import Replay, ReplaySampler, start_of
 from study.search.state import SearchState, Slot
 from study.setup.setup import Setup
@@ -30,11 +31,17 @@ class RandomReplay(Replay):
         return self._scaled(generator.random(len(self._space)))
 
 
-class RandomSetup(Setup):
+class RandomRules(SearchRules):
     def sampler(self, population: int, begin: Any = None) -> ReplaySampler:
         space, seed = self.genome.space, self.config.study.seed
         start = start_of(space, seed, False)
         return ReplaySampler(RandomReplay(space, seed, population, 1 / 6, start), space)
+
+
+class RandomSetup(Setup):
+    @property
+    def rules(self) -> SearchRules:
+        return RandomRules(self.config, self.genome, self.search)
 
 
 class CoarseReplay(Replay):
@@ -99,7 +106,7 @@ class CoarseReplay(Replay):
 
 
 @dataclass(frozen=True)
-class CoarseSetup(Setup):
+class CoarseRules(SearchRules):
     stages: Sequence[tuple[int, int]] = ()
 
     def sampler(self, population: int, begin: Any = None) -> ReplaySampler:
@@ -107,6 +114,15 @@ class CoarseSetup(Setup):
         kind = type("Staged", (CoarseReplay,), {"stages": self.stages})
         made = kind(space, seed, population, 1 / 6, start_of(space, seed, False))
         return ReplaySampler(made, space)
+
+
+@dataclass(frozen=True)
+class CoarseSetup(Setup):
+    stages: Sequence[tuple[int, int]] = ()
+
+    @property
+    def rules(self) -> SearchRules:
+        return CoarseRules(self.config, self.genome, self.search, self.stages)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from study.config.schema import StudyConfig
 from study.setup.engine import choose_engine
 from study.setup.setup import build
 from study.verdict.scoreboard import lines
-from study.worker.start import open_worker
+from study.worker.join import join_study
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo" / "study.yaml"
 WEIGHTS = (1 / 3, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5)
@@ -73,13 +73,13 @@ def search(config: StudyConfig, space: dict[str, object], seed: int, trials: int
     with (
         tempfile.TemporaryDirectory() as folder,
         Interrupts() as interrupts,
-        open_worker(
+        join_study(
             build(changed), f"sqlite:///{folder}/s.db", choose_engine(changed), interrupts
         ) as worker,
     ):
         worker.search(math.inf)
         setup = worker.setup
-        worker.judge()
+        worker.held_out.score_all()
         found = lines(worker.trials.all(), setup.genome, worker.answers)
     by_role = {line.candidate.role: line for line in found}
     uniform, best = by_role["uniform"], by_role["best"]

@@ -1,8 +1,10 @@
 """python -m study.dashboard CONFIG: optuna-dashboard on a study's database, for looking only."""
 
+import contextlib
 import logging
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,8 +61,8 @@ def dashboard(
         name = _TOKEN if token is None else "--token"
         fail(f"{name} is empty, so it would protect nothing: give a password, or leave it out")
     names = _names(host, port, token, allowed_hosts or [])
-    database = _opened(config, storage)
-    _serve(_application(database, names, token, writable), host, port)
+    with _opened(config, storage) as database:
+        _serve(_application(database, names, token, writable), host, port)
 
 
 def _names(host: str, port: int, token: str | None, allowed: list[str]) -> "Names":
@@ -90,17 +92,16 @@ def _names(host: str, port: int, token: str | None, allowed: list[str]) -> "Name
     )
 
 
-def _opened(path: Path, storage: str | None) -> "Database":
-    from storage.database.database import open_storage
+@contextlib.contextmanager
+def _opened(path: Path, storage: str | None) -> "Iterator[Database]":
     from storage.database.url import redacted
-    from storage.studies import find_study
     from study.config.load import load_config, study_url
+    from study.setup.stored import open_study
 
     config = load_config(path)
-    database = open_storage(study_url(config, storage), create=False)
-    find_study(database, config.name)
-    log.info("study %s in %s", config.name, redacted(database.url))
-    return database
+    with open_study(config, study_url(config, storage)) as stored:
+        log.info("study %s in %s", config.name, redacted(stored.url))
+        yield stored.database
 
 
 def _application(

@@ -1,7 +1,7 @@
 """python -m study.export CONFIG --out DIR: write a trial's merge as a Hugging Face folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,10 +10,6 @@ from study.cli.escaping import say
 from study.cli.interrupts import Interrupts
 from study.cli.options import ConfigPath, StorageUrl, TaskFolders
 from study.cli.session import start_logging
-
-if TYPE_CHECKING:
-    pass
-from study.artifacts.export import choose, export_trial
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="folder to write")]
 TrialChoice = Annotated[
@@ -45,30 +41,24 @@ def _export(
     overwrite: bool,
     task_folders: list[Path],
 ) -> Path:
-    from storage.database.database import open_storage
-    from storage.identity import study_identity
-    from storage.scores import Answers
-    from storage.studies import find_study, stored_budget
-    from storage.trials import Trials
+    from study.artifacts.export import choose, export_trial
     from study.config.load import load_config, study_url
+    from study.setup.stored import open_study
 
     config = load_config(path, task_folders)
-    url = study_url(config, storage)
-    database = open_storage(url, create=False)
-    study = find_study(database, config.name)
-    from study.setup.engine_facts import use_stored_threads
-    from study.setup.fingerprint import check_fingerprint
-    from study.setup.setup import build
-    from study.verdict.judge import judge
+    with open_study(config, study_url(config, storage)) as stored:
+        from study.setup.engine_facts import use_stored_threads
+        from study.verdict.judge import judge
 
-    setup = build(config.of_trials(stored_budget(study, config.study.trials)))
-    check_fingerprint(setup, study)
-    use_stored_threads(study)
-    records, answers = Trials(database, study).all(), Answers(database)
-    judgement = judge(setup, records, answers)
-    chosen = choose(records, trial, judgement)
-    identity = study_identity(database, study)
-    return export_trial(setup, chosen, records, out, judgement, answers, url, overwrite, identity)
+        setup = stored.setup(check_values=True)
+        use_stored_threads(stored.study)
+        records, answers = stored.records(), stored.answers
+        judgement = judge(setup, records, answers)
+        chosen = choose(records, trial, judgement)
+        return export_trial(
+            *(setup, chosen, records, out, judgement, answers),
+            *(stored.url, overwrite, stored.identity),
+        )
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ import typer
 from study.cli.boundary import main
 from study.cli.escaping import say
 from study.cli.interrupts import Interrupts
-from study.cli.options import ConfigPath, StorageUrl, TaskFolders
+from study.cli.options import ConfigPath, RunOptions, StorageUrl, TaskFolders
 from study.cli.session import start_logging
 
 if TYPE_CHECKING:
-    from study.config.schema import StudyConfig
+    from study.setup.setup import Setup
+    from study.setup.stored import StoredStudy
 
 Score = Annotated[bool, typer.Option("--score", help="start an engine and score what is missing")]
 AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
@@ -33,13 +34,13 @@ def report(
     """Say what a study comes to and write its report, as far as it is scored."""
     start_logging()
     with Interrupts() as interrupts:
-        found, page = _report(config, task_folders or [], storage, score, engine, interrupts)
+        data, page = _report(config, task_folders or [], storage, score, engine, interrupts)
     if as_json:
-        print(json.dumps(found, indent=2, allow_nan=False))
+        print(json.dumps(data, indent=2, allow_nan=False))
         return
-    say(found["verdict"]["sentence"])
-    if found["unscored"]:
-        say(f"not scored yet: {', '.join(found['unscored'])}")
+    say(data["verdict"]["sentence"])
+    if data["unscored"]:
+        say(f"not scored yet: {', '.join(data['unscored'])}")
     say(f"report: {page}")
 
 
@@ -51,12 +52,10 @@ def _report(
     engine: str | None,
     interrupts: Interrupts,
 ) -> tuple[dict[str, Any], Path]:
-    from storage.database.database import open_storage
     from storage.database.rights import check_rights
-    from storage.studies import find_study, stored_budget
-    from storage.trials import Trials
     from study.config.errors import ConfigError
     from study.config.load import load_config, study_url
+    from study.setup.stored import open_study
 
     config = load_config(path, task_folders)
     if engine is not None and not score:
@@ -64,39 +63,30 @@ def _report(
     url = study_url(config, storage)
     if score:
         check_rights(url)
-    database = open_storage(url, create=False)
-    trials = Trials(database, find_study(database, config.name))
-    if not any(record.complete for record in trials.all()):
-        raise ConfigError(f"no trial of study {config.name} has finished yet; nothing to report")
-    from storage.scores import Answers
-    from study.artifacts.folders import report_place
-    from study.reporting.data import findings
-    from study.reporting.page import write_report
-    from study.setup.fingerprint import check_fingerprint
-    from study.setup.setup import build
-    from study.verdict.judge import judge
+    with open_study(config, url) as stored:
+        if not any(record.complete for record in stored.records()):
+            raise ConfigError(
+                f"no trial of study {config.name} has finished yet; nothing to report"
+            )
+        setup = _score(stored, engine, interrupts) if score else stored.setup()
+        from study.artifacts.folders import report_place
+        from study.reporting.data import findings
+        from study.reporting.page import write_report
+        from study.verdict.judge import judge
 
-    config = config.of_trials(stored_budget(trials.study, config.study.trials))
-    setup = build(config, check_values=False)
-    check_fingerprint(setup, trials.study)
-    if score:
-        _score(config, url, engine, interrupts)
-    answers = Answers(database)
-    found = findings(setup, trials, answers, judge(setup, trials.all(), answers))
-    place = report_place(Path("runs", config.name), found)
-    return found, write_report(found, place, anew=True)
+        judgement = judge(setup, stored.records(), stored.answers)
+        data = findings(setup, stored.trials, stored.answers, judgement)
+        folder = report_place(Path("runs", config.name), data)
+        return data, write_report(data, folder, anew=True)
 
 
-def _score(config: "StudyConfig", url: str, engine: str | None, interrupts: Interrupts) -> None:
-    """What is compared, as one more worker beside those that run."""
-    from study.setup.engine import choose_engine
-    from study.setup.setup import build
-    from study.worker.start import open_worker
+def _score(stored: "StoredStudy", engine: str | None, interrupts: Interrupts) -> "Setup":
+    """Score what is not scored yet, as one more worker beside those that are running."""
+    from study.worker.start import start_worker
 
-    choice = choose_engine(config, engine)
-    setup = build(config, check_values=not choice.reads_sources)
-    with open_worker(setup, url, choice, interrupts) as worker:
-        worker.conclude()
+    with start_worker(stored.config, stored.url, RunOptions(engine), interrupts) as worker:
+        worker.score_final_merges()
+        return worker.setup
 
 
 if __name__ == "__main__":

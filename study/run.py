@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from objectives.engines.vllm import child as vllm_child
 from study.cli.boundary import main
 from study.cli.interrupts import Interrupted, Interrupts
-from study.cli.options import ConfigPath, How, StorageUrl, TaskFolders, Wandb
+from study.cli.options import ConfigPath, RunOptions, StorageUrl, TaskFolders, Wandb
 from study.cli.session import log_console, start_logging
 
 if TYPE_CHECKING:
@@ -54,11 +53,11 @@ def run(
 ) -> None:
     """Start a study, join it beside others, or resume it where it stopped."""
     start_logging()
-    to = Wandb(wandb_project, wandb_entity) if wandb else None
-    how = How(engine, tuple(task_folders or ()), benchmarks, to)
+    target = Wandb(wandb_project, wandb_entity) if wandb else None
+    run_options = RunOptions(engine, tuple(task_folders or ()), benchmarks, target)
     try:
         with Interrupts() as interrupts:
-            _run(config, storage, trials, timeout, workers, how, interrupts)
+            _run(config, storage, trials, timeout, workers, run_options, interrupts)
     except Interrupted as stop:
         options: dict[str, object] = {"--storage": storage and _shown(storage), "--trials": trials}
         options |= {"--workers": workers, "--engine": engine}
@@ -79,7 +78,7 @@ def _run(
     trials: int | None,
     timeout: float | None,
     workers: int | None,
-    how: How,
+    options: RunOptions,
     interrupts: Interrupts,
 ) -> None:
     from study.config.errors import ConfigError
@@ -88,7 +87,7 @@ def _run(
     from study.planning.disk_space import check_room
 
     deadline = math.inf if timeout is None else time.monotonic() + timeout
-    config = load_config(path, how.task_folders, how.benchmarks)
+    config = load_config(path, options.task_folders, options.benchmarks)
     for option, number in (("--trials", trials), ("--workers", workers)):
         if number is not None and not 1 <= number <= MOST_TRIALS:
             raise ConfigError(f"{option} {number}: must be at least 1 and at most {MOST_TRIALS}")
@@ -96,48 +95,39 @@ def _run(
         raise ConfigError(f"--timeout {timeout:g}: must be at least 0")
     if trials is not None:
         config = config.of_trials(trials)
-    if how.wandb and importlib.util.find_spec("wandb") is None:
+    if options.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("--wandb: wandb is not installed; pip install '.[wandb]'")
     check_room(config)
     url = study_url(config, storage)
     _check_database(config, url)
-    if workers is not None:
-        from study.worker.process import check_workers
-
-        check_workers(workers)
-        from study.worker.supervisor import supervise
-
-        setup, worked, reached = supervise(path, config, url, deadline, workers, how, interrupts)
-        _conclude(setup, worked, reached)
+    if workers is None:
+        _run_worker(config, url, deadline, options, interrupts)
         return
-    asked = config.engine
-    vllm_child.begin_early(how.engine or asked.kind, asked.device, asked.eager)
-    from study.setup.engine import (
-        choose_engine,
-    )  # what is wrong in the file is said before torch comes
+    from study.worker.process import check_workers
 
-    choice = choose_engine(config, how.engine)
-    choice.begin()
-    from study.monitors.flat_scores import FlatScores
-    from study.monitors.progress import Progress
-    from study.monitors.wandb import both, tracked
-    from study.setup.setup import build
-    from study.worker.start import open_worker
+    check_workers(workers)
+    from study.worker.supervisor import supervise
 
-    setup = build(config, check_values=not choice.reads_sources, warn=True)
-    with open_worker(setup, url, choice, interrupts) as worker:
-        with (
-            Progress(log_console, config.study.trials, worker.population) as progress,
-            tracked(setup, worker.trials, worker.claims, worker.sampler.replay, how.wandb) as track,
-        ):
-            worker.keep_budget()
-            progress.told(worker.trials.all())
-            flat = FlatScores(len(setup.genome.baselines()))
-            worker.told = both(both(progress.told, track), flat.told)
-            reached = worker.search(deadline)
-        if reached:
-            worker.judge()
-        _conclude(setup, worker.trials, reached)
+    setup, finished, reached = supervise(path, config, url, deadline, workers, options, interrupts)
+    _finish(setup, finished, reached)
+
+
+def _run_worker(
+    config: "StudyConfig", url: str, deadline: float, options: RunOptions, interrupts: Interrupts
+) -> None:
+    """Run the study with this process as its worker."""
+    from study.worker.start import search, start_worker
+
+    with start_worker(config, url, options, interrupts) as worker:
+        from study.monitors.flat_scores import FlatScores
+        from study.monitors.progress import Progress
+        from study.worker.observe import observers
+
+        worker.store_budget()
+        progress = Progress(log_console, config.study.trials, worker.population)
+        flat = FlatScores(len(worker.setup.genome.baselines()))
+        reached = search(worker, observers(worker, options, progress, flat), deadline)
+        _finish(worker.setup, worker.trials, reached)
 
 
 def _check_database(config: "StudyConfig", url: str) -> None:
@@ -148,11 +138,11 @@ def _check_database(config: "StudyConfig", url: str) -> None:
     check_rights(url, [config.name, *(task.name for task in config.tasks), *models])
 
 
-def _conclude(setup: "Setup", trials: "storage.trials.Trials", reached: bool) -> None:
-    from study.artifacts.finish import conclude, show
+def _finish(setup: "Setup", trials: "storage.trials.Trials", reached: bool) -> None:
+    from study.artifacts.finish import finish_run, show
 
     if reached:
-        conclude(setup, trials)
+        finish_run(setup, trials)
     else:
         show(setup, trials)
         print("the study is not finished; the same command goes on")

@@ -3,12 +3,12 @@
 Q: questions of one task.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
 
 from objectives.engines.engine import Engine
@@ -19,19 +19,17 @@ from objectives.models.sources import Sources
 from objectives.sampling import Sample
 from objectives.scoring import Exam, TaskScores
 from storage.answers import TaskReplies
-from storage.database.database import Database, open_storage
 from storage.database.url import redacted
 from storage.errors import StorageError
-from storage.identity import study_identity
 from storage.scores import HELD_OUT, SEARCH, Answers, TaskAnswers
-from storage.studies import find_study
-from storage.trials import TrialRecord, Trials
+from storage.trials import TrialRecord
 from study.config.errors import ConfigError
 from study.config.schema import StudyConfig
 from study.setup.engine import EngineChoice, choose_engine, use_threads_of
 from study.setup.engine_facts import as_stored
-from study.setup.fingerprint import check_fingerprint
+from study.setup.matching import check_fingerprint
 from study.setup.setup import Setup, build
+from study.setup.stored import StoredStudy, open_study
 
 from .origin import Origin, database_url, hint, read_origin, study_file
 
@@ -64,35 +62,39 @@ def check(
     url = database_url(folder, origin, loaded, storage, trusted=config is not None)
     choice = choose_engine(loaded, engine)
     choice.begin()
-    setup = _opened(folder, origin, loaded)
-    database = open_storage(url, create=False)
-    study = _study(folder, origin, setup, database)
-    choice = as_stored(choice, study)
-    records = Trials(database, study).all()
+    setup = _setup(folder, origin, loaded)
+    with _stored(folder, origin, loaded, url) as stored:
+        check_fingerprint(setup, stored.study)
+        return _check(folder, origin, setup, stored, as_stored(choice, stored.study))
+
+
+def _check(
+    folder: Path, origin: Origin, setup: Setup, stored: StoredStudy, choice: EngineChoice
+) -> list[Checked]:
+    records, answers = stored.records(), stored.answers
     record = _trial(setup, records, origin)
     if changed := changed_weights(folder):
         more = f" and {len(changed) - _SHOWN} more" if changed[_SHOWN:] else ""
         names = f"{', '.join(changed[:_SHOWN])}{more}"
         raise ExportError(f"{folder}: {names} is not what was exported")
     sources = Sources({_MODEL: folder.resolve()}, _MODEL)
-    running = choice.start(sources, setup.longest)
+    engine = choice.start(sources, setup.longest)
     try:
-        running.load(MergeRecipe.single(_MODEL, sources.num_layers))
-        answers = Answers(database)
-        drawn = setup.samples(record, records, answers)
+        engine.load(MergeRecipe.single(_MODEL, sources.num_layers))
+        drawn = setup.rules.samples(record, records, answers)
         return [
             part
             for split, exam, samples in (
                 (SEARCH, setup.search, drawn),
                 (HELD_OUT, setup.held_out, {}),
             )
-            for part in _compared(exam, running, choice, answers, record, split, samples)
+            for part in _compared(exam, engine, choice, answers, record, split, samples)
         ]
     finally:
-        running.close()
+        engine.close()
 
 
-def _opened(folder: Path, origin: Origin, config: StudyConfig) -> Setup:
+def _setup(folder: Path, origin: Origin, config: StudyConfig) -> Setup:
     setup = build(config, check_values=False)
     here = {SEARCH: setup.search.digests(), HELD_OUT: setup.held_out.digests()}
     for split in here:
@@ -101,19 +103,20 @@ def _opened(folder: Path, origin: Origin, config: StudyConfig) -> Setup:
     return setup
 
 
-def _study(folder: Path, origin: Origin, setup: Setup, database: Database) -> optuna.Study:
-    name = setup.config.name
-    try:
-        study = find_study(database, name)
-    except StorageError as error:
-        raise StorageError(f"{error}{hint(folder, origin)}") from None
-    if origin.identity not in (None, study_identity(database, study)):
-        raise StorageError(
-            f"the study {name} in {redacted(database.url)} is another than the one that {folder} "
-            f"is from{hint(folder, origin)}"
-        )
-    check_fingerprint(setup, study)
-    return study
+@contextlib.contextmanager
+def _stored(folder: Path, origin: Origin, config: StudyConfig, url: str) -> Iterator[StoredStudy]:
+    """Open the study that the folder is from. Raises StorageError."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stored = stack.enter_context(open_study(config, url))
+        except StorageError as error:
+            raise StorageError(f"{error}{hint(folder, origin)}") from None
+        if origin.identity not in (None, stored.identity):
+            raise StorageError(
+                f"the study {config.name} in {redacted(url)} is another than the one that {folder} "
+                f"is from{hint(folder, origin)}"
+            )
+        yield stored
 
 
 def _trial(setup: Setup, records: Sequence[TrialRecord], origin: Origin) -> TrialRecord:

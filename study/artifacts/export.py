@@ -1,4 +1,4 @@
-"""Which trial to export, and the folder that it is written to."""
+"""Chooses a trial, and writes its merge as a model folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def choose(records: "Sequence[TrialRecord]", trial: str, judgement: "Judgement") -> "TrialRecord":
-    """The trial that --trial names. Raises ConfigError."""
+    """Return the trial that --trial names. Raises ConfigError."""
     from study.config.errors import ConfigError
     from study.search.state import best_merge
 
@@ -49,7 +49,7 @@ def export_trial(
     overwrite: bool = False,
     identity: str | None = None,
 ) -> Path:
-    """Write the merge that a trial scored, one of the `records`; gives the folder.
+    """Write the merge of `record`, one of the `records`, and return the folder.
 
     Raises ExportError.
     """
@@ -57,12 +57,13 @@ def export_trial(
     from study.artifacts.model_card import model_card, texts
     from study.search.genome import recipe_of
 
+    samples = setup.rules.samples(record, records, answers)
     return write(
         recipe_of(record, setup.genome),
         setup.sources,
         setup.locations,
         out,
-        model_card(setup, record, judgement, answers, setup.samples(record, records, answers)),
+        model_card(setup, record, judgement, answers, samples),
         overwrite,
         texts=texts(setup, record, judgement, url, identity),
     )

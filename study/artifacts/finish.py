@@ -1,4 +1,4 @@
-"""What a run ends with: the table, the verdict, the final merge as a folder, and the report."""
+"""The end of a run: the final merge, the report, the verdict and the table."""
 
 import contextlib
 import fcntl
@@ -12,15 +12,14 @@ from rich.console import Console
 from objectives.errors import ExportError
 from objectives.export.export import holds
 from objectives.export.target import sweep
-from storage.dashboard import post
 from storage.identity import study_identity
 from storage.scores import Answers
-from storage.studies import store_verdict, stored_fingerprint, stored_verdict
+from storage.studies import store_verdict, stored_fingerprint
 from storage.trials import Trials
 from study.cli.escaping import say
-from study.monitors.dashboard_figures import figures
-from study.monitors.dashboard_note import note
+from study.monitors.dashboard_note import DashboardNote
 from study.monitors.flat_scores import explanation, flat_scores
+from study.monitors.monitor import Monitors
 from study.reporting.data import findings
 from study.reporting.page import write_report
 from study.search.genome import recipe_of
@@ -34,20 +33,22 @@ from .folders import merge_place, named, report_place
 from .model_card import VERDICT_FILE, texts
 
 _WIDEST = 10_000
-"""Columns of a table that is written to a file."""
+"""Columns of the table if it is not printed on a terminal."""
 
 
 def show(setup: Setup, trials: Trials) -> None:
-    """Print the table of what is stored."""
+    """Print the table of the stored scores."""
     if shown := lines(trials.all(), setup.genome, Answers(trials.database)):
         _print(shown, setup)
 
 
-def conclude(setup: Setup, trials: Trials) -> None:
-    """Write the final merge and the report, keep the verdict, then print the table and all of it.
+def finish_run(setup: Setup, trials: Trials) -> None:
+    """Write the final merge and the report, store the verdict, then print all results.
 
-    Results are printed last, and also if a folder could not be written: an output that fails loses
-    nothing. Repeated, it changes nothing. Raises ExportError.
+    Results are printed last, even if a folder could not be written, so that an output that fails
+    loses nothing. A second call changes nothing.
+
+    Raises ExportError.
     """
     answers = Answers(trials.database)
     judgement = judge(setup, trials.all(), answers)
@@ -67,7 +68,7 @@ def conclude(setup: Setup, trials: Trials) -> None:
 
 
 def _print(shown: Sequence[Line], setup: Setup) -> None:
-    """The table whole, however wide it is, unless it is for a terminal."""
+    """Print the table; its width is limited on a terminal only."""
     tasks = [task.name for task in setup.config.tasks]
     console = Console(width=None if sys.stdout.isatty() else _WIDEST)
     with console.capture() as captured:
@@ -80,7 +81,7 @@ def _print(shown: Sequence[Line], setup: Setup) -> None:
 def _written(
     setup: Setup, trials: Trials, judgement: Judgement, answers: Answers
 ) -> tuple[dict[str, Path], list[ExportError]]:
-    """The places of the merge and the report, and what kept one of them from being written."""
+    """Return where the merge and the report were written, and the errors that prevented it."""
     folder, places, errors = Path("runs", setup.config.name), {}, []
     found = findings(setup, trials, answers, judgement)
     writers: dict[str, Callable[[], Path]] = {
@@ -90,7 +91,7 @@ def _written(
     if judgement.final is None:
         del writers["merge"]
     try:
-        with _alone_in(folder):  # runs that share a study end together
+        with _alone_in(folder):  # several runs of a study may end at the same time
             for what, write in writers.items():
                 try:
                     places[what] = write()
@@ -120,23 +121,22 @@ def _exported(
 
 
 def _keep(setup: Setup, trials: Trials, judgement: Judgement) -> None:
-    """Put the verdict where the status and the dashboard find it."""
+    """Store the verdict for the status and the dashboard."""
     database, study, final = trials.database, trials.study, judgement.final
     after = max(
         (line.candidate.record.attributes.get(AFTER, 0) for line in judgement.lines), default=0
     )
     number = final.candidate.record.number if final else None
-    news = database.patience(lambda: store_verdict(study, judgement.sentence, number, after))
-    if not news:
-        return
-    records, population = trials.all(), int(stored_fingerprint(study)["population"])
-    text = note(setup, records, population, database.url, stored_verdict(study))
-    database.patience(lambda: post(database, study, text, figures(records)))
+    is_new = database.patience(lambda: store_verdict(study, judgement.sentence, number, after))
+    if is_new:
+        population = int(stored_fingerprint(study)["population"])
+        note = DashboardNote(setup, database, study, population)
+        Monitors(note).on_generation(trials.all())
 
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """One process at a time; the folder is made where it is not there."""
+    """Create the folder if necessary, and lock it against other processes."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)

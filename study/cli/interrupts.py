@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as an exception that never falls into a write."""
+"""SIGINT and SIGTERM as an exception that never interrupts a write."""
 
 import contextlib
 import signal
@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class Interrupted(BaseException):
-    """A signal asked the run to end. No Exception, so that nothing on the way swallows it."""
+    """A signal asked the run to end. It is not an Exception, so that no handler drops it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -17,16 +17,15 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """While entered, SIGINT and SIGTERM (or those given) raise Interrupted; inside `held` they wait
-    for its end.
+    """While entered, SIGINT and SIGTERM (or the given signals) raise Interrupted.
 
-    Python drops an exception that arises in a weak reference's callback or a finalizer, of which an
-    import runs thousands: one that was raised and did not end what is going on is raised again.
+    Python drops an exception that is raised in a finalizer or a weak reference's callback, of which
+    an import runs thousands. Such an Interrupted is therefore raised again.
     """
 
     def __init__(self, *numbers: signal.Signals) -> None:
         self._numbers = numbers or (signal.SIGINT, signal.SIGTERM)
-        self._held = False
+        self._deferred = False
         self._waiting: int | None = None
         self._raised: int | None = None
 
@@ -41,32 +40,32 @@ class Interrupts:
             raise Interrupted(self._raised) from error  # a library made another error of it
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Signals wait until this ends."""
-        before, self._held = self._held, True
+    def deferred(self) -> Iterator[None]:
+        """Defer signals until the end of this context."""
+        before, self._deferred = self._deferred, True
         try:
             yield
         finally:
-            self._held = before
+            self._deferred = before
         self._deliver()
 
     @contextlib.contextmanager
-    def released(self) -> Iterator[None]:
-        """Inside `held`: signals come through here, also one that has waited."""
-        before, self._held = self._held, False
+    def allowed(self) -> Iterator[None]:
+        """Deliver signals again within `deferred`, including one that has arrived before."""
+        before, self._deferred = self._deferred, False
         try:
             self._deliver()
             yield
         finally:
-            self._held = before
+            self._deferred = before
 
     def pause(self, seconds: float) -> None:
-        """Sleep; signals come through, also inside `held`."""
-        with self.released():
+        """Sleep. A signal ends the sleep, also within `deferred`."""
+        with self.allowed():
             time.sleep(seconds)
 
     def _deliver(self) -> None:
-        if self._held:
+        if self._deferred:
             return
         if self._waiting is not None:
             self._raised, self._waiting = self._waiting, None
@@ -80,7 +79,7 @@ class Interrupts:
 
 
 def _unwinding() -> bool:
-    """Whether an Interrupted is on its way out."""
+    """Return whether an Interrupted is propagating."""
     error = sys.exc_info()[1]
     while error is not None and not isinstance(error, Interrupted):
         error = error.__context__

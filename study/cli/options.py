@@ -42,8 +42,8 @@ class Wandb:
 
 
 @dataclass(frozen=True)
-class How:
-    """What the command line of a run says beside its config; it crosses to worker processes."""
+class RunOptions:
+    """The options of a run that do not belong to its config. Worker processes receive them too."""
 
     engine: str | None = None
     task_folders: tuple[Path, ...] = ()

@@ -1,1 +1,1 @@
-"""Observers of a running study: progress line, Weights & Biases, dashboard."""
+"""Monitors of a running study: progress line, warnings, Weights & Biases, dashboard."""

@@ -1,19 +1,24 @@
-"""The study's note on the dashboard: what is searched, how far it is, what was found."""
+"""Keeps the study's note and figures on the dashboard up to date."""
 
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import optuna
 from jinja2 import Environment, StrictUndefined
 
 from objectives.merge.recipe import MergeRecipe
+from storage.database.database import Database
 from storage.database.url import redacted
+from storage.studies import stored_verdict
 from storage.trials import TrialRecord
 from study.cli.escaping import Markdown, markdown, markdown_code, printable
 from study.search.genome import Genome, recipe_of
 from study.search.state import SearchState, best_merge
 from study.setup.setup import Setup
+
+from .monitor import Monitor
 
 _NOTE = Environment(
     undefined=StrictUndefined,
@@ -66,6 +71,27 @@ The best of many noisy scores overstates what the merge is worth; the held-out q
 )
 
 
+class DashboardNote(Monitor):
+    """Writes the note and the figures anew after each generation."""
+
+    def __init__(
+        self, setup: Setup, database: Database, study: optuna.Study, population: int
+    ) -> None:
+        self._setup, self._database, self._study = setup, database, study
+        self._population = population
+
+    def on_generation(self, records: Sequence[TrialRecord]) -> None:
+        from storage.dashboard import post  # plotly, which both need, takes a second to import
+
+        from .dashboard_figures import figures
+
+        database, study = self._database, self._study
+        verdict = database.patience(lambda: stored_verdict(study))
+        text = note(self._setup, records, self._population, database.url, verdict)
+        drawn = figures(records)
+        database.patience(lambda: post(database, study, text, drawn))
+
+
 def note(
     setup: Setup,
     records: Sequence[TrialRecord],
@@ -73,7 +99,7 @@ def note(
     url: str,
     verdict: Mapping[str, Any] | None = None,
 ) -> str:
-    """The note's Markdown; `url` is shown without its password, `verdict` is the stored one."""
+    """Return the Markdown; `url` is shown without its password, and `verdict` is the stored one."""
     genome, config = setup.genome, setup.config
     state = SearchState.of(records, population)
     top = best_merge(records)
@@ -89,7 +115,7 @@ def note(
         models=genome.models,
         base=genome.base,
         tasks=[f"{task.name} (weight {task.weight:g})" for task in config.tasks],
-        rule=setup.rule,
+        rule=setup.rules.ranking_text,
         finished=len(state.finished),
         budget=config.study.trials,
         generation=state.generation,
@@ -104,7 +130,7 @@ def note(
 
 
 def _table(recipe: MergeRecipe, genome: Genome) -> dict[str, Any]:
-    """Blocks down, models across; the parameters of each in one cell."""
+    """Return the numbers of a merge: a row per block, a column per model."""
     sets = [*recipe.filters, "rest"] if recipe.filters else [""]
     rows = []
     for k, knot in enumerate(genome.knots):

@@ -1,14 +1,16 @@
-"""Scores that tell no model from another: all 0, or all equal. A setting is likely to be wrong."""
+"""A warning about scores that are all 0 or all equal, which suggests that a setting is wrong."""
 
 import logging
 from collections.abc import Mapping, Sequence
 
 from storage.trials import TrialRecord
 
+from .monitor import Monitor
+
 log = logging.getLogger(__name__)
 
 _FEWEST = 3
-"""Scores of a task before equal ones mean anything."""
+"""Fewer equal scores of a task mean nothing."""
 _CAUSES = (
     "the prompt or the form of the labels does not fit the task, max_tokens is too small, "
     "an end token or a stop text ends answers at once, the scorer does not fit"
@@ -16,7 +18,7 @@ _CAUSES = (
 
 
 def flat_scores(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The one score of each task whose `scores`, those of all models and merges, are equal."""
+    """Return the tasks on which all models and merges have equal `scores`, and that score."""
     return {
         task: values[0]
         for task, values in scores.items()
@@ -25,26 +27,25 @@ def flat_scores(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def explanation(flat: Mapping[str, float]) -> str:
-    """What is flat and its likely causes, in one line."""
+    """Return in one line which tasks have equal scores, and the likely causes."""
     tasks = "; ".join(f"{task}: {score:.6g}" for task, score in flat.items())
     if not any(flat.values()):
         return f"all models and merges score 0 ({tasks}); likely causes: {_CAUSES}"
     return (
-        f"all models and merges have equal scores, so nothing can be searched for ({tasks}); "
+        f"all models and merges have equal scores, so the search has nothing to go by ({tasks}); "
         f"likely causes: {_CAUSES}, or the models are too alike"
     )
 
 
-class FlatScores:
-    """Warns once a run of each task whose scores are flat when all baselines are scored."""
+class FlatScores(Monitor):
+    """Warns once per run about each task whose scores are equal after all baselines are scored."""
 
     def __init__(self, baselines: int) -> None:
-        """`baselines` is how many a study has."""
+        """`baselines` is the number of baselines of the study."""
         self._baselines = baselines
         self._warned: set[str] = set()
 
-    def told(self, records: Sequence[TrialRecord]) -> None:
-        """Take note of what is finished now."""
+    def on_trials(self, records: Sequence[TrialRecord]) -> None:
         whole = [r for r in records if r.complete and not r.sampled]  # a sample's mean is estimated
         if sum(r.baseline is not None for r in whole) < self._baselines:
             return

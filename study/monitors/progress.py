@@ -1,4 +1,4 @@
-"""The progress line: one that stays where stderr is a terminal, else one a generation.
+"""The progress line. On a terminal it stays at the bottom; elsewhere one is logged per generation.
 
 The pace is that of all workers together.
 """
@@ -13,57 +13,59 @@ from rich.text import Text
 
 from storage.trials import TrialRecord
 from study.cli.text import duration
-from study.search.state import best
+from study.search.state import best_search
+
+from .monitor import Monitor
 
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 30
-"""Trials over which the pace is taken."""
+"""Trials over which the pace is measured."""
 
 
-class Progress:
-    """Says after every trial where the search stands: trial, generation, best, pace, time left."""
+class Progress(Monitor):
+    """Shows after every trial where the search stands, its best score, its pace and time left."""
 
     def __init__(self, console: Console, budget: int, population: int) -> None:
         self._budget, self._population = budget, population
         self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._lasting = console.is_terminal
+        self._is_live = console.is_terminal
         self._line = ""
-        self._told: list[tuple[float, int]] = []
+        self._counts: list[tuple[float, int]] = []
         self._generation: int | None = None
 
     def __enter__(self) -> "Progress":
-        if self._lasting:
+        if self._is_live:
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lasting:
+        if self._is_live:
             self._live.stop()
             if self._line:
                 log.info(self._line)
 
-    def told(self, records: Sequence[TrialRecord]) -> None:
-        """Take note of what is finished now."""
+    def on_trials(self, records: Sequence[TrialRecord]) -> None:
         complete = sum(r.complete for r in records)
-        if self._told and self._told[-1][1] == complete:
+        if self._counts and self._counts[-1][1] == complete:
             return
-        self._told = [*self._told[-_REMEMBERED:], (time.monotonic(), complete)]
+        self._counts = [*self._counts[-_REMEMBERED:], (time.monotonic(), complete)]
         finished = sum(r.complete and r.kind == "search" for r in records)
         self._line = self.line(records, finished)
-        if self._lasting:
+        if self._is_live:
             self._live.update(Text(self._line, overflow="ellipsis", no_wrap=True), refresh=True)
         elif self._generation is not None and finished // self._population > self._generation:
             log.info(self._line)
         self._generation = finished // self._population
 
     def line(self, records: Sequence[TrialRecord], finished: int) -> str:
-        (first, before), (last, after) = self._told[0], self._told[-1]
+        """Return the line; `finished` is the number of search trials that are finished."""
+        (first, before), (last, after) = self._counts[0], self._counts[-1]
         pace = (last - first) / max(1, after - before)
         speed = f"  {pace:.2f} s/trial" if after > before else ""
         if not finished:
             return f"baseline {sum(r.complete for r in records)}{speed}"
-        top = best([r for r in records if r.kind == "search"])
+        top = best_search(records)
         assert top is not None
         assert top.value is not None
         doubt = "" if top.error is None else f" ± {top.error:.4f}"

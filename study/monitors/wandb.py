@@ -1,20 +1,20 @@
-"""--wandb: each trial and each generation in Weights & Biases, as mergekit-evolve logged them.
+"""Logs each trial and each generation to Weights & Biases, as mergekit-evolve did.
 
-The loop hands numbers to a queue and goes on; a thread hands them to wandb. Whatever is wrong
-there is told once, and the study never waits for it but a little at its end.
+The worker puts numbers into a queue and a thread passes them to wandb, so the search does not wait
+for it, except for a limited time at its end.
 """
 
-import contextlib
 import logging
 import queue
 import statistics
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import optuna
 import yaml
@@ -29,56 +29,63 @@ from study.search.sampler import Replay
 from study.search.state import SearchState, Slot, best_search, slot_of
 from study.setup.setup import Setup
 
+from .monitor import Monitor
+
 log = logging.getLogger(__name__)
 
 STATE = "wandb"
 """The study's attribute that keeps the run's id, and how many slots are logged."""
 _CLAIM = "logging to wandb"
 _PATIENCE = 60.0
-"""Seconds that a study waits at its end for what wandb has not taken yet."""
-
-Log = Callable[[Sequence[TrialRecord]], None]
+"""Seconds that a study waits at its end for wandb to accept what is in the queue."""
 
 
-@contextlib.contextmanager
-def tracked(
-    setup: Setup, trials: Trials, claims: Claims, replay: Replay, options: Wandb | None
-) -> Iterator[Log]:
-    """What to call with all trials after each of the worker's; of several workers one logs."""
-    if options is None:
-        yield lambda records: None
-        return
-    sender = Sender(options, setup)
-    try:
-        claims.take(_CLAIM)
-    except ClaimTaken:
-        log.info("another worker logs to wandb: this one does not")
-        yield lambda records: None
-        return
-    study = trials.study
-    tracker = Tracker(setup, replay, study, sender.send)
-    sender.start(tracker.state["id"])
-    try:
-        yield tracker.told
-        tracker.told(trials.all())
-    finally:
-        sender.close()
-        trials.database.patience(tracker.keep)
-        claims.release(_CLAIM)
+class WandbMonitor(Monitor):
+    """Logs a study to Weights & Biases. Of several workers, the first one logs for all."""
 
+    def __init__(
+        self, setup: Setup, trials: Trials, claims: Claims, replay: Replay, options: Wandb
+    ) -> None:
+        self._setup, self._trials, self._claims = setup, trials, claims
+        self._replay, self._options = replay, options
+        self._tracker: Tracker | None = None
+        """None if another worker logs."""
 
-def both(first: Log, second: Log) -> Log:
-    """Call one after the other."""
+    def __enter__(self) -> Self:
+        sender = Sender(self._options, self._setup)
+        try:
+            self._claims.take(_CLAIM)
+        except ClaimTaken:
+            log.info("another worker logs to wandb, so this one does not")
+            return self
+        self._sender = sender
+        self._tracker = Tracker(self._setup, self._replay, self._trials.study, sender.send)
+        sender.start(self._tracker.state["id"])
+        return self
 
-    def told(records: Sequence[TrialRecord]) -> None:
-        first(records)
-        second(records)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._tracker is None:
+            return
+        try:
+            if error is None:
+                self._tracker.log(self._trials.all())
+        finally:
+            self._sender.close()
+            self._trials.database.patience(self._tracker.keep)
+            self._claims.release(_CLAIM)
 
-    return told
+    def on_trials(self, records: Sequence[TrialRecord]) -> None:
+        if self._tracker is not None:
+            self._tracker.log(records)
 
 
 class Tracker:
-    """Turns trials into what is logged, in the order of the search whoever ran them, each once."""
+    """Turns trials into numbers to log: each trial once, in the order of the search."""
 
     def __init__(
         self,
@@ -88,22 +95,16 @@ class Tracker:
         send: Callable[[Mapping[str, Any]], None],
     ) -> None:
         self._setup, self._replay, self._study, self._send = setup, replay, study, send
-        known = study.user_attrs.get(STATE) or {"id": uuid.uuid4().hex[:16], "logged": 0}
-        self.state: dict[str, Any] = dict(known)
+        stored = study.user_attrs.get(STATE) or {"id": uuid.uuid4().hex[:16], "logged": 0}
+        self.state: dict[str, Any] = dict(stored)
         self.keep()
 
     def keep(self) -> None:
-        """Store how far this is, for the next start."""
+        """Store how many trials are logged, for the next run."""
         self._study.set_user_attr(STATE, dict(self.state))
 
-    def told(self, records: Sequence[TrialRecord]) -> None:
-        """Log what has been finished; an error here is told, and ends nothing."""
-        try:
-            self._told(records)
-        except Exception as error:  # a study does not end because of its log
-            log.warning("wandb was told nothing: %s: %s", type(error).__name__, error)
-
-    def _told(self, records: Sequence[TrialRecord]) -> None:
+    def log(self, records: Sequence[TrialRecord]) -> None:
+        """Send what has finished since the last call."""
         by_slot = {slot: r for r in records if r.complete and (slot := slot_of(r)) is not None}
         population = self._replay.population
         while (slot := Slot(*divmod(self.state["logged"], population))) in by_slot:
@@ -172,14 +173,14 @@ def _population(fresh: Sequence[TrialRecord], metrics: Mapping[str, str]) -> dic
 
 @dataclass(frozen=True)
 class Table:
-    """A genome as mergekit-evolve's tables have it: blocks down, models' parameters across."""
+    """A genome as in mergekit-evolve's tables: one row per block, one column per parameter."""
 
     columns: list[str]
     rows: list[list[Any]]
 
 
 def _table(genome: Genome, params: Mapping[str, float]) -> Table:
-    """Numbers named model/block/[filter/]parameter; one of the whole merge has a column alone."""
+    """Return the table of parameters that are named model/block/[filter/]parameter."""
     columns: dict[str, None] = {}
     rows: dict[str, dict[str, float]] = {}
     for name, value in params.items():
@@ -193,7 +194,7 @@ def _table(genome: Genome, params: Mapping[str, float]) -> Table:
 
 
 class Sender:
-    """The thread that speaks to wandb."""
+    """The thread that calls wandb."""
 
     def __init__(self, options: Wandb, setup: Setup) -> None:
         import wandb
@@ -214,19 +215,21 @@ class Sender:
         self._thread.start()
 
     def close(self) -> None:
-        """Let what is waiting go out, for a while."""
+        """Wait a limited time until the queue is empty, and end the thread."""
         assert self._thread is not None
         self._queue.put(None)
         self._thread.join(_PATIENCE)
         if self._thread.is_alive():
-            log.warning("wandb has not taken everything in %.0f s: it is left", _PATIENCE)
+            log.warning(
+                "wandb has not accepted everything within %.0f s; the rest is dropped", _PATIENCE
+            )
 
     def _work(self, run_id: str) -> None:
         try:
             self._log_all(run_id)
-        except Exception as error:  # a study does not end because of its log
+        except Exception as error:  # the study goes on
             reason = " ".join(str(error).split())[:200]
-            log.warning("nothing more goes to wandb: %s: %s", type(error).__name__, reason)
+            log.warning("logging to wandb has stopped: %s: %s", type(error).__name__, reason)
 
     def _log_all(self, run_id: str) -> None:
         wandb = self._wandb
@@ -258,7 +261,7 @@ class Sender:
             run.finish()
 
     def _log(self, run: Any, numbers: dict[str, Any], best: str | None) -> str | None:
-        """Log one set of numbers; the best merge's recipe is kept as an artifact when it is new."""
+        """Log one set of numbers; a new best merge is also kept as an artifact."""
         recipe = numbers.pop("best_config", None)
         for name, value in numbers.items():
             if isinstance(value, Table):
@@ -274,7 +277,7 @@ class Sender:
 
 
 def _hide_storage(words: list[str]) -> None:
-    """Replace the database URL of a command line by one without its password."""
+    """Remove the password from the database URL of a command line, in place."""
     option = "--storage"
     for n, word in enumerate(words):
         if n and words[n - 1] == option:

@@ -81,7 +81,7 @@ def _tokens(setup: "Setup") -> "dict[str, Tokens]":
     from objectives.tasks.task import WholeTask
     from study.planning.cost import tokens_of
 
-    share = setup.share
+    share = setup.rules.share
     whole = {name: tokens_of(prompts) for name, prompts in setup.search.prompts.items()}
     shares = {t.name: 1.0 if isinstance(t, WholeTask) else share for t in setup.search.tasks}
     return {name: tokens.sampled(shares[name]) for name, tokens in whole.items()}
@@ -97,7 +97,7 @@ def _in_the_end(setup: "Setup", trials: int) -> dict[str, int]:
     """How many merges are asked all questions of either kind when the search is over."""
     kinds = [baseline.kind for baseline in setup.genome.baselines()]
     compared = len(kinds) - max(0, kinds.count("uniform") - 1)  # of these the best
-    concluded = 2 + setup.sampled if trials else 0  # the best trial again, if it had a sample
+    concluded = 2 + setup.rules.sampled if trials else 0  # the best trial again, if it had a sample
     held_out = compared + (3 if trials else 0) if setup.held_out.tasks else 0
     return {"search questions": concluded, "held-out questions": held_out}
 
@@ -108,7 +108,7 @@ def _search(config: "StudyConfig", setup: "Setup", workers: int) -> dict[str, An
 
     parameters = len(setup.genome.space)
     trials = config.study.trials if parameters else 0
-    population = setup.population(workers)
+    population = setup.rules.population(workers)
     generations = cost.generations(trials, population)
     warnings = []
     if parameters and generations < cost.ENOUGH_GENERATIONS:

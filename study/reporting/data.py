@@ -25,9 +25,9 @@ def findings(
     """Reads and scores nothing; the same database gives the same findings."""
     records = trials.all()
     population = int(stored_fingerprint(trials.study)["population"])
-    replay = setup.sampler(population, stored_start(trials.study)).replay
+    replay = setup.rules.sampler(population, stored_start(trials.study)).replay
     state = SearchState.of(records, population)
-    jobs = Jobs(setup.genome, replay, setup.config.study.trials, setup.sampled)
+    jobs = Jobs(setup.genome, replay, setup.config.study.trials, setup.rules.sampled)
     shown = _shown(judgement, records)
     return {
         "study": setup.config.name,

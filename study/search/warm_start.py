@@ -54,8 +54,8 @@ def keep_start(study: optuna.Study, earlier: Trials, space: Mapping[str, Range])
     study.set_user_attr(START, {"from": name, "trials": len(finished), "top": shares})
 
 
-def told(start: Mapping[str, Any]) -> str:
-    """A short text that tells it from any other."""
+def start_text(start: Mapping[str, Any]) -> str:
+    """Return a short text that tells this start from any other."""
     text = json.dumps(start["top"])
     whose = f"{start['from']} after {start['trials']} trials"
     return f"{whose}, {hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"

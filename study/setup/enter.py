@@ -20,7 +20,7 @@ from study.search.state import SearchState
 from study.search.warm_start import keep_start
 
 from .engine import EngineChoice
-from .fingerprint import check_fingerprint, has_same_questions
+from .matching import check_fingerprint, has_same_questions
 from .setup import Setup
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def announce(setup: Setup, url: str, records: Sequence[TrialRecord], population:
     log.info(
         "%d of %d search trials finished, %d parameters, population %d; %s",
         *(finished, config.study.trials, len(setup.genome.space), population),
-        setup.rule,
+        setup.rules.ranking_text,
     )
 
 

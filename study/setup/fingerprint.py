@@ -1,45 +1,86 @@
-"""Whether a stored study was created with the same settings."""
+"""The fingerprint of a study: what must stay the same for its trials to belong together.
+
+Its keys and texts are stored with every study. A change of any of them makes older studies look
+like other ones, so it needs a migration.
+"""
 
 from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
 
-import optuna
+from objectives.merge import masks
+from objectives.models.fingerprint import fingerprints
+from objectives.models.sources import Sources
+from objectives.scoring import Exam
+from study.search.rules import SearchRules
+from study.search.schedule import SCHEME
+from study.search.warm_start import start_text
 
-from storage.studies import has_trials, hold_fingerprint, stored_fingerprint, stored_start
-
-from .engine import EngineChoice
-from .engine_facts import engine_facts, without_new_facts
-from .setup import Setup
+from .engine_facts import end_tokens_fact
 
 
-def check_fingerprint(
-    setup: Setup,
-    study: optuna.Study,
-    choice: EngineChoice | None = None,
-    begun: bool = False,
-    workers: int = 1,
-) -> int:
-    """The study's population, once its stored fingerprint is found to be the config's.
+def fingerprint(
+    rules: SearchRules,
+    sources: Sources,
+    held_out: Exam,
+    population: int,
+    origin: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """Return a short text for each setting that a study may not change.
 
-    A population that the config does not give is the stored one of a study that has begun, so that
-    its budget may grow. With the `choice` of an engine a new study's fingerprint is stored, and
-    trials of another dtype are refused; without, nothing is written. A study with workers has
-    `begun` before its first trial. A new study's population suits `workers` where the config lets
-    it.
-    Raises StudyMismatch.
+    `origin` is the stored start of a study that continues another one, or None.
     """
-    stored = stored_fingerprint(study)
-    population = setup.population(workers)
-    kept = choice is None or begun or has_trials(study)
-    if setup.config.study.population is None and "population" in stored and kept:
-        population = int(stored["population"])
-    facts = without_new_facts(setup.fingerprint(population, stored_start(study)), stored, kept)
-    facts |= engine_facts(choice, stored, kept)
-    hold_fingerprint(study, facts, store=choice is not None, begun=begun)
-    return population
+    config = rules.config
+    facts = {
+        "seed": str(config.study.seed),
+        "population": str(population),
+        "sigma": str(config.study.sigma),
+        "random_init": str(config.random_init),
+        "held_out": str(config.study.held_out),
+    } | _merge_facts(rules, sources)
+    if config.study.start_from is not None:
+        facts["start_from"] = config.study.start_from if origin is None else start_text(origin)
+    if config.search.soft:
+        facts["search.soft"] = str(config.search.soft)
+    if rules.sampled:
+        facts["search.questions"] = f"{rules.share}, {SCHEME}"
+    for name, r in rules.genome.space.items():
+        begin = "" if r.start is None else f" from {r.start}"
+        facts[f"space {name}"] = f"{r.low} to {r.high}{begin}"
+    for label, digest in fingerprints(sources).items():
+        facts[f"model {label}"] = digest[:12]
+    return facts | _task_facts(rules, held_out) | end_tokens_fact(sources)
 
 
-def has_same_questions(earlier: optuna.Study, digests: Mapping[str, str]) -> bool:
-    """Whether it searched with the search questions that have these digests, and so never saw what
-    is held out from them."""
-    stored = stored_fingerprint(earlier)
-    return all(stored.get(f"search questions of {task}") == text for task, text in digests.items())
+def _merge_facts(rules: SearchRules, sources: Sources) -> dict[str, str]:
+    config, genome = rules.config.genome, rules.genome
+    facts = {
+        "models": ", ".join(genome.models),
+        "base_model": str(genome.base),
+        "filters": ", ".join(genome.filters),
+        "merge_method": config.merge_method,
+        "tokenizer_source": sources.tokenizer_source,
+        "masks": masks.SCHEME,
+        "parameters": ", ".join(f"{k} {v}" for k, v in sorted(config.parameters.items())),
+        "arithmetic": "ours" if config.method.fused else f"mergekit {version('mergekit')}",
+        "normalize": str(genome.normalize),
+        "allow_negative_weights": str(config.allow_negative_weights),
+        "smooth": str(config.smooth),
+    }
+    if sources.config_source is not None:
+        facts["config_source"] = sources.config_source
+    return facts
+
+
+def _task_facts(rules: SearchRules, held_out: Exam) -> dict[str, str]:
+    facts = {}
+    origins = {task.name: getattr(task, "origin", None) for task in rules.questions.tasks}
+    for task in rules.config.tasks:
+        how = f"scorer {task.scorer}"
+        if origins[task.name] is not None:
+            how = f"metric {task.metric}, {origins[task.name]}"
+        facts[f"task {task.name}"] = f"weight {task.weight}, {how}"
+    for part, questions in (("search", rules.questions), ("held-out", held_out)):
+        for name, text in questions.digests().items():
+            facts[f"{part} questions of {name}"] = text
+    return facts

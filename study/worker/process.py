@@ -1,4 +1,4 @@
-"""One of the processes of `--workers N`. Nothing here is slow to import."""
+"""A worker process of `--workers N`. Nothing here is slow to import."""
 
 import logging
 import math
@@ -8,22 +8,24 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from objectives.engines.host_memory import available
-from objectives.engines.vllm import child as vllm_child
 from objectives.engines.vllm.settings import SIZES
 from study.cli.boundary import begin
 from study.cli.interrupts import Interrupted, Interrupts
-from study.cli.options import How
+from study.cli.options import RunOptions
 from study.cli.session import reported, start_logging
 
-_OF_EACH = ("study.worker", "objectives.engines")
+from .start import HostShare, search, start_worker
+
+_OF_EACH = ("study.worker", "study.monitors", "objectives.engines")
+"""Loggers whose messages differ between workers."""
 _OF_ALL = ("study.setup.engine", SIZES)
-"""What is the same in all workers, so that one tells it."""
-_TOLD_BEFORE = ("study.config.load", "study.setup.setup", "study.setup.tasks", "objectives.tasks")
-"""Where the supervisor has warned already."""
+"""Loggers whose messages are the same in all workers, so that one worker shows them."""
+_LOGGED_BEFORE = ("study.config.load", "study.setup.setup", "study.setup.tasks", "objectives.tasks")
+"""Loggers whose warnings the supervisor has shown already."""
 
 _MOST_PER_CORE = 4
 _LEAST_MEMORY = 300 * 10**6
@@ -31,26 +33,21 @@ _LEAST_MEMORY = 300 * 10**6
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a worker process is told to do."""
+class WorkerSpec:
+    """What a worker process does. It is pickled."""
 
     path: Path
     url: str
     budget: int
-    how: How
+    options: RunOptions
     number: int
-    together: int
-    """How many such workers there are."""
-    threads: int | None
-    """What a worker that computes on the CPU may use, in a study that stores no number."""
-    host_memory: int
-    """Its share, in bytes."""
+    share: HostShare
     seconds: float = math.inf
-    """From its start until no new trial starts."""
+    """No trial starts so many seconds after the process has started."""
 
 
 def check_workers(count: int) -> None:
-    """Whether this machine can run so many: each is a process with PyTorch and models.
+    """Check that this machine can run so many processes with PyTorch and models.
 
     Raises ConfigError.
     """
@@ -69,63 +66,45 @@ def check_workers(count: int) -> None:
         )
 
 
-def work(order: Order) -> None:
-    """A worker process: search, and score what is compared on the held-out questions."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which stops us
+def work(spec: WorkerSpec) -> None:
+    """Run a worker process: search, then score the held-out questions."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles Ctrl-C
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by `without_ctrl_c`
     begin(signals=False)
-    name = f"worker {order.number}: "
+    name = f"worker {spec.number}: "
     with reported(name):
         threading.Thread(target=_end_with_parent, daemon=True).start()
         start_logging(name, logging.WARNING)
-        _choose_news(order.number == 0)
-        deadline = time.monotonic() + order.seconds if math.isfinite(order.seconds) else math.inf
+        _set_levels(shows_for_all=spec.number == 0)
+        deadline = time.monotonic() + spec.seconds if math.isfinite(spec.seconds) else math.inf
         try:
             with Interrupts(signal.SIGTERM) as interrupts:
-                _work(order, deadline, interrupts)
-        except Interrupted as stop:  # the supervisor says so, once
+                _work(spec, deadline, interrupts)
+        except Interrupted as stop:  # the supervisor reports it
             raise SystemExit(stop.exit_code) from None
 
 
-def _work(order: Order, deadline: float, interrupts: Interrupts) -> None:
+def _work(spec: WorkerSpec, deadline: float, interrupts: Interrupts) -> None:
     from study.config.load import load_config
 
-    read = load_config(order.path, order.how.task_folders, order.how.benchmarks)
-    config = read.of_trials(order.budget)
-    asked = config.engine
-    vllm_child.begin_early(order.how.engine or asked.kind, asked.device, asked.eager)
-    import torch
+    options = spec.options
+    config = load_config(spec.path, options.task_folders, options.benchmarks)
+    config = config.of_trials(spec.budget)
+    with start_worker(config, spec.url, options, interrupts, spec.share) as worker:
+        from .observe import observers
 
-    from study.setup.engine import choose_engine
-
-    if order.threads is not None:
-        torch.set_num_threads(order.threads)
-    choice = replace(choose_engine(config, order.how.engine), host_memory=order.host_memory)
-    choice.begin()
-    from study.monitors.wandb import tracked
-    from study.setup.setup import build
-    from study.worker.start import open_worker
-
-    setup = build(config, check_values=False)
-    with open_worker(setup, order.url, choice, interrupts, order.together) as worker:
-        with tracked(
-            setup, worker.trials, worker.claims, worker.sampler.replay, order.how.wandb
-        ) as track:
-            worker.told = track
-            reached = worker.search(deadline)
-        if reached:
-            worker.judge()
+        search(worker, observers(worker, options), deadline)
 
 
-def _choose_news(tells_for_all: bool) -> None:
-    levels = dict.fromkeys(_OF_EACH, logging.INFO) | dict.fromkeys(_TOLD_BEFORE, logging.ERROR)
-    levels |= dict.fromkeys(_OF_ALL, logging.INFO if tells_for_all else logging.WARNING)
+def _set_levels(shows_for_all: bool) -> None:
+    levels = dict.fromkeys(_OF_EACH, logging.INFO) | dict.fromkeys(_LOGGED_BEFORE, logging.ERROR)
+    levels |= dict.fromkeys(_OF_ALL, logging.INFO if shows_for_all else logging.WARNING)
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
 
 
 def _end_with_parent() -> None:
-    """A supervisor that was killed leaves nothing behind."""
+    """End this process when the supervisor has ended, even if that was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])

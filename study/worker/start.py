@@ -1,63 +1,79 @@
-"""How a process becomes a worker of a study, alone or beside others."""
+"""Starts a worker: engine process, models, study, engine, in the order that takes least time.
+
+Nothing here is slow to import, because vLLM's process is started before torch is imported.
+"""
 
 import contextlib
-import gc
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from storage.claims import Claims
-from storage.heartbeat import Heartbeat
-from storage.scores import Answers
-from storage.studies import stored_start
-from storage.workers import Workers
+from objectives.engines.vllm import child as vllm_child
 from study.cli.interrupts import Interrupts
-from study.setup.engine import EngineChoice
-from study.setup.engine_facts import as_stored
-from study.setup.enter import announce, enter_study, open_database
-from study.setup.setup import Setup
+from study.cli.options import RunOptions
+from study.config.schema import StudyConfig
 
-from .worker import Worker
+if TYPE_CHECKING:
+    from study.monitors.monitor import Monitor
+
+    from .worker import Worker
+
+
+@dataclass(frozen=True)
+class HostShare:
+    """What one of several workers may use of its host."""
+
+    num_workers: int
+    threads: int | None
+    """CPU threads, in a study that stores no number; None leaves them as they are."""
+    memory: int
+    """Bytes."""
 
 
 @contextlib.contextmanager
-def open_worker(
-    setup: Setup,
+def start_worker(
+    config: StudyConfig,
     url: str,
-    choice: EngineChoice,
+    options: RunOptions,
     interrupts: Interrupts,
-    together: int = 1,
-) -> Iterator[Worker]:
-    """A worker on the study at `url`, new or resumed, with its engine running; one of so many that
-    start `together`. Raises StorageError, StudyMismatch and EngineError.
+    share: HostShare | None = None,
+) -> "Iterator[Worker]":
+    """Yield a worker of the study at `url`, which is created or resumed, with its engine running.
+
+    `share` is given by a supervisor that runs several workers and has checked the models already.
+
+    Raises ConfigError, SourceError, QuestionError, TaskError, StorageError, StudyMismatch and
+    EngineError.
     """
-    config = setup.config
-    with contextlib.ExitStack() as stack:
-        database = open_database(setup, url, interrupts)
-        stack.callback(database.engine.dispose)
-        trials, population, worker_id = enter_study(setup, database, choice, together)
-        choice = as_stored(choice, trials.study)
-        workers = Workers(database, trials.study._study_id)
-        heartbeat = Heartbeat(workers, worker_id, config.study.grace)
-        stack.enter_context(heartbeat)
-        records = trials.all()
-        announce(setup, url, records, population)
-        heartbeat.doing = "starting the engine"
-        running = choice.start(setup.sources, setup.longest)
-        stack.callback(running.close)
-        gc.freeze()  # to look through all that stays, every few trials, took 0.7 s
-        stack.callback(gc.unfreeze)
-        heartbeat.doing = "looking for work"
-        answers = Answers(database)
-        claims = Claims(database, trials.study._study_id, worker_id)
-        yield Worker(
-            setup,
-            trials,
-            answers,
-            claims,
-            workers,
-            setup.sampler(population, stored_start(trials.study)),
-            running,
-            interrupts,
-            heartbeat,
-            setup.schedule(answers),
-            choice.signature,
-        )
+    section = config.engine
+    vllm_child.begin_early(options.engine or section.kind, section.device, section.eager)
+    from study.setup.engine import choose_engine
+    from study.setup.engine_facts import use_threads
+
+    choice = choose_engine(config, options.engine)
+    if share is not None:
+        use_threads(share.threads)
+        choice = replace(choice, host_memory=share.memory)
+    choice.begin()
+    from study.setup.setup import build
+
+    from .join import join_study
+
+    alone = share is None
+    setup = build(config, check_values=alone and not choice.reads_sources, warn=alone)
+    num_workers = 1 if share is None else share.num_workers
+    with join_study(setup, url, choice, interrupts, num_workers) as worker:
+        yield worker
+
+
+def search(worker: "Worker", monitor: "Monitor", deadline: float) -> bool:
+    """Run a worker until the budget is reached or `deadline`, a time of `time.monotonic`.
+
+    Return whether the budget is reached; then the held-out questions are scored as well.
+    """
+    with monitor:
+        worker.monitor = monitor
+        reached = worker.search(deadline)
+    if reached:
+        worker.held_out.score_all()
+    return reached

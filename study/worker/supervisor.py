@@ -1,4 +1,4 @@
-"""`--workers N`: worker processes on this host, started, watched, started again and stopped."""
+"""Runs a study with several worker processes on this host: starts, restarts and stops them."""
 
 import logging
 import multiprocessing
@@ -20,37 +20,37 @@ from storage.studies import store_budget, stored_start
 from storage.trials import TrialRecord, Trials
 from study.cli.faults import FAILED
 from study.cli.interrupts import Interrupts
-from study.cli.options import How
+from study.cli.options import RunOptions
 from study.cli.session import log_console
 from study.config.errors import ConfigError
 from study.config.schema import StudyConfig
 from study.monitors.flat_scores import FlatScores
+from study.monitors.monitor import Monitor, Monitors
 from study.monitors.progress import Progress
-from study.monitors.wandb import Log, both
 from study.search.contenders import candidates
-from study.search.jobs import Jobs
 from study.setup.engine import EngineChoice, choose_engine
 from study.setup.engine_facts import use_stored_threads
 from study.setup.enter import announce, make_study, open_database
 from study.setup.setup import Setup, build
 
 from .held_out import has_held_out
-from .process import Order, work
+from .process import WorkerSpec, work
+from .start import HostShare
 
 log = logging.getLogger(__name__)
 
 DEATHS_IN_A_ROW = 3
 _LONG_LIFE = 600.0
-"""Seconds after which a worker's earlier deaths are forgiven."""
+"""Seconds of life after which earlier deaths of a worker no longer count."""
 _LOOK_SECONDS, _LEAVE_SECONDS = 0.5, 60.0
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass
-class Seat:
-    """One worker's place on this host: its GPU, and the process that has it now."""
+class WorkerHandle:
+    """A worker's GPU, and the process that runs it at present."""
 
-    order: Order
+    spec: WorkerSpec
     gpu: str | None
     process: BaseProcess
     deaths: int = 0
@@ -63,16 +63,17 @@ def supervise(
     url: str,
     deadline: float,
     count: int,
-    how: How,
+    options: RunOptions,
     interrupts: Interrupts,
 ) -> tuple[Setup, Trials, bool]:
-    """Run a study with `count` processes; gives its trials and whether it is finished.
+    """Run a study with `count` processes. Return its setup, its trials, and whether it is finished.
 
-    After `deadline`, a time of `time.monotonic`, no new trial starts.
-    Raises ConfigError and what `make_study` raises; ends the program where every worker has
-    failed.
+    No trial starts after `deadline`, a time of `time.monotonic`.
+
+    Raises ConfigError and what `make_study` raises, and ends the program if a worker failed and the
+    study is not finished.
     """
-    choice = choose_engine(config, how.engine, probe=False)
+    choice = choose_engine(config, options.engine, probe=False)
     gpus = gpus_for(choice, count)
     setup = build(config, check_values=not choice.reads_sources, warn=True)
     database = open_database(setup, url, interrupts)
@@ -83,19 +84,19 @@ def supervise(
         announce(setup, url, trials.all(), population)
         log.info("starting %d worker%s", count, "s" if count > 1 else "")
         threads = None if gpus[0] else max(1, (os.cpu_count() or 1) // count)
-        hows = [how, *[replace(how, wandb=None)] * (count - 1)]  # one logs for all
-        budget = config.study.trials
-        memory = available() // count  # before any of them takes its own
-        orders = [
-            Order(path, url, budget, h, n, count, threads, memory) for n, h in enumerate(hows)
+        others = replace(options, wandb=None)  # the first worker logs for all
+        share = HostShare(count, threads, available() // count)
+        specs = [
+            WorkerSpec(path, url, config.study.trials, others if n else options, n, share)
+            for n in range(count)
         ]
-        with Progress(log_console, budget, population) as progress:
-            told = both(progress.told, FlatScores(len(setup.genome.baselines())).told)
-            code = _run_all(orders, gpus, deadline, trials, told, interrupts)
+        progress = Progress(log_console, config.study.trials, population)
+        with Monitors(progress, FlatScores(len(setup.genome.baselines()))) as monitors:
+            code = _run_all(specs, gpus, deadline, trials, monitors, interrupts)
         use_stored_threads(trials.study)
         records = trials.all()
-        replay = setup.sampler(population, stored_start(trials.study)).replay
-        reached = Jobs(setup.genome, replay, budget, setup.sampled).done(records)
+        replay = setup.rules.sampler(population, stored_start(trials.study)).replay
+        reached = setup.rules.jobs(replay).done(records)
         if code and not (reached and _is_judged(setup, Answers(database), records)):
             raise SystemExit(code)
         return setup, trials, reached
@@ -104,13 +105,13 @@ def supervise(
 
 
 def _is_judged(setup: Setup, answers: Answers, records: Sequence[TrialRecord]) -> bool:
-    """Whether all that is compared in the end has its held-out answers."""
+    """Return whether everything that is compared in the end has held-out answers."""
     compared = candidates(records, setup.genome)
     return all(has_held_out(c.record, answers, setup.held_out) for c in compared)
 
 
 def gpus_for(choice: EngineChoice, count: int) -> list[str | None]:
-    """The GPU of each worker; None for each on a CPU. Raises ConfigError."""
+    """Return the GPUs of each worker, None on a CPU. Raises ConfigError."""
     if torch.device(choice.device).type != "cuda":
         return [None] * count
     if torch.device(choice.device).index is not None:
@@ -128,54 +129,54 @@ def gpus_for(choice: EngineChoice, count: int) -> list[str | None]:
 
 
 def _run_all(
-    orders: Sequence[Order],
+    specs: Sequence[WorkerSpec],
     gpus: Sequence[str | None],
     deadline: float,
     trials: Trials,
-    told: Log,
+    monitor: Monitor,
     interrupts: Interrupts,
 ) -> int:
-    """Keep the workers running until each has ended by itself; gives the first failing code."""
-    seats: list[Seat] = []
+    """Run the workers until each has ended by itself. Return the first exit code that is not 0."""
+    handles: list[WorkerHandle] = []
     codes = []
     try:
-        for order, gpu in zip(orders, gpus, strict=True):
-            seats.append(Seat(order, gpu, _started(order, gpu, deadline)))
-        running = list(seats)
+        for spec, gpu in zip(specs, gpus, strict=True):
+            handles.append(WorkerHandle(spec, gpu, _start(spec, gpu, deadline)))
+        running = list(handles)
         while running:
-            told(trials.all())
+            monitor.on_trials(trials.all())
             interrupts.pause(_LOOK_SECONDS)
-            for seat in [s for s in running if s.process.exitcode is not None]:
-                if not _again(seat, deadline):
-                    running.remove(seat)
-                    codes.append(seat.process.exitcode or 0)
+            for worker in [w for w in running if w.process.exitcode is not None]:
+                if not _restart(worker, deadline):
+                    running.remove(worker)
+                    codes.append(worker.process.exitcode or 0)
     finally:
-        _stop([seat.process for seat in seats])
+        _stop([worker.process for worker in handles])
     return next((code if code > 0 else FAILED for code in codes if code), 0)
 
 
-def _again(seat: Seat, deadline: float) -> bool:
-    """Start a worker again that was killed; not one that ended, nor one killed too often."""
-    code = seat.process.exitcode
+def _restart(worker: WorkerHandle, deadline: float) -> bool:
+    """Restart a worker that was killed. Return False if it ended by itself or was killed often."""
+    code = worker.process.exitcode
     assert code is not None
     if code >= 0:
         if code:
-            log.warning("worker %d ended with exit code %d", seat.order.number, code)
+            log.warning("worker %d ended with exit code %d", worker.spec.number, code)
         return False
-    seat.deaths = 1 if time.monotonic() - seat.started > _LONG_LIFE else seat.deaths + 1
+    worker.deaths = 1 if time.monotonic() - worker.started > _LONG_LIFE else worker.deaths + 1
     how = signal.Signals(-code).name
-    if seat.deaths == DEATHS_IN_A_ROW:
-        log.warning("worker %d was killed by %s once more: it stays down", seat.order.number, how)
+    if worker.deaths == DEATHS_IN_A_ROW:
+        log.warning("worker %d was killed by %s again: it stays down", worker.spec.number, how)
         return False
-    log.warning("worker %d was killed by %s: starting it again", seat.order.number, how)
-    seat.process, seat.started = _started(seat.order, seat.gpu, deadline), time.monotonic()
+    log.warning("worker %d was killed by %s: starting it again", worker.spec.number, how)
+    worker.process, worker.started = _start(worker.spec, worker.gpu, deadline), time.monotonic()
     return True
 
 
-def _started(order: Order, gpu: str | None, deadline: float) -> BaseProcess:
-    left = replace(order, seconds=deadline - time.monotonic())
+def _start(spec: WorkerSpec, gpu: str | None, deadline: float) -> BaseProcess:
+    spec = replace(spec, seconds=deadline - time.monotonic())
     process = multiprocessing.get_context("spawn").Process(
-        target=work, args=(left,), name=f"worker {order.number}"
+        target=work, args=(spec,), name=f"worker {spec.number}"
     )
     before = os.environ.get(_VISIBLE)
     try:

@@ -28,7 +28,7 @@ from storage.studies import find_study, stored_verdict
 from storage.trials import TrialRecord, Trials
 from study.artifacts.check import check
 from study.artifacts.export import choose
-from study.artifacts.finish import conclude
+from study.artifacts.finish import finish_run
 from study.cli.interrupts import Interrupts
 from study.config.errors import ConfigError
 from study.config.load import load_config
@@ -157,7 +157,7 @@ def test_a_smaller_budget_has_merges_of_its_own_unless_a_longer_search_has_its(
     whole: Study,
 ) -> None:
     """So a worker that was told to do less does not run after those that do more."""
-    jobs = Jobs(whole.setup.genome, whole.setup.sampler(POPULATION, None).replay, 5)
+    jobs = Jobs(whole.setup.genome, whole.setup.rules.sampler(POPULATION, None).replay, 5)
     search = [r for r in whole.records if r.kind != "candidate"]
     assert [job.key for job in jobs.final_jobs(search)] == [
         "mean of the top 1 of 5 search trials",
@@ -515,7 +515,7 @@ def test_results_that_cannot_be_printed_are_on_the_disk(
     study.do("DELETE FROM study_user_attributes WHERE key = 'verdict'")
     monkeypatch.setattr("sys.stdout", Closed())
     with pytest.raises(BrokenPipeError):
-        conclude(study.setup, study.trials)
+        finish_run(study.setup, study.trials)
     assert (study.merge / "model.safetensors").exists()
     assert (tmp_path / "runs" / "demo" / "report" / "index.html").exists()
     assert stored_verdict(study.trials.study) is not None
@@ -530,7 +530,7 @@ def test_a_merge_that_cannot_be_written_keeps_neither_report_nor_table(
     in_the_way = tmp_path / "runs" / "demo" / f".merge-{number}.part-{os.getpid()}"
     in_the_way.touch()
     with pytest.raises(ExportError, match=f"cannot write .*merge-{number}"):
-        conclude(study.setup, study.trials)
+        finish_run(study.setup, study.trials)
     printed = capsys.readouterr().out
     assert whole.judged().sentence in printed
     assert "mean of the top 2" in printed

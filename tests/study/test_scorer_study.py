@@ -16,7 +16,7 @@ from study.config.errors import ConfigError
 from study.config.load import load_config
 from study.setup.engine import choose_engine
 from study.setup.setup import build
-from study.worker.start import open_worker
+from study.worker.join import join_study
 from tests.support.lm_eval_files import study_text
 from tests.support.paths import DEMO
 
@@ -65,7 +65,7 @@ def run(folder: Path, metric: str = "right,none", **task: object) -> Sequence[Tr
     config, url = load_config(path, [folder], None), f"sqlite:///{folder}/study.db"
     setup = build(config, check_values=False)
     choice = choose_engine(config, "transformers")
-    with open_worker(setup, url, choice, Interrupts()) as worker:
+    with join_study(setup, url, choice, Interrupts()) as worker:
         assert worker.search(math.inf)
     return trials(folder)
 

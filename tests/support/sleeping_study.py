@@ -32,7 +32,7 @@ from study.search.genome import Genome
 from study.search.state import Evaluation, SearchState, Slot
 from study.setup.engine import EngineChoice
 from study.setup.setup import Setup
-from study.worker.start import open_worker
+from study.worker.join import join_study
 
 NAME = "tiny"
 LAYERS = 8
@@ -136,7 +136,7 @@ def run(
     choice = TinyChoice("tiny", "cpu", "float32", 1, seconds=seconds, fails=fails)
     with (
         Interrupts() as interrupts,
-        open_worker(tiny_setup(config), url, choice, interrupts) as worker,
+        join_study(tiny_setup(config), url, choice, interrupts) as worker,
     ):
         return worker.search(deadline)
 

@@ -16,9 +16,10 @@ from objectives.crash_report import description
 from objectives.engines.vllm.child import without_ctrl_c
 from study.cli.faults import LONGEST_LINE, MOST_LINES, ended_by, message_of
 from study.cli.interrupts import Interrupted
-from study.cli.options import How
+from study.cli.options import RunOptions
 from study.config.errors import ConfigError
-from study.worker.process import Order, check_workers, work
+from study.worker.process import WorkerSpec, check_workers, work
+from study.worker.start import HostShare
 from tests.support.paths import DEMO, ROOT
 
 COMMANDS = ("run", "plan", "status", "report", "export", "verify", "dashboard")
@@ -246,8 +247,9 @@ def test_a_worker_process_ends_with_its_name_and_one_line(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    order = Order(path, "sqlite:///none.db", 1, How("transformers"), 1, 2, 1, 2**30)
-    process = multiprocessing.get_context("spawn").Process(target=work, args=(order,))
+    share = HostShare(2, 1, 2**30)
+    spec = WorkerSpec(path, "sqlite:///none.db", 1, RunOptions("transformers"), 1, share)
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(spec,))
     process.start()
     process.join()
     assert process.exitcode == code

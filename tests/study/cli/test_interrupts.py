@@ -28,7 +28,7 @@ def test_a_signal_that_python_drops_comes_through_at_the_next_wait(
             del thing
             assert watched() is None
             assert dropped == [Interrupted]
-            with interrupts.held(), interrupts.released():
+            with interrupts.deferred(), interrupts.allowed():
                 pytest.fail("the signal is lost")
 
     with pytest.raises(Interrupted, match="SIGTERM") as stop:
@@ -42,11 +42,11 @@ def test_what_tidies_up_after_a_signal_is_not_disturbed_by_it() -> None:
     def work() -> None:
         with Interrupts() as interrupts:
             try:
-                with interrupts.held(), interrupts.released():
+                with interrupts.deferred(), interrupts.allowed():
                     os.kill(os.getpid(), signal.SIGINT)
                     pytest.fail("nothing was raised")
             finally:
-                with interrupts.held():
+                with interrupts.deferred():
                     done.append("written")
                 interrupts.pause(0.0)
                 done.append("closed")
@@ -64,7 +64,7 @@ def test_a_second_signal_while_tidying_up_waits_for_a_write() -> None:
             try:
                 os.kill(os.getpid(), signal.SIGINT)
             finally:
-                with interrupts.held():
+                with interrupts.deferred():
                     os.kill(os.getpid(), signal.SIGTERM)
                     done.append("written")
 

@@ -58,10 +58,10 @@ def test_each_task_is_warned_of_once_when_all_baselines_are_scored(
 ) -> None:
     flat = FlatScores(4)
     records = [record(n, {"words": 0.0, "numbers": n / 10}) for n in range(4)]
-    flat.told(records[:3])
+    flat.on_trials(records[:3])
     assert not caplog.messages
-    flat.told(records)
-    flat.told([*records, record(4, {"words": 0.0, "numbers": 0.1}, baseline=False)])
+    flat.on_trials(records)
+    flat.on_trials([*records, record(4, {"words": 0.0, "numbers": 0.1}, baseline=False)])
     [line] = caplog.messages
     assert line.startswith("warning: so far all models and merges score 0 (words: 0)")
 
@@ -70,8 +70,8 @@ def test_trials_that_say_nothing_of_it_are_left_out(caplog: pytest.LogCaptureFix
     records = [record(n, {"words": 0.5}) for n in range(3)]
     sampled = record(3, {"words": 0.4999}, baseline=False, sampled=True)
     failed = record(4, {}, baseline=False, state=TrialState.FAIL)
-    FlatScores(3).told([*records, sampled, failed])
+    FlatScores(3).on_trials([*records, sampled, failed])
     assert "words: 0.5" in caplog.text
     caplog.clear()
-    FlatScores(3).told([*records, record(5, {"words": 0.25}, baseline=False)])
+    FlatScores(3).on_trials([*records, record(5, {"words": 0.25}, baseline=False)])
     assert not caplog.messages

@@ -57,10 +57,10 @@ def test_trials_are_logged_in_the_order_of_the_search_and_once(setup: Setup) -> 
     study = optuna.create_study()
     first, sent = tracker(setup, study)
     records = [trial(setup, i, i / 10) for i in range(7)]
-    first.told([records[i] for i in (2, 0, 4)])
-    first.told([records[i] for i in (2, 0, 4, 1)])
+    first.log([records[i] for i in (2, 0, 4)])
+    first.log([records[i] for i in (2, 0, 4, 1)])
     assert [n["evaluations"] for n in sent] == [1, 2, 3]
-    first.told(records[:6])
+    first.log(records[:6])
     assert [n["evaluations"] for n in sent] == [1, 2, 3, 4, 5, 5, 6]
     assert sent[0] == {
         "evaluations": 1,
@@ -71,7 +71,7 @@ def test_trials_are_logged_in_the_order_of_the_search_and_once(setup: Setup) -> 
     first.keep()
     assert study.user_attrs[STATE] == {"id": first.state["id"], "logged": 6}
     again, more = tracker(setup, study)
-    again.told(records)
+    again.log(records)
     assert again.state["id"] == first.state["id"]
     assert [n["evaluations"] for n in more] == [7]
 
@@ -79,7 +79,7 @@ def test_trials_are_logged_in_the_order_of_the_search_and_once(setup: Setup) -> 
 def test_a_generation_has_what_mergekit_evolve_logged(setup: Setup) -> None:
     made, sent = tracker(setup, optuna.create_study())
     base = trial(setup, 9, 0.25, baseline="base", kind="base")
-    made.told([base, *(trial(setup, i, i / 10) for i in range(5))])
+    made.log([base, *(trial(setup, i, i / 10) for i in range(5))])
     numbers = dict(sent[-1])
     tables = {name: numbers.pop(name) for name in ("best_genome", "mean_genome", "mean_std")}
     assert "dare_ties" in numbers.pop("best_config")
@@ -122,7 +122,7 @@ def test_a_run_is_kept_offline_and_goes_on_under_its_id(
         made, sent = tracker(setup, study)
         sender = Sender(Wandb("mine"), setup)
         sender.start(made.state["id"])
-        made.told([trial(setup, i, i / 10) for i in range(upto)])
+        made.log([trial(setup, i, i / 10) for i in range(upto)])
         for numbers in sent:
             sender.send(numbers)
         sender.close()
@@ -149,10 +149,11 @@ def test_what_is_wrong_with_wandb_is_told_and_ends_nothing(
     sender.start("some")
     sender.send({"evaluations": 1})
     sender.close()
-    assert "nothing more goes to wandb: NotADirectoryError" in caplog.text
+    assert "logging to wandb has stopped: NotADirectoryError" in caplog.text
     made, sent = tracker(setup, optuna.create_study())
-    made.told([trial(setup, 0, 0.1, **{GENERATION: "no number", SLOT: 0})])
-    made.told([trial(setup, i, 0.1) for i in range(4)])
+    with pytest.raises(TypeError):
+        made.log([trial(setup, 0, 0.1, **{GENERATION: "no number", SLOT: 0})])
+    made.log([trial(setup, i, 0.1) for i in range(4)])
     assert len(sent) == 4
 
 
@@ -180,7 +181,7 @@ def test_without_a_login_a_study_runs_and_logs_nothing(tmp_path: Path) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert "nothing more goes to wandb: PermissionError: not logged in" in ran.stderr
+    assert "logging to wandb has stopped: PermissionError: not logged in" in ran.stderr
 
 
 def test_wandb_that_is_not_installed_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from storage.studies import create_study, find_study, stored_fingerprint
 from storage.trials import TrialRecord, Trials
 from storage.workers import Watch, WorkerRecord, Workers
 from study.cli.interrupts import Interrupted, Interrupts
-from study.cli.options import How
+from study.cli.options import RunOptions
 from study.config.errors import ConfigError
 from study.config.schema import EngineConfig
 from study.monitors.progress import Progress
@@ -40,7 +40,8 @@ from study.search.state import CANDIDATE, Slot
 from study.setup.engine_facts import THREADS, as_stored
 from study.setup.enter import enter_study, make_study
 from study.worker import supervisor
-from study.worker.process import Order
+from study.worker.process import WorkerSpec
+from study.worker.start import HostShare
 from study.worker.supervisor import gpus_for
 from tests.support.databases import Server
 from tests.support.kills import disturb
@@ -419,11 +420,11 @@ def test_three_failures_in_a_row_end_a_worker_and_a_failed_place_is_asked_again(
     assert all(r.state.name != "RUNNING" for r in records(url))
 
 
-def dies_once(order: Order) -> None:
+def dies_once(spec: WorkerSpec) -> None:
     """In a worker's place: notes how long it has, and is killed the first time."""
-    with order.path.open("a") as file:
-        file.write(f"{order.seconds}\n")
-    if len(order.path.read_text().split()) == 1:
+    with spec.path.open("a") as file:
+        file.write(f"{spec.seconds}\n")
+    if len(spec.path.read_text().split()) == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -432,11 +433,11 @@ def test_a_worker_that_is_started_again_has_what_is_left_of_the_time(
 ) -> None:
     monkeypatch.setattr(supervisor, "work", dies_once)
     trials, _, _ = two(f"sqlite:///{tmp_path}/s.db")
-    order = Order(tmp_path / "seconds", "", TRIALS, How(), 0, 1, None, 0)
+    spec = WorkerSpec(tmp_path / "seconds", "", TRIALS, RunOptions(), 0, HostShare(1, None, 0))
     deadline = time.monotonic() + 1000
     with Progress(Console(), TRIALS, POPULATION) as progress, Interrupts() as interrupts:
-        code = supervisor._run_all([order], [None], deadline, trials, progress.told, interrupts)
-    first, second = map(float, order.path.read_text().split())
+        code = supervisor._run_all([spec], [None], deadline, trials, progress, interrupts)
+    first, second = map(float, spec.path.read_text().split())
     assert code == 0
     assert second < first <= 1000
 
@@ -461,7 +462,7 @@ def test_a_study_is_judged_when_all_that_is_compared_has_held_out_answers(tmp_pa
 
 def test_an_idle_worker_scores_candidates_and_each_once(undisturbed: dict[Slot, object]) -> None:
     setup = tiny_setup(tiny_config(TRIALS, POPULATION))
-    jobs = Jobs(setup.genome, setup.sampler(POPULATION, None).replay, TRIALS)
+    jobs = Jobs(setup.genome, setup.rules.sampler(POPULATION, None).replay, TRIALS)
     import optuna
 
     def trial(n: int, attributes: dict[str, object], params: object, value: float) -> TrialRecord:
@@ -477,7 +478,7 @@ def test_an_idle_worker_scores_candidates_and_each_once(undisturbed: dict[Slot, 
     first = jobs.idle_job(done)
     assert first is not None
     assert first.key == "CMA mean before generation 3"
-    assert first.params == setup.sampler(POPULATION, None).replay.mean(3, dict(undisturbed))  # type: ignore[arg-type]
+    assert first.params == setup.rules.sampler(POPULATION, None).replay.mean(3, dict(undisturbed))  # type: ignore[arg-type]
     second = jobs.idle_job([*done, trial(99, dict(first.attributes), first.params, 0.0)])
     assert second is not None
     assert second.key == "mean of the top 3 before generation 3"
@@ -501,12 +502,12 @@ def test_a_worker_that_waits_for_the_others_last_place_makes_itself_useful(
     seconds = {"seconds": {"score": 1000.0}}
     for b in setup.genome.baselines():
         attributes = {"baseline": b.name, "kind": b.kind}
-        trial_id = other.start(f"baseline {b.name}", b.params, setup.bounds, attributes)
+        trial_id = other.start(f"baseline {b.name}", b.params, setup.rules.bounds, attributes)
         other.finish(trial_id, 0.1, {}, seconds, {})
     for place, (params, value) in sorted(undisturbed.items()):  # type: ignore[misc]
         if place.generation < 2:
             what = place.name
-            trial_id = other.start(what, params, setup.bounds, place.attributes)
+            trial_id = other.start(what, params, setup.rules.bounds, place.attributes)
             if place != (1, POPULATION - 1):
                 other.finish(trial_id, value, {}, seconds, {})
     last, best = trial_id, max(trials.all(), key=lambda r: r.value or 0.0)

@@ -1,0 +1,46 @@
+"""Whether a stored study was created with the settings of a config."""
+
+from collections.abc import Mapping
+
+import optuna
+
+from storage.studies import has_trials, hold_fingerprint, stored_fingerprint, stored_start
+
+from .engine import EngineChoice
+from .engine_facts import engine_facts, without_new_facts
+from .setup import Setup
+
+
+def check_fingerprint(
+    setup: Setup,
+    study: optuna.Study,
+    choice: EngineChoice | None = None,
+    begun: bool = False,
+    workers: int = 1,
+) -> int:
+    """Check that the stored fingerprint is the config's, and return the study's population.
+
+    If the config sets no population, a study that has begun keeps its stored one, so that its
+    budget may grow; the population of a new study suits `workers` if the config allows that. With
+    the `choice` of an engine the fingerprint of a new study is stored, and an engine that computes
+    in another dtype is refused; without one, nothing is written. Pass `begun` for a study that has
+    workers but no trial yet.
+
+    Raises StudyMismatch.
+    """
+    stored = stored_fingerprint(study)
+    population = setup.rules.population(workers)
+    kept = choice is None or begun or has_trials(study)
+    if setup.config.study.population is None and "population" in stored and kept:
+        population = int(stored["population"])
+    facts = without_new_facts(setup.fingerprint(population, stored_start(study)), stored, kept)
+    facts |= engine_facts(choice, stored, kept)
+    hold_fingerprint(study, facts, store=choice is not None, begun=begun)
+    return population
+
+
+def has_same_questions(earlier: optuna.Study, digests: Mapping[str, str]) -> bool:
+    """Return whether a study searched with the questions that have these digests, so that it never
+    saw those which are held out from them."""
+    stored = stored_fingerprint(earlier)
+    return all(stored.get(f"search questions of {task}") == text for task, text in digests.items())

@@ -1,0 +1,59 @@
+"""Joins a study as one of its workers, with an engine running."""
+
+import contextlib
+import gc
+from collections.abc import Iterator
+
+from storage.claims import Claims
+from storage.heartbeat import Heartbeat
+from storage.scores import Answers
+from storage.studies import stored_start
+from storage.workers import Workers
+from study.cli.interrupts import Interrupts
+from study.setup.engine import EngineChoice
+from study.setup.engine_facts import as_stored
+from study.setup.enter import announce, enter_study, open_database
+from study.setup.setup import Setup
+
+from .worker import Worker
+
+
+@contextlib.contextmanager
+def join_study(
+    setup: Setup, url: str, choice: EngineChoice, interrupts: Interrupts, num_workers: int = 1
+) -> Iterator[Worker]:
+    """Create or resume the study at `url`, start the engine, and yield a worker of the study.
+
+    `num_workers` is the number of workers that are started together.
+
+    Raises StorageError, StudyMismatch and EngineError.
+    """
+    with contextlib.ExitStack() as stack:
+        database = open_database(setup, url, interrupts)
+        stack.callback(database.engine.dispose)
+        trials, population, worker_id = enter_study(setup, database, choice, num_workers)
+        choice = as_stored(choice, trials.study)
+        workers = Workers(database, trials.study._study_id)
+        heartbeat = Heartbeat(workers, worker_id, setup.config.study.grace)
+        stack.enter_context(heartbeat)
+        announce(setup, url, trials.all(), population)
+        heartbeat.doing = "starting the engine"
+        engine = choice.start(setup.sources, setup.longest)
+        stack.callback(engine.close)
+        gc.freeze()  # scanning the objects that stay took 0.7 s every few trials
+        stack.callback(gc.unfreeze)
+        heartbeat.doing = "looking for work"
+        answers = Answers(database)
+        yield Worker(
+            setup=setup,
+            trials=trials,
+            answers=answers,
+            claims=Claims(database, trials.study._study_id, worker_id),
+            workers=workers,
+            sampler=setup.rules.sampler(population, stored_start(trials.study)),
+            engine=engine,
+            engine_name=choice.signature,
+            interrupts=interrupts,
+            heartbeat=heartbeat,
+            schedule=setup.rules.schedule(answers),
+        )
