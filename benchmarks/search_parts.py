@@ -179,7 +179,7 @@ class RacedExam(Exam):
 
     def _raced(self, task: TaskScores) -> RacedTask:
         of, count = task.sample, len(task.sample.asked_S)
-        ranked_Q = self.soft * task.soft_Q + (1 - self.soft) * task.right_Q
+        ranked_Q = self.soft * task.soft_Q + (1 - self.soft) * task.scores_Q
         expected_Q = expected(of, self.soft)
         order_S = np.random.default_rng(count).permutation(count)
         return RacedTask(task.weight, ranked_Q.astype(np.float64), expected_Q, of, order_S)

@@ -27,12 +27,12 @@ class TaskScores:
     """One trial's scores of one task, question by question, in the order of the questions."""
 
     weight: float
-    right_Q: Floats
+    scores_Q: Floats
     """How right each answer was, 0 to 1: what is reported and searched. Of a task that scores all
     its answers together, numbers with its score as their mean and its error as that of the mean."""
     soft_Q: Floats
-    """The probability of a right answer, 0 to 1; the same as right_Q where a task has none."""
-    broken: int = 0
+    """The probability of a right answer, 0 to 1; the same as scores_Q where a task has none."""
+    non_finite: int = 0
     """Questions in whose answers the model gave NaN or infinity; they count as the worst."""
     answers_Q: tuple[tuple[Answer, ...], ...] = field(default=(), compare=False, repr=False)
     """What the engine said to each question's prompts; empty where only scores were stored."""
@@ -43,7 +43,7 @@ class TaskScores:
     def mean(self) -> float:
         if self.sample is not None:
             return self._estimate.mean
-        return float(self.right_Q.mean(dtype=np.float64))
+        return float(self.scores_Q.mean(dtype=np.float64))
 
     @cached_property
     def soft(self) -> float:
@@ -61,10 +61,10 @@ class TaskScores:
         """
         if self.sample is not None:
             made = self._estimate
-            return math.sqrt(made.sampling_variance + made.variance / len(self.right_Q))
-        if len(self.right_Q) < 2:
+            return math.sqrt(made.sampling_variance + made.variance / len(self.scores_Q))
+        if len(self.scores_Q) < 2:
             return math.inf
-        return float(self.right_Q.std(ddof=1, dtype=np.float64)) / math.sqrt(len(self.right_Q))
+        return float(self.scores_Q.std(ddof=1, dtype=np.float64)) / math.sqrt(len(self.scores_Q))
 
     @property
     def sampling_error(self) -> float:
@@ -74,7 +74,7 @@ class TaskScores:
     @cached_property
     def _estimate(self) -> Estimate:
         assert self.sample is not None
-        right_S = self.right_Q[self.sample.asked_S].astype(np.float64)
+        right_S = self.scores_Q[self.sample.asked_S].astype(np.float64)
         return estimate(right_S, self.sample.expected_Q, self.sample)
 
 
@@ -107,13 +107,13 @@ class Scores:
     def asked(self) -> int:
         """Questions that were asked."""
         return sum(
-            len(t.right_Q) if t.sample is None else len(t.sample.asked_S)
+            len(t.scores_Q) if t.sample is None else len(t.sample.asked_S)
             for t in self.tasks.values()
         )
 
     @property
-    def broken(self) -> int:
-        return sum(task.broken for task in self.tasks.values())
+    def non_finite(self) -> int:
+        return sum(task.non_finite for task in self.tasks.values())
 
 
 class Exam:
@@ -222,7 +222,7 @@ class Exam:
         sample: Sample | None,
     ) -> TaskScores:
         worst = 0.0 if task.weight >= 0 else 1.0
-        right, soft, broken = [], [], 0
+        right, soft, non_finite = [], [], 0
         for question, prompts, answers in zip(task.questions, prompts_Q, answers_Q, strict=True):
             if not answers:
                 right.append(math.nan)
@@ -231,17 +231,17 @@ class Exam:
             if not all(answer.finite for answer in answers):
                 right.append(worst)
                 soft.append(worst)
-                broken += 1
+                non_finite += 1
                 continue
             right.append(task.score(question, prompts, answers, self.tokenizer))
             soft.append(task.soft(question, prompts, answers))
-        return TaskScores(task.weight, _floats(right), _floats(soft), broken, answers_Q, sample)
+        return TaskScores(task.weight, _floats(right), _floats(soft), non_finite, answers_Q, sample)
 
 
 def _whole(task: WholeTask, answers_Q: tuple[tuple[Answer, ...], ...]) -> TaskScores:
-    right_Q = _floats(task.rights(answers_Q))
-    broken = sum(not all(answer.finite for answer in answers) for answers in answers_Q)
-    return TaskScores(task.weight, right_Q, right_Q, broken, answers_Q)
+    scores_Q = _floats(task.rights(answers_Q))
+    non_finite = sum(not all(answer.finite for answer in answers) for answers in answers_Q)
+    return TaskScores(task.weight, scores_Q, scores_Q, non_finite, answers_Q)
 
 
 def finite_or_none(error: float) -> float | None:

@@ -47,7 +47,7 @@ def _export(
 ) -> Path:
     from storage.database.database import open_storage
     from storage.identity import study_identity
-    from storage.scores import Answers
+    from storage.scores import ScoreStore
     from storage.studies import find_study, stored_budget
     from storage.trials import Trials
     from study.config.load import load_config, study_url
@@ -64,7 +64,7 @@ def _export(
     setup = build(config.of_trials(stored_budget(study, config.study.trials)))
     check_fingerprint(setup, study)
     use_stored_threads(study)
-    records, answers = Trials(database, study).all(), Answers(database)
+    records, answers = Trials(database, study).all(), ScoreStore(database)
     judgement = judge(setup, records, answers)
     chosen = choose(records, trial, judgement)
     identity = study_identity(database, study)

@@ -68,7 +68,7 @@ def _report(
     trials = Trials(database, find_study(database, config.name))
     if not any(record.complete for record in trials.all()):
         raise ConfigError(f"no trial of study {config.name} has finished yet; nothing to report")
-    from storage.scores import Answers
+    from storage.scores import ScoreStore
     from study.artifacts.folders import report_place
     from study.reporting.data import findings
     from study.reporting.page import write_report
@@ -81,7 +81,7 @@ def _report(
     check_fingerprint(setup, trials.study)
     if score:
         _score(config, url, engine, interrupts)
-    answers = Answers(database)
+    answers = ScoreStore(database)
     found = findings(setup, trials, answers, judge(setup, trials.all(), answers))
     place = report_place(Path("runs", config.name), found)
     return found, write_report(found, place, anew=True)

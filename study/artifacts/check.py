@@ -18,12 +18,12 @@ from objectives.merge.recipe import MergeRecipe
 from objectives.models.sources import Sources
 from objectives.sampling import Sample
 from objectives.scoring import Exam, TaskScores
-from storage.answers import TaskReplies
+from storage.answers import StoredAnswers
 from storage.database.database import Database, open_storage
 from storage.database.url import redacted
 from storage.errors import StorageError
 from storage.identity import study_identity
-from storage.scores import HELD_OUT, SEARCH, Answers, TaskAnswers
+from storage.scores import HELD_OUT, SEARCH, ScoreStore, StoredScores
 from storage.studies import find_study
 from storage.trials import TrialRecord, Trials
 from study.config.errors import ConfigError
@@ -78,7 +78,7 @@ def check(
     running = choice.start(sources, setup.longest)
     try:
         running.load(MergeRecipe.single(_MODEL, sources.num_layers))
-        answers = Answers(database)
+        answers = ScoreStore(database)
         drawn = setup.samples(record, records, answers)
         return [
             part
@@ -128,13 +128,13 @@ def _compared(
     exam: Exam,
     engine: Engine,
     choice: EngineChoice,
-    answers: Answers,
+    answers: ScoreStore,
     record: TrialRecord,
     split: str,
     samples: Mapping[str, Sample],
 ) -> list[Checked]:
     """Each task of a split; nothing where its answers are not stored."""
-    stored, said = answers.read(record.id, split), answers.replies(record.id, split)
+    stored, said = answers.read(record.id, split), answers.read_answers(record.id, split)
     if not stored:
         return []
     for reply in said.values():
@@ -150,12 +150,12 @@ def _task(
     split: str,
     name: str,
     now: TaskScores,
-    before: TaskAnswers,
-    said: TaskReplies | None,
+    before: StoredScores,
+    said: StoredAnswers | None,
     engine: str,
 ) -> Checked:
     """Bit for bit where the same engine answered; else how right each answer was."""
-    same_Q: NDArray[np.bool_] = now.right_Q == before.right_Q
+    same_Q: NDArray[np.bool_] = now.scores_Q == before.scores_Q
     note = ""
     if said is None:
         note = "what was said is not stored: only how right each answer was is compared"

@@ -14,7 +14,7 @@ from objectives.export.export import holds
 from objectives.export.target import sweep
 from storage.dashboard import post
 from storage.identity import study_identity
-from storage.scores import Answers
+from storage.scores import ScoreStore
 from storage.studies import store_verdict, stored_fingerprint, stored_verdict
 from storage.trials import Trials
 from study.cli.escaping import say
@@ -39,7 +39,7 @@ _WIDEST = 10_000
 
 def show(setup: Setup, trials: Trials) -> None:
     """Print the table of what is stored."""
-    if shown := lines(trials.all(), setup.genome, Answers(trials.database)):
+    if shown := lines(trials.all(), setup.genome, ScoreStore(trials.database)):
         _print(shown, setup)
 
 
@@ -49,7 +49,7 @@ def conclude(setup: Setup, trials: Trials) -> None:
     Results are printed last, and also if a folder could not be written: an output that fails loses
     nothing. Repeated, it changes nothing. Raises ExportError.
     """
-    answers = Answers(trials.database)
+    answers = ScoreStore(trials.database)
     judgement = judge(setup, trials.all(), answers)
     places, errors = _written(setup, trials, judgement, answers)
     _keep(setup, trials, judgement)
@@ -78,7 +78,7 @@ def _print(shown: Sequence[Line], setup: Setup) -> None:
 
 
 def _written(
-    setup: Setup, trials: Trials, judgement: Judgement, answers: Answers
+    setup: Setup, trials: Trials, judgement: Judgement, answers: ScoreStore
 ) -> tuple[dict[str, Path], list[ExportError]]:
     """The places of the merge and the report, and what kept one of them from being written."""
     folder, places, errors = Path("runs", setup.config.name), {}, []
@@ -102,7 +102,7 @@ def _written(
 
 
 def _exported(
-    setup: Setup, trials: Trials, judgement: Judgement, answers: Answers, folder: Path
+    setup: Setup, trials: Trials, judgement: Judgement, answers: ScoreStore, folder: Path
 ) -> Path:
     assert judgement.final is not None
     record, url = judgement.final.candidate.record, trials.database.url
@@ -126,12 +126,12 @@ def _keep(setup: Setup, trials: Trials, judgement: Judgement) -> None:
         (line.candidate.record.attributes.get(AFTER, 0) for line in judgement.lines), default=0
     )
     number = final.candidate.record.number if final else None
-    news = database.patience(lambda: store_verdict(study, judgement.sentence, number, after))
+    news = database.retry(lambda: store_verdict(study, judgement.sentence, number, after))
     if not news:
         return
     records, population = trials.all(), int(stored_fingerprint(study)["population"])
     text = note(setup, records, population, database.url, stored_verdict(study))
-    database.patience(lambda: post(database, study, text, figures(records)))
+    database.retry(lambda: post(database, study, text, figures(records)))
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def tracked(
         return
     sender = Sender(options, setup)
     try:
-        claims.take(_CLAIM)
+        claims.acquire(_CLAIM)
     except ClaimTaken:
         log.info("another worker logs to wandb: this one does not")
         yield lambda records: None
@@ -63,7 +63,7 @@ def tracked(
         tracker.told(trials.all())
     finally:
         sender.close()
-        trials.database.patience(tracker.keep)
+        trials.database.retry(tracker.keep)
         claims.release(_CLAIM)
 
 

@@ -19,7 +19,7 @@ from objectives.models.sources import Sources
 from objectives.sampling import Sample
 from objectives.scoring import Exam
 from objectives.tasks.task import WholeTask
-from storage.scores import Answers
+from storage.scores import ScoreStore
 from storage.trials import GENERATION, TrialRecord
 from study.config.errors import ConfigError
 from study.config.genome import references
@@ -113,7 +113,7 @@ class Setup:
         """Whether a trial of the search is asked some of the questions."""
         return self.share < 1
 
-    def schedule(self, answers: Answers) -> Schedule | None:
+    def schedule(self, answers: ScoreStore) -> Schedule | None:
         """Which questions each generation is asked; None where it is all of them."""
         if not self.sampled:
             return None
@@ -121,7 +121,7 @@ class Setup:
         return Schedule(self.search, answers, self.share, search.soft, study.seed)
 
     def samples(
-        self, record: TrialRecord, records: Sequence[TrialRecord], answers: Answers
+        self, record: TrialRecord, records: Sequence[TrialRecord], answers: ScoreStore
     ) -> Mapping[str, Sample]:
         """What a trial was asked of each task, by the trials before it; empty where it was all."""
         schedule = self.schedule(answers)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from storage.claims import Claims
 from storage.heartbeat import Heartbeat
-from storage.scores import Answers
+from storage.scores import ScoreStore
 from storage.studies import stored_start
 from storage.workers import Workers
 from study.cli.interrupts import Interrupts
@@ -46,7 +46,7 @@ def open_worker(
         gc.freeze()  # to look through all that stays, every few trials, took 0.7 s
         stack.callback(gc.unfreeze)
         heartbeat.doing = "looking for work"
-        answers = Answers(database)
+        answers = ScoreStore(database)
         claims = Claims(database, trials.study._study_id, worker_id)
         yield Worker(
             setup,

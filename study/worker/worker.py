@@ -13,7 +13,7 @@ from objectives.sampling import Sample
 from objectives.scoring import Scores, finite_or_none
 from storage.claims import Claims, ClaimTaken, TrialLost
 from storage.heartbeat import Heartbeat
-from storage.scores import HELD_OUT, Answers
+from storage.scores import HELD_OUT, ScoreStore
 from storage.studies import store_budget, stored_verdict
 from storage.trials import GENERATION, KIND, TrialRecord, Trials, typical_seconds
 from storage.workers import Workers
@@ -45,7 +45,7 @@ class Worker:
 
     setup: Setup
     trials: Trials
-    answers: Answers
+    answers: ScoreStore
     claims: Claims
     workers: Workers
     sampler: ReplaySampler
@@ -133,14 +133,14 @@ class Worker:
                 recipes = ((record, recipe_of(record, self.setup.genome)) for record in without)
                 if not any(self._score_held_out(*each) for each in recipes):
                     self.heartbeat.doing = "waiting for the others' held-out questions"
-                    self._patiently(self.heartbeat.bury_dead)
+                    self._patiently(self.heartbeat.reap_dead)
                     self.interrupts.pause(_LONGEST_WAIT)
 
     def _score_held_out(self, record: TrialRecord, recipe: MergeRecipe) -> bool:
         """False where another worker is at it."""
         what = held_out_key(record.number)
         try:
-            self.claims.take(what)
+            self.claims.acquire(what)
         except ClaimTaken:
             return False
         if not self._is_without_held_out(record):  # another was done before we claimed them
@@ -165,7 +165,7 @@ class Worker:
     def _meanwhile(self, jobs: Jobs, records: Sequence[TrialRecord]) -> None:
         """Others run all there is to begin: do something useful if there is time, else wait."""
         self.heartbeat.doing = "waiting for the others' places"
-        self._patiently(self.heartbeat.bury_dead)
+        self._patiently(self.heartbeat.reap_dead)
         typical = typical_seconds(records)
         if self._seconds_left(typical) >= typical / 2:
             idle_job = jobs.idle_job(records)
@@ -180,7 +180,7 @@ class Worker:
 
     def _seconds_left(self, typical: float) -> float:
         """Until the trial that was begun last ends, if it takes a typical time."""
-        held = self._patiently(self.workers.at_work)
+        held = self._patiently(self.workers.unfinished_claims)
         claims = [claim for worker in held.values() for claim in worker]
         running = [c.seconds for c in claims if c.trial_id is not None]
         return typical - min(running, default=typical)
@@ -253,14 +253,14 @@ class Worker:
             log.warning("the dashboard's note was not written: %s: %s", type(error).__name__, error)
 
     def _patiently(self, work: Callable[[], T]) -> T:
-        return self.trials.database.patience(work)
+        return self.trials.database.retry(work)
 
     def _start(self, job: Job) -> int:
         return self.claims.start(job.key, job.params, self.setup.bounds, job.attributes)
 
     def _tell(self, job: Job, trial_id: int, scores: Scores, seconds: dict[str, float]) -> None:
-        if scores.broken:
-            log.warning("trial gave NaN or infinity in %d answers: they score 0", scores.broken)
+        if scores.non_finite:
+            log.warning("trial gave NaN or infinity in %d answers: they score 0", scores.non_finite)
         soft = self.setup.config.search.soft
         tasks = {name: task.mean for name, task in scores.tasks.items()}
         result = {
@@ -270,7 +270,7 @@ class Worker:
             "asked": scores.asked,
             "questions": self.setup.search.questions,
             "sampling_error": finite_or_none(scores.sampling_error),
-            "broken": scores.broken,
+            "broken": scores.non_finite,
             "seconds": {part: round(s, 4) for part, s in seconds.items()},
         }
         answers = answers_of(scores, self.engine_name, KIND in job.attributes)

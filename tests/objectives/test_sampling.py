@@ -17,7 +17,7 @@ from objectives.tasks.prompts.prompt import load_template
 from objectives.tasks.retrieval import Retrieval
 from storage.claims import Claims
 from storage.database.database import Database, open_storage
-from storage.scores import Answers, TaskAnswers
+from storage.scores import ScoreStore, StoredScores
 from storage.studies import create_study
 from storage.trials import TrialRecord, Trials
 from study.search.schedule import Schedule
@@ -142,7 +142,7 @@ def told(database: Database, exam: Exam, generation: int | None, number: int) ->
             [(number + i) % 2 if i % 4 == 0 else 1.0 for i in range(len(task.questions))],
             dtype=np.float32,
         )
-        answers[task.name] = TaskAnswers(task.weight, right, right / 2, 0)
+        answers[task.name] = StoredScores(task.weight, right, right / 2, 0)
     claims.finish(trial_id, 0.5, {}, {}, answers)
 
 
@@ -160,7 +160,7 @@ def test_a_schedule_asks_what_varies_and_the_same_after_a_restart(
         for slot in range(4):
             told(storage, exam, generation, slot)
     records = trials_of(storage)
-    follow, late = (Schedule(exam, Answers(storage), 0.4, 0.0, seed=7) for _ in range(2))
+    follow, late = (Schedule(exam, ScoreStore(storage), 0.4, 0.0, seed=7) for _ in range(2))
     by_generation = [follow.samples(g, records) for g in range(3)]
     assert late.samples(2, records)["choice"].asked_S.tolist() == (
         by_generation[2]["choice"].asked_S.tolist()
@@ -188,11 +188,11 @@ def test_only_the_sample_is_asked_and_the_rest_is_reckoned(exam: Exam) -> None:
     part = exam.ask(engine, samples)
     assert len(engine.asked) == part.asked == 6
     for name, task in part.tasks.items():
-        assert np.isfinite(task.right_Q).nonzero()[0].tolist() == [1, 3, 8]
-        given = whole.tasks[name].right_Q[[1, 3, 8]]
-        assert task.right_Q[[1, 3, 8]].tolist() == given.tolist()
+        assert np.isfinite(task.scores_Q).nonzero()[0].tolist() == [1, 3, 8]
+        given = whole.tasks[name].scores_Q[[1, 3, 8]]
+        assert task.scores_Q[[1, 3, 8]].tolist() == given.tolist()
         gaps = (given - expected[name][[1, 3, 8]]) / np.array([0.5, 0.25, 1.0])
-        assert task.mean == pytest.approx(expected[name].mean() + gaps.sum() / len(task.right_Q))
+        assert task.mean == pytest.approx(expected[name].mean() + gaps.sum() / len(task.scores_Q))
         assert task.error >= task.sampling_error > 0
     assert whole.sampling_error == 0
     assert math.isfinite(part.error)

@@ -107,7 +107,7 @@ def test_answers_become_means_errors_and_a_weighted_value() -> None:
         ]
     )
     scores = Exam([choice, pick], Characters()).ask(engine)
-    assert scores.tasks["choice"].right_Q.tolist() == [1.0, 0.0]
+    assert scores.tasks["choice"].scores_Q.tolist() == [1.0, 0.0]
     assert scores.tasks["choice"].soft == pytest.approx((0.5 + 0.25) / 2)
     assert scores.tasks["pick"].mean == pytest.approx(2 / 3)
     assert scores.tasks["pick"].soft == pytest.approx(0.3 + 0.1 + 0.4)
@@ -150,8 +150,8 @@ def test_an_answer_of_nan_scores_the_worst(weight: float, worst: float) -> None:
     nan = float("nan")
     engine = Scripted([said("1", nan, nan, nan, finite=False), said("2", 0.0, 0.0, 0.0)])
     scores = Exam([task], Characters()).ask(engine)
-    assert scores.tasks["t"].right_Q.tolist() == [worst, 1.0]
-    assert scores.broken == 1
+    assert scores.tasks["t"].scores_Q.tolist() == [worst, 1.0]
+    assert scores.non_finite == 1
 
 
 def test_the_demos_questions_are_read_whole() -> None:
