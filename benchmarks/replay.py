@@ -177,7 +177,7 @@ def collect(given: argparse.Namespace) -> None:
                 if slot_of(record) is None or worker.answers.read(record.id, HELD_OUT):
                     continue
                 worker.engine.load(recipe_of(record, setup.genome))
-                scores = setup.held_out.ask(worker.engine)
+                scores = setup.held_out.evaluate(worker.engine)
                 worker.answers.write(
                     record.id, HELD_OUT, answers_of(scores, choice.signature, False)
                 )

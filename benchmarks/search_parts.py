@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from objectives.engines.engine import Engine
 from objectives.sampling import Floats, Sample, estimate
-from objectives.scoring import Exam, Scores, TaskScores
+from objectives.scoring import QuestionSet, Scores, TaskScores
 from storage.trials import TrialRecord
 from study.search.sampler import Replay, ReplaySampler, start_of
 from study.search.state import SearchState, Slot
@@ -125,8 +125,11 @@ class RacedTask:
         """The beginning of the sample, with the chances of being in it."""
         count = round(len(self.order_S) * share)
         kept, chance = np.sort(self.order_S[:count]), count / len(self.order_S)
-        asked_S, chances_S = self.sample.asked_S[kept], self.sample.chances_S[kept] * chance
-        return replace(self.sample, asked_S=asked_S, chances_S=chances_S)
+        asked_S, probabilities_S = (
+            self.sample.asked_S[kept],
+            self.sample.probabilities_S[kept] * chance,
+        )
+        return replace(self.sample, asked_S=asked_S, probabilities_S=probabilities_S)
 
 
 def expected(sample: Sample, soft: float) -> Floats:
@@ -151,7 +154,7 @@ def race(
     return value, parts
 
 
-class RacedExam(Exam):
+class RacedQuestionSet(QuestionSet):
     """Takes a trial's sample in blocks, and leaves off at half an error below the mean of the
     generation before: the estimate so far is the trial's. (All are asked at once here, and those
     after it forgotten.)"""
@@ -159,8 +162,8 @@ class RacedExam(Exam):
     blocks, soft = 1, 0.0
     records: Callable[[], Sequence[TrialRecord]]
 
-    def ask(self, engine: Engine, samples: Mapping[str, Sample] | None = None) -> Scores:
-        scores = super().ask(engine, samples)
+    def evaluate(self, engine: Engine, samples: Mapping[str, Sample] | None = None) -> Scores:
+        scores = super().evaluate(engine, samples)
         before = self._before() if samples else []
         if not before:
             return scores

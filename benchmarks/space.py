@@ -54,7 +54,7 @@ def grid(config: StudyConfig) -> None:
             for density in DENSITIES:
                 point = {n: weight if n.endswith("weight") else density for n in setup.genome.space}
                 engine.load(setup.genome.recipe(point))
-                row.append(setup.search.ask(engine).value)
+                row.append(setup.search.evaluate(engine).value)
             print(f"| {weight:.2f} | " + " | ".join(f"{v:.3f}" for v in row) + " |", flush=True)
 
 

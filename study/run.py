@@ -111,7 +111,7 @@ def _run(
         _conclude(setup, worked, reached)
         return
     asked = config.engine
-    vllm_child.begin_early(how.engine or asked.kind, asked.device, asked.eager)
+    vllm_child.prestart_if_likely(how.engine or asked.kind, asked.device, asked.eager)
     from study.setup.engine import (
         choose_engine,
     )  # what is wrong in the file is said before torch comes

@@ -17,7 +17,7 @@ from objectives.export.export import changed_weights
 from objectives.merge.recipe import MergeRecipe
 from objectives.models.sources import Sources
 from objectives.sampling import Sample
-from objectives.scoring import Exam, TaskScores
+from objectives.scoring import QuestionSet, TaskScores
 from storage.answers import StoredAnswers
 from storage.database.database import Database, open_storage
 from storage.database.url import redacted
@@ -125,7 +125,7 @@ def _trial(setup: Setup, records: Sequence[TrialRecord], origin: Origin) -> Tria
 
 
 def _compared(
-    exam: Exam,
+    exam: QuestionSet,
     engine: Engine,
     choice: EngineChoice,
     answers: ScoreStore,
@@ -139,7 +139,7 @@ def _compared(
         return []
     for reply in said.values():
         use_threads_of(reply.engine)  # all tasks of a split were asked by one engine
-    now = exam.ask(engine, samples).tasks  # others beside them would change the last bits
+    now = exam.evaluate(engine, samples).tasks  # others beside them would change the last bits
     return [
         _task(split, name, now[name], task, said.get(name), choice.signature)
         for name, task in stored.items()

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.sampling import Floats, Sample, chances, draw
-from objectives.scoring import Exam
+from objectives.sampling import Floats, Sample, draw, inclusion_probabilities
+from objectives.scoring import QuestionSet
 from objectives.tasks.task import WholeTask
 from storage.scores import SEARCH, ScoreStore, StoredScores
 from storage.trials import TrialRecord
@@ -47,7 +47,7 @@ class Schedule:
     """Samples of the search questions, generation by generation."""
 
     def __init__(
-        self, exam: Exam, answers: ScoreStore, share: float, soft: float, seed: int
+        self, exam: QuestionSet, answers: ScoreStore, share: float, soft: float, seed: int
     ) -> None:
         """`share` is of what asking all questions costs in tokens; `soft` is the share of the
         probability of a right answer in what the search ranks by."""
@@ -130,12 +130,14 @@ class Schedule:
             for task, known, costs in zip(self._tasks, self._known, self._costs, strict=True)
         ]
         costs = np.concatenate(self._costs)
-        pooled = chances(np.concatenate(importance), costs, self._share * float(costs.sum()))
+        pooled = inclusion_probabilities(
+            np.concatenate(importance), costs, self._share * float(costs.sum())
+        )
         ends = np.cumsum([len(c) for c in self._costs])[:-1]
         return [
             own
             if own.sum() >= (fewest := min(_FEWEST, len(own)))
-            else chances(weights, np.ones(len(own)), fewest)
+            else inclusion_probabilities(weights, np.ones(len(own)), fewest)
             for own, weights in zip(np.split(pooled, ends), importance, strict=True)
         ]
 

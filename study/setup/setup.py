@@ -17,7 +17,7 @@ from objectives.models.fingerprint import fingerprints
 from objectives.models.locate import located
 from objectives.models.sources import Sources
 from objectives.sampling import Sample
-from objectives.scoring import Exam
+from objectives.scoring import QuestionSet
 from objectives.tasks.task import WholeTask
 from storage.scores import ScoreStore
 from storage.trials import GENERATION, TrialRecord
@@ -50,8 +50,8 @@ class Setup:
     """Label to what mergekit reads the model from: a folder, or a hub id."""
     sources: Sources
     genome: Genome
-    search: Exam
-    held_out: Exam
+    search: QuestionSet
+    held_out: QuestionSet
 
     @property
     def bounds(self) -> dict[str, tuple[float, float]]:

@@ -93,7 +93,7 @@ def _work(order: Order, deadline: float, interrupts: Interrupts) -> None:
     read = load_config(order.path, order.how.task_folders, order.how.benchmarks)
     config = read.of_trials(order.budget)
     asked = config.engine
-    vllm_child.begin_early(order.how.engine or asked.kind, asked.device, asked.eager)
+    vllm_child.prestart_if_likely(order.how.engine or asked.kind, asked.device, asked.eager)
     import torch
 
     from study.setup.engine import choose_engine

@@ -151,7 +151,7 @@ class Worker:
         try:
             with self.interrupts.released():
                 self.engine.load(recipe)
-                scores = self.setup.held_out.ask(self.engine)
+                scores = self.setup.held_out.evaluate(self.engine)
         except (EngineError, ScorerError) as error:
             log.warning("held-out questions failed and are asked again: %s", error)
             self.claims.release(what)
@@ -208,7 +208,7 @@ class Worker:
             with self.interrupts.released():
                 self.engine.load(job.recipe)
                 merged = time.perf_counter()
-                scores = self.setup.search.ask(self.engine, samples)
+                scores = self.setup.search.evaluate(self.engine, samples)
         except (EngineError, ScorerError) as error:
             self._failed(trial_id, error)
             return True

@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from objectives.errors import ExportError
 from objectives.export.export import export as write
-from objectives.scoring import Exam
+from objectives.scoring import QuestionSet
 from storage.claims import Claims
 from storage.database.database import Database, open_storage
 from storage.errors import StorageError, StudyMismatch
@@ -217,7 +217,7 @@ def test_log_probabilities_are_kept_of_what_is_compared_and_tokens_of_all(whole:
 def test_few_held_out_questions_tell_nothing_and_final_is_the_mean_of_the_top(
     whole: Study, count: int
 ) -> None:
-    few = Exam(
+    few = QuestionSet(
         [t.only(t.questions[:count]) for t in whole.setup.held_out.tasks if count], _tokens()
     )
     judgement = whole.judged(replace(whole.setup, held_out=few))

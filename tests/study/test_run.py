@@ -263,7 +263,7 @@ def test_an_exported_merge_scores_exactly_what_its_trial_scored(
     assert final.attributes["role"] == "mean of the top 2"
     engine = choose_engine(opened.config).start(Sources({"m": tmp_path / "m"}, "m"), 0)
     engine.load(MergeRecipe.single("m", 32))
-    scores = opened.search.ask(engine)
+    scores = opened.search.evaluate(engine)
     stored = ScoreStore(storage).read(final.id, SEARCH)
     for name, task in scores.tasks.items():
         assert (task.scores_Q == stored[name].scores_Q).all()

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
-from objectives.scoring import Exam
+from objectives.scoring import QuestionSet
 from storage.claims import Claims, ClaimTaken, TrialLost
 from storage.database.database import open_storage
 from storage.database.retry import RetryPolicy, is_transient
@@ -453,7 +453,7 @@ def test_a_study_is_judged_when_all_that_is_compared_has_held_out_answers(tmp_pa
         assert not supervisor._is_judged(setup, answers, done)
         answers.write(record.id, HELD_OUT, answers.read(record.id, SEARCH))
     assert supervisor._is_judged(setup, answers, done)
-    without = replace(setup, held_out=Exam([], None))  # type: ignore[arg-type]
+    without = replace(setup, held_out=QuestionSet([], None))  # type: ignore[arg-type]
     answers.write(compared[0].id, HELD_OUT, {})
     assert supervisor._is_judged(without, answers, done)
 
