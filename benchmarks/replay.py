@@ -25,7 +25,7 @@ from benchmarks.search import DEMO, made
 from benchmarks.search_parts import RacedTask, expected, race
 from objectives.sampling import Floats, Sample
 from storage.database.database import open_storage
-from storage.scores import HELD_OUT, SEARCH, Answers
+from storage.scores import HELD_OUT, SEARCH, ScoreStore
 from storage.studies import find_study
 from storage.trials import TrialRecord, Trials
 from study.cli.interrupts import Interrupts
@@ -44,7 +44,7 @@ class Scheduled:
     """Estimates from the sample that the product would ask this generation."""
 
     setup: Setup
-    answers: Answers
+    answers: ScoreStore
     records: Sequence[TrialRecord]
     number: int
     tasks: Sequence[Task]
@@ -99,7 +99,7 @@ def generations(folder: Path, config: Path) -> Iterator[Generation]:
         database = open_storage(f"sqlite:///{path}", create=False)
         study = find_study(database, setup.config.name)
         records = [r for r in Trials(database, study).all() if r.complete]
-        answers = Answers(database)
+        answers = ScoreStore(database)
         by_generation = defaultdict(list)
         for record in records:
             if (place := slot_of(record)) is not None:
@@ -113,7 +113,7 @@ def generations(folder: Path, config: Path) -> Iterator[Generation]:
                 both = []
                 for group in (now, before):
                     stored = answers.read_many([r.id for r in group], SEARCH)
-                    for name in ("right_Q", "soft_Q"):
+                    for name in ("scores_Q", "soft_Q"):
                         rows = [getattr(stored[r.id][task.name], name) for r in group]
                         both.append(np.array(rows, dtype=np.float64))
                 tasks.append(Task(task.weight, *both))
@@ -121,7 +121,7 @@ def generations(folder: Path, config: Path) -> Iterator[Generation]:
             truth_T = np.array(
                 [
                     sum(
-                        t.weight * float(held[r.id][t.name].right_Q.mean())
+                        t.weight * float(held[r.id][t.name].scores_Q.mean())
                         for t in setup.held_out.tasks
                     )
                     for r in now
@@ -177,7 +177,7 @@ def collect(given: argparse.Namespace) -> None:
                 if slot_of(record) is None or worker.answers.read(record.id, HELD_OUT):
                     continue
                 worker.engine.load(recipe_of(record, setup.genome))
-                scores = setup.held_out.ask(worker.engine)
+                scores = setup.held_out.evaluate(worker.engine)
                 worker.answers.write(
                     record.id, HELD_OUT, answers_of(scores, choice.signature, False)
                 )

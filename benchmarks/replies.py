@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.answers import TaskReplies
+from storage.answers import StoredAnswers
 from storage.claims import Claims
 from storage.database.database import open_storage
-from storage.scores import HELD_OUT, Answers, TaskAnswers
+from storage.scores import HELD_OUT, ScoreStore, StoredScores
 from storage.studies import create_study
 
 _COMPARED = 8
@@ -27,7 +27,7 @@ _TASKS = {"choice": (2000, 1, 4), "retrieval": (250, 7, 15)}
 """Task to its questions, the tokens of an answer, and its options."""
 
 
-def answers(trial: int, keep: bool, logprobs: bool, share: float = 1.0) -> dict[str, TaskAnswers]:
+def answers(trial: int, keep: bool, logprobs: bool, share: float = 1.0) -> dict[str, StoredScores]:
     made = {}
     for name, (questions, length, options) in _TASKS.items():
         count = int(questions * share)
@@ -36,7 +36,7 @@ def answers(trial: int, keep: bool, logprobs: bool, share: float = 1.0) -> dict[
         other = own.random(count) < 0.1
         tokens[other] = own.integers(28_700, 28_700 + options, (int(other.sum()), length))
         right = (own.random(count) < 0.7).astype(np.float32)
-        said = TaskReplies(
+        said = StoredAnswers(
             "engine",
             tuple((tuple(row),) for row in tokens.tolist()),
             tuple((tuple(row),) for row in own.normal(-2, 1, (count, options)).tolist())
@@ -44,7 +44,7 @@ def answers(trial: int, keep: bool, logprobs: bool, share: float = 1.0) -> dict[
             else None,
         )
         soft = own.random(count, dtype=np.float32)
-        made[name] = TaskAnswers(1.0, right, soft, 0, said if keep else None)
+        made[name] = StoredScores(1.0, right, soft, 0, said if keep else None)
     return made
 
 
@@ -61,7 +61,7 @@ def measure(trials: int, keep: bool) -> str:
             claims.finish(trial, 0.5, {}, {}, made)
             seconds.append(time.perf_counter() - begun)
             if n < _COMPARED:
-                Answers(database).write(trial, HELD_OUT, answers(n, keep, True, 1 / 3))
+                ScoreStore(database).write(trial, HELD_OUT, answers(n, keep, True, 1 / 3))
         database.engine.dispose()
         size = sum(path.stat().st_size for path in Path(folder).glob("s.db*"))
     return f"{size / 1e6:.1f} MB | {1000 * statistics.median(seconds):.1f} ms"

@@ -125,7 +125,7 @@ def main() -> None:
     def ask() -> float:
         host._llm.reset_prefix_cache()
         began = time.perf_counter()
-        setup.search.ask(live)
+        setup.search.evaluate(live)
         return time.perf_counter() - began
 
     flops = 2 * tokens_of_a_trial() * weights_of(given.layers)

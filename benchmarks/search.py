@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.search_parts import CoarseSetup, RacedExam, RandomSetup
+from benchmarks.search_parts import CoarseSetup, RacedQuestionSet, RandomSetup
 from objectives.merge.recipe import MergeRecipe
-from objectives.scoring import Exam
+from objectives.scoring import QuestionSet
 from objectives.tasks.task import Task
 from storage.trials import TrialRecord
 from study.cli.interrupts import Interrupts
@@ -64,9 +64,9 @@ def made(config: StudyConfig, part: Mapping[str, Any], seed: int, trials: int) -
     setup = build(config.model_copy(update=changes), check_values=False)
     if share := part.get("limit"):
         tasks = [_limited(task, share, seed) for task in setup.search.tasks]
-        setup = replace(setup, search=Exam(tasks, setup.search.tokenizer))
+        setup = replace(setup, search=QuestionSet(tasks, setup.search.tokenizer))
     if blocks := part.get("race"):
-        exam = RacedExam(setup.search.tasks, setup.search.tokenizer)
+        exam = RacedQuestionSet(setup.search.tasks, setup.search.tokenizer)
         exam.blocks, exam.soft = blocks, part.get("soft", 0.0)
         setup = replace(setup, search=exam)
     if stages := part.get("coarse"):
@@ -81,7 +81,7 @@ def _limited(task: Task, share: float, seed: int) -> Task:
     count = len(task.questions)
     order = np.random.default_rng([seed, count]).permutation(count)
     kept = sorted(int(i) for i in order[: max(1, round(share * count))])
-    return task.only([task.questions[i] for i in kept])
+    return task.with_questions([task.questions[i] for i in kept])
 
 
 def points(setup: Setup, choice: EngineChoice, trials: int, every: int) -> Iterator[dict[str, Any]]:
@@ -89,7 +89,7 @@ def points(setup: Setup, choice: EngineChoice, trials: int, every: int) -> Itera
     with tempfile.TemporaryDirectory() as folder, Interrupts() as interrupts:
         url = f"sqlite:///{folder}/study.db"
         with join_study(setup, url, choice, interrupts) as worker:
-            if isinstance(setup.search, RacedExam):
+            if isinstance(setup.search, RacedQuestionSet):
                 setup.search.records = worker.trials.all
             for budget in range(every * worker.population, trials + 1, every * worker.population):
                 worker.setup = replace(setup, config=setup.config.of_trials(budget))
@@ -119,7 +119,7 @@ def _asked(record: TrialRecord) -> int:
 
 def _held_out(worker: Worker, recipe: MergeRecipe) -> float:
     worker.engine.load(recipe)
-    return worker.setup.held_out.ask(worker.engine).value
+    return worker.setup.held_out.evaluate(worker.engine).value
 
 
 def measure(given: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from objectives.engines.engine import Engine
 from objectives.sampling import Floats, Sample, estimate
-from objectives.scoring import Exam, Scores, TaskScores
+from objectives.scoring import QuestionSet, Scores, TaskScores
 from storage.trials import TrialRecord
 from study.search.rules import SearchRules
 from study.search.sampler import Replay, ReplaySampler, start_of
@@ -141,8 +141,11 @@ class RacedTask:
         """The beginning of the sample, with the chances of being in it."""
         count = round(len(self.order_S) * share)
         kept, chance = np.sort(self.order_S[:count]), count / len(self.order_S)
-        asked_S, chances_S = self.sample.asked_S[kept], self.sample.chances_S[kept] * chance
-        return replace(self.sample, asked_S=asked_S, chances_S=chances_S)
+        asked_S, probabilities_S = (
+            self.sample.asked_S[kept],
+            self.sample.probabilities_S[kept] * chance,
+        )
+        return replace(self.sample, asked_S=asked_S, probabilities_S=probabilities_S)
 
 
 def expected(sample: Sample, soft: float) -> Floats:
@@ -167,7 +170,7 @@ def race(
     return value, parts
 
 
-class RacedExam(Exam):
+class RacedQuestionSet(QuestionSet):
     """Takes a trial's sample in blocks, and leaves off at half an error below the mean of the
     generation before: the estimate so far is the trial's. (All are asked at once here, and those
     after it forgotten.)"""
@@ -175,8 +178,8 @@ class RacedExam(Exam):
     blocks, soft = 1, 0.0
     records: Callable[[], Sequence[TrialRecord]]
 
-    def ask(self, engine: Engine, samples: Mapping[str, Sample] | None = None) -> Scores:
-        scores = super().ask(engine, samples)
+    def evaluate(self, engine: Engine, samples: Mapping[str, Sample] | None = None) -> Scores:
+        scores = super().evaluate(engine, samples)
         before = self._before() if samples else []
         if not before:
             return scores
@@ -195,7 +198,7 @@ class RacedExam(Exam):
 
     def _raced(self, task: TaskScores) -> RacedTask:
         of, count = task.sample, len(task.sample.asked_S)
-        ranked_Q = self.soft * task.soft_Q + (1 - self.soft) * task.right_Q
+        ranked_Q = self.soft * task.soft_Q + (1 - self.soft) * task.scores_Q
         expected_Q = expected(of, self.soft)
         order_S = np.random.default_rng(count).permutation(count)
         return RacedTask(task.weight, ranked_Q.astype(np.float64), expected_Q, of, order_S)

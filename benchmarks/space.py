@@ -54,7 +54,7 @@ def grid(config: StudyConfig) -> None:
             for density in DENSITIES:
                 point = {n: weight if n.endswith("weight") else density for n in setup.genome.space}
                 engine.load(setup.genome.recipe(point))
-                row.append(setup.search.ask(engine).value)
+                row.append(setup.search.evaluate(engine).value)
             print(f"| {weight:.2f} | " + " | ".join(f"{v:.3f}" for v in row) + " |", flush=True)
 
 
@@ -62,7 +62,7 @@ def paired_error(a: Scores, b: Scores) -> float:
     """Standard error of the difference of two merges over the same questions."""
     variance = 0.0
     for name, task in a.tasks.items():
-        gaps = task.right_Q - b.tasks[name].right_Q
+        gaps = task.scores_Q - b.tasks[name].scores_Q
         variance += task.weight**2 * float(np.var(gaps, ddof=1)) / len(gaps)
     return math.sqrt(variance)
 

@@ -176,7 +176,7 @@ def demo(folder: Path, seconds: float) -> None:
     ):
         engine = choose_engine(setup.config, kind).start(sources, setup.longest)
         engine.load(recipe)
-        print(f"{what} through {kind}: {setup.search.ask(engine).value}", flush=True)
+        print(f"{what} through {kind}: {setup.search.evaluate(engine).value}", flush=True)
         engine.close()
 
 

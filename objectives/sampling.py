@@ -1,6 +1,6 @@
-"""Which questions to ask when not all are, and what a task's score is then: sampling without bias.
+"""Draw a random sample of a task's questions, and estimate the task's score from it without bias.
 
-Q: questions of one task, S: those of them that were asked.
+Q: questions of one task, S: the questions of a sample.
 """
 
 import math
@@ -10,80 +10,84 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Whole = NDArray[np.intp]
+Integers = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Questions that were drawn, and what is needed to reckon with the rest."""
+    """The questions to ask, and what the estimator needs to know about all questions."""
 
-    asked_S: Whole
-    """Their places among all questions, ascending."""
-    chances_S: Floats
-    """How likely each of them was to be drawn; above 0."""
+    asked_S: Integers
+    """Indices into the task's questions, ascending."""
+    probabilities_S: Floats
+    """The inclusion probability of each question of the sample; above 0."""
     expected_Q: Floats
-    """What each question was expected to score: the mean of earlier trials."""
+    """The expected score of each question: the mean of earlier trials."""
     expected_soft_Q: Floats
-    """The same for the probability of a right answer."""
+    """The expected probability of the correct answer, likewise."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over all questions of a task, from those that were asked."""
+    """The estimated mean over all questions of a task."""
 
     mean: float
     sampling_variance: float
-    """Of the mean, about that of all the task's questions."""
+    """The variance of the mean that is caused by the sampling."""
     variance: float
-    """Between the task's questions."""
+    """The variance between the task's questions."""
 
 
-def chances(importance_Q: Floats, costs_Q: Floats, budget: float) -> Floats:
-    """How likely each question is to be drawn: in proportion to its importance, at most 1, and so
-    that the expected cost is `budget` (or all of it, if that is less)."""
+def inclusion_probabilities(importance_Q: Floats, costs_Q: Floats, budget: float) -> Floats:
+    """Return the inclusion probability of each question, [Q].
+
+    The probabilities are proportional to `importance_Q` and at most 1. The expected cost of a
+    sample is `budget`, or the cost of all questions if that is less.
+    """
     certain = np.zeros(len(importance_Q), dtype=bool)
     if budget >= costs_Q.sum():
         return np.ones(len(importance_Q))
     while True:
         shares = np.where(certain, 0.0, importance_Q)
-        if not shares.any():  # those that count for nothing are alike
+        if not shares.any():  # all other questions have the importance 0
             shares = np.where(certain, 0.0, 1.0)
-        left = budget - costs_Q[certain].sum()
-        drawn = left * shares / (shares * costs_Q).sum()
-        above = (drawn >= 1) & ~certain
+        remaining = budget - costs_Q[certain].sum()
+        probabilities = remaining * shares / (shares * costs_Q).sum()
+        above = (probabilities >= 1) & ~certain
         if not above.any():
-            return np.where(certain, 1.0, drawn)
+            return np.where(certain, 1.0, probabilities)
         certain |= above
 
 
-def draw(chances_Q: Floats, generator: np.random.Generator) -> Whole:
-    """Places of the questions drawn: as many as the chances sum to, up to rounding.
+def draw(probabilities_Q: Floats, generator: np.random.Generator) -> Integers:
+    """Return the ascending indices of a random sample.
 
-    Systematic sampling in a random order (Madow 1949): each question is drawn with exactly its
-    chance.
+    Systematic sampling in a random order (Madow 1949): each question is included with exactly its
+    probability, and the size is the sum of the probabilities, rounded up or down.
     """
-    order = generator.permutation(len(chances_Q))
-    ends = np.cumsum(chances_Q[order])
+    order = generator.permutation(len(probabilities_Q))
+    ends = np.cumsum(probabilities_Q[order])
     points = np.arange(generator.random(), ends[-1], 1.0)
-    picked = order[np.minimum(np.searchsorted(ends, points, side="right"), len(order) - 1)]
-    return np.unique(picked)
+    drawn = order[np.minimum(np.searchsorted(ends, points, side="right"), len(order) - 1)]
+    return np.unique(drawn)
 
 
 def estimate(values_S: Floats, expected_Q: Floats, sample: Sample) -> Estimate:
-    """The mean over all questions: what was expected, corrected by how the asked ones differ
-    (difference estimator, Särndal, Swensson & Wretman 1992, 6.3; no bias whatever was expected).
+    """Return the mean over all questions, estimated from the values of a sample.
 
-    The variance is Hájek's for samples of fixed size (1964, section 8).
+    The difference estimator (Särndal, Swensson & Wretman 1992, 6.3) corrects the mean of
+    `expected_Q` by the sample's deviations from it. It is unbiased for any `expected_Q`. The
+    variance is Hájek's for samples of fixed size (1964, section 8); infinite for a sample of one.
     """
     count, size = len(expected_Q), len(values_S)
-    gaps_S = (values_S - expected_Q[sample.asked_S]) / sample.chances_S
+    gaps_S = (values_S - expected_Q[sample.asked_S]) / sample.probabilities_S
     mean = float(expected_Q.mean() + gaps_S.sum() / count)
-    left_S = 1 - sample.chances_S
+    complements_S = 1 - sample.probabilities_S
     if size < 2:
         return Estimate(mean, math.inf, math.inf)
-    middle = float((left_S * gaps_S).sum() / max(left_S.sum(), 1e-12))
-    spread = float((left_S * (gaps_S - middle) ** 2).sum())
-    weights_S = 1 / sample.chances_S
+    center = float((complements_S * gaps_S).sum() / max(complements_S.sum(), 1e-12))
+    spread = float((complements_S * (gaps_S - center) ** 2).sum())
+    weights_S = 1 / sample.probabilities_S
     average = float((weights_S * values_S).sum() / weights_S.sum())
     variance = float((weights_S * (values_S - average) ** 2).sum() / weights_S.sum())
     return Estimate(mean, spread * size / (size - 1) / count**2, variance * size / (size - 1))

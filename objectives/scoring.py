@@ -1,4 +1,4 @@
-"""Answers into scores: task means, the weighted objective, and its error.
+"""Turn answers into scores: task means, the weighted objective, and its standard error.
 
 Q: questions of one task.
 """
@@ -21,32 +21,40 @@ from .sampling import Estimate, Sample, estimate
 
 Floats = NDArray[np.float32]
 
+_MAX_SHOWN_LENGTH = 60
+"""Characters of a question in a message."""
+
 
 @dataclass(frozen=True)
 class TaskScores:
     """One trial's scores of one task, question by question, in the order of the questions."""
 
     weight: float
-    right_Q: Floats
-    """How right each answer was, 0 to 1: what is reported and searched. Of a task that scores all
-    its answers together, numbers with its score as their mean and its error as that of the mean."""
+    scores_Q: Floats
+    """The score of each question, 0 to 1. For a task that scores all its answers together: numbers
+    whose mean is the task's score, and whose spread yields its standard error."""
     soft_Q: Floats
-    """The probability of a right answer, 0 to 1; the same as right_Q where a task has none."""
-    broken: int = 0
-    """Questions in whose answers the model gave NaN or infinity; they count as the worst."""
+    """The probability of the correct answer, 0 to 1; equal to scores_Q if the task has none."""
+    non_finite: int = 0
+    """The number of questions with a NaN or infinite logit; they get the worst score."""
     answers_Q: tuple[tuple[Answer, ...], ...] = field(default=(), compare=False, repr=False)
-    """What the engine said to each question's prompts; empty where only scores were stored."""
+    """The answers to each question's prompts; empty if only scores were stored."""
     sample: Sample | None = None
-    """Where not all questions were asked; the others have NaN for scores and no answers."""
+    """The sample of the questions that were asked; the others have the score NaN and no answers.
+
+    None if all questions were asked.
+    """
 
     @cached_property
     def mean(self) -> float:
+        """The task's score: the mean over its questions, estimated if there is a sample."""
         if self.sample is not None:
             return self._estimate.mean
-        return float(self.right_Q.mean(dtype=np.float64))
+        return float(self.scores_Q.mean(dtype=np.float64))
 
     @cached_property
     def soft(self) -> float:
+        """The mean probability of the correct answer, estimated if there is a sample."""
         if self.sample is not None:
             soft_S = self.soft_Q[self.sample.asked_S].astype(np.float64)
             return estimate(soft_S, self.sample.expected_soft_Q, self.sample).mean
@@ -56,31 +64,30 @@ class TaskScores:
     def error(self) -> float:
         """The standard error of the mean over questions; infinite for a single question.
 
-        Where not all were asked it holds both errors: of the questions asked for all of the
-        task's, and of the task's for all that could be thought of.
+        With a sample it includes the sampling error.
         """
         if self.sample is not None:
-            made = self._estimate
-            return math.sqrt(made.sampling_variance + made.variance / len(self.right_Q))
-        if len(self.right_Q) < 2:
+            estimated = self._estimate
+            return math.sqrt(estimated.sampling_variance + estimated.variance / len(self.scores_Q))
+        if len(self.scores_Q) < 2:
             return math.inf
-        return float(self.right_Q.std(ddof=1, dtype=np.float64)) / math.sqrt(len(self.right_Q))
+        return float(self.scores_Q.std(ddof=1, dtype=np.float64)) / math.sqrt(len(self.scores_Q))
 
     @property
     def sampling_error(self) -> float:
-        """The standard error that comes of not asking all of the task's questions."""
+        """The standard error that is caused by asking only a sample of the questions."""
         return 0.0 if self.sample is None else math.sqrt(self._estimate.sampling_variance)
 
     @cached_property
     def _estimate(self) -> Estimate:
         assert self.sample is not None
-        right_S = self.right_Q[self.sample.asked_S].astype(np.float64)
-        return estimate(right_S, self.sample.expected_Q, self.sample)
+        scores_S = self.scores_Q[self.sample.asked_S].astype(np.float64)
+        return estimate(scores_S, self.sample.expected_Q, self.sample)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One trial's scores of every task."""
+    """One trial's scores of all tasks, by the task's name."""
 
     tasks: Mapping[str, TaskScores]
 
@@ -91,6 +98,7 @@ class Scores:
 
     @property
     def soft(self) -> float:
+        """The weighted sum of the tasks' mean probabilities of the correct answer."""
         return sum(task.weight * task.soft for task in self.tasks.values())
 
     @property
@@ -100,24 +108,25 @@ class Scores:
 
     @property
     def sampling_error(self) -> float:
-        """The part of the error that comes of not asking all of the search's questions."""
+        """The part of the error that is caused by asking only a sample of the questions."""
         return math.hypot(*(t.weight * t.sampling_error for t in self.tasks.values()))
 
     @property
     def asked(self) -> int:
-        """Questions that were asked."""
+        """The number of questions that were asked."""
         return sum(
-            len(t.right_Q) if t.sample is None else len(t.sample.asked_S)
+            len(t.scores_Q) if t.sample is None else len(t.sample.asked_S)
             for t in self.tasks.values()
         )
 
     @property
-    def broken(self) -> int:
-        return sum(task.broken for task in self.tasks.values())
+    def non_finite(self) -> int:
+        """The number of questions with a NaN or infinite logit."""
+        return sum(task.non_finite for task in self.tasks.values())
 
 
-class Exam:
-    """The questions of every task, tokenised once and asked as often as there are merges."""
+class QuestionSet:
+    """The questions of all tasks. They are tokenized once and asked of every merge."""
 
     def __init__(
         self,
@@ -125,10 +134,10 @@ class Exam:
         tokenizer: Tokenizer,
         rows: int | None = None,
     ) -> None:
-        """`rows` are those of the models' embedding; None if they are unknown.
+        """`rows` is the number of rows of the models' embedding; None if unknown.
 
-        Raises TaskError if the prompts of a task do not suit the tokenizer, or have a token that
-        the models have no row for.
+        Raises TaskError if the tokenizer cannot encode the prompts of a task as required, or if a
+        prompt has a token that is not in the models' vocabulary.
         """
         self.tasks, self.tokenizer = tuple(tasks), tokenizer
         self._prompts = [task.prompts(tokenizer) for task in self.tasks]
@@ -142,24 +151,25 @@ class Exam:
                 token = max((t for p in prompts for t in (*p.tokens, *p.options)), default=0)
                 if token >= rows:
                     raise TaskError(
-                        f"{task.name}: the question {shortened(question.text)} needs the token "
-                        f"{self.tokenizer.decode([token])!r}, number {token} in the tokenizer, and "
-                        f"the models have rows for {rows} tokens only; take it out of question and "
-                        "template, or give genome.tokenizer_source a model that has its row"
+                        f"{task.name}: the question {shortened(question.text)} contains the token "
+                        f"{self.tokenizer.decode([token])!r}, id {token} in the tokenizer, but the "
+                        f"models have rows for {rows} tokens only; remove it from the question and "
+                        "the template, or set genome.tokenizer_source to a model with a row for it"
                     )
 
     @property
     def questions(self) -> int:
+        """The number of questions of all tasks."""
         return sum(map(len, self._prompts))
 
     @property
     def prompts_of_tasks(self) -> list[list[tuple[Prompt, ...]]]:
-        """For each task the prompts of each question."""
+        """The prompts of each question, by task and question."""
         return self._prompts
 
     @property
     def prompts(self) -> dict[str, list[Prompt]]:
-        """Each task's, by its name."""
+        """The prompts of each task, by the task's name."""
         return {
             task.name: [p for prompts in prompts_Q for p in prompts]
             for task, prompts_Q in zip(self.tasks, self._prompts, strict=True)
@@ -167,7 +177,7 @@ class Exam:
 
     @property
     def costs(self) -> list[list[int]]:
-        """For each task what each question takes: the tokens that are its own, and its answer's."""
+        """The tokens of each question, by task: prompts without their prefix, and answers."""
         return [
             [sum(len(p.tokens) - p.shared + p.max_tokens for p in prompts) for prompts in prompts_Q]
             for prompts_Q in self._prompts
@@ -175,46 +185,49 @@ class Exam:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest prompt and its answer."""
+        """The maximum number of tokens of a prompt and its answer."""
         return max((len(p.tokens) + p.max_tokens for p in self._flat), default=0)
 
     def digests(self) -> dict[str, str]:
-        """For each task the number of its questions and a hash of them and their prompts."""
+        """Return, by task, the number of questions and a hash of them and their prompts."""
         texts = {}
-        for task, prompts in zip(self.tasks, self._prompts, strict=True):
+        for task, prompts_Q in zip(self.tasks, self._prompts, strict=True):
             digest = hashlib.blake2b(digest_size=6)
-            for question, asked in zip(task.questions, prompts, strict=True):
-                digest.update(repr((question.key, asked)).encode())
-            texts[task.name] = f"{len(prompts)} ({digest.hexdigest()})"
+            for question, prompts in zip(task.questions, prompts_Q, strict=True):
+                digest.update(repr((question.key, prompts)).encode())
+            texts[task.name] = f"{len(prompts_Q)} ({digest.hexdigest()})"
         return texts
 
-    def ask(self, engine: Engine, samples: Mapping[str, Sample] | None = None) -> Scores:
-        """Scores of the merge that the engine holds, from the `samples` of tasks by name and all
-        questions of the others. Raises EngineError, ScorerError if a task's own code fails, and
-        TaskError if it does not give what the study asks for."""
-        drawn = [(samples or {}).get(task.name) for task in self.tasks]
-        chosen = [
+    def evaluate(self, engine: Engine, samples: Mapping[str, Sample] | None = None) -> Scores:
+        """Return the scores of the merge that is loaded in the engine.
+
+        `samples` maps the names of tasks to a sample; all questions of other tasks are asked.
+        Raises EngineError, ScorerError if a task's own code fails, and TaskError if a task does
+        not compute the metric that the study uses.
+        """
+        samples_T = [(samples or {}).get(task.name) for task in self.tasks]
+        indices_T = [
             range(len(prompts_Q)) if sample is None else sample.asked_S.tolist()
-            for sample, prompts_Q in zip(drawn, self._prompts, strict=True)
+            for sample, prompts_Q in zip(samples_T, self._prompts, strict=True)
         ]
         asked = self._flat
         if samples:
-            pairs = zip(self._prompts, chosen, strict=True)
-            asked = [p for prompts_Q, places in pairs for q in places for p in prompts_Q[q]]
+            pairs = zip(self._prompts, indices_T, strict=True)
+            asked = [p for prompts_Q, indices in pairs for q in indices for p in prompts_Q[q]]
         answers = iter(engine.answer(asked))
         tasks = {}
-        for task, prompts_Q, places, sample in zip(
-            self.tasks, self._prompts, chosen, drawn, strict=True
+        for task, prompts_Q, indices, sample in zip(
+            self.tasks, self._prompts, indices_T, samples_T, strict=True
         ):
-            said = {q: tuple(itertools.islice(answers, len(prompts_Q[q]))) for q in places}
-            answers_Q = tuple(said.get(q, ()) for q in range(len(prompts_Q)))
+            by_index = {q: tuple(itertools.islice(answers, len(prompts_Q[q]))) for q in indices}
+            answers_Q = tuple(by_index.get(q, ()) for q in range(len(prompts_Q)))
             if isinstance(task, WholeTask):
-                tasks[task.name] = _whole(task, answers_Q)
+                tasks[task.name] = _score_whole(task, answers_Q)
             else:
-                tasks[task.name] = self._scored(task, prompts_Q, answers_Q, sample)
+                tasks[task.name] = self._score(task, prompts_Q, answers_Q, sample)
         return Scores(tasks)
 
-    def _scored(
+    def _score(
         self,
         task: Task,
         prompts_Q: Sequence[tuple[Prompt, ...]],
@@ -222,36 +235,38 @@ class Exam:
         sample: Sample | None,
     ) -> TaskScores:
         worst = 0.0 if task.weight >= 0 else 1.0
-        right, soft, broken = [], [], 0
+        scores, soft, non_finite = [], [], 0
         for question, prompts, answers in zip(task.questions, prompts_Q, answers_Q, strict=True):
             if not answers:
-                right.append(math.nan)
+                scores.append(math.nan)
                 soft.append(math.nan)
                 continue
             if not all(answer.finite for answer in answers):
-                right.append(worst)
+                scores.append(worst)
                 soft.append(worst)
-                broken += 1
+                non_finite += 1
                 continue
-            right.append(task.score(question, prompts, answers, self.tokenizer))
+            scores.append(task.score(question, prompts, answers, self.tokenizer))
             soft.append(task.soft(question, prompts, answers))
-        return TaskScores(task.weight, _floats(right), _floats(soft), broken, answers_Q, sample)
+        return TaskScores(
+            task.weight, _floats(scores), _floats(soft), non_finite, answers_Q, sample
+        )
 
 
-def _whole(task: WholeTask, answers_Q: tuple[tuple[Answer, ...], ...]) -> TaskScores:
-    right_Q = _floats(task.rights(answers_Q))
-    broken = sum(not all(answer.finite for answer in answers) for answers in answers_Q)
-    return TaskScores(task.weight, right_Q, right_Q, broken, answers_Q)
+def _score_whole(task: WholeTask, answers_Q: tuple[tuple[Answer, ...], ...]) -> TaskScores:
+    scores_Q = _floats(task.scores(answers_Q))
+    non_finite = sum(not all(answer.finite for answer in answers) for answers in answers_Q)
+    return TaskScores(task.weight, scores_Q, scores_Q, non_finite, answers_Q)
 
 
 def finite_or_none(error: float) -> float | None:
-    """JSON has no infinity."""
+    """Return the error; None if it is infinite or NaN, which JSON does not have."""
     return error if math.isfinite(error) else None
 
 
 def shortened(text: str) -> str:
-    """The beginning of a text on one line, in quotes."""
-    return repr(" ".join(text.split())[:60])
+    """Return the beginning of a text on one line, in quotes."""
+    return repr(" ".join(text.split())[:_MAX_SHOWN_LENGTH])
 
 
 def _floats(values: Sequence[float]) -> Floats:

@@ -1,1 +1,1 @@
-"""What survives a crash: studies, trials and answers, in SQLite or Postgres."""
+"""Persistent state: studies, trials, scores and workers, in SQLite or PostgreSQL."""

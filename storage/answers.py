@@ -1,7 +1,7 @@
-"""What every merge said, in a table of ours: the tokens of its answers, and for the merges that are
-compared in the end the log-probabilities of the options.
+"""Store the answers of each trial: their tokens and, for some trials, their log-probabilities.
 
-One row for each trial, task and split, compressed. Q: questions, each with its prompts.
+The table has one compressed row for each trial, task and split. Q: questions, each of which has
+one or more prompts.
 """
 
 import zlib
@@ -14,94 +14,110 @@ from numpy.typing import NDArray
 from sqlalchemy import delete, insert, inspect, select
 from sqlalchemy.orm import Session
 
-from storage.database.database import Database, readable
-from storage.database.tables import replies as _replies
+from storage.database.database import Database
+from storage.database.decoding import decoding
+from storage.database.tables import trial_answers
 
 TokensQ = tuple[tuple[tuple[int, ...], ...], ...]
 LogprobsQ = tuple[tuple[tuple[float, ...], ...], ...]
 
 
 @dataclass(frozen=True)
-class TaskReplies:
-    """What one trial said in one task."""
+class StoredAnswers:
+    """The answers of one trial in one task."""
 
     engine: str
-    """What answered: two trials with the same text can be compared bit for bit."""
+    """The engine's signature: answers of equal signatures can be compared bit for bit."""
     tokens_Q: TokensQ
+    """The generated tokens of each prompt of each question."""
     logprobs_Q: LogprobsQ | None = None
-    """Of each prompt's options as the first token; None where they were not kept."""
+    """The log-probability of each option as the first token of each prompt's answer.
+
+    None if they were not stored.
+    """
 
 
-def insert_replies(
-    session: Session, trial_id: int, split: str, tasks: Mapping[str, TaskReplies]
+def insert_answers(
+    session: Session, trial_id: int, split: str, tasks: Mapping[str, StoredAnswers]
 ) -> None:
-    """Put a trial's replies in the place of those it has, within a transaction."""
-    same = (_replies.c.trial_id == trial_id) & (_replies.c.split == split)
-    session.execute(delete(_replies).where(same))
+    """Replace the stored answers of a trial and split, within the caller's transaction."""
+    same = (trial_answers.c.trial_id == trial_id) & (trial_answers.c.split == split)
+    session.execute(delete(trial_answers).where(same))
     rows = [
         {
             "trial_id": trial_id,
             "task": name,
             "split": split,
             "engine": task.engine,
-            "tokens": _packed(task.tokens_Q, "<i4"),
-            "logprobs": None if task.logprobs_Q is None else _packed(task.logprobs_Q, "<f4"),
+            "tokens": _pack(task.tokens_Q, "<i4"),
+            "logprobs": None if task.logprobs_Q is None else _pack(task.logprobs_Q, "<f4"),
         }
         for name, task in tasks.items()
     ]
     if rows:
-        session.execute(insert(_replies), rows)
+        session.execute(insert(trial_answers), rows)
 
 
-def read_replies(database: Database, trial_id: int, split: str) -> dict[str, TaskReplies]:
-    """A trial's replies by task; empty where it has none, as in databases from before the table."""
-    query = select(_replies).where(_replies.c.trial_id == trial_id, _replies.c.split == split)
+def read_answers(database: Database, trial_id: int, split: str) -> dict[str, StoredAnswers]:
+    """Return a trial's answers by task. Raises StorageError if they cannot be decoded.
 
-    def work() -> Sequence[Any]:
+    The result is empty if none are stored, and in a database of a version without the table.
+    """
+    query = select(trial_answers).where(
+        trial_answers.c.trial_id == trial_id, trial_answers.c.split == split
+    )
+
+    def read() -> Sequence[Any]:
         with database.engine.connect() as connection:
-            if not inspect(connection).has_table(_replies.name):
+            if not inspect(connection).has_table(trial_answers.name):
                 return []
             return connection.execute(query).mappings().all()
 
-    with readable(f"the replies of trial {trial_id}"):
+    with decoding(f"the answers of trial {trial_id}"):
         return {
-            row["task"]: TaskReplies(
+            row["task"]: StoredAnswers(
                 row["engine"],
-                _unpacked(row["tokens"], "<i4"),
-                None if row["logprobs"] is None else _unpacked(row["logprobs"], "<f4"),
+                _unpack(row["tokens"], "<i4"),
+                None if row["logprobs"] is None else _unpack(row["logprobs"], "<f4"),
             )
-            for row in database.patience(work)
+            for row in database.retry(read)
         }
 
 
-def _packed(nested_Q: Sequence[Sequence[Sequence[float]]], kind: str) -> bytes:
-    """Prompts a question, values a prompt, and all values, one after the other."""
+def _pack(nested_Q: Sequence[Sequence[Sequence[float]]], dtype: str) -> bytes:
+    """Compress nested sequences.
+
+    The layout: the number of questions, the number of prompts of each question, the number of
+    values of each prompt (all int32), and then all values.
+    """
     prompts = [prompt for question in nested_Q for prompt in question]
     counts = [len(nested_Q), *map(len, nested_Q), *map(len, prompts)]
     values = [value for prompt in prompts for value in prompt]
     return zlib.compress(
-        np.array(counts, dtype="<i4").tobytes() + np.array(values, dtype=kind).tobytes()
+        np.array(counts, dtype="<i4").tobytes() + np.array(values, dtype=dtype).tobytes()
     )
 
 
-def _unpacked(data: bytes, kind: str) -> tuple[tuple[tuple[Any, ...], ...], ...]:
+def _unpack(data: bytes, dtype: str) -> tuple[tuple[tuple[Any, ...], ...], ...]:
+    """Return the nested tuples that `_pack` has compressed."""
     raw = zlib.decompress(data)
     counts = _Reader(np.frombuffer(raw, dtype="<i4", count=len(raw) // 4))
-    [questions] = counts.next(1)
-    prompts_Q = counts.next(questions)
-    lengths = counts.next(sum(prompts_Q))
-    values = _Reader(np.frombuffer(raw, dtype=kind, offset=4 * counts.read))
-    flat: Iterator[tuple[Any, ...]] = (tuple(values.next(length)) for length in lengths)
+    [questions] = counts.read(1)
+    prompts_Q = counts.read(questions)
+    lengths = counts.read(sum(prompts_Q))
+    values = _Reader(np.frombuffer(raw, dtype=dtype, offset=4 * counts.position))
+    flat: Iterator[tuple[Any, ...]] = (tuple(values.read(length)) for length in lengths)
     return tuple(tuple(next(flat) for _ in range(count)) for count in prompts_Q)
 
 
 class _Reader:
-    """Takes an array apart from its beginning."""
+    """Reads an array sequentially."""
 
     def __init__(self, array: NDArray[Any]) -> None:
-        self._array, self.read = array, 0
+        self._array, self.position = array, 0
 
-    def next(self, count: int) -> list[Any]:
-        taken: list[Any] = self._array[self.read : self.read + count].tolist()
-        self.read += count
-        return taken
+    def read(self, count: int) -> list[Any]:
+        """Return the next `count` values; fewer at the end of the array."""
+        values: list[Any] = self._array[self.position : self.position + count].tolist()
+        self.position += count
+        return values

@@ -1,8 +1,8 @@
-"""Who does what: each piece of work of a study is claimed by one worker, in the database.
+"""Claim each piece of a study's work for one worker, through the database.
 
-A claim is a row under a unique key: it is made in the transaction that creates the trial and it
-stays when the trial is complete, so that no place is evaluated twice. All of it bears being done
-twice, since a lost connection does not tell whether the server had done it.
+A claim is a row with a unique key. It is inserted in the transaction that creates the trial and
+stays when the trial is complete, so that no proposal is evaluated twice. All operations are
+idempotent, because after a lost connection it is unknown whether the server has done the work.
 """
 
 import json
@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from optuna.distributions import FloatDistribution
-from optuna.storages._rdb import models
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -19,39 +18,45 @@ from sqlalchemy.orm import Session
 
 from storage.database.connections import writing
 from storage.database.database import Database
+from storage.database.optuna_internals import (
+    StudyModel,
+    TrialModel,
+    TrialUserAttributeModel,
+    TrialValueModel,
+)
 from storage.database.tables import claims, database_now
 
 from .errors import STUDY_DELETED, StorageError
-from .scores import SEARCH, TaskAnswers, insert_answers
+from .scores import SEARCH, StoredScores, insert_scores
 from .trials import FAILURE, RESULT, TASKS
 
 T = TypeVar("T")
 
 
 class ClaimTaken(Exception):
-    """Another worker does this, or has done it."""
+    """Another worker has claimed this piece of work, and may have finished it."""
 
 
 class TrialLost(Exception):
-    """A trial was given up by others while it ran: its worker was taken for dead."""
+    """Another worker has failed this running trial, because its worker seemed to be dead."""
 
 
 class Claims:
-    """The claims of one worker on one study, and the trials they stand for."""
+    """The claims of one worker on one study, and the trials that belong to them."""
 
     def __init__(self, database: Database, study_id: int, worker_id: str) -> None:
         self._database, self._study_id, self._worker_id = database, study_id, worker_id
 
     def start(
         self,
-        what: str,
+        key: str,
         params: Mapping[str, float],
         bounds: Mapping[str, tuple[float, float]],
         attributes: Mapping[str, Any],
     ) -> int:
-        """Claim a piece of work and create its running trial, in one transaction; gives its id.
+        """Claim a piece of work, create its running trial in the same transaction, return its id.
 
-        Raises ClaimTaken, and StorageError where the study is gone.
+        Raises ClaimTaken, and StorageError if the study was deleted.
         """
         template = create_trial(
             state=TrialState.RUNNING,
@@ -62,41 +67,42 @@ class Claims:
 
         def work() -> int:
             with writing(self._database.engine) as session:
-                models.StudyModel.find_or_raise_by_id(self._study_id, session, for_update=True)
-                held = self._held(session, what)
-                if held is not None:
-                    return held
-                trial_id = self._database.insert_trial(session, self._study_id, template)
-                session.execute(self._claim(what, trial_id))
+                StudyModel.find_or_raise_by_id(self._study_id, session, for_update=True)
+                trial_id = self._claimed_trial(session, key)
+                if trial_id is None:
+                    trial_id = self._database.insert_trial(session, self._study_id, template)
+                    session.execute(self._insertion(key, trial_id))
                 return trial_id
 
-        return self._attempt(work, what)
+        return self._attempt(work, key)
 
-    def take(self, what: str) -> None:
-        """Claim work that makes no trial. Raises ClaimTaken, and StorageError where the study is
-        gone."""
+    def acquire(self, key: str) -> None:
+        """Claim work that needs no trial.
+
+        Raises ClaimTaken, and StorageError if the study was deleted.
+        """
 
         def work() -> None:
             with writing(self._database.engine) as session:
-                models.StudyModel.find_or_raise_by_id(self._study_id, session)
-                query = select(claims.c.worker_id).where(self._is(what))
+                StudyModel.find_or_raise_by_id(self._study_id, session)
+                query = select(claims.c.worker_id).where(self._has_key(key))
                 holder = session.execute(query).scalar()
                 if holder is None:
-                    session.execute(self._claim(what, None))
+                    session.execute(self._insertion(key, None))
                 elif holder != self._worker_id:
-                    raise ClaimTaken(what)
+                    raise ClaimTaken(key)
 
-        self._attempt(work, what)
+        self._attempt(work, key)
 
-    def release(self, what: str) -> None:
-        """Give back what `take` took."""
+    def release(self, key: str) -> None:
+        """Delete a claim of this worker that `acquire` has made."""
 
         def work() -> None:
             with writing(self._database.engine) as session:
-                mine = claims.c.worker_id == self._worker_id
-                session.execute(delete(claims).where(self._is(what), mine))
+                own = claims.c.worker_id == self._worker_id
+                session.execute(delete(claims).where(self._has_key(key), own))
 
-        self._database.patience(work)
+        self._database.retry(work)
 
     def finish(
         self,
@@ -104,89 +110,95 @@ class Claims:
         value: float,
         tasks: Mapping[str, float],
         result: Mapping[str, Any],
-        answers: Mapping[str, TaskAnswers],
+        scores: Mapping[str, StoredScores],
     ) -> None:
-        """Store all that a trial came to, in one transaction. Raises TrialLost."""
+        """Complete a trial and store its results, in one transaction.
+
+        `tasks` are the mean scores by task, `scores` those of each question. Raises TrialLost, and
+        StorageError if the study was deleted.
+        """
 
         def work() -> None:
             with writing(self._database.engine) as session:
                 trial = _running(session, trial_id)
                 if trial is None:
                     return
-                insert_answers(session, trial_id, SEARCH, answers)
+                insert_scores(session, trial_id, SEARCH, scores)
                 _set_attribute(session, trial_id, TASKS, dict(tasks))
                 _set_attribute(session, trial_id, RESULT, dict(result))
-                stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+                stored, type_ = TrialValueModel.value_to_stored_repr(value)
                 session.add(
-                    models.TrialValueModel(
-                        trial_id=trial_id, objective=0, value=stored, value_type=kind
-                    )
+                    TrialValueModel(trial_id=trial_id, objective=0, value=stored, value_type=type_)
                 )
                 _end(trial, TrialState.COMPLETE)
 
-        self._database.patience(work)
+        self._database.retry(work)
 
     def fail(self, trial_id: int, reason: str) -> None:
-        """Mark a running trial failed; what it stood for is free again."""
+        """Mark a running trial as failed and release its claim."""
 
         def work() -> None:
             with writing(self._database.engine) as session:
                 fail_trial(session, trial_id, reason)
 
-        self._database.patience(work)
+        self._database.retry(work)
 
-    def _attempt(self, work: Callable[[], T], what: str) -> T:
+    def _attempt(self, work: Callable[[], T], key: str) -> T:
         try:
-            return self._database.patience(work)
+            return self._database.retry(work)
         except IntegrityError:
-            raise ClaimTaken(what) from None
+            raise ClaimTaken(key) from None
         except KeyError:
             raise StorageError(STUDY_DELETED) from None
 
-    def _held(self, session: Session, what: str) -> int | None:
-        """The trial of a claim of ours whose making was not confirmed. Raises ClaimTaken."""
-        query = select(claims.c.worker_id, claims.c.trial_id).where(self._is(what))
+    def _claimed_trial(self, session: Session, key: str) -> int | None:
+        """Return the trial that an earlier, unconfirmed attempt of this worker has created.
+
+        Returns None if there is no claim, or if its trial has failed. Raises ClaimTaken.
+        """
+        query = select(claims.c.worker_id, claims.c.trial_id).where(self._has_key(key))
         row = session.execute(query).first()
         if row is None:
             return None
-        trial = session.get(models.TrialModel, row.trial_id)
+        trial = session.get(TrialModel, row.trial_id)
         if trial is None or trial.state not in (TrialState.RUNNING, TrialState.COMPLETE):
-            session.execute(delete(claims).where(self._is(what)))  # failed by a hand not ours
+            # Another program failed or deleted it; fail_trial would have deleted the claim too.
+            session.execute(delete(claims).where(self._has_key(key)))
             return None
         if row.worker_id != self._worker_id or trial.state != TrialState.RUNNING:
-            raise ClaimTaken(what)
+            raise ClaimTaken(key)
         return int(row.trial_id)
 
-    def _claim(self, what: str, trial_id: int | None) -> Any:
+    def _insertion(self, key: str, trial_id: int | None) -> Any:
         return insert(claims).values(
             study_id=self._study_id,
-            what=what,
+            what=key,
             worker_id=self._worker_id,
             trial_id=trial_id,
             since=database_now(),
         )
 
-    def _is(self, what: str) -> Any:
-        return (claims.c.study_id == self._study_id) & (claims.c.what == what)
+    def _has_key(self, key: str) -> Any:
+        return (claims.c.study_id == self._study_id) & (claims.c.what == key)
 
 
-def free(session: Session, worker_id: str, reason: str) -> list[str]:
-    """Free what a dead worker had not finished: its running trial fails. Gives what it was."""
+def release_unfinished(session: Session, worker_id: str, reason: str) -> list[str]:
+    """Release the unfinished claims of a worker and fail its running trials; return their keys."""
     rows = session.execute(select(claims).where(claims.c.worker_id == worker_id)).mappings().all()
-    freed = []
+    released = []
     for row in rows:
         if row["trial_id"] is None:
             same = (claims.c.study_id == row["study_id"]) & (claims.c.what == row["what"])
             session.execute(delete(claims).where(same))
-            freed.append(row["what"])
+            released.append(row["what"])
         elif fail_trial(session, row["trial_id"], reason):
-            freed.append(row["what"])
-    return freed
+            released.append(row["what"])
+    return released
 
 
 def fail_trial(session: Session, trial_id: int, reason: str) -> bool:
-    """Fail a trial and free its claim, if it is running; tells whether it was."""
-    trial = session.get(models.TrialModel, trial_id, with_for_update=True)
+    """Fail a trial and delete its claim if it is running; return whether it was."""
+    trial = session.get(TrialModel, trial_id, with_for_update=True)
     if trial is None or trial.state != TrialState.RUNNING:
         return False
     _set_attribute(session, trial_id, FAILURE, reason)
@@ -195,9 +207,12 @@ def fail_trial(session: Session, trial_id: int, reason: str) -> bool:
     return True
 
 
-def _running(session: Session, trial_id: int) -> models.TrialModel | None:
-    """A running trial, locked; None where it is complete already. Raises TrialLost."""
-    trial = session.get(models.TrialModel, trial_id, with_for_update=True)
+def _running(session: Session, trial_id: int) -> TrialModel | None:
+    """Lock and return a running trial; return None if it is complete already.
+
+    Raises TrialLost if it has failed, and StorageError if it was deleted with its study.
+    """
+    trial = session.get(TrialModel, trial_id, with_for_update=True)
     if trial is None:
         raise StorageError(STUDY_DELETED)
     if trial.state == TrialState.COMPLETE:
@@ -207,16 +222,16 @@ def _running(session: Session, trial_id: int) -> models.TrialModel | None:
     return trial
 
 
-def _end(trial: models.TrialModel, state: TrialState) -> None:
+def _end(trial: TrialModel, state: TrialState) -> None:
     trial.state = state
     trial.datetime_complete = datetime.now()
 
 
 def _set_attribute(session: Session, trial_id: int, key: str, value: Any) -> None:
-    """On a trial that is locked, so nobody else writes the same."""
-    model = models.TrialUserAttributeModel
+    """Insert or replace an attribute. The caller has locked the trial."""
+    model = TrialUserAttributeModel
     same = (model.trial_id == trial_id) & (model.key == key)
     text = json.dumps(value)
-    changed = update(model).where(same).values(value_json=text).returning(model.key)
-    if session.execute(changed).first() is None:
+    updated = update(model).where(same).values(value_json=text).returning(model.key)
+    if session.execute(updated).first() is None:
         session.execute(insert(model).values(trial_id=trial_id, key=key, value_json=text))

@@ -1,22 +1,29 @@
-"""Puts a study's note and figures where optuna-dashboard shows them."""
+"""Store a study's note and figures as the attributes that optuna-dashboard displays."""
 
-import copy
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.storages._rdb import models
 from optuna_dashboard import save_note, save_plotly_graph_object
 from sqlalchemy import delete, insert
 
 from storage.database.connections import writing
 from storage.database.database import Database
+from storage.database.optuna_internals import (
+    StudyModel,
+    StudySystemAttributeModel,
+    study_id,
+    with_storage,
+)
 
 
-class _Collected:
-    """Takes the storage's place while optuna-dashboard cuts texts into attributes: it would write
-    each piece, of two thousand characters, in a transaction of its own."""
+class _AttributeRecorder:
+    """Collects the attributes that optuna-dashboard sets.
+
+    optuna-dashboard splits a text into attributes of 2,000 characters. Through Optuna's storage it
+    would write each of them in a transaction of its own.
+    """
 
     def __init__(self, attributes: Mapping[str, Any]) -> None:
         self._attributes = dict(attributes)
@@ -30,21 +37,23 @@ class _Collected:
 
 
 def post(database: Database, study: optuna.Study, note: str, figures: Mapping[str, Any]) -> None:
-    """Replace the study's note and figures (id to plotly figure), in one transaction."""
-    study_id = study._study_id
-    collected = _Collected(database.get_study_system_attrs(study_id))
-    stand_in: Any = copy.copy(study)
-    stand_in._storage = collected
-    save_note(stand_in, note)
+    """Replace the study's note (Markdown) and its figures in one transaction.
+
+    `figures` maps the id of each figure to a plotly figure.
+    """
+    number = study_id(study)
+    recorder = _AttributeRecorder(database.get_study_system_attrs(number))
+    recorded = with_storage(study, recorder)
+    save_note(recorded, note)
     for name, figure in figures.items():
-        save_plotly_graph_object(stand_in, figure, graph_object_id=name)
-    model = models.StudySystemAttributeModel
+        save_plotly_graph_object(recorded, figure, graph_object_id=name)
+    model = StudySystemAttributeModel
     rows = [
-        {"study_id": study_id, "key": key, "value_json": json.dumps(value)}
-        for key, value in collected.changed.items()
+        {"study_id": number, "key": key, "value_json": json.dumps(value)}
+        for key, value in recorder.changed.items()
     ]
     with writing(database.engine) as session:
-        models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
-        keys = model.key.in_(collected.changed)
-        session.execute(delete(model).where(model.study_id == study_id, keys))
+        StudyModel.find_or_raise_by_id(number, session, for_update=True)
+        keys = model.key.in_(recorder.changed)
+        session.execute(delete(model).where(model.study_id == number, keys))
         session.execute(insert(model), rows)

@@ -1,11 +1,14 @@
-"""Errors of the storage. Nothing here imports a database driver."""
+"""Errors of the storage. This module imports no database driver."""
 
 STUDY_DELETED = "the study was deleted while it ran"
 
 
 class StorageError(Exception):
-    """The database cannot be used: names it without its password, and gives reason and remedy."""
+    """The database cannot be used.
+
+    The message names the database without its password, the reason, and the remedy.
+    """
 
 
 class StudyMismatch(StorageError):
-    """The stored study of this name was created with other settings: lists the differences."""
+    """The stored study was created with different settings; the message lists the differences."""

@@ -1,4 +1,4 @@
-"""A thread that says that this worker lives, and buries those that do not."""
+"""Record this worker's heartbeat and reap workers whose heartbeat has expired."""
 
 import logging
 import threading
@@ -7,22 +7,27 @@ from types import TracebackType
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from storage.database.retry import cause
+from storage.database.retry import driver_message
 
-from .workers import BEATS_IN_GRACE, Watch, Workers
+from .workers import HEARTBEATS_PER_TIMEOUT, Watch, Workers
 
 log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """While entered, beats several times in each grace period. A database that is away is tried
-    again at the next beat: the main thread is the one that waits or gives up."""
+    """A thread that records heartbeats while the context is entered.
 
-    def __init__(self, workers: Workers, worker_id: str, grace: float) -> None:
+    If the database is unavailable, it tries again at the next heartbeat. Only the main thread
+    waits for the database or ends the run.
+    """
+
+    def __init__(self, workers: Workers, worker_id: str, timeout: float) -> None:
+        """`timeout` is in seconds: a worker that is silent for longer is considered dead."""
         self.doing = "starting"
+        """What the worker is doing now, for the status command."""
         self._workers, self._worker_id = workers, worker_id
-        self._watch, self._lock = Watch(grace), threading.Lock()
-        self._step = grace / BEATS_IN_GRACE
+        self._watch, self._lock = Watch(timeout), threading.Lock()
+        self._interval = timeout / HEARTBEATS_PER_TIMEOUT
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -34,28 +39,28 @@ class Heartbeat:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         self._ended.set()
-        self._thread.join(timeout=self._step)
-        how = "done" if error is None else f"{type(error).__name__}: {error}"[:255]
+        self._thread.join(timeout=self._interval)
+        reason = "done" if error is None else f"{type(error).__name__}: {error}"[:255]
         try:
-            self._workers.end(self._worker_id, how)
+            self._workers.end(self._worker_id, reason)
         except (SQLAlchemyError, StorageInternalError) as failure:
-            log.info("could not sign off: %s", cause(failure))
+            log.info("could not record the end of this worker: %s", driver_message(failure))
 
-    def bury_dead(self) -> None:
-        """Free what dead workers held."""
+    def reap_dead(self) -> None:
+        """Find the dead workers and release their unfinished work."""
         with self._lock:
-            listed, now = self._workers.listed(ended=False)
-            dead = self._watch.dead(listed, now)
+            records, now = self._workers.read_all(include_ended=False)
+            dead = self._watch.find_dead(records, now)
         for record in dead:
-            freed = self._workers.bury(record)
-            if freed is not None:
-                what = f" during {', '.join(freed)}: it is free again" if freed else ""
+            released = self._workers.reap(record)
+            if released is not None:
+                what = f" during {', '.join(released)}, which is released" if released else ""
                 log.warning("worker %s died%s", record.name, what)
 
     def _run(self) -> None:
-        while not self._ended.wait(self._step):
+        while not self._ended.wait(self._interval):
             try:
                 self._workers.beat(self._worker_id, self.doing)
-                self.bury_dead()
+                self.reap_dead()
             except (SQLAlchemyError, StorageInternalError) as error:
-                log.debug("no heartbeat: %s", cause(error))
+                log.debug("could not record a heartbeat: %s", driver_message(error))

@@ -1,30 +1,31 @@
-"""Which stored study is which: two of the same name in two databases are told apart."""
+"""Distinguish studies of the same name in different databases."""
 
 import hashlib
 from typing import Any
 
 import optuna
-from optuna.storages._rdb import models
 from sqlalchemy import select
 
 from storage.database.database import Database
+from storage.database.optuna_internals import TrialModel, study_id
 
 
 def study_identity(database: Database, study: optuna.Study) -> str | None:
-    """A digest of the study's name and of the moment at which its first trial began; None before
-    that. It goes with a database that is moved or copied, and writes nothing into it.
+    """Return a digest of the study's name and its first trial's start; None before that trial.
+
+    The digest stays the same when the database is moved or copied. Nothing is written.
     """
-    trial: Any = models.TrialModel.__table__.c
+    trial: Any = TrialModel.__table__.c
     query = select(trial.datetime_start).where(
-        (trial.study_id == study._study_id) & (trial.number == 0)
+        (trial.study_id == study_id(study)) & (trial.number == 0)
     )
 
     def read() -> str | None:
         with database.engine.connect() as connection:
-            began = connection.execute(query).scalar()
-        if began is None:
+            start = connection.execute(query).scalar()
+        if start is None:
             return None
-        text = f"{study.study_name} {began.isoformat()}"
+        text = f"{study.study_name} {start.isoformat()}"
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
-    return database.patience(read)
+    return database.retry(read)

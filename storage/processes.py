@@ -1,4 +1,4 @@
-"""How a process is identified, and whether it is still alive."""
+"""Identify a process and find out whether it is still running."""
 
 import contextlib
 import os
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def process_name() -> str:
-    """This process, as `is_gone` finds it again: machine, namespace, number, start."""
-    return "/".join([*_machine(), str(os.getpid()), _start(os.getpid()) or ""])
+    """Return this process's boot id, PID namespace, PID and start time, for `has_ended`."""
+    return "/".join([*_machine(), str(os.getpid()), _start_time(os.getpid()) or ""])
 
 
-def is_gone(process: str) -> bool:
-    """Whether a process of this machine has ended; False where that cannot be seen from here."""
+def has_ended(process: str) -> bool:
+    """Return whether a process of this machine has ended; False if that cannot be determined."""
     *machine, pid, start = process.split("/")
     if machine != _machine() or "" in (*machine, start):
         return False
@@ -21,21 +21,23 @@ def is_gone(process: str) -> bool:
         return True
     except OSError:
         return False
-    now = _start(int(pid))
-    return now is not None and now != start
+    current = _start_time(int(pid))
+    return current is not None and current != start
 
 
 def _machine() -> list[str]:
-    """This boot of this machine, and the namespace its process numbers count in."""
+    """Return the boot id of this machine and the PID namespace; empty strings if unknown."""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return [boot, os.readlink("/proc/self/ns/pid")]
     return ["", ""]
 
 
-def _start(pid: int) -> str | None:
-    """When a process started, in ticks since boot; "ended" for one that only waits to be reaped,
-    None where it cannot be read."""
+def _start_time(pid: int) -> str | None:
+    """Return when a process started, in clock ticks since boot.
+
+    Returns "ended" for a zombie, and None if the process cannot be read.
+    """
     with contextlib.suppress(OSError, IndexError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "ended" if fields[0] in "ZX" else fields[19]

@@ -1,7 +1,7 @@
-"""Every trial's per-question scores, in a table of ours beside Optuna's.
+"""Store the scores of each trial, question by question, in a table beside Optuna's.
 
-One row for each trial, task and split: float32 arrays in the order of the questions' ids,
-compressed. Q: questions.
+The table has one row for each trial, task and split. Scores are compressed float32 arrays in the
+order of the questions' ids. Q: questions.
 """
 
 import zlib
@@ -10,58 +10,59 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.storages._rdb import models
 from sqlalchemy import RowMapping, delete, insert, select
 from sqlalchemy.orm import Session
 
 from storage.database.connections import writing
-from storage.database.database import Database, readable
-from storage.database.tables import answers as _answers
-from storage.database.tables import replies as _replies
-from storage.database.tables import trials as _trials
+from storage.database.database import Database
+from storage.database.decoding import decoding
+from storage.database.optuna_internals import TrialModel
+from storage.database.tables import trial_answers, trial_scores, trials
 from storage.database.url import printable
 
-from .answers import TaskReplies, insert_replies, read_replies
+from .answers import StoredAnswers, insert_answers, read_answers
 
 Floats = NDArray[np.float32]
 SEARCH, HELD_OUT = "search", "held_out"
 
 
 @dataclass(frozen=True)
-class TaskAnswers:
-    """What one trial got in one task; NaN for questions that it was not asked."""
+class StoredScores:
+    """The scores of one trial in one task; NaN for questions that were not asked."""
 
     weight: float
-    right_Q: Floats
+    scores_Q: Floats
     soft_Q: Floats
-    broken: int
-    said: TaskReplies | None = None
-    """What the scores were made of; None where it is not to be stored, and as read back."""
+    """The probability of the correct answer; equal to `scores_Q` if the task has none."""
+    non_finite: int
+    """The number of answers with a NaN or infinite log-probability."""
+    answers: StoredAnswers | None = None
+    """The scored answers; None if they are not to be stored. Scores are read back without them."""
 
 
-class Answers:
-    """The answers of every trial in a database."""
+class ScoreStore:
+    """Reads and writes the scores and answers of all trials in a database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def write(self, trial_id: int, split: str, tasks: Mapping[str, TaskAnswers]) -> None:
-        """Store a trial's answers in one transaction; written again, they replace the old."""
+    def write(self, trial_id: int, split: str, tasks: Mapping[str, StoredScores]) -> None:
+        """Store a trial's scores by task in one transaction; they replace earlier ones."""
 
         def work() -> None:
             with writing(self._database.engine) as session:
-                insert_answers(session, trial_id, split, tasks)
+                insert_scores(session, trial_id, split, tasks)
 
-        self._database.patience(work)
+        self._database.retry(work)
 
-    def read(self, trial_id: int, split: str) -> dict[str, TaskAnswers]:
-        """A trial's answers by task; empty where it has none."""
+    def read(self, trial_id: int, split: str) -> dict[str, StoredScores]:
+        """Return a trial's scores by task; empty if none are stored."""
         return self.read_many([trial_id], split).get(trial_id, {})
 
-    def read_many(self, trial_ids: Sequence[int], split: str) -> dict[int, dict[str, TaskAnswers]]:
-        """The same for several trials, by their ids."""
-        wanted = _answers.c.trial_id.in_(trial_ids) & (_answers.c.split == split)
-        query = select(_answers).where(wanted)
+    def read_many(self, trial_ids: Sequence[int], split: str) -> dict[int, dict[str, StoredScores]]:
+        """Return the scores of several trials, by trial id and task."""
+        wanted = trial_scores.c.trial_id.in_(trial_ids) & (trial_scores.c.split == split)
+        query = select(trial_scores).where(wanted)
 
         def work() -> Sequence[RowMapping]:
             with self._database.engine.connect() as connection:
@@ -69,10 +70,12 @@ class Answers:
 
         return self._by_trial(work)
 
-    def read_all(self, study_id: int, split: str) -> dict[int, dict[str, TaskAnswers]]:
-        """The answers of all of a study's trials, by the trial's id and the task."""
-        own = select(models.TrialModel.trial_id).where(models.TrialModel.study_id == study_id)
-        query = select(_answers).where(_answers.c.split == split, _answers.c.trial_id.in_(own))
+    def read_all(self, study_id: int, split: str) -> dict[int, dict[str, StoredScores]]:
+        """Return the scores of all trials of a study, by trial id and task."""
+        own = select(TrialModel.trial_id).where(TrialModel.study_id == study_id)
+        query = select(trial_scores).where(
+            trial_scores.c.split == split, trial_scores.c.trial_id.in_(own)
+        )
 
         def work() -> Sequence[RowMapping]:
             with self._database.engine.connect() as connection:
@@ -82,61 +85,63 @@ class Answers:
 
     def _by_trial(
         self, work: Callable[[], Sequence[RowMapping]]
-    ) -> dict[int, dict[str, TaskAnswers]]:
-        found: dict[int, dict[str, TaskAnswers]] = {}
-        for row in self._database.patience(work):
-            found.setdefault(row["trial_id"], {})[row["task"]] = _task(row)
-        return found
+    ) -> dict[int, dict[str, StoredScores]]:
+        scores: dict[int, dict[str, StoredScores]] = {}
+        for row in self._database.retry(work):
+            scores.setdefault(row["trial_id"], {})[row["task"]] = _decode(row)
+        return scores
 
-    def replies(self, trial_id: int, split: str) -> dict[str, TaskReplies]:
-        """What a trial said, by task; empty where that was not stored."""
-        return read_replies(self._database, trial_id, split)
+    def read_answers(self, trial_id: int, split: str) -> dict[str, StoredAnswers]:
+        """Return a trial's answers by task; empty if none are stored."""
+        return read_answers(self._database, trial_id, split)
 
-    def sweep(self) -> None:
-        """Drop answers whose trial is gone.
+    def remove_orphans(self) -> None:
+        """Delete the scores and answers of trials that do not exist.
 
-        On SQLite others can delete a study without them, and a new trial may get an old id.
+        On SQLite another program can delete a study and leave them behind, and a new trial may
+        get the id of a deleted one.
         """
         with writing(self._database.engine) as session:
-            for table in (_answers, _replies):
-                orphaned = table.c.trial_id.not_in(select(_trials.c.trial_id))
+            for table in (trial_scores, trial_answers):
+                orphaned = table.c.trial_id.not_in(select(trials.c.trial_id))
                 session.execute(delete(table).where(orphaned))
 
 
-def insert_answers(
-    session: Session, trial_id: int, split: str, tasks: Mapping[str, TaskAnswers]
+def insert_scores(
+    session: Session, trial_id: int, split: str, tasks: Mapping[str, StoredScores]
 ) -> None:
-    """Put a trial's answers in the place of those it has, within a transaction."""
+    """Replace the stored scores and answers of a trial and split, in the caller's transaction."""
     rows = [
         {
             "trial_id": trial_id,
             "task": name,
             "split": split,
             "weight": task.weight,
-            "questions": len(task.right_Q),
-            "scores": _packed(task.right_Q),
-            "soft": _packed(task.soft_Q),
-            "broken": task.broken,
+            "questions": len(task.scores_Q),
+            "scores": _pack(task.scores_Q),
+            "soft": _pack(task.soft_Q),
+            "broken": task.non_finite,
         }
         for name, task in tasks.items()
     ]
-    same = (_answers.c.trial_id == trial_id) & (_answers.c.split == split)
-    session.execute(delete(_answers).where(same))
+    same = (trial_scores.c.trial_id == trial_id) & (trial_scores.c.split == split)
+    session.execute(delete(trial_scores).where(same))
     if rows:
-        session.execute(insert(_answers), rows)
-    said = {name: task.said for name, task in tasks.items() if task.said is not None}
-    insert_replies(session, trial_id, split, said)
+        session.execute(insert(trial_scores), rows)
+    answers = {name: task.answers for name, task in tasks.items() if task.answers is not None}
+    insert_answers(session, trial_id, split, answers)
 
 
-def _task(row: RowMapping) -> TaskAnswers:
-    with readable(f"the answers of trial {row['trial_id']} in task {printable(row['task'])}"):
-        scores, soft = _unpacked(row["scores"]), _unpacked(row["soft"])
-    return TaskAnswers(row["weight"], scores, soft, row["broken"])
+def _decode(row: RowMapping) -> StoredScores:
+    """Raises StorageError if the row cannot be decoded."""
+    with decoding(f"the scores of trial {row['trial_id']} in task {printable(row['task'])}"):
+        scores_Q, soft_Q = _unpack(row["scores"]), _unpack(row["soft"])
+    return StoredScores(row["weight"], scores_Q, soft_Q, row["broken"])
 
 
-def _packed(values: Floats) -> bytes:
+def _pack(values: Floats) -> bytes:
     return zlib.compress(values.astype("<f4").tobytes())
 
 
-def _unpacked(data: bytes) -> Floats:
+def _unpack(data: bytes) -> Floats:
     return np.frombuffer(zlib.decompress(data), dtype="<f4")

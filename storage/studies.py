@@ -1,4 +1,4 @@
-"""The studies in a database: found or made, and held to their fingerprint."""
+"""Create and find studies, and compare them with their stored fingerprint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,30 +7,34 @@ import optuna
 from optuna.storages import RDBStorage
 
 from storage.database.database import Database
+from storage.database.optuna_internals import has_first_trial
 from storage.database.url import printable, redacted
 
 from .errors import StorageError, StudyMismatch
 
 START = "start"
-
-
 FINGERPRINT, VERDICT, BUDGET = "fingerprint", "verdict", "budget"
+_MAX_DIFFERENCES = 8
+_MAX_NAMES = 5
 
 
 def create_study(storage: RDBStorage, name: str) -> optuna.Study:
-    """The study of this name, made if it is not there. Raises StudyMismatch."""
+    """Return the study of this name; create it if it does not exist. Raises StudyMismatch."""
     study = optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True
     )
     if study.directions != [optuna.study.StudyDirection.MAXIMIZE]:
         raise StudyMismatch(
-            f"the stored study {name} does not maximize one value; choose another study.name"
+            f"the stored study {name} does not maximize a single value; choose another study.name"
         )
     return study
 
 
 def stored_fingerprint(study: optuna.Study) -> dict[str, str]:
-    """What was stored by `hold_fingerprint`; empty for a new study, and for another program's."""
+    """Return the stored fingerprint; empty for a new study and for another program's study.
+
+    Raises StorageError if it is damaged.
+    """
     stored = study.user_attrs.get(FINGERPRINT)
     if not isinstance(stored, dict) or not all(isinstance(fact, str) for fact in stored.values()):
         return {}
@@ -39,35 +43,41 @@ def stored_fingerprint(study: optuna.Study) -> dict[str, str]:
     return dict(stored)
 
 
-def stored_budget(study: optuna.Study, otherwise: int) -> int:
-    """The search trials that the last run was to reach, or what is given before there was one."""
-    budget = study.user_attrs.get(BUDGET, otherwise)
+def stored_budget(study: optuna.Study, default: int) -> int:
+    """Return the number of search trials that the last run aimed at; `default` before any run.
+
+    Raises StorageError if it is damaged.
+    """
+    budget = study.user_attrs.get(BUDGET, default)
     if type(budget) is not int or budget < 1:
         raise _damaged(study, BUDGET)
     return budget
 
 
 def store_budget(study: optuna.Study, trials: int) -> None:
-    """Keep how many search trials a run is to reach."""
+    """Store the number of search trials that a run aims at."""
     if study.user_attrs.get(BUDGET) != trials:
         study.set_user_attr(BUDGET, trials)
 
 
 def stored_verdict(study: optuna.Study) -> dict[str, Any] | None:
-    """What the last finished run came to, with `sentence`, `trial` and `after`; None before."""
-    found = study.user_attrs.get(VERDICT)
-    if found is None:
+    """Return the last verdict as `store_verdict` has stored it; None before the first one.
+
+    Raises StorageError if it is damaged.
+    """
+    verdict = study.user_attrs.get(VERDICT)
+    if verdict is None:
         return None
-    kinds = {"sentence": str, "trial": int | None, "after": int}
-    if not isinstance(found, dict) or not all(
-        name in found and isinstance(found[name], kind) for name, kind in kinds.items()
+    types = {"sentence": str, "trial": int | None, "after": int}
+    if not isinstance(verdict, dict) or not all(
+        name in verdict and isinstance(verdict[name], type_) for name, type_ in types.items()
     ):
         raise _damaged(study, VERDICT)
-    return dict(found)
+    return dict(verdict)
 
 
 def store_verdict(study: optuna.Study, sentence: str, trial: int | None, after: int) -> bool:
-    """Keep what a run came to after so many search trials; gives whether that is news."""
+    """Store the verdict after so many search trials; return whether it differs from the last."""
     verdict = {"sentence": sentence, "trial": trial, "after": after}
     if stored_verdict(study) == verdict:
         return False
@@ -75,13 +85,14 @@ def store_verdict(study: optuna.Study, sentence: str, trial: int | None, after: 
     return True
 
 
-def hold_fingerprint(
+def store_or_check_fingerprint(
     study: optuna.Study, fingerprint: Mapping[str, str], store: bool = True, begun: bool = False
 ) -> None:
-    """Store it where nothing has begun, else compare. Raises StudyMismatch where they differ.
+    """Store the fingerprint of a new study; compare it with the stored one of any other.
 
-    A fingerprint says what a study searches over and by which rules, each entry a short text.
-    A study has begun when it has a trial, or when the caller knows of a worker.
+    A fingerprint describes what a study searches over and by which rules; each entry is a short
+    text. A study is new if it has no trials, unless `begun` says that it has workers already.
+    Without `store` nothing is written. Raises StudyMismatch if the fingerprints differ.
     """
     stored, name = stored_fingerprint(study), study.study_name
     if not begun and not has_trials(study):
@@ -90,65 +101,66 @@ def hold_fingerprint(
         return
     if not stored:
         raise StudyMismatch(
-            f"the stored study {name} was not made by this project; choose another study.name"
+            f"the stored study {name} was not created by merge-study; choose another study.name"
         )
     if differences := _differences(stored, fingerprint):
-        listed = "\n".join(f"  {line}" for line in differences)
+        lines = "\n".join(f"  {line}" for line in differences)
         raise StudyMismatch(
-            f"the stored study {name} has other contents, so it is not resumed:\n{listed}\n"
-            "put them back, or choose another study.name"
+            f"the stored study {name} was created with different settings, so it cannot be "
+            f"resumed:\n{lines}\nrestore these settings, or choose another study.name"
         )
 
 
 def has_trials(study: optuna.Study) -> bool:
-    """Whether it has any, without reading them: a thousand take seconds."""
-    try:
-        study._storage.get_trial_id_from_study_id_trial_number(study._study_id, 0)
-    except KeyError:
-        return False
-    return True
+    """Return whether the study has any trial. Reading all of a thousand trials takes seconds."""
+    return has_first_trial(study)
 
 
 def find_study(storage: Database, name: str, besides: str | None = None) -> optuna.Study:
-    """Return a stored study of ours. Raises StorageError if there is none of this name, with the
-    names of others, `besides` one, and if another program made it.
+    """Return a stored study of this project.
+
+    Raises StorageError if there is no study of this name, or if another program created it. The
+    message lists the names of other studies, except `besides`.
     """
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         others = [printable(other) for other in storage.study_names() if other != besides]
-        there = f"; there are {', '.join(others[:5])}" if others else ""
-        raise StorageError(f"no study {name} in {redacted(storage.url)}{there}") from None
+        hint = f"; its studies are {', '.join(others[:_MAX_NAMES])}" if others else ""
+        raise StorageError(f"no study {name} in {redacted(storage.url)}{hint}") from None
     if stored_fingerprint(study):
         return study
     if has_trials(study):
         raise StorageError(
-            f"study {name} in {redacted(storage.url)} was not made by merge-study; choose another "
-            "study.name"
+            f"study {name} in {redacted(storage.url)} was not created by merge-study; choose "
+            "another study.name"
         )
     raise StorageError(
-        f"study {name} in {redacted(storage.url)} has no trials: it was not made by merge-study, "
-        "or python -m study.run has not begun it"
+        f"study {name} in {redacted(storage.url)} has no trials: it was not created by "
+        "merge-study, or python -m study.run has not started it yet"
     )
+
+
+def stored_start(study: optuna.Study) -> dict[str, Any] | None:
+    """Return the stored starting point; None if the study starts in the middle of its space."""
+    start = study.user_attrs.get(START)
+    return None if start is None else dict(start)
 
 
 def _damaged(study: optuna.Study, attribute: str) -> StorageError:
     return StorageError(
-        f"the stored study {study.study_name} is damaged: its attribute {attribute} is not what "
-        "merge-study writes; restore the database from a copy"
+        f"the stored study {study.study_name} is damaged: its attribute {attribute} has a value "
+        "that merge-study does not write; restore the database from a backup"
     )
 
 
-def _differences(stored: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
+def _differences(stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
+    """Return one line for each entry that differs; the last line counts those left out."""
     lines = [
-        f"{key}: {stored.get(key, 'nothing')} stored, {given.get(key, 'nothing')} now"
-        for key in sorted(stored.keys() | given.keys())
-        if stored.get(key) != given.get(key)
+        f"{key}: {stored.get(key, 'nothing')} stored, {current.get(key, 'nothing')} now"
+        for key in sorted(stored.keys() | current.keys())
+        if stored.get(key) != current.get(key)
     ]
-    return lines if len(lines) <= 8 else [*lines[:8], f"and {len(lines) - 8} more"]
-
-
-def stored_start(study: optuna.Study) -> dict[str, Any] | None:
-    """What `keep_start` stored; None where a study begins in the middle of its space."""
-    found = study.user_attrs.get(START)
-    return None if found is None else dict(found)
+    if len(lines) <= _MAX_DIFFERENCES:
+        return lines
+    return [*lines[:_MAX_DIFFERENCES], f"and {len(lines) - _MAX_DIFFERENCES} more"]

@@ -1,4 +1,4 @@
-"""What is saved with a trial, read back."""
+"""Read the trials of a study."""
 
 import functools
 import itertools
@@ -10,28 +10,37 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, select
 
-from storage.database.database import Database, readable
+from storage.database.database import Database
+from storage.database.decoding import decoding
+from storage.database.optuna_internals import (
+    StudyModel,
+    TrialModel,
+    TrialParamModel,
+    TrialUserAttributeModel,
+    TrialValueModel,
+    frozen_trial_id,
+    study_id,
+)
 from storage.database.url import printable
 
 from .errors import STUDY_DELETED, StorageError
 
 BASELINE, KIND, TASKS, RESULT, FAILURE = "baseline", "kind", "tasks", "result", "failure"
 GENERATION, SLOT = "generation", "slot"
-"""The attributes of trials. A place in the search is a generation and a slot. What a trial came
-to is written in one transaction with its value."""
+"""The keys of a trial's attributes. The generation and the slot say which proposal of the search
+it evaluates. Its tasks and its result are written in one transaction with its value."""
 INTERRUPTED = "Interrupted"
-"""How the reason of a failure begins if it was a signal: by the name of its exception."""
-_REMEMBERED = 20
-"""Trials from which it is known how long one takes."""
+"""The prefix of a failure's reason if a signal ended the run: the name of the exception."""
+_RECENT = 20
+"""The number of recent trials from which the typical duration is computed."""
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial as the rest of the project sees it."""
+    """One trial as it was last read."""
 
     id: int
     number: int
@@ -42,46 +51,46 @@ class TrialRecord:
 
     @property
     def baseline(self) -> str | None:
-        """The baseline's name; None for a trial of the search."""
+        """The name of the baseline; None for a search trial."""
         return self.attributes.get(BASELINE)
 
     @property
     def kind(self) -> str:
-        """base, parent, uniform, or search."""
+        """`base`, `parent`, `uniform` or `search`."""
         return str(self.attributes.get(KIND, "search"))
 
     @property
     def tasks(self) -> dict[str, float]:
-        """Each task's mean score."""
+        """The mean score of each task."""
         return dict(self.attributes.get(TASKS, {}))
 
     @property
     def objective(self) -> float | None:
-        """What the search ranks the trial by; its value, unless the search has another measure."""
+        """The number by which the search ranks the trial; often its value. None if incomplete."""
         if self.value is None:
             return None
         return float(self.attributes.get(RESULT, {}).get("objective", self.value))
 
     @property
     def sampled(self) -> bool:
-        """Whether it was asked some of the search questions and the rest were reckoned."""
+        """Whether only a sample of the search questions was asked, and the rest estimated."""
         result = self.attributes.get(RESULT, {})
         return bool(result.get("asked", 0) < result.get("questions", 0))
 
     @property
     def error(self) -> float | None:
-        """The standard error of the value over questions; None where it cannot be told."""
+        """The standard error of the value over questions; None if unknown."""
         error = self.attributes.get(RESULT, {}).get("error")
         return None if error is None else float(error)
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Where the trial's time went."""
+        """The duration of each phase of the trial."""
         return dict(self.attributes.get(RESULT, {}).get("seconds", {}))
 
     @property
     def under_way(self) -> bool:
-        """Running or complete: nobody else begins the same."""
+        """Whether it is running or complete, so that no other trial may evaluate its proposal."""
         return self.state in (TrialState.RUNNING, TrialState.COMPLETE)
 
     @property
@@ -90,51 +99,58 @@ class TrialRecord:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a signal ended its run. Optuna's state for that is FAIL, but nothing failed."""
+        """Whether a signal ended the run. Optuna's state is FAIL, although nothing failed."""
         reason = str(self.attributes.get(FAILURE, ""))
         return self.state == TrialState.FAIL and reason.startswith(f"{INTERRUPTED}:")
 
     @property
     def failed(self) -> bool:
-        """Whether its evaluation failed, or its worker died."""
+        """Whether the evaluation failed or the worker died."""
         return self.state == TrialState.FAIL and not self.interrupted
 
 
 class Trials:
-    """The trials of one study, read from the database as they come to be.
+    """The trials of one study.
 
-    What is finished never changes, so each read asks for what has begun or ended since the last.
+    A finished trial never changes, so each call reads only trials that are new or were unfinished
+    at the last call.
     """
 
     def __init__(self, database: Database, study: optuna.Study) -> None:
         self.database, self.study = database, study
-        self._known: dict[int, TrialRecord] = {}
+        self._records: dict[int, TrialRecord] = {}
         """By id, in the order of creation."""
-        self._open: set[int] = set()
-        """Ids of trials that were not finished when last read."""
-        self._last = -1
+        self._unfinished: set[int] = set()
+        """Ids of the trials that were not finished when last read."""
+        self._last_id = -1
 
     def frozen(self) -> list[FrozenTrial]:
-        """Optuna's own records, not to be changed."""
-        return self.database.patience(lambda: self.study.get_trials(deepcopy=False))
+        """Return Optuna's own records. They must not be modified."""
+        return self.database.retry(lambda: self.study.get_trials(deepcopy=False))
 
     def all(self) -> list[TrialRecord]:
-        """Every trial, in the order of creation. Raises StorageError where the study is gone."""
-        for record in self.database.patience(self._news):
-            self._known[record.id] = record
-            self._last = max(self._last, record.id)
-            (self._open.discard if record.state.is_finished() else self._open.add)(record.id)
-        return list(self._known.values())
+        """Return all trials in the order of creation.
 
-    def _news(self) -> list[TrialRecord]:
-        """New trials and those that were open, in the order of creation.
-
-        A trial's state is read first: where it is finished, all that belongs to it is there. Ids
-        grow in the order in which trials become visible, since making one locks the study.
+        Raises StorageError if the study was deleted or a trial cannot be decoded.
         """
-        trial = models.TrialModel
-        wanted = (trial.study_id == self.study._study_id) & (
-            (trial.trial_id > self._last) | trial.trial_id.in_(sorted(self._open))
+        for record in self.database.retry(self._read_new):
+            self._records[record.id] = record
+            self._last_id = max(self._last_id, record.id)
+            if record.state.is_finished():
+                self._unfinished.discard(record.id)
+            else:
+                self._unfinished.add(record.id)
+        return list(self._records.values())
+
+    def _read_new(self) -> list[TrialRecord]:
+        """Return new trials and those that were unfinished, in the order of creation.
+
+        States are read first: all data of a trial with a finished state are visible by then. Ids
+        increase in the order in which trials become visible, because creating one locks the study.
+        """
+        number, trial = study_id(self.study), TrialModel
+        wanted = (trial.study_id == number) & (
+            (trial.trial_id > self._last_id) | trial.trial_id.in_(sorted(self._unfinished))
         )
         with self.database.engine.connect() as connection:
             heads = connection.execute(
@@ -143,9 +159,8 @@ class Trials:
                 .order_by(trial.trial_id)
             ).all()
             if not heads:
-                study = models.StudyModel.study_id
-                mine = select(study).where(study == self.study._study_id)
-                if connection.execute(mine).first() is None:
+                study = select(StudyModel.study_id).where(StudyModel.study_id == number)
+                if connection.execute(study).first() is None:
                     raise StorageError(STUDY_DELETED)
                 return []
             params = self._params(connection, wanted)
@@ -164,25 +179,25 @@ class Trials:
         ]
 
     def _params(self, connection: Connection, wanted: Any) -> dict[int, dict[str, Any]]:
-        """By trial; in the order in which they were stored."""
-        param = models.TrialParamModel
+        """Return parameters by trial id, in the order in which they were stored."""
+        param = TrialParamModel
         query = (
             select(param.trial_id, param.param_name, param.param_value, param.distribution_json)
-            .join(models.TrialModel, models.TrialModel.trial_id == param.trial_id)
+            .join(TrialModel, TrialModel.trial_id == param.trial_id)
             .where(wanted)
             .order_by(param.param_id)
         )
-        found: dict[int, dict[str, Any]] = {}
+        params: dict[int, dict[str, Any]] = {}
         for id_, name, value, text in connection.execute(query):
-            with readable(f"the parameter {printable(name)} of the trial with id {id_}"):
-                found.setdefault(id_, {})[name] = _distribution(text).to_external_repr(value)
-        return found
+            with decoding(f"the parameter {printable(name)} of the trial with id {id_}"):
+                params.setdefault(id_, {})[name] = _distribution(text).to_external_repr(value)
+        return params
 
     def _values(self, connection: Connection, wanted: Any) -> dict[int, float]:
-        model = models.TrialValueModel
+        model = TrialValueModel
         query = (
             select(model.trial_id, model.value, model.value_type)
-            .join(models.TrialModel, models.TrialModel.trial_id == model.trial_id)
+            .join(TrialModel, TrialModel.trial_id == model.trial_id)
             .where(wanted)
         )
         return {
@@ -191,50 +206,51 @@ class Trials:
         }
 
     def _attributes(self, connection: Connection, wanted: Any) -> dict[int, dict[str, Any]]:
-        model = models.TrialUserAttributeModel
+        model = TrialUserAttributeModel
         query = (
             select(model.trial_id, model.key, model.value_json)
-            .join(models.TrialModel, models.TrialModel.trial_id == model.trial_id)
+            .join(TrialModel, TrialModel.trial_id == model.trial_id)
             .where(wanted)
         )
-        found: dict[int, dict[str, Any]] = {}
+        attributes: dict[int, dict[str, Any]] = {}
         for id_, key, text in connection.execute(query):
-            with readable(f"the attribute {printable(key)} of the trial with id {id_}"):
-                found.setdefault(id_, {})[key] = _checked(key, json.loads(text))
-        return found
+            with decoding(f"the attribute {printable(key)} of the trial with id {id_}"):
+                attributes.setdefault(id_, {})[key] = _validated(key, json.loads(text))
+        return attributes
 
 
-_KINDS: Mapping[str, type] = {
+_TYPES: Mapping[str, type] = {
     **dict.fromkeys((BASELINE, KIND, FAILURE), str),
     **dict.fromkeys((TASKS, RESULT), dict),
     **dict.fromkeys((GENERATION, SLOT), int),
 }
 _NUMBERS = {"error", "objective", "asked", "questions"}
-"""Those of a result; the error may be missing."""
+"""The keys of a result whose values are numbers or None."""
 
 
-def _checked(key: str, value: Any) -> Any:
-    """Return the value of an attribute. Raises ValueError if it is not of the kind we store."""
-    kind = _KINDS.get(key, object)
+def _validated(key: str, value: Any) -> Any:
+    """Return an attribute's value. Raises ValueError if its type is not the one that we store."""
+    type_ = _TYPES.get(key, object)
     numbers: list[Any] = []
     if isinstance(value, dict):
         numbers = [n for name, n in value.items() if key == TASKS or name in _NUMBERS]
-    if not isinstance(value, kind) or not all(
+    if not isinstance(value, type_) or not all(
         isinstance(n, int | float) or (n is None and key == RESULT) for n in numbers
     ):
-        raise ValueError(f"{str(value)[:80]!r} is not what merge-study writes")
+        raise ValueError(f"{str(value)[:80]!r} is not a value that merge-study writes")
     return value
 
 
 @functools.lru_cache
 def _distribution(text: str) -> BaseDistribution:
-    """A study has a few of them, each stored with every trial."""
+    """Parse a distribution. Cached, because each of a few is stored with every trial."""
     return json_to_distribution(text)
 
 
 def record(trial: FrozenTrial) -> TrialRecord:
+    """Return the record of one of Optuna's trials."""
     return TrialRecord(
-        trial._trial_id,
+        frozen_trial_id(trial),
         trial.number,
         trial.state,
         trial.params,
@@ -244,7 +260,7 @@ def record(trial: FrozenTrial) -> TrialRecord:
 
 
 def typical_seconds(records: Sequence[TrialRecord]) -> float:
-    """The median time of the last trials; 0 before there is one."""
+    """Return the median duration of the most recent complete trials; 0 if there is none."""
     complete = (r for r in reversed(records) if r.complete)
-    last = [sum(r.seconds.values()) for r in itertools.islice(complete, _REMEMBERED)]
-    return statistics.median(last) if last else 0.0
+    recent = [sum(r.seconds.values()) for r in itertools.islice(complete, _RECENT)]
+    return statistics.median(recent) if recent else 0.0

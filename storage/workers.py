@@ -1,6 +1,7 @@
-"""The workers of a study: who they are, when they were last heard of, and which are dead.
+"""The workers of a study: their heartbeats, their claims, and which of them are dead.
 
-All times are the database's clock, in seconds since 1970 (UTC); no worker's own clock counts.
+All times are read from the database's clock, in seconds since 1970 (UTC). Workers' own clocks are
+never used.
 """
 
 import os
@@ -9,33 +10,34 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import func, insert, select, update
 
 from storage.database.connections import writing
 from storage.database.database import Database
+from storage.database.optuna_internals import TrialModel
 from storage.database.tables import claims, database_now, workers
 
-from .claims import fail_trial, free
-from .processes import is_gone, process_name
+from .claims import fail_trial, release_unfinished
+from .processes import has_ended, process_name
 
-BEATS_IN_GRACE = 6
-"""How often a worker is heard of within the time after which it is taken for dead."""
+HEARTBEATS_PER_TIMEOUT = 6
+"""The number of heartbeats that a worker records within the timeout."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a worker is at, and for how many seconds."""
+    """An unfinished piece of work that a worker has claimed."""
 
-    what: str
+    key: str
     trial_id: int | None
     seconds: float
+    """Seconds since it was claimed."""
 
 
 @dataclass(frozen=True)
 class WorkerRecord:
-    """One worker as the database knows it."""
+    """One worker as it was last read."""
 
     id: str
     host: str
@@ -46,9 +48,9 @@ class WorkerRecord:
     started: float
     beat: float
     silent: float
-    """Seconds since it was last heard of."""
+    """Seconds since its last heartbeat."""
     end: str | None
-    """How it ended; None while it is at work, as far as anybody knows."""
+    """How it ended; None if no end is recorded."""
 
     @property
     def name(self) -> str:
@@ -62,7 +64,7 @@ class Workers:
         self._database, self._study_id = database, study_id
 
     def register(self, device: str) -> str:
-        """Enter this process; gives its id."""
+        """Insert a row for this process and return its worker id."""
         worker_id = uuid.uuid4().hex
         with writing(self._database.engine) as session:
             session.execute(
@@ -81,7 +83,7 @@ class Workers:
         return worker_id
 
     def beat(self, worker_id: str, doing: str) -> None:
-        """Say that a worker lives; one that was taken for dead is back."""
+        """Record a heartbeat. A worker that was considered dead counts as running again."""
         with writing(self._database.engine) as session:
             session.execute(
                 update(workers)
@@ -89,28 +91,31 @@ class Workers:
                 .values(beat=database_now(), doing=doing, ended=None, end=None)
             )
 
-    def end(self, worker_id: str, how: str) -> list[str]:
-        """Sign a worker off; what it had not finished is free, and given back."""
+    def end(self, worker_id: str, reason: str) -> list[str]:
+        """Record the end of a worker, release its unfinished claims and return their keys."""
         with writing(self._database.engine) as session:
             session.execute(
                 update(workers)
                 .where(workers.c.worker_id == worker_id)
-                .values(beat=database_now(), ended=database_now(), end=how)
+                .values(beat=database_now(), ended=database_now(), end=reason)
             )
-            return free(session, worker_id, how)
+            return release_unfinished(session, worker_id, reason)
 
-    def listed(self, ended: bool = True) -> tuple[list[WorkerRecord], float]:
-        """Workers in the order of starting, those that have ended too or not; and the time now."""
+    def read_all(self, include_ended: bool = True) -> tuple[list[WorkerRecord], float]:
+        """Return the workers in the order of their start, and the database's current time.
+
+        The time is 0 if there are no workers.
+        """
         query = (
             select(workers, database_now().label("now"))
             .where(workers.c.study_id == self._study_id)
             .order_by(workers.c.started)
         )
-        if not ended:
+        if not include_ended:
             query = query.where(workers.c.end.is_(None))
         with self._database.engine.connect() as connection:
             rows = connection.execute(query).mappings().all()
-        found = [
+        records = [
             WorkerRecord(
                 row["worker_id"],
                 row["host"],
@@ -125,108 +130,114 @@ class Workers:
             )
             for row in rows
         ]
-        return found, float(rows[0]["now"]) if rows else 0.0
+        return records, float(rows[0]["now"]) if rows else 0.0
 
-    def at_work(self) -> dict[str, list[Claim]]:
-        """What each worker holds and has not finished, by its id."""
-        running = models.TrialModel.state == TrialState.RUNNING
+    def unfinished_claims(self) -> dict[str, list[Claim]]:
+        """Return the unfinished claims by worker id."""
+        running = TrialModel.state == TrialState.RUNNING
         query = (
             select(claims, (database_now() - claims.c.since).label("seconds"))
-            .outerjoin(models.TrialModel, models.TrialModel.trial_id == claims.c.trial_id)
+            .outerjoin(TrialModel, TrialModel.trial_id == claims.c.trial_id)
             .where(claims.c.study_id == self._study_id)
             .where(claims.c.trial_id.is_(None) | running)
         )
         with self._database.engine.connect() as connection:
             rows = connection.execute(query).mappings().all()
-        held: dict[str, list[Claim]] = {}
+        by_worker: dict[str, list[Claim]] = {}
         for row in rows:
             claim = Claim(row["what"], row["trial_id"], max(0.0, row["seconds"]))
-            held.setdefault(row["worker_id"], []).append(claim)
-        return held
+            by_worker.setdefault(row["worker_id"], []).append(claim)
+        return by_worker
 
-    def pace(self, window: float) -> float | None:
-        """Trials begun an hour, over the last `window` seconds or since the first one; None
-        before there is one."""
+    def trials_per_hour(self, window: float) -> float | None:
+        """Return how many trials are started per hour; None before the first one.
+
+        The rate is measured over the last `window` seconds, or since the first trial if that
+        started later.
+        """
         now = database_now()
-        begun = claims.c.trial_id.is_not(None) & (claims.c.study_id == self._study_id)
+        of_trials = claims.c.trial_id.is_not(None) & (claims.c.study_id == self._study_id)
         recent = claims.c.since > now - window
         with self._database.engine.connect() as connection:
-            first = connection.execute(select(func.min(claims.c.since)).where(begun)).scalar()
+            first = connection.execute(select(func.min(claims.c.since)).where(of_trials)).scalar()
             count, time = connection.execute(
-                select(func.count(), now).select_from(claims).where(begun, recent)
+                select(func.count(), now).select_from(claims).where(of_trials, recent)
             ).one()
         if first is None:
             return None
         return 3600.0 * int(count) / max(1.0, min(window, float(time) - float(first)))
 
     def fail_unclaimed(self, reason: str) -> list[int]:
-        """Fail running trials that no worker at work has claimed, as they would run for ever;
-        gives their numbers. For when none of them can be another program's."""
-        at_work = select(workers.c.worker_id).where(workers.c.end.is_(None))
-        held = select(claims.c.trial_id).where(
-            claims.c.trial_id.is_not(None), claims.c.worker_id.in_(at_work)
+        """Fail running trials that no running worker has claimed; return their numbers.
+
+        They would stay running for ever. Only for use while no other program can be running them.
+        """
+        running = select(workers.c.worker_id).where(workers.c.end.is_(None))
+        claimed = select(claims.c.trial_id).where(
+            claims.c.trial_id.is_not(None), claims.c.worker_id.in_(running)
         )
-        left = select(models.TrialModel.trial_id, models.TrialModel.number).where(
-            models.TrialModel.study_id == self._study_id,
-            models.TrialModel.state == TrialState.RUNNING,
-            models.TrialModel.trial_id.not_in(held),
+        unclaimed = select(TrialModel.trial_id, TrialModel.number).where(
+            TrialModel.study_id == self._study_id,
+            TrialModel.state == TrialState.RUNNING,
+            TrialModel.trial_id.not_in(claimed),
         )
         with writing(self._database.engine) as session:
-            rows = session.execute(left).all()
+            rows = session.execute(unclaimed).all()
             return [number for trial, number in rows if fail_trial(session, trial, reason)]
 
-    def bury(self, dead: WorkerRecord) -> list[str] | None:
-        """Free what a dead worker had not finished, and give what that was.
+    def reap(self, dead: WorkerRecord) -> list[str] | None:
+        """Record that a worker died, release its unfinished claims and return their keys.
 
-        None where it was heard of meanwhile, or another has buried it.
+        Returns None if it has recorded a heartbeat since, or if another worker has reaped it.
         """
         reason = f"worker {dead.name} died"
         with writing(self._database.engine) as session:
-            still = (workers.c.worker_id == dead.id) & (workers.c.beat == dead.beat)
-            buried = session.execute(
+            unchanged = (workers.c.worker_id == dead.id) & (workers.c.beat == dead.beat)
+            reaped = session.execute(
                 update(workers)
-                .where(still, workers.c.end.is_(None))
+                .where(unchanged, workers.c.end.is_(None))
                 .values(ended=database_now(), end="died")
                 .returning(workers.c.worker_id)
             )
-            if buried.first() is None:
+            if reaped.first() is None:
                 return None
-            freed = free(session, dead.id, reason)
-            if freed:
-                during = f"died during {', '.join(freed)}"[:255]
+            released = release_unfinished(session, dead.id, reason)
+            if released:
+                during = f"died during {', '.join(released)}"[:255]
                 session.execute(
                     update(workers).where(workers.c.worker_id == dead.id).values(end=during)
                 )
-        return freed
+        return released
 
 
 class Watch:
-    """Tells dead workers from silent ones.
+    """Distinguishes dead workers from those that are silent for another reason.
 
-    A process of this machine is dead when it is gone. Another's is dead after `grace` seconds of
-    silence, of which this watch has seen a good part without a break: after an outage of the
-    database everybody has been silent, and gets the time to be heard again.
+    A process of this machine is dead if it has ended. Any other is dead after `timeout` seconds
+    without a heartbeat, if this watch has looked without a pause during half of that time. After
+    an outage of the database all workers have been silent, and each gets time to be heard again.
     """
 
-    def __init__(self, grace: float) -> None:
-        self.grace = grace
-        self._seen: dict[str, tuple[float, float]] = {}
-        """Worker to its last beat, and since when that is all that was seen of it."""
+    def __init__(self, timeout: float) -> None:
+        """`timeout` is in seconds."""
+        self.timeout = timeout
+        self._last_beats: dict[str, tuple[float, float]] = {}
+        """By worker id: the last heartbeat, and the time at which this watch first saw it."""
         self._looked = 0.0
 
-    def dead(self, listed: Sequence[WorkerRecord], now: float) -> list[WorkerRecord]:
-        """Those of the workers that are dead, at the database's time `now`."""
-        step = self.grace / BEATS_IN_GRACE
-        if not self._looked <= now <= self._looked + 2 * step:
-            self._seen.clear()
+    def find_dead(self, records: Sequence[WorkerRecord], now: float) -> list[WorkerRecord]:
+        """Return the dead workers among `records`, at the database's time `now`."""
+        interval = self.timeout / HEARTBEATS_PER_TIMEOUT
+        if not self._looked <= now <= self._looked + 2 * interval:
+            self._last_beats.clear()
         self._looked = now
-        return [record for record in listed if record.end is None and self._is_dead(record, now)]
+        return [record for record in records if record.end is None and self._is_dead(record, now)]
 
     def _is_dead(self, record: WorkerRecord, now: float) -> bool:
-        if is_gone(record.process):
+        if has_ended(record.process):
             return True
-        beat, since = self._seen.get(record.id, (None, now))
+        beat, since = self._last_beats.get(record.id, (None, now))
         if beat != record.beat:
             since = now
-        self._seen[record.id] = (record.beat, since)
-        return record.silent > self.grace and now - since > self.grace / 2
+        self._last_beats[record.id] = (record.beat, since)
+        return record.silent > self.timeout and now - since > self.timeout / 2

@@ -62,16 +62,16 @@ def _status(path: Path, storage: str | None) -> dict[str, Any]:
         "population": population,
         "best": _best(records),
         "verdict": stored_verdict(study),
-        "trials_an_hour": workers.pace(_PACE_SECONDS),
+        "trials_an_hour": workers.trials_per_hour(_PACE_SECONDS),
         "workers": _workers(workers, Watch(config.study.grace)),
     }
 
 
 def _workers(workers: "Workers", watch: "Watch") -> list[dict[str, Any]]:
     """Those at work, and those that died and were not seen off since the last one started."""
-    listed, now = workers.listed()
-    gone = {record.id for record in watch.dead(listed, now)}
-    held = workers.at_work()
+    listed, now = workers.read_all()
+    gone = {record.id for record in watch.find_dead(listed, now)}
+    held = workers.unfinished_claims()
     found = []
     for record in listed:
         died = record.id in gone or (record.end or "").startswith("died")
@@ -84,7 +84,7 @@ def _workers(workers: "Workers", watch: "Watch") -> list[dict[str, Any]]:
                 "silent_seconds": round(record.silent, 1),
                 "state": _state(record, watch, died),
                 "doing": record.end if record.end else record.doing,
-                "holds": {c.what: round(c.seconds, 1) for c in held.get(record.id, [])},
+                "holds": {c.key: round(c.seconds, 1) for c in held.get(record.id, [])},
             }
         )
     return found[-_SHOWN:]
@@ -93,7 +93,7 @@ def _workers(workers: "Workers", watch: "Watch") -> list[dict[str, Any]]:
 def _state(record: "WorkerRecord", watch: "Watch", died: bool) -> str:
     if died:
         return "dead"
-    return "silent" if record.silent > watch.grace else "at work"
+    return "silent" if record.silent > watch.timeout else "at work"
 
 
 def _best(records: Any) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""What an engine is: it loads merge after merge and answers prompts with the one it holds."""
+"""The interface of an engine, which loads one merge after another and answers prompts with it."""
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
@@ -9,35 +9,43 @@ from objectives.merge.recipe import MergeRecipe
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids to continue greedily."""
+    """Token ids that a model continues greedily.
+
+    Its repr is part of the fingerprint of stored studies: rename neither the class nor a field.
+    """
 
     tokens: tuple[int, ...]
     shared: int
-    """How many leading tokens all prompts of its task have in common; at least one is its own."""
+    """The length of the prefix that all prompts of the task share; less than the prompt's."""
     max_tokens: int
+    """The maximum number of tokens of the answer."""
     options: tuple[int, ...]
-    """Tokens whose log-probabilities are wanted at the first position."""
+    """The tokens whose log-probabilities at the first position are needed."""
     stops: frozenset[int] = field(default=frozenset(), repr=False)
-    """Tokens that end the answer and stay in it. Not shown: there may be thousands of them."""
+    """The tokens that end the answer and are part of it. There may be thousands of them."""
 
 
 @dataclass(frozen=True)
 class Answer:
+    """A model's greedy continuation of a prompt."""
+
     tokens: tuple[int, ...]
-    """The continuation, up to max_tokens or a token of the prompt's stops, which is its last;
-    without an end token of config.json, unless that is one of the stops. An end token that only
-    generation_config.json names stays, as its last."""
+    """Up to max_tokens tokens. A stop of the prompt is the last token, and so is an end token that
+    only generation_config.json names; an end token of config.json is left out."""
     logprobs: tuple[float, ...]
     """Natural log-probabilities of the prompt's options as the first token."""
     finite: bool = True
-    """False where the model gave NaN or infinity: the tokens then mean nothing."""
+    """Whether all logits were finite; if not, the tokens have no meaning."""
 
 
-def said(
+def truncate_at_stop(
     tokens: Sequence[int], prompt: Prompt, ends: Container[int], kept: Container[int] = ()
 ) -> tuple[int, ...]:
-    """What a model wrote, up to a stop of the prompt or one of `kept`, or before one of the
-    model's `ends`."""
+    """Return the generated tokens up to the end of the answer.
+
+    A stop of the prompt and an end token in `kept` are part of the answer; an end token in `ends`
+    is not, unless it is also a stop.
+    """
     for count, token in enumerate(tokens):
         if token in prompt.stops or token in kept:
             return tuple(tokens[: count + 1])
@@ -47,11 +55,13 @@ def said(
 
 
 class Engine(Protocol):
+    """Holds one model in memory and overwrites its weights with each merge."""
+
     def load(self, recipe: MergeRecipe) -> None:
-        """Merge, and put the merged weights into the live model. Raises EngineError."""
+        """Merge the sources and load the result into the model. Raises EngineError."""
 
     def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
-        """One greedy answer a prompt, in the order given. Raises EngineError."""
+        """Return one greedy answer for each prompt, in their order. Raises EngineError."""
 
     def close(self) -> None:
-        """Give the device's memory back."""
+        """Release the device's memory."""

@@ -1,36 +1,39 @@
-"""How much memory of the host a process can have: of the machine, or of what it is confined to."""
+"""The host memory that is available to this process, within the limits of its control groups."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 MACHINE, GROUPS, OWN = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _CACHES = ("inactive_file", "active_file")
-"""What a control group counts as used and gives up when asked."""
+"""Page cache, which a control group counts as used and releases under memory pressure."""
 
 
 def available(machine: Path = MACHINE, groups: Path = GROUPS, own: Path = OWN) -> int:
-    """Bytes that can be had, page cache included: of the machine, and within the limit of every
-    control group (cgroup, version 1 or 2) that this process is in, as in a container or a job.
+    """Return the available memory in bytes, page cache included.
+
+    It is limited by the machine and by every control group (cgroup version 1 or 2) of this process,
+    for example that of a container or a batch job.
     """
     free = 1024 * _numbers(machine).get("MemAvailable", 0)
-    return max(0, min([free, *_left(groups, own)]))
+    return max(0, min([free, *_available_in_groups(groups, own)]))
 
 
-def _left(groups: Path, own: Path) -> Iterator[int]:
-    """What each group may still take."""
-    for folder, limit, used in _groups(groups, own):
+def _available_in_groups(groups: Path, own: Path) -> Iterator[int]:
+    """Yield the bytes that each control group can still allocate."""
+    for folder, limit_file, usage_file in _groups(groups, own):
         try:
-            most, now = (int((folder / name).read_text()) for name in (limit, used))
-        except (OSError, ValueError):  # none there, or no limit
+            limit, usage = (int((folder / name).read_text()) for name in (limit_file, usage_file))
+        except (OSError, ValueError):  # there is no such file, or no limit
             continue
-        kept = _numbers(folder / "memory.stat")
-        yield most - now + sum(kept.get(name, 0) for name in _CACHES)
+        statistics = _numbers(folder / "memory.stat")
+        yield limit - usage + sum(statistics.get(name, 0) for name in _CACHES)
 
 
 def _groups(groups: Path, own: Path) -> Iterator[tuple[Path, str, str]]:
-    """Folders of the groups, from the own one to the root, with the files of limit and use.
+    """Yield the folders of this process's groups, with the names of their limit and usage files.
 
-    In a container the root may be the own one, under whatever path the host knows it by.
+    The order is from the innermost group to the root. In a container the innermost group may be
+    mounted as the root, while its path is still that of the host.
     """
     for line in _lines(own):
         _, controllers, path = line.split(":", 2)
@@ -40,14 +43,14 @@ def _groups(groups: Path, own: Path) -> Iterator[tuple[Path, str, str]]:
             root, files = groups / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
         else:
             continue
-        for place in (inner := Path(path.lstrip("/")), *inner.parents):
-            yield root / place, *files
+        for group in (inner := Path(path.lstrip("/")), *inner.parents):
+            yield root / group, *files
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """Each line's name and number."""
-    words = [line.split() for line in _lines(path)]
-    return {line[0].rstrip(":"): int(line[1]) for line in words if len(line) > 1}
+    """Return the number in each line of a file, by the line's first word."""
+    lines = [line.split() for line in _lines(path)]
+    return {words[0].rstrip(":"): int(words[1]) for words in lines if len(words) > 1}
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,6 +1,6 @@
-"""What an engine and its sources take of a device, from headers alone, and where sources fit.
+"""Estimate the memory of an engine and its sources from file headers; choose where sources reside.
 
-All sizes are bytes.
+All sizes are in bytes.
 """
 
 import math
@@ -16,40 +16,41 @@ from objectives.merge.stores import largest, size
 from objectives.models.sources import Sources
 
 GB = 1e9
-PLACES = ("gpu", "pinned", "file")
+RESIDENCES = ("gpu", "pinned", "file")
+"""Where sources can reside during a study: GPU memory, page-locked host memory, or their files."""
 _CONTEXT = 1_500_000_000
-"""CUDA's context, its libraries' workspaces, vLLM's own buffers."""
-_ROWS = 64
-"""vLLM pads a vocabulary to a multiple of these."""
+"""CUDA's context, its libraries' workspaces, and vLLM's own buffers."""
+_VOCABULARY_MULTIPLE = 64
+"""vLLM pads a vocabulary to a multiple of this number."""
 _NUMBERS = (
     *("num_attention_heads", "num_key_value_heads", "num_hidden_layers", "head_dim"),
     *("hidden_size", "intermediate_size", "vocab_size"),
 )
 _SLACK = 0.02
-"""Share of the device's memory that stays free."""
+"""The fraction of the device's memory that stays free."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What each part takes of one GPU."""
+    """The memory that each part needs on one GPU."""
 
     model: int
     kv_cache: int
     activations: int
     sources: Mapping[str, int]
-    """By label."""
+    """By the label of the source."""
     buffers: int
-    """Of one set for streaming: the largest tensor of every model."""
+    """One set of buffers for streaming: the largest tensor of every source."""
     merged: int
-    """The largest merged tensor: one is made while the one before is loaded."""
+    """The largest merged tensor. Two are allocated: one is loaded while the next is computed."""
     work: int = 0
-    """What mergekit's arithmetic takes for that tensor, where a method's is mergekit's."""
+    """The workspace of mergekit's arithmetic for that tensor; 0 for the project's own methods."""
     gpus: int = 1
-    """That share the model: `model` and `kv_cache` are what each of them holds."""
+    """The number of GPUs that share the model; `model` and `kv_cache` are the parts of each."""
 
-    def on_device(self, place: str) -> int:
-        """What all that is on the device takes, with the sources in this place."""
-        sources = sum(self.sources.values()) if place == "gpu" else 2 * self.buffers
+    def on_device(self, residence: str) -> int:
+        """Return the memory that is needed on each GPU with this residence of the sources."""
+        sources = sum(self.sources.values()) if residence == "gpu" else 2 * self.buffers
         return sum(
             (
                 *(self.model, self.kv_cache, self.activations, sources),
@@ -57,13 +58,13 @@ class Sizes:
             )
         )
 
-    def on_host(self, place: str) -> int:
-        """Page-locked memory of the host, of all GPUs that share the model."""
+    def on_host(self, residence: str) -> int:
+        """Return the page-locked host memory that all GPUs need with this residence."""
         each = {"gpu": 0, "pinned": sum(self.sources.values()), "file": 2 * self.buffers}
-        return self.gpus * each[place]
+        return self.gpus * each[residence]
 
     def table(self, device: int, host: int) -> str:
-        """Everything in lines, for a device and a host with so much."""
+        """Return all sizes as lines of text, beside the memory of the device and of the host."""
         rows = [
             ("model", self.model),
             ("KV cache", self.kv_cache),
@@ -75,23 +76,26 @@ class Sizes:
             ("CUDA and vLLM", _CONTEXT),
         ]
         lines = [f"  {name:<28} {bytes_ / GB:6.2f} GB" for name, bytes_ in rows]
-        for place in PLACES:
-            need, locked = self.on_device(place), self.on_host(place)
+        for residence in RESIDENCES:
+            need, locked = self.on_device(residence), self.on_host(residence)
             lines.append(
-                f"  sources {place:<20} {need / GB:6.2f} of {device / GB:.2f} GB on the device, "
-                f"{locked / GB:.2f} of {host / GB:.2f} GB of the host"
+                f"  sources {residence:<20} {need / GB:6.2f} of {device / GB:.2f} GB on the device,"
+                f" {locked / GB:.2f} of {host / GB:.2f} GB on the host"
             )
         return "\n".join(lines)
 
-    def place(self, wanted: str, device: int, host: int) -> str:
-        """The first of gpu, pinned and file that fits, or the one wanted. Raises EngineError."""
-        room, spare = device * (1 - _SLACK), max(0.0, host * (1 - _SLACK) - GB)
-        for place in PLACES if wanted == "auto" else (wanted,):
-            if self.on_device(place) <= room and self.on_host(place) <= spare:
-                return place
+    def choose_residence(self, requested: str, device: int, host: int) -> str:
+        """Return the first residence that fits for `auto`, or the requested one if it fits.
+
+        `device` and `host` are the available memory. Raises EngineError if none fits.
+        """
+        on_device, on_host = device * (1 - _SLACK), max(0.0, host * (1 - _SLACK) - GB)
+        for residence in RESIDENCES if requested == "auto" else (requested,):
+            if self.on_device(residence) <= on_device and self.on_host(residence) <= on_host:
+                return residence
         raise EngineError(
-            f"engine.sources: {wanted}: the study does not fit this device; what takes how much:\n"
-            + self.table(device, host)
+            f"engine.sources: {requested}: the study does not fit on this device; memory "
+            f"requirements:\n{self.table(device, host)}"
         )
 
 
@@ -104,8 +108,10 @@ def sizes(
     gpus: int = 1,
     method: str = "linear",
 ) -> Sizes:
-    """For an engine that computes in `dtype`, in steps of up to `batch_tokens` tokens, on `gpus`
-    that share the model; each of them merges whole tensors from sources of its own.
+    """Return the memory that an engine needs on each of `gpus` GPUs that share the model.
+
+    It computes in `dtype`, in steps of at most `batch_tokens` tokens and `sequences` prompts. Each
+    GPU merges whole tensors from its own copy of the sources.
     """
     config, itemsize = numbers(sources), getattr(torch, dtype).itemsize
     elements = {info.name: math.prod(info.shape) for info in sources.layout}
@@ -122,7 +128,7 @@ def sizes(
 
 
 def numbers(sources: Sources) -> dict[str, Any]:
-    """The numbers of a merge's config, with the defaults that its config.json leaves out."""
+    """Return the sizes in a merge's config, including defaults that config.json omits."""
     config = sources.parsed_config("float32")
     values = {key: getattr(config, key, None) for key in _NUMBERS}
     if values["intermediate_size"] is None and values["hidden_size"] is not None:
@@ -131,37 +137,42 @@ def numbers(sources: Sources) -> dict[str, Any]:
 
 
 def kv_bytes_per_token(config: Mapping[str, Any], itemsize: int) -> int:
-    """Keys and values of one token in every layer."""
+    """Return the size of one token's keys and values in all layers."""
     heads = config["num_attention_heads"]
     width = config.get("head_dim") or config["hidden_size"] // heads
-    kept = config.get("num_key_value_heads") or heads
-    return int(2 * config["num_hidden_layers"] * kept * width * itemsize)
+    kv_heads = config.get("num_key_value_heads") or heads
+    return int(2 * config["num_hidden_layers"] * kv_heads * width * itemsize)
 
 
 def indivisible(config: Mapping[str, Any], gpus: int) -> str | None:
-    """What of a model so many GPUs cannot share evenly, in words; vLLM's tensor parallelism."""
+    """Return a description of a dimension that vLLM cannot divide evenly among so many GPUs.
+
+    Returns None if tensor parallelism is possible.
+    """
     if gpus == 1:
         return None
-    heads, inside = config["num_attention_heads"], config["intermediate_size"]
-    kept = config.get("num_key_value_heads") or heads
-    rows = math.ceil(config["vocab_size"] / _ROWS) * _ROWS
-    shared = {
+    heads, intermediate = config["num_attention_heads"], config["intermediate_size"]
+    kv_heads = config.get("num_key_value_heads") or heads
+    rows = math.ceil(config["vocab_size"] / _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+    remainders = {
         f"{heads} attention heads": heads % gpus,
-        f"{kept} key-value heads": kept % gpus if kept >= gpus else gpus % kept,  # else repeated
-        f"intermediate size {inside}": inside % gpus,
+        # fewer heads than GPUs are replicated
+        f"{kv_heads} key-value heads": kv_heads % gpus if kv_heads >= gpus else gpus % kv_heads,
+        f"intermediate size {intermediate}": intermediate % gpus,
         f"{rows} rows of the vocabulary": rows % gpus,
     }
-    return next((what for what, rest in shared.items() if rest), None)
+    return next((dimension for dimension, remainder in remainders.items() if remainder), None)
 
 
 def kv_tokens_for(batch_tokens: int, longest: int) -> int:
-    """Tokens the cache should hold: two steps' worth, the shared prompts, and some to spare."""
+    """Return the capacity of the KV cache in tokens: two steps, the shared prefixes, and slack."""
     return 2 * batch_tokens + 8 * longest
 
 
 def groups_within(capacity: int, tokens: Mapping[int, int]) -> Iterator[list[int]]:
-    """The keys of `tokens`, in order, in groups of so many tokens at most; one that alone has
-    more is a group of its own.
+    """Split the keys of `tokens`, in order, into groups of at most `capacity` tokens.
+
+    A key that has more tokens than that is a group of its own.
     """
     group: list[int] = []
     left = capacity
@@ -176,8 +187,10 @@ def groups_within(capacity: int, tokens: Mapping[int, int]) -> Iterator[list[int
 
 
 def _activations(config: Mapping[str, Any], itemsize: int, tokens: int, sequences: int) -> int:
-    """The residual stream and its norms, the wider of attention and gated feed-forward inside a
-    layer, and logits in float32 with their log-softmax and a copy.
+    """Return the size of the activations of one step.
+
+    Per token: the residual stream, its norms, and the gated feed-forward part of a layer, which is
+    wider than attention. Per sequence: float32 logits, their log-softmax, and a copy.
     """
-    inside = 3 * config["hidden_size"] + 3 * config["intermediate_size"]
-    return int(tokens * inside * itemsize + 3 * sequences * config["vocab_size"] * 4)
+    width = 3 * config["hidden_size"] + 3 * config["intermediate_size"]
+    return int(tokens * width * itemsize + 3 * sequences * config["vocab_size"] * 4)

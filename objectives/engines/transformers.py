@@ -1,6 +1,6 @@
 """The reference engine: transformers, on a CPU or a GPU.
 
-B: prompts of a batch, T: their tokens after the shared ones, left-padded to the longest.
+B: prompts of a batch, T: their tokens after the shared prefix, left-padded to the longest.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from objectives.merge.stream import MergeStream
 from objectives.models.sources import Sources
 from objectives.models.special_tokens import EndTokens
 
-from .engine import Answer, Prompt, said
+from .engine import Answer, Prompt, truncate_at_stop
 
 
 class TransformersEngine:
@@ -34,7 +34,7 @@ class TransformersEngine:
         batch_tokens: int = 4096,
         ends: EndTokens | None = None,
     ) -> None:
-        """`dtype` is what the model computes in; `batch_tokens` bounds a batch, padding and all.
+        """The model computes in `dtype`. A batch has at most `batch_tokens` tokens with padding.
         `ends` defaults to the end tokens of the sources.
         """
         transformers.utils.logging.set_verbosity_error()
@@ -46,7 +46,7 @@ class TransformersEngine:
         self._prefixes: dict[tuple[int, ...], DynamicCache] = {}
 
     def _build(self, label: str | None) -> None:
-        """Make the model that computes with the positions of the model `label`, or the merge's."""
+        """Create the model from the config of the source `label`, or from that of merges."""
         config = self._sources.parsed_config(self._dtype, label)
         with no_init_weights(), torch.device(self._device):
             self._model = AutoModelForCausalLM.from_config(
@@ -58,7 +58,8 @@ class TransformersEngine:
         self._config_label = label or self._sources.config_label_of_merges
 
     def load(self, recipe: MergeRecipe) -> None:
-        with _memory_named():
+        """Merge and overwrite the model's weights. Raises EngineError."""
+        with _out_of_memory_as_engine_error():
             try:
                 self._load(recipe)
             except MergeError as error:
@@ -69,23 +70,27 @@ class TransformersEngine:
         label = self._sources.config_label(recipe.alone)
         if label != self._config_label:
             self._parameters.clear()
-            del self._model  # before there is another
+            del self._model  # frees its memory before the next one is created
             self._build(label)
         missing = set(self._parameters)
         for name, tensor in self._stream.tensors(recipe):
             live = self._parameters.get(name)
             if live is None or live.shape != tensor.shape:
-                shape = "absent" if live is None else list(live.shape)
+                expected = "does not have it" if live is None else f"expects {list(live.shape)}"
                 raise EngineError(
-                    f"merged tensor {name} is {list(tensor.shape)}, in the model {shape}"
+                    f"the merged tensor {name} has the shape {list(tensor.shape)}; the model "
+                    f"{expected}"
                 )
             live.copy_(tensor)
             missing.discard(name)
         if missing:
-            raise EngineError(f"the merge lacks {len(missing)} tensors, first {min(missing)}")
+            raise EngineError(
+                f"the merge lacks {len(missing)} tensors; the first is {min(missing)}"
+            )
 
     def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
-        with _memory_named(), torch.inference_mode():
+        """Return one greedy answer for each prompt, in their order. Raises EngineError."""
+        with _out_of_memory_as_engine_error(), torch.inference_mode():
             return self._answer(prompts)
 
     def _answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
@@ -97,12 +102,13 @@ class TransformersEngine:
         for (prefix, max_tokens, stops), members in groups.items():
             members.sort(key=lambda i: len(prompts[i].tokens))
             for batch in self._batches([len(prompts[i].tokens) - len(prefix) for i in members]):
-                chosen = [members[j] for j in batch]
-                replies = self._batch([prompts[i] for i in chosen], prefix, max_tokens, stops)
-                answers.update(zip(chosen, replies, strict=True))
+                indices = [members[j] for j in batch]
+                in_batch = self._batch([prompts[i] for i in indices], prefix, max_tokens, stops)
+                answers.update(zip(indices, in_batch, strict=True))
         return [answers[i] for i in range(len(prompts))]
 
     def close(self) -> None:
+        """Release the model's memory."""
         self._prefixes.clear()
         self._parameters.clear()
         del self._model
@@ -110,7 +116,7 @@ class TransformersEngine:
             torch.cuda.empty_cache()
 
     def _batches(self, lengths: list[int]) -> Iterator[range]:
-        """Runs of ascending lengths that fit `batch_tokens` when padded to their last."""
+        """Yield ranges of the ascending `lengths`, each within `batch_tokens` after padding."""
         start = 0
         for stop, length in enumerate(lengths):
             if stop > start and (stop + 1 - start) * length > self._batch_tokens:
@@ -125,33 +131,40 @@ class TransformersEngine:
         max_tokens: int,
         stops: frozenset[int],
     ) -> list[Answer]:
-        own = [prompt.tokens[len(prefix) :] for prompt in prompts]
-        ids_BT, mask_BT = _left_padded(own, self._device)
-        mask_BT = torch.cat([mask_BT.new_ones(len(own), len(prefix)), mask_BT], dim=1)
-        cache = self._prefix(prefix, len(own))
+        """Answer prompts that share a prefix, a maximum length and their stops."""
+        suffixes = [prompt.tokens[len(prefix) :] for prompt in prompts]
+        ids_BT, mask_BT = _left_padded(suffixes, self._device)
+        mask_BT = torch.cat([mask_BT.new_ones(len(suffixes), len(prefix)), mask_BT], dim=1)
+        cache = self._prefix(prefix, len(suffixes))
         logits = self._forward(ids_BT, mask_BT, cache)
         logprobs = logits.log_softmax(dim=-1)
         finite = torch.isfinite(logits).all(dim=-1)
         steps = [logits.argmax(dim=-1)]
         last = torch.tensor([*self._ends.all, *stops], dtype=torch.int64, device=logits.device)
-        over = torch.isin(steps[0], last)
-        while len(steps) < max_tokens and not over.all():
-            mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(own), 1)], dim=1)
+        ended = torch.isin(steps[0], last)
+        while len(steps) < max_tokens and not ended.all():
+            mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(suffixes), 1)], dim=1)
             logits = self._forward(steps[-1][:, None], mask_BT, cache)
-            finite &= over | torch.isfinite(logits).all(dim=-1)
+            finite &= ended | torch.isfinite(logits).all(dim=-1)
             steps.append(logits.argmax(dim=-1))
-            over |= torch.isin(steps[-1], last)
+            ended |= torch.isin(steps[-1], last)
         rows = torch.stack(steps, dim=1).tolist()
-        wanted = [logprobs[b, list(prompt.options)].tolist() for b, prompt in enumerate(prompts)]
+        of_options = [
+            logprobs[b, list(prompt.options)].tolist() for b, prompt in enumerate(prompts)
+        ]
         return [
-            Answer(said(row, prompt, self._ends.dropped, self._ends.kept), tuple(options), fine)
-            for row, prompt, options, fine in zip(
-                rows, prompts, wanted, finite.tolist(), strict=True
+            Answer(
+                truncate_at_stop(row, prompt, self._ends.dropped, self._ends.kept),
+                tuple(options),
+                is_finite,
+            )
+            for row, prompt, options, is_finite in zip(
+                rows, prompts, of_options, finite.tolist(), strict=True
             )
         ]
 
     def _forward(self, ids_BT: Tensor, mask_BT: Tensor, cache: DynamicCache) -> Tensor:
-        """Float32 logits of the next token, [B, vocabulary]."""
+        """Return float32 logits of the next token, [B, vocabulary size]."""
         positions = (mask_BT.cumsum(dim=1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
         output = self._model(
             input_ids=ids_BT,
@@ -165,7 +178,7 @@ class TransformersEngine:
         return logits
 
     def _prefix(self, prefix: tuple[int, ...], copies: int) -> DynamicCache:
-        """A cache that holds the prefix, once for each prompt of a batch."""
+        """Return a cache that holds `copies` copies of the prefix."""
         if not prefix:
             return DynamicCache()
         if prefix not in self._prefixes:
@@ -179,8 +192,8 @@ class TransformersEngine:
 
 
 @contextlib.contextmanager
-def _memory_named() -> Iterator[None]:
-    """Out of memory as an EngineError: the trial fails, the study goes on."""
+def _out_of_memory_as_engine_error() -> Iterator[None]:
+    """Raise EngineError if the device is out of memory: the trial fails, the study continues."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -189,7 +202,7 @@ def _memory_named() -> Iterator[None]:
 
 
 def _left_padded(rows: list[tuple[int, ...]], device: str) -> tuple[Tensor, Tensor]:
-    """Token ids and a mask that is 1 at tokens, both [B, T]."""
+    """Return token ids and a mask that is 1 at tokens and 0 at padding, both [B, T]."""
     longest = max(map(len, rows))
     ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])

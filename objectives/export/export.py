@@ -165,23 +165,25 @@ def _write_texts(
     merge = to_mergekit(recipe, references, _tokenizer_source(recipe, sources, references))
     (folder / MERGEKIT_FILE).write_text(yaml.safe_dump(merge, sort_keys=False), encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
-    speaker = sources.speaker.folder
+    tokenizer_checkpoint = sources.tokenizer_checkpoint.folder
     if sources.tokenizer_source == UNION:
         _save_tokenizer(sources.vocabulary.tokenizer, folder)
     else:
-        _copy_tokenizer(sources.speaker, folder)
-    label, rows = sources.speaker.label, sources.vocabulary.size
-    generation = merged_generation_config(label, speaker, config, rows)
+        _copy_tokenizer(sources.tokenizer_checkpoint, folder)
+    label, rows = sources.tokenizer_checkpoint.label, sources.vocabulary.size
+    generation = merged_generation_config(label, tokenizer_checkpoint, config, rows)
     write_json(folder / GENERATION_FILE, generation)
 
 
-def _copy_tokenizer(speaker: Checkpoint, folder: Path) -> None:
+def _copy_tokenizer(tokenizer_checkpoint: Checkpoint, folder: Path) -> None:
     """Without a tokenizer's auto_map, which names code."""
     for name in FILES:
-        path = speaker.folder / name
+        path = tokenizer_checkpoint.folder / name
         if not path.exists():
             continue
-        if name == TOKENIZER_CONFIG and "auto_map" in (settings := read_json(speaker.label, path)):
+        if name == TOKENIZER_CONFIG and "auto_map" in (
+            settings := read_json(tokenizer_checkpoint.label, path)
+        ):
             kept = {key: value for key, value in settings.items() if key != "auto_map"}
             write_json(folder / name, kept)
         else:
@@ -203,7 +205,7 @@ def _tokenizer_source(
     if sources.tokenizer_source == UNION:
         return UNION
     if sources.tokenizer_source != BASE:
-        return references[sources.speaker.label]
+        return references[sources.tokenizer_checkpoint.label]
     if not sources.vocabularies_differ:
         return None
     return BASE if recipe.base else references[sources.reference.label]

@@ -96,9 +96,9 @@ class Fused:
                 place = (seed, model, info.name)
                 low, high = masks.key(*place)
                 self._keys[place] = _signed(low | high << 32)
-                grain = sums.grain(held[model].float() - held[base].float())
-                table = kernels.tally(held[base], held[model], self._keys[place], grain)
-                self._tables[place] = table.numpy(), grain
+                quantum = sums.quantum(held[model].float() - held[base].float())
+                table = kernels.tally(held[base], held[model], self._keys[place], quantum)
+                self._tables[place] = table.numpy(), quantum
 
     def _numbers(
         self,
@@ -119,10 +119,10 @@ class Fused:
             if METHODS[recipe.method].drops:
                 for m, density in enumerate(_kept(setting, models)):
                     place = (recipe.mask_seed, models[m], info.name)
-                    table, grain = self._tables[place]
+                    table, quantum = self._tables[place]
                     below = masks.threshold(density)
                     draws[i, m], draws[i, M + m] = self._keys[place], below
-                    numbers[i, M + m] = sums.ratio(int(table[-1]), int(table[below]), grain)
+                    numbers[i, M + m] = sums.ratio(int(table[-1]), int(table[below]), quantum)
         return self._sent(numbers), self._sent(draws)
 
     def _shares(

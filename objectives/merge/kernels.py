@@ -17,18 +17,18 @@ _COPIES = 32
 """Of the bins, so that fewer programs add to the same one at a time."""
 
 
-def tally(base: Tensor, model: Tensor, key: int, grain: float) -> Tensor:
-    """L1 sums of `model - base` by random draw: entry t counts, in grains, the elements whose
+def tally(base: Tensor, model: Tensor, key: int, quantum: float) -> Tensor:
+    """L1 sums of `model - base` by random draw: entry t counts, in quanta, the elements whose
     draw is below t. int64 of shape [65537], on the CPU. `key` is the Philox key, its first word
     the low one.
     """
     bins = torch.zeros(_BINS, dtype=torch.int64, device=base.device)
     keys = torch.tensor([key], device=base.device)
-    per_grain = torch.tensor([1 / grain], dtype=torch.float64, device=base.device)
+    per_quantum = torch.tensor([1 / quantum], dtype=torch.float64, device=base.device)
     count = base.numel()
     with torch.cuda.device_of(base):
         _tally[(triton.cdiv(count, BLOCK),)](
-            bins, base, model, keys, per_grain, count, BLOCK=BLOCK, num_warps=WARPS
+            bins, base, model, keys, per_quantum, count, BLOCK=BLOCK, num_warps=WARPS
         )
     return torch.cat([bins.new_zeros(1), bins.cumsum(dim=0)]).cpu()
 
@@ -137,14 +137,14 @@ def _flipped(values, sign):
 
 
 @triton.jit
-def _tally(bins, base, model, key, per_grain, count, BLOCK: tl.constexpr):
+def _tally(bins, base, model, key, per_quantum, count, BLOCK: tl.constexpr):
     start = tl.program_id(0).to(tl.int64) * BLOCK
     at = start + tl.arange(0, BLOCK)
     inside = at < count
     delta = tl.load(model + at, inside, 0.0).to(tl.float32)
     delta -= tl.load(base + at, inside, 0.0).to(tl.float32)
-    grains = (tl.abs(delta).to(tl.float64) * tl.load(per_grain)).to(tl.int64)
-    tl.atomic_add(bins + _draws(tl.load(key), start, BLOCK), grains, inside, sem="relaxed")
+    quanta = (tl.abs(delta).to(tl.float64) * tl.load(per_quantum)).to(tl.int64)
+    tl.atomic_add(bins + _draws(tl.load(key), start, BLOCK), quanta, inside, sem="relaxed")
 
 
 @triton.jit

@@ -85,9 +85,9 @@ def drop_and_rescale(delta: Tensor, kept: Tensor) -> Tensor:
     mergekit's form: the factor is the ratio of the L1 sums, not 1 / density.
     """
     masked = torch.where(kept, delta, 0.0)
-    grain = sums.grain(delta)
-    before, after = sums.grains(delta, grain), sums.grains(masked, grain)
-    return masked * sums.ratio(before, after, grain)
+    quantum = sums.quantum(delta)
+    before, after = sums.quanta(delta, quantum), sums.quanta(masked, quantum)
+    return masked * sums.ratio(before, after, quantum)
 
 
 def slerp(first: Tensor, second: Tensor, t: float) -> Tensor:

@@ -100,8 +100,10 @@ def _merge(base: Path, adapter: Path, folder: Path) -> None:
         reason = " ".join(str(error).split())[:300]
         raise SourceError(f"{adapter}: the adapter does not fit {base}: {reason}") from None
     (folder / GENERATION_FILE).unlink(missing_ok=True)
-    speaker = adapter if grown and any((adapter / name).exists() for name in FILES) else base
-    for source, names in ((speaker, FILES), (base, (GENERATION_FILE,))):
+    tokenizer_checkpoint = (
+        adapter if grown and any((adapter / name).exists() for name in FILES) else base
+    )
+    for source, names in ((tokenizer_checkpoint, FILES), (base, (GENERATION_FILE,))):
         for name in names:
             if (source / name).exists():
                 shutil.copyfile(source / name, folder / name)

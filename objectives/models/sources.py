@@ -207,7 +207,7 @@ class Sources:
         return any(rows is not None for rows in self.vocabulary.rows.values())
 
     @property
-    def speaker(self) -> Checkpoint:
+    def tokenizer_checkpoint(self) -> Checkpoint:
         """The model whose numbers the merge's tokens begin with: its special tokens are the
         merge's."""
         if not self.tokenizer_source.startswith(MODEL):
@@ -258,15 +258,21 @@ class Sources:
             config["tie_word_embeddings"] = False
         if self.tokenizer_source != BASE:
             config["vocab_size"] = self.vocabulary.size
-            theirs = self.speaker.config
+            theirs = self.tokenizer_checkpoint.config
             special = [key for key in {**config, **theirs} if key.endswith("_token_id")]
             config |= {key: theirs.get(key) for key in special}
         return without_stray_pad(config, self.vocabulary.size)
 
     def end_tokens(self, generation: bool = True) -> EndTokens:
         """The tokens that end an answer; those of config.json alone without `generation`."""
-        speaker, config = self.speaker, self.merged_config("float32")
-        return end_tokens(speaker.label, speaker.folder, config, self.vocabulary.size, generation)
+        tokenizer_checkpoint, config = self.tokenizer_checkpoint, self.merged_config("float32")
+        return end_tokens(
+            tokenizer_checkpoint.label,
+            tokenizer_checkpoint.folder,
+            config,
+            self.vocabulary.size,
+            generation,
+        )
 
     def parsed_config(self, dtype: str, label: str | None = None) -> Any:
         """The same as transformers reads it."""

@@ -28,7 +28,7 @@ class MultipleChoice:
     max_tokens: int = 1
     scorer: Scorer = "official"
 
-    def only(self, questions: Sequence[Question]) -> Self:
+    def with_questions(self, questions: Sequence[Question]) -> Self:
         """The same task with these questions."""
         return dataclasses.replace(self, questions=tuple(questions))
 

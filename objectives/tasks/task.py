@@ -67,7 +67,7 @@ class Asked(Protocol):
     def prompts(self, tokenizer: Tokenizer) -> list[tuple[Prompt, ...]]:
         """The prompts of each question: one, where its answer is written, or several."""
 
-    def only(self, questions: Sequence[Question]) -> Self:
+    def with_questions(self, questions: Sequence[Question]) -> Self:
         """The same task with these questions."""
 
 
@@ -93,7 +93,7 @@ class Task(Asked, Protocol):
 class WholeTask(Asked, Protocol):
     """A task that scores all its answers together."""
 
-    def rights(self, answers_Q: Sequence[Sequence[Answer]]) -> list[float]:
+    def scores(self, answers_Q: Sequence[Sequence[Answer]]) -> list[float]:
         """A number for each question; their mean is the task's score, and their spread gives its
         error, as if the score were a mean. Raises TaskError and ScorerError.
         """

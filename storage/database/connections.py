@@ -1,4 +1,4 @@
-"""Connections to SQLite files and Postgres servers, and what they promise."""
+"""Connections to SQLite files and PostgreSQL servers: options, transactions and locks."""
 
 import contextlib
 import fcntl
@@ -31,40 +31,41 @@ _POSTGRES = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-"""libpq's options: a server that is gone is noticed within half a minute (values in s and ms)."""
+"""Options of libpq, in s and (tcp_user_timeout) ms: a lost server is noticed within 30 s."""
 
 _SESSION = "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '60s'"
-"""The server ends a transaction whose client was stopped, so that no other waits on its locks for
-ever, and a statement that waits for a lock."""
+"""The server ends the transaction of a stopped client, so that its locks are released, and ends a
+statement that waits too long for a lock."""
 
 _ANSWER_SECONDS = 30
-"""The time that a server has to answer a first query, besides a connect_timeout in the URL."""
+"""The timeout of the first query, in addition to a connect_timeout in the URL."""
 
-_EXCLUSIVE_SECONDS, _POLL_SECONDS, _QUIET_SECONDS = 600, 0.1, 5
-"""The longest wait for the other processes that open a database, the time between tries, and the
-wait that is worth a message."""
+_EXCLUSIVE_SECONDS, _POLL_SECONDS, _SILENT_SECONDS = 600, 0.1, 5
+"""The longest wait for another process that opens the database, the time between two tries, and
+the wait after which a warning is logged."""
 
 _IMMEDIATE = "immediate"
 
 
 def engine_options(url: str) -> dict[str, Any]:
-    """What `create_engine` takes for this URL; options in the URL itself are left alone."""
-    given = make_url(url).query
-    options: dict[str, Any] = {"timeout": 60} if sqlite_path(url) else _POSTGRES
-    mine = {key: value for key, value in options.items() if key not in given}
+    """Return the keyword arguments of `create_engine`; options in the URL take precedence."""
+    url_options = make_url(url).query
+    defaults: dict[str, Any] = {"timeout": 60} if sqlite_path(url) else _POSTGRES
+    options = {key: value for key, value in defaults.items() if key not in url_options}
     if sqlite_path(url) is None:
-        mine["client_encoding"] = "utf8"  # else a database in SQL_ASCII takes nothing but ASCII
-    return {"pool_pre_ping": True, "connect_args": mine}
+        options["client_encoding"] = "utf8"  # a SQL_ASCII database would only accept ASCII
+    return {"pool_pre_ping": True, "connect_args": options}
 
 
 def make_engine(url: str) -> Engine:
+    """Return an engine whose connections are set up by `prepare`."""
     engine = create_engine(url, **engine_options(url))
     prepare(engine)
     return engine
 
 
 def prepare(engine: Engine) -> None:
-    """Give an engine's connections their habits."""
+    """Install the event listeners that set up new connections and begin transactions."""
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _on_sqlite_connect)
         event.listen(engine, "begin", _on_sqlite_begin)
@@ -74,32 +75,34 @@ def prepare(engine: Engine) -> None:
 
 @contextlib.contextmanager
 def writing(engine: Engine) -> Iterator[Session]:
-    """A transaction that writes. On SQLite it holds the file's write lock from its beginning, so
-    that what it reads is still so when it writes."""
+    """Begin a transaction that writes, and commit it at the end.
+
+    On SQLite it takes the write lock at once, so that no other process changes what it has read.
+    """
     with Session(engine.execution_options(**{_IMMEDIATE: True})) as session, session.begin():
         yield session
 
 
 def wait_for_answer(engine: Engine, url: str) -> None:
-    """Return once a server has answered a query; raise StorageError if it has not in time.
+    """Wait until the server has answered a query. Raises StorageError after a timeout.
 
-    The driver only limits the time to connect, so that a thread asks and this one waits.
+    The query runs in a thread of its own, because the driver can only limit the connection time.
     """
     if sqlite_path(url) is not None:
         return
     answer: Future[None] = Future()
 
-    def ask() -> None:
+    def query() -> None:
         try:
             with engine.connect() as connection:
                 connection.execute(text("SELECT 1"))
             answer.set_result(None)
-        except Exception as error:  # raised again by the thread that waits
+        except Exception as error:  # raised again in the waiting thread
             answer.set_exception(error)
 
-    patience = str(make_url(url).query.get("connect_timeout", ""))
-    limit = _ANSWER_SECONDS + (int(patience) if patience.isdecimal() else 0)
-    threading.Thread(target=ask, name="first query", daemon=True).start()
+    connect_timeout = str(make_url(url).query.get("connect_timeout", ""))
+    limit = _ANSWER_SECONDS + (int(connect_timeout) if connect_timeout.isdecimal() else 0)
+    threading.Thread(target=query, name="first query", daemon=True).start()
     try:
         answer.result(limit)
     except TimeoutError:
@@ -107,58 +110,61 @@ def wait_for_answer(engine: Engine, url: str) -> None:
             raise
         raise StorageError(
             f"cannot use {redacted(url)}: the server has not answered for {limit} s; check that "
-            "host and port are those of a PostgreSQL server"
+            "the host and the port are those of a PostgreSQL server"
         ) from None
 
 
 @contextlib.contextmanager
 def exclusive(engine: Engine, url: str) -> Iterator[None]:
-    """One process at a time in this database; others wait. It ends with the process."""
+    """Hold a lock on the database that one process at a time can hold; others wait for it.
+
+    The lock is released when the process ends. Raises StorageError after a timeout.
+    """
     path = sqlite_path(url)
     if path is not None:
         with path.with_name(f"{path.name}.lock").open("w") as file:
             _lock(file, path)
             yield
         return
-    number = {"number": _number("merge study: opening")}
+    number = {"number": _lock_number("merge study: opening")}
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text(f"SET lock_timeout = '{_EXCLUSIVE_SECONDS}s'"))
         connection.execute(text("SELECT pg_advisory_lock(:number)"), number)
         try:
             yield
         finally:
-            with contextlib.suppress(DBAPIError):  # a lost connection has given the lock back
+            with contextlib.suppress(DBAPIError):  # a lost connection has released the lock
                 connection.execute(text("SELECT pg_advisory_unlock(:number)"), number)
                 connection.execute(text(_SESSION))
 
 
 def _lock(file: IO[str], path: Path) -> None:
-    """Take the lock of a file. Raises StorageError if another process keeps it."""
-    began, quiet = time.monotonic(), float(_QUIET_SECONDS)
+    """Lock a file. Raises StorageError if another process holds the lock for too long."""
+    start, next_warning = time.monotonic(), float(_SILENT_SECONDS)
     while True:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
-        waited = time.monotonic() - began
+        waited = time.monotonic() - start
         if waited > _EXCLUSIVE_SECONDS:
             raise StorageError(
-                f"cannot use {path}: another process has kept {path.name}.lock for "
-                f"{_EXCLUSIVE_SECONDS} s; end it, or try again"
+                f"cannot use {path}: another process has held {path.name}.lock for "
+                f"{_EXCLUSIVE_SECONDS} s; end that process, or try again"
             )
-        if waited > quiet:
-            quiet = math.inf
-            log.warning("waiting for another process that opens %s", path)
+        if waited > next_warning:
+            next_warning = math.inf
+            log.warning("waiting for another process that is opening %s", path)
         time.sleep(_POLL_SECONDS)
 
 
 def use_write_ahead_log(path: Path) -> None:
-    """Make the file where it is not there. Raises sqlite3.Error."""
+    """Enable write-ahead logging; creates the file if it is missing. Raises sqlite3.Error."""
     with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _on_sqlite_connect(connection: sqlite3.Connection, _: object) -> None:
-    connection.isolation_level = None  # the driver begins nothing by itself: _on_sqlite_begin does
+    connection.isolation_level = None  # _on_sqlite_begin begins transactions, not the driver
     connection.execute("PRAGMA foreign_keys=ON")
 
 
@@ -173,6 +179,7 @@ def _on_postgres_connect(connection: Any, _: object) -> None:
     connection.commit()
 
 
-def _number(name: str) -> int:
+def _lock_number(name: str) -> int:
+    """Return the number of an advisory lock, 0 to 2**63 - 1."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

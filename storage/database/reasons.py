@@ -1,4 +1,4 @@
-"""What a driver's error means for the user: one line without secrets, and what to do about it."""
+"""Turn a driver's error into one line for the user: the reason, without secrets, and a remedy."""
 
 import contextlib
 import sqlite3
@@ -9,36 +9,38 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from storage.errors import StorageError
 
-from .retry import cause, innermost, sqlstate
+from .retry import driver_message, innermost, sqlstate
 from .url import printable, redacted, sqlite_path, without_secrets
 
-_CONNECT = "check that the server is up, and host, port, user, password and database name"
+_CONNECT = (
+    "check that the server is running, and check host, port, user, password and database name"
+)
 _BY_STATE = {
     "42501": "grant the user SELECT, INSERT, UPDATE and DELETE on the tables, USAGE on their "
     "sequences, and for a new study CREATE on the schema",
-    "25006": "the database only allows reading: use the primary server, or another user",
+    "25006": "the database is read-only: use the primary server, or another user",
     "3D000": "create the database, or correct its name",
     "28": "correct the user name or the password",
-    "22P05": "the encoding of the database lacks a character: create one with ENCODING 'UTF8'",
-    "22021": "the encoding of the database lacks a character: create one with ENCODING 'UTF8'",
-    "55P03": "another process holds a lock: end it, or try again",
+    "22P05": "the database's encoding cannot store the text: create it with ENCODING 'UTF8'",
+    "22021": "the database's encoding cannot store the text: create it with ENCODING 'UTF8'",
+    "55P03": "another process holds a lock: end that process, or try again",
     "53300": "too many connections: raise max_connections, or start fewer workers",
 }
-"""Remedies by SQLSTATE, or its class."""
+"""Remedies by SQLSTATE, or by its class (the first two characters)."""
 _BY_CODE = {
     sqlite3.SQLITE_READONLY: "make the file and its folder writable",
     sqlite3.SQLITE_PERM: "make the file and its folder writable",
-    sqlite3.SQLITE_CANTOPEN: "the file and its folder must be there, readable and writable",
-    sqlite3.SQLITE_NOTADB: "name another file, or a new one",
-    sqlite3.SQLITE_CORRUPT: "restore the file from a copy",
+    sqlite3.SQLITE_CANTOPEN: "the file and its folder must exist, be readable and be writable",
+    sqlite3.SQLITE_NOTADB: "choose another file, or a new one",
+    sqlite3.SQLITE_CORRUPT: "restore the file from a backup",
     sqlite3.SQLITE_FULL: "free some space on its disk",
-    sqlite3.SQLITE_BUSY: "another process holds a lock: end it, or try again",
+    sqlite3.SQLITE_BUSY: "another process holds a lock: end that process, or try again",
 }
-"""Remedies by the primary error code of SQLite."""
+"""Remedies by SQLite's primary error code."""
 
 
 def remedy(error: BaseException) -> str:
-    """Return what the user can do about a database error; empty if that is not known."""
+    """Return what the user can do about a database error; empty if unknown."""
     inner = innermost(error)
     original: Any = inner.orig if isinstance(inner, DBAPIError) else inner
     if isinstance(original, sqlite3.Error):
@@ -49,7 +51,7 @@ def remedy(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Turn what fails while a database is opened into a StorageError about this URL."""
+    """Raise errors that occur while the database at this URL is opened as StorageError."""
     try:
         yield
     except StorageError:
@@ -59,13 +61,13 @@ def explained(url: str) -> Iterator[None]:
 
 
 def unusable(url: str, error: BaseException) -> str:
-    """Say that a database cannot be used, why, and what to do."""
-    text = printable(without_secrets(cause(error), url))
+    """Return the message that a database cannot be used, with the reason and the remedy."""
+    text = printable(without_secrets(driver_message(error), url))
     advice = remedy(error)
     inner = innermost(error)
     if not advice and sqlite_path(url) is None and not sqlstate(getattr(inner, "orig", None)):
         advice = _CONNECT
         if redacted(url).endswith("..."):
             advice += "; percent-encode special characters of the user name and the password"
-    joint = "" if not advice else " " if text.endswith(("?", ".")) else "; "
-    return f"cannot use {redacted(url)}: {text}{joint}{advice}"
+    separator = "" if not advice else " " if text.endswith(("?", ".")) else "; "
+    return f"cannot use {redacted(url)}: {text}{separator}{advice}"

@@ -1,6 +1,6 @@
-"""Whether a database can be used for a study, found out without leaving anything in it.
+"""Check that a database can be used for a study, without leaving anything in it.
 
-A run asks this before it reads any model. Nothing here imports Optuna.
+A run does this before it reads any model. This module does not import Optuna.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from storage.errors import StorageError
 
 from .connections import make_engine, wait_for_answer
 from .reasons import explained
-from .tables import OPTUNA, OURS
+from .tables import OPTUNA_TABLES, OUR_TABLES
 from .url import printable, redacted, sqlite_path
 
-_LACKING = text(
+_INACCESSIBLE = text(
     """
     SELECT c.relname FROM pg_class c
     WHERE c.relkind IN ('r', 'p') AND pg_table_is_visible(c.oid) AND c.relname = ANY(:names)
@@ -36,11 +36,11 @@ _LACKING = text(
     ORDER BY 1
     """
 )
-"""The tables and sequences that this user may not use as a study does."""
+"""Selects the tables and sequences for which the user lacks a privilege that a study needs."""
 
 
 def check_rights(url: str, texts: Iterable[str] = ()) -> None:
-    """Check that the database answers, can be written, and can store the `texts`.
+    """Check that the database responds, that the user may write, and that `texts` can be stored.
 
     Raises StorageError.
     """
@@ -64,26 +64,26 @@ def check_rights(url: str, texts: Iterable[str] = ()) -> None:
 
 
 def check_tables(tables: Iterable[str], url: str) -> None:
-    """Check that a database has Optuna's tables, or none yet. Raises StorageError."""
+    """Check that a database has Optuna's tables, or no tables yet. Raises StorageError."""
     names = set(tables)
-    mine = OPTUNA | {table.name for table in OURS}
-    if not names <= mine and not names >= {"studies", "trials", "version_info"}:
-        others = ", ".join(sorted(names - mine)[:3])
+    expected = OPTUNA_TABLES | {table.name for table in OUR_TABLES}
+    if not names <= expected and not names >= {"studies", "trials", "version_info"}:
+        others = ", ".join(sorted(names - expected)[:3])
         raise StorageError(
-            f"{redacted(url)} is no Optuna database: it holds {others}; give the study a database "
-            "of its own"
+            f"{redacted(url)} is not an Optuna database: it contains the tables {others}; use a "
+            "database of its own for the study"
         )
 
 
 def stored_version(connection: Connection, tables: Iterable[str]) -> str | None:
-    """The version of Optuna's tables; None before Optuna has finished making them."""
+    """Return the schema version of Optuna's tables; None before Optuna has created them all."""
     if "alembic_version" not in set(tables):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalars().first()
 
 
 def check_version(version: str | None, url: str) -> None:
-    """Check that the tables are those of the installed Optuna. Raises StorageError."""
+    """Check that the installed Optuna uses this schema version. Raises StorageError."""
     if version is None:
         return
     optuna = importlib.util.find_spec("optuna")
@@ -95,37 +95,37 @@ def check_version(version: str | None, url: str) -> None:
     tables = f"the tables in {redacted(url)} have the schema {printable(str(version))}"
     if any(version == script.revision for script in scripts.walk_revisions()):
         raise StorageError(
-            f"{tables} of an older Optuna; make a copy of the database and upgrade it with "
+            f"{tables} of an older Optuna; back up the database and upgrade it with "
             "`optuna storage upgrade --storage URL`"
         )
     raise StorageError(
-        f"{tables} of a newer Optuna or of another program; install the Optuna that wrote them, "
-        "or give the study a database of its own"
+        f"{tables} of a newer Optuna or of another program; install the Optuna version that "
+        "created them, or use a database of its own for the study"
     )
 
 
-def check_place(path: Path) -> None:
-    """Check that a SQLite file is a file. Raises StorageError."""
+def check_file_type(path: Path) -> None:
+    """Check that a SQLite path is a regular file or can become one. Raises StorageError."""
     if path.exists() and not path.is_file():
-        kind = "a folder" if path.is_dir() else "no regular file"
+        kind = "a folder" if path.is_dir() else "not a regular file"
         raise StorageError(
-            f"cannot use {path} as a SQLite database: it is {kind}; name another file"
+            f"cannot use {path} as a SQLite database: it is {kind}; choose another file"
         )
     if path.is_symlink() and not path.exists() and not path.resolve().parent.is_dir():
         raise StorageError(
             f"cannot use {path} as a SQLite database: it is a link into {path.resolve().parent}, "
-            "which does not exist; name another file"
+            "which does not exist; choose another file"
         )
 
 
 def _check_file(path: Path) -> None:
-    """Write into a SQLite file and take it back; of a new one, check its folder."""
-    check_place(path)
+    """Check that a SQLite file can be written: roll back a write, or check a new file's folder."""
+    check_file_type(path)
     if not path.exists():
         parent = next(folder for folder in path.resolve().parents if os.path.lexists(folder))
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
             wrong = "is not writable" if parent.is_dir() else "is not a folder"
-            raise StorageError(f"cannot create {path}: {parent} {wrong}; name another file")
+            raise StorageError(f"cannot create {path}: {parent} {wrong}; choose another file")
         return
     with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
         connection.isolation_level = None
@@ -135,24 +135,24 @@ def _check_file(path: Path) -> None:
 
 
 def _check_server(connection: Connection, url: str, tables: set[str], texts: Iterable[str]) -> None:
-    needed = OPTUNA | {table.name for table in OURS}
-    if not tables >= needed:
+    expected = OPTUNA_TABLES | {table.name for table in OUR_TABLES}
+    if not tables >= expected:
         connection.execute(text(f'CREATE TABLE "{_probe()}" (x INTEGER)'))
-    _check_writing(connection, url, sorted(tables & needed))
+    _check_writing(connection, url, sorted(tables & expected))
     for value in texts:
         connection.execute(text("SELECT CAST(:value AS TEXT)"), {"value": value})
 
 
 def _check_writing(connection: Connection, url: str, names: list[str]) -> None:
-    if lacking := connection.execute(_LACKING, {"names": names}).scalars().all():
+    if inaccessible := connection.execute(_INACCESSIBLE, {"names": names}).scalars().all():
         raise StorageError(
-            f"cannot use {redacted(url)}: its user may not write to {', '.join(lacking[:3])}; "
+            f"cannot use {redacted(url)}: the user may not write to {', '.join(inaccessible[:3])}; "
             "grant SELECT, INSERT, UPDATE and DELETE on the tables and USAGE on their sequences"
         )
-    if names:  # a standby and a read-only transaction refuse this, whatever the rights are
+    if names:  # refused by a standby server and in a read-only transaction
         connection.execute(text(f'DELETE FROM "{names[0]}" WHERE false'))
 
 
 def _probe() -> str:
-    """The name of a table that is never committed."""
+    """Return the name of a table that is created and rolled back."""
     return f"merge_study_probe_{uuid.uuid4().hex[:8]}"

@@ -1,4 +1,4 @@
-"""Our tables beside Optuna's, and the database's clock."""
+"""This project's tables, which stand beside Optuna's, and the database's clock."""
 
 from typing import Any
 
@@ -17,13 +17,12 @@ from sqlalchemy.sql.functions import FunctionElement
 
 metadata = MetaData()
 
-# Optuna's own, as far as ours point at them.
+# The columns of Optuna's tables that our foreign keys refer to.
 studies = Table("studies", metadata, Column("study_id", Integer, primary_key=True))
 trials = Table("trials", metadata, Column("trial_id", Integer, primary_key=True))
 
-
-answers = Table(
-    "trial_answers",
+trial_scores = Table(
+    "trial_answers",  # the names in the database stay, so that stored studies can be resumed
     metadata,
     Column("trial_id", ForeignKey("trials.trial_id", ondelete="CASCADE"), primary_key=True),
     Column("task", String(255), primary_key=True),
@@ -35,7 +34,7 @@ answers = Table(
     Column("broken", Integer, nullable=False),
 )
 
-replies = Table(
+trial_answers = Table(
     "trial_replies",
     metadata,
     Column("trial_id", ForeignKey("trials.trial_id", ondelete="CASCADE"), primary_key=True),
@@ -72,11 +71,12 @@ claims = Table(
     Column("since", Float(53), nullable=False),
 )
 
-NEEDED = (answers, workers, claims)
-OURS = (*NEEDED, replies)
-"""Databases from before `replies` can be read without it; whoever writes makes it first."""
+REQUIRED_TABLES = (trial_scores, workers, claims)
+OUR_TABLES = (*REQUIRED_TABLES, trial_answers)
+"""Databases of older versions lack `trial_answers`: they can be read without it, and it is created
+when such a database is opened for writing."""
 
-OPTUNA = {
+OPTUNA_TABLES = {
     *("studies", "study_directions", "study_user_attributes", "study_system_attributes"),
     *("trials", "trial_user_attributes", "trial_system_attributes", "trial_params"),
     *("trial_values", "trial_intermediate_values", "trial_heartbeats"),
@@ -86,7 +86,7 @@ OPTUNA = {
 
 
 class database_now(FunctionElement[float]):  # noqa: N801  # reads as the SQL function it is
-    """Seconds since 1970 in UTC by the database's clock, at this moment of the transaction."""
+    """The current time of the database's clock, not of the transaction's start: s since 1970."""
 
     type = Float(53)
     inherit_cache = True

@@ -17,11 +17,11 @@ from objectives.export.export import changed_weights
 from objectives.merge.recipe import MergeRecipe
 from objectives.models.sources import Sources
 from objectives.sampling import Sample
-from objectives.scoring import Exam, TaskScores
-from storage.answers import TaskReplies
+from objectives.scoring import QuestionSet, TaskScores
+from storage.answers import StoredAnswers
 from storage.database.url import redacted
 from storage.errors import StorageError
-from storage.scores import HELD_OUT, SEARCH, Answers, TaskAnswers
+from storage.scores import HELD_OUT, SEARCH, ScoreStore, StoredScores
 from storage.trials import TrialRecord
 from study.config.errors import ConfigError
 from study.config.schema import StudyConfig
@@ -128,21 +128,21 @@ def _trial(setup: Setup, records: Sequence[TrialRecord], origin: Origin) -> Tria
 
 
 def _compared(
-    exam: Exam,
+    exam: QuestionSet,
     engine: Engine,
     choice: EngineChoice,
-    answers: Answers,
+    answers: ScoreStore,
     record: TrialRecord,
     split: str,
     samples: Mapping[str, Sample],
 ) -> list[Checked]:
     """Each task of a split; nothing where its answers are not stored."""
-    stored, said = answers.read(record.id, split), answers.replies(record.id, split)
+    stored, said = answers.read(record.id, split), answers.read_answers(record.id, split)
     if not stored:
         return []
     for reply in said.values():
         use_threads_of(reply.engine)  # all tasks of a split were asked by one engine
-    now = exam.ask(engine, samples).tasks  # others beside them would change the last bits
+    now = exam.evaluate(engine, samples).tasks  # others beside them would change the last bits
     return [
         _task(split, name, now[name], task, said.get(name), choice.signature)
         for name, task in stored.items()
@@ -153,12 +153,12 @@ def _task(
     split: str,
     name: str,
     now: TaskScores,
-    before: TaskAnswers,
-    said: TaskReplies | None,
+    before: StoredScores,
+    said: StoredAnswers | None,
     engine: str,
 ) -> Checked:
     """Bit for bit where the same engine answered; else how right each answer was."""
-    same_Q: NDArray[np.bool_] = now.right_Q == before.right_Q
+    same_Q: NDArray[np.bool_] = now.scores_Q == before.scores_Q
     note = ""
     if said is None:
         note = "what was said is not stored: only how right each answer was is compared"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from storage.scores import Answers
+    from storage.scores import ScoreStore
     from storage.trials import TrialRecord
     from study.setup.setup import Setup
     from study.verdict.judge import Judgement
@@ -44,7 +44,7 @@ def export_trial(
     records: "Sequence[TrialRecord]",
     out: Path,
     judgement: "Judgement",
-    answers: "Answers",
+    answers: "ScoreStore",
     url: str,
     overwrite: bool = False,
     identity: str | None = None,

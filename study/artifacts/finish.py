@@ -13,7 +13,7 @@ from objectives.errors import ExportError
 from objectives.export.export import holds
 from objectives.export.target import sweep
 from storage.identity import study_identity
-from storage.scores import Answers
+from storage.scores import ScoreStore
 from storage.studies import store_verdict, stored_fingerprint
 from storage.trials import Trials
 from study.cli.escaping import say
@@ -38,7 +38,7 @@ _WIDEST = 10_000
 
 def show(setup: Setup, trials: Trials) -> None:
     """Print the table of the stored scores."""
-    if shown := lines(trials.all(), setup.genome, Answers(trials.database)):
+    if shown := lines(trials.all(), setup.genome, ScoreStore(trials.database)):
         _print(shown, setup)
 
 
@@ -50,7 +50,7 @@ def finish_run(setup: Setup, trials: Trials) -> None:
 
     Raises ExportError.
     """
-    answers = Answers(trials.database)
+    answers = ScoreStore(trials.database)
     judgement = judge(setup, trials.all(), answers)
     places, errors = _written(setup, trials, judgement, answers)
     _keep(setup, trials, judgement)
@@ -79,7 +79,7 @@ def _print(shown: Sequence[Line], setup: Setup) -> None:
 
 
 def _written(
-    setup: Setup, trials: Trials, judgement: Judgement, answers: Answers
+    setup: Setup, trials: Trials, judgement: Judgement, answers: ScoreStore
 ) -> tuple[dict[str, Path], list[ExportError]]:
     """Return where the merge and the report were written, and the errors that prevented it."""
     folder, places, errors = Path("runs", setup.config.name), {}, []
@@ -103,7 +103,7 @@ def _written(
 
 
 def _exported(
-    setup: Setup, trials: Trials, judgement: Judgement, answers: Answers, folder: Path
+    setup: Setup, trials: Trials, judgement: Judgement, answers: ScoreStore, folder: Path
 ) -> Path:
     assert judgement.final is not None
     record, url = judgement.final.candidate.record, trials.database.url
@@ -127,7 +127,7 @@ def _keep(setup: Setup, trials: Trials, judgement: Judgement) -> None:
         (line.candidate.record.attributes.get(AFTER, 0) for line in judgement.lines), default=0
     )
     number = final.candidate.record.number if final else None
-    is_new = database.patience(lambda: store_verdict(study, judgement.sentence, number, after))
+    is_new = database.retry(lambda: store_verdict(study, judgement.sentence, number, after))
     if is_new:
         population = int(stored_fingerprint(study)["population"])
         note = DashboardNote(setup, database, study, population)

@@ -8,7 +8,7 @@ from jinja2 import Environment, StrictUndefined
 
 from objectives.sampling import Sample
 from storage.database.url import redacted
-from storage.scores import HELD_OUT, SEARCH, Answers
+from storage.scores import HELD_OUT, SEARCH, ScoreStore
 from storage.trials import TrialRecord
 from study.cli.escaping import Markdown, markdown, markdown_code, printable
 from study.config.genome import references as references_of
@@ -69,7 +69,7 @@ def model_card(
     setup: Setup,
     record: TrialRecord,
     judgement: Judgement,
-    answers: Answers,
+    answers: ScoreStore,
     samples: Mapping[str, Sample],
 ) -> str:
     """The card of one trial, in the hub's format, with the scores of the study's main merges.
@@ -123,7 +123,7 @@ def texts(
 
 
 def _line_of(
-    record: TrialRecord, shown: Sequence[Line], answers: Answers, samples: Mapping[str, Sample]
+    record: TrialRecord, shown: Sequence[Line], answers: ScoreStore, samples: Mapping[str, Sample]
 ) -> Line:
     """The trial's own line; a trial that is no candidate gets one."""
     found = next((line for line in shown if line.candidate.record.id == record.id), None)

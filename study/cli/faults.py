@@ -79,11 +79,11 @@ def _told(error: BaseException) -> tuple[str, int]:
 
 def _of_the_database(error: BaseException) -> tuple[str, int]:
     from storage.database.reasons import remedy
-    from storage.database.retry import cause, passes
+    from storage.database.retry import driver_message, is_transient
     from storage.database.url import printable
 
-    text, advice = printable(cause(error)), remedy(error)
-    if advice and not passes(error):
+    text, advice = printable(driver_message(error)), remedy(error)
+    if advice and not is_transient(error):
         return f"the database failed: {text}; {advice}", BAD_INPUT
     return f"the database failed: {text}; the same command goes on from there", FAILED
 

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from storage.database.retry import cause
+from storage.database.retry import driver_message
 from storage.database.url import printable
 
 log = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ def logged(app: Application) -> Application:
         try:
             return app(environ, start)
         except (SQLAlchemyError, StorageInternalError) as error:
-            errors.write(f"the database failed: {cause(error)}")
+            errors.write(f"the database failed: {driver_message(error)}")
             return _refused(start, "503 Service Unavailable", "the database does not answer")
         finally:
             if text := errors.getvalue().strip():

@@ -86,10 +86,10 @@ class DashboardNote(Monitor):
         from .dashboard_figures import figures
 
         database, study = self._database, self._study
-        verdict = database.patience(lambda: stored_verdict(study))
+        verdict = database.retry(lambda: stored_verdict(study))
         text = note(self._setup, records, self._population, database.url, verdict)
         drawn = figures(records)
-        database.patience(lambda: post(database, study, text, drawn))
+        database.retry(lambda: post(database, study, text, drawn))
 
 
 def note(

@@ -54,7 +54,7 @@ class WandbMonitor(Monitor):
     def __enter__(self) -> Self:
         sender = Sender(self._options, self._setup)
         try:
-            self._claims.take(_CLAIM)
+            self._claims.acquire(_CLAIM)
         except ClaimTaken:
             log.info("another worker logs to wandb, so this one does not")
             return self
@@ -76,7 +76,7 @@ class WandbMonitor(Monitor):
                 self._tracker.log(self._trials.all())
         finally:
             self._sender.close()
-            self._trials.database.patience(self._tracker.keep)
+            self._trials.database.retry(self._tracker.keep)
             self._claims.release(_CLAIM)
 
     def on_trials(self, records: Sequence[TrialRecord]) -> None:

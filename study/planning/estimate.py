@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from objectives.scoring import Exam
+    from objectives.scoring import QuestionSet
     from study.config.schema import StudyConfig
     from study.planning.cost import Card, Tokens
     from study.setup.setup import Setup
@@ -44,7 +44,7 @@ def _plan(
     found["gpus"] = workers * gpus
     found["memory"] = needed.table(int(card.memory), int(host))
     try:
-        place = needed.place(engine.sources, int(card.memory), int(host))
+        place = needed.choose_residence(engine.sources, int(card.memory), int(host))
     except EngineError:
         return found | {"sources": None, "warnings": [*found["warnings"], "it does not fit"]}
     tasks = _tokens(setup)
@@ -87,7 +87,7 @@ def _tokens(setup: "Setup") -> "dict[str, Tokens]":
     return {name: tokens.sampled(shares[name]) for name, tokens in whole.items()}
 
 
-def _all_tokens(exam: "Exam") -> int:
+def _all_tokens(exam: "QuestionSet") -> int:
     from study.planning.cost import tokens_of
 
     return sum(tokens_of(prompts).computed for prompts in exam.prompts.values())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from objectives.scoring import Scores
 from objectives.tasks.task import Asked
-from storage.scores import SEARCH, Answers
+from storage.scores import SEARCH, ScoreStore
 from storage.trials import TrialRecord
 
 SHOWN = 6
@@ -21,7 +21,7 @@ _LONGEST = 220
 
 
 def never_right(
-    tasks: Sequence[Asked], records: Sequence[TrialRecord], answers: Answers, study_id: int
+    tasks: Sequence[Asked], records: Sequence[TrialRecord], answers: ScoreStore, study_id: int
 ) -> dict[str, Any]:
     """For each task the search questions that every merge has wrong, and the merges counted."""
     merges = {r.id for r in records if r.complete and r.kind not in ("base", "parent")}
@@ -29,7 +29,7 @@ def never_right(
     for trial, stored in answers.read_all(study_id, SEARCH).items():
         for name, task in stored.items() if trial in merges else ():
             known = best_Q.get(name)
-            best_Q[name] = task.right_Q if known is None else np.fmax(known, task.right_Q)
+            best_Q[name] = task.scores_Q if known is None else np.fmax(known, task.scores_Q)
     found = {
         task.name: _named(task, best_Q[task.name] == 0) for task in tasks if task.name in best_Q
     }
@@ -41,7 +41,7 @@ def flips(tasks: Sequence[Asked], parent: Scores, merge: Scores) -> dict[str, An
     found: dict[str, Any] = {}
     for task in tasks:
         if task.name in parent.tasks and task.name in merge.tasks:
-            gained_Q = merge.tasks[task.name].right_Q - parent.tasks[task.name].right_Q
+            gained_Q = merge.tasks[task.name].scores_Q - parent.tasks[task.name].scores_Q
             found[task.name] = {
                 "gained": _named(task, gained_Q > 0),
                 "lost": _named(task, gained_Q < 0),

@@ -5,7 +5,7 @@ from typing import Any
 
 from objectives.merge.recipe import MergeRecipe
 from storage.identity import study_identity
-from storage.scores import Answers
+from storage.scores import ScoreStore
 from storage.studies import stored_fingerprint, stored_start
 from storage.trials import TrialRecord, Trials
 from study.search.genome import Genome, recipe_of
@@ -20,7 +20,7 @@ from . import history
 
 
 def findings(
-    setup: Setup, trials: Trials, answers: Answers, judgement: Judgement
+    setup: Setup, trials: Trials, answers: ScoreStore, judgement: Judgement
 ) -> dict[str, Any]:
     """Reads and scores nothing; the same database gives the same findings."""
     records = trials.all()

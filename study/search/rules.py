@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from objectives.sampling import Sample
-from objectives.scoring import Exam
+from objectives.scoring import QuestionSet
 from objectives.tasks.task import WholeTask
-from storage.scores import Answers
+from storage.scores import ScoreStore
 from storage.trials import GENERATION, TrialRecord
 from study.config.schema import StudyConfig
 
@@ -29,7 +29,7 @@ class SearchRules:
 
     config: StudyConfig
     genome: Genome
-    questions: Exam
+    questions: QuestionSet
 
     @property
     def bounds(self) -> dict[str, tuple[float, float]]:
@@ -82,7 +82,7 @@ class SearchRules:
         by = f"{share}probability of right answers" if soft else "score"
         return f"a trial is asked {part}{count} questions and ranked by its {by}"
 
-    def schedule(self, answers: Answers) -> Schedule | None:
+    def schedule(self, answers: ScoreStore) -> Schedule | None:
         """Return which questions each generation is asked; None if each is asked all of them."""
         if not self.sampled:
             return None
@@ -90,7 +90,7 @@ class SearchRules:
         return Schedule(self.questions, answers, self.share, search.soft, study.seed)
 
     def samples(
-        self, record: TrialRecord, records: Sequence[TrialRecord], answers: Answers
+        self, record: TrialRecord, records: Sequence[TrialRecord], answers: ScoreStore
     ) -> Mapping[str, Sample]:
         """Return what a trial was asked of each task, computed from the trials before it; empty if
         it was asked all questions."""

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.sampling import Floats, Sample, chances, draw
-from objectives.scoring import Exam
+from objectives.sampling import Floats, Sample, draw, inclusion_probabilities
+from objectives.scoring import QuestionSet
 from objectives.tasks.task import WholeTask
-from storage.scores import SEARCH, Answers, TaskAnswers
+from storage.scores import SEARCH, ScoreStore, StoredScores
 from storage.trials import TrialRecord
 
 from .state import slot_of
@@ -46,7 +46,9 @@ class _Known:
 class Schedule:
     """Samples of the search questions, generation by generation."""
 
-    def __init__(self, exam: Exam, answers: Answers, share: float, soft: float, seed: int) -> None:
+    def __init__(
+        self, exam: QuestionSet, answers: ScoreStore, share: float, soft: float, seed: int
+    ) -> None:
         """`share` is of what asking all questions costs in tokens; `soft` is the share of the
         probability of a right answer in what the search ranks by."""
         self._answers, self._seed = answers, seed
@@ -103,8 +105,8 @@ class Schedule:
             known.expected_Q = np.where(asked_Q, new.expected_Q, known.expected_Q)
             known.expected_soft_Q = np.where(asked_Q, new.expected_soft_Q, known.expected_soft_Q)
 
-    def _news(self, answers_T: Sequence[TaskAnswers]) -> _Known:
-        right_TQ = np.array([a.right_Q for a in answers_T], dtype=np.float64)
+    def _news(self, answers_T: Sequence[StoredScores]) -> _Known:
+        right_TQ = np.array([a.scores_Q for a in answers_T], dtype=np.float64)
         soft_TQ = np.array([a.soft_Q for a in answers_T], dtype=np.float64)
         ranked_TQ = self._soft * soft_TQ + (1 - self._soft) * right_TQ
         return _Known(right_TQ.mean(axis=0), soft_TQ.mean(axis=0), ranked_TQ.var(axis=0))
@@ -128,12 +130,14 @@ class Schedule:
             for task, known, costs in zip(self._tasks, self._known, self._costs, strict=True)
         ]
         costs = np.concatenate(self._costs)
-        pooled = chances(np.concatenate(importance), costs, self._share * float(costs.sum()))
+        pooled = inclusion_probabilities(
+            np.concatenate(importance), costs, self._share * float(costs.sum())
+        )
         ends = np.cumsum([len(c) for c in self._costs])[:-1]
         return [
             own
             if own.sum() >= (fewest := min(_FEWEST, len(own)))
-            else chances(weights, np.ones(len(own)), fewest)
+            else inclusion_probabilities(weights, np.ones(len(own)), fewest)
             for own, weights in zip(np.split(pooled, ends), importance, strict=True)
         ]
 

@@ -90,9 +90,9 @@ class EngineChoice:
     def begin(self) -> None:
         """Let what takes long and needs no sources go ahead; `start` goes on with it."""
         if self.kind == "vllm":
-            vllm_child.begin(self._environment)
+            vllm_child.prestart(self._environment)
         else:
-            vllm_child.give_up()
+            vllm_child.discard()
 
     def start(self, sources: "Sources", longest: int) -> "Engine":
         """`longest` is the tokens of the longest prompt and its answer. Raises EngineError."""
@@ -124,7 +124,7 @@ class EngineChoice:
             longest=longest,
             batch_tokens=self.batch_tokens,
             sequences=min(256 if self.device == "cpu" else 1024, self.batch_tokens),
-            place=self.config.sources,
+            residence=self.config.sources,
             tensor_parallel_size=self.config.tensor_parallel_size,
             eager=self.config.eager,
             host_memory=self.host_memory,

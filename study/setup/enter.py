@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import optuna
 
 from storage.database.database import Database, open_storage
-from storage.database.retry import Patience
+from storage.database.retry import RetryPolicy
 from storage.database.url import redacted, sqlite_path
 from storage.errors import StorageError
-from storage.scores import Answers
+from storage.scores import ScoreStore
 from storage.studies import create_study, find_study, has_trials
 from storage.trials import TrialRecord, Trials
 from storage.workers import Watch, Workers
@@ -34,9 +34,8 @@ def open_database(setup: Setup, url: str, interrupts: Interrupts) -> Database:
     earlier, path = setup.config.study.start_from, sqlite_path(url)
     if earlier is not None and path is not None and not path.exists():
         raise StorageError(f"study.start_from: {earlier}: there is no database {path}")
-    database = open_storage(url)
-    database.patience = Patience(setup.config.study.outage_limit, interrupts.pause)
-    return database
+    retry_policy = RetryPolicy(setup.config.study.outage_limit, interrupts.pause)
+    return open_storage(url, retry_policy=retry_policy)
 
 
 def announce(setup: Setup, url: str, records: Sequence[TrialRecord], population: int) -> None:
@@ -78,7 +77,7 @@ def make_study(
     needs `database.exclusive`.
     """
     with _study_of(setup, database) as study:
-        at_work, _ = Workers(database, study._study_id).listed(ended=False)
+        at_work, _ = Workers(database, study._study_id).read_all(include_ended=False)
         earlier, is_new = setup.config.study.start_from, not at_work and not has_trials(study)
         if earlier is not None and is_new:
             found = find_study(database, earlier, besides=setup.config.name)
@@ -106,14 +105,14 @@ def enter_study(
     """
     with database.exclusive(), _study_of(setup, database) as study:
         workers, watch = Workers(database, study._study_id), Watch(setup.config.study.grace)
-        listed, now = workers.listed(ended=False)
-        for record in watch.dead(listed, now):
-            freed = workers.bury(record)
+        listed, now = workers.read_all(include_ended=False)
+        for record in watch.find_dead(listed, now):
+            freed = workers.reap(record)
             if freed:
                 log.info("worker %s died during %s: it is free again", record.name, freed[0])
         trials, population = make_study(setup, database, choice, together)
-        Answers(database).sweep()
-        others = [record.name for record in workers.listed(ended=False)[0]]
+        ScoreStore(database).remove_orphans()
+        others = [record.name for record in workers.read_all(include_ended=False)[0]]
         if others:
             log.info("joining %s", ", ".join(others))
         elif left := workers.fail_unclaimed("its run ended without a word"):

@@ -11,7 +11,7 @@ from typing import Any
 from objectives.merge import masks
 from objectives.models.fingerprint import fingerprints
 from objectives.models.sources import Sources
-from objectives.scoring import Exam
+from objectives.scoring import QuestionSet
 from study.search.rules import SearchRules
 from study.search.schedule import SCHEME
 from study.search.warm_start import start_text
@@ -22,7 +22,7 @@ from .engine_facts import end_tokens_fact
 def fingerprint(
     rules: SearchRules,
     sources: Sources,
-    held_out: Exam,
+    held_out: QuestionSet,
     population: int,
     origin: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
@@ -72,7 +72,7 @@ def _merge_facts(rules: SearchRules, sources: Sources) -> dict[str, str]:
     return facts
 
 
-def _task_facts(rules: SearchRules, held_out: Exam) -> dict[str, str]:
+def _task_facts(rules: SearchRules, held_out: QuestionSet) -> dict[str, str]:
     facts = {}
     origins = {task.name: getattr(task, "origin", None) for task in rules.questions.tasks}
     for task in rules.config.tasks:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import optuna
 
-from storage.studies import has_trials, hold_fingerprint, stored_fingerprint, stored_start
+from storage.studies import has_trials, store_or_check_fingerprint, stored_fingerprint, stored_start
 
 from .engine import EngineChoice
 from .engine_facts import engine_facts, without_new_facts
@@ -35,7 +35,7 @@ def check_fingerprint(
         population = int(stored["population"])
     facts = without_new_facts(setup.fingerprint(population, stored_start(study)), stored, kept)
     facts |= engine_facts(choice, stored, kept)
-    hold_fingerprint(study, facts, store=choice is not None, begun=begun)
+    store_or_check_fingerprint(study, facts, store=choice is not None, begun=begun)
     return population
 
 

@@ -12,7 +12,7 @@ from objectives.engines.memory import indivisible, numbers
 from objectives.errors import SourceError, TaskError
 from objectives.models.locate import located
 from objectives.models.sources import Sources
-from objectives.scoring import Exam
+from objectives.scoring import QuestionSet
 from objectives.tasks.task import WholeTask
 from study.config.errors import ConfigError
 from study.config.genome import references
@@ -47,9 +47,9 @@ class Setup:
     """For each label what mergekit reads the model from: a folder, or a hub id."""
     sources: Sources
     genome: Genome
-    search: Exam
+    search: QuestionSet
     """The questions that the search is scored on."""
-    held_out: Exam
+    held_out: QuestionSet
     """The questions that the search never sees."""
 
     @property
@@ -147,7 +147,7 @@ def _check_size(parameters: int, population: int) -> None:
 
 def _questions(
     config: StudyConfig, native: Mapping[str, Native], sources: Sources
-) -> tuple[Exam, Exam]:
+) -> tuple[QuestionSet, QuestionSet]:
     """Return the search questions and the held-out ones, as the models are asked them."""
     tokenizer = sources.vocabulary.tokenizer
     if tokenizer is None:

@@ -10,7 +10,7 @@ import optuna
 
 from storage.database.database import Database, open_storage
 from storage.identity import study_identity
-from storage.scores import Answers
+from storage.scores import ScoreStore
 from storage.studies import (
     find_study,
     stored_budget,
@@ -42,8 +42,8 @@ class StoredStudy:
         return Trials(self.database, self.study)
 
     @cached_property
-    def answers(self) -> Answers:
-        return Answers(self.database)
+    def answers(self) -> ScoreStore:
+        return ScoreStore(self.database)
 
     def records(self) -> list[TrialRecord]:
         """Return all trials, in the order of their creation."""

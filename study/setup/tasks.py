@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from objectives.errors import TaskError
-from objectives.scoring import Exam
+from objectives.scoring import QuestionSet
 from objectives.tasks import multiple_choice, retrieval
 from objectives.tasks.multiple_choice import MultipleChoice
 from objectives.tasks.prompts.prompt import load_template
@@ -89,8 +89,8 @@ def parted(
         kept, out = split(task.questions, config.study.held_out)
         if given.name in native:  # lm-eval's keep to the limit themselves
             kept = tuple(_limited(config, kept))
-        search.append(task.only(kept))
-        held += [task.only(out)] if out else []
+        search.append(task.with_questions(kept))
+        held += [task.with_questions(out)] if out else []
     return search, held
 
 
@@ -101,24 +101,24 @@ def exams(
     tokenizer: Tokenizer,
     rows: int,
     context: int | None,
-) -> tuple[Exam, Exam]:
+) -> tuple[QuestionSet, QuestionSet]:
     """Return the search and the held-out questions that models of this context can be asked.
 
     `rows` are those of the models' embedding.
 
     Longer ones of tasks with `on_bad: skip` are left out with a count. Raises TaskError for others.
     """
-    asked = _fitting(config, Exam(search, tokenizer, rows), context)
+    asked = _fitting(config, QuestionSet(search, tokenizer, rows), context)
     names = {task.name for task in asked.tasks}
     if lacking := [task.name for task in search if task.name not in names]:
         raise TaskError(
             f"{lacking[0]}: every question is too long for the models, which take {context} tokens "
             "with the answer; shorten the template (num_fewshot)"
         )
-    return asked, _fitting(config, Exam(held, tokenizer, rows), context)
+    return asked, _fitting(config, QuestionSet(held, tokenizer, rows), context)
 
 
-def few_held_out(config: StudyConfig, held_out: Exam) -> dict[str, int]:
+def few_held_out(config: StudyConfig, held_out: QuestionSet) -> dict[str, int]:
     """Tasks with fewer than ENOUGH held-out questions, and how many they have."""
     sizes = {task.name: len(task.questions) for task in held_out.tasks}
     counts = {task.name: sizes.get(task.name, 0) for task in config.tasks if task.weight}
@@ -133,7 +133,7 @@ def few_held_out_text(few: Mapping[str, int]) -> str:
     )
 
 
-def _fitting(config: StudyConfig, exam: Exam, context: int | None) -> Exam:
+def _fitting(config: StudyConfig, exam: QuestionSet, context: int | None) -> QuestionSet:
     if context is None or exam.longest - 1 <= context:  # an answer's last token is not read
         return exam
     skips = {task.name for task in config.tasks if task.on_bad == "skip"}
@@ -151,8 +151,8 @@ def _fitting(config: StudyConfig, exam: Exam, context: int | None) -> Exam:
         if long:
             log.warning("%s; left out", _too_long(task.name, long, context))
         if left := [question for question, size in pairs if size <= context]:
-            tasks.append(task.only(left))  # type: ignore[arg-type]
-    return Exam(tasks, exam.tokenizer)
+            tasks.append(task.with_questions(left))  # type: ignore[arg-type]
+    return QuestionSet(tasks, exam.tokenizer)
 
 
 def _too_long(name: str, long: Sequence[tuple[Question, int]], context: int) -> str:

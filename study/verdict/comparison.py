@@ -23,7 +23,7 @@ _BATCH = 2_000_000
 
 Floats = NDArray[np.float64]
 Right = Mapping[str, NDArray[np.float32]]
-"""Task to right_Q, in the order of the questions."""
+"""Task to scores_Q, in the order of the questions."""
 
 
 @dataclass(frozen=True)

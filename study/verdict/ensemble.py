@@ -11,7 +11,7 @@ import numpy as np
 
 from objectives.tasks.task import Question
 from storage.answers import LogprobsQ
-from storage.scores import HELD_OUT, Answers
+from storage.scores import HELD_OUT, ScoreStore
 from study.setup.setup import Setup
 
 from .scoreboard import Line
@@ -24,12 +24,12 @@ class TaskScore:
     """Standard error over questions."""
 
 
-def ensemble(setup: Setup, shown: Sequence[Line], answers: Answers) -> dict[str, TaskScore]:
+def ensemble(setup: Setup, shown: Sequence[Line], answers: ScoreStore) -> dict[str, TaskScore]:
     """For each multiple-choice task the share of held-out questions on which the mean of the
     parents' option probabilities is highest at the label; without the tasks where a parent's
     probabilities are not stored. Retrieval is left out: its answers are lists."""
     parents = [line.candidate.record.id for line in shown if line.candidate.role == "parent"]
-    replies = [answers.replies(parent, HELD_OUT) for parent in parents]
+    replies = [answers.read_answers(parent, HELD_OUT) for parent in parents]
     kinds = {task.name: task.kind for task in setup.config.tasks}
     found = {}
     for task in setup.held_out.tasks:

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from objectives.scoring import finite_or_none
-from storage.scores import Answers
+from storage.scores import ScoreStore
 from storage.trials import TrialRecord
 from study.search.contenders import PREFERENCE
 from study.setup.setup import Setup
@@ -74,7 +74,7 @@ class Judgement:
         }
 
 
-def judge(setup: Setup, records: Sequence[TrialRecord], answers: Answers) -> Judgement:
+def judge(setup: Setup, records: Sequence[TrialRecord], answers: ScoreStore) -> Judgement:
     """The verdict on what is stored; scores nothing."""
     tasks = [task.name for task in setup.config.tasks]
     shown = lines(records, setup.genome, answers)
@@ -113,7 +113,7 @@ def _compared(setup: Setup, shown: Sequence[Line]) -> tuple[Line, list[Compariso
     weights = {task.name: task.weight for task in setup.config.tasks if task.weight}
     choice = [t.name for t in setup.config.tasks if t.kind == "multiple_choice"]
     right = {
-        line.candidate.name: {name: task.right_Q for name, task in line.held_out.tasks.items()}
+        line.candidate.name: {name: task.scores_Q for name, task in line.held_out.tasks.items()}
         for line in shown
         if line.held_out is not None
     }

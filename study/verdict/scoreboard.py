@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from objectives.scoring import Scores, TaskScores
-from storage.scores import HELD_OUT, SEARCH, Answers
+from storage.scores import HELD_OUT, SEARCH, ScoreStore
 from storage.trials import TrialRecord
 from study.cli.escaping import encodable, printable
 from study.search.contenders import Candidate, candidates
@@ -52,7 +52,7 @@ def whole(scores: Scores | None, tasks: Sequence[str]) -> Scores | None:
     return None if scores is None or set(tasks) - scores.tasks.keys() else scores
 
 
-def lines(records: Sequence[TrialRecord], genome: Genome, answers: Answers) -> list[Line]:
+def lines(records: Sequence[TrialRecord], genome: Genome, answers: ScoreStore) -> list[Line]:
     """All candidates and what they are compared with, with what is stored of each."""
     found = []
     for candidate in candidates(records, genome):

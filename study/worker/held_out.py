@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from objectives.engines.engine import Engine
 from objectives.errors import EngineError, ScorerError
-from objectives.scoring import Exam
+from objectives.scoring import QuestionSet
 from storage.claims import Claims, ClaimTaken
 from storage.heartbeat import Heartbeat
-from storage.scores import HELD_OUT, Answers
+from storage.scores import HELD_OUT, ScoreStore
 from storage.trials import TrialRecord, Trials
 from study.cli.interrupts import Interrupts
 from study.search.contenders import candidates
@@ -28,10 +28,10 @@ class HeldOutScorer:
 
     def __init__(
         self,
-        questions: Exam,
+        questions: QuestionSet,
         genome: Genome,
         trials: Trials,
-        answers: Answers,
+        answers: ScoreStore,
         claims: Claims,
         engine: Engine,
         engine_name: str,
@@ -58,14 +58,14 @@ class HeldOutScorer:
             while missing := self._missing(self._trials.all()):
                 if not any(self.score(record) for record in missing):
                     self._heartbeat.doing = "waiting for the others' held-out questions"
-                    self._trials.database.patience(self._heartbeat.bury_dead)
+                    self._trials.database.retry(self._heartbeat.reap_dead)
                     self._interrupts.pause(_WAIT_SECONDS)
 
     def score(self, record: TrialRecord) -> bool:
         """Score a trial; return False if another worker is scoring it. Signals are deferred."""
         key = held_out_key(record.number)
         try:
-            self._claims.take(key)
+            self._claims.acquire(key)
         except ClaimTaken:
             return False
         if self.has_scored(record):  # another worker finished before the claim was taken
@@ -76,7 +76,7 @@ class HeldOutScorer:
         try:
             with self._interrupts.allowed():
                 self._engine.load(recipe_of(record, self._genome))
-                scores = self._questions.ask(self._engine)
+                scores = self._questions.evaluate(self._engine)
         except (EngineError, ScorerError) as error:
             log.warning("scoring the held-out questions failed and will be retried: %s", error)
             self._claims.release(key)
@@ -100,7 +100,7 @@ class HeldOutScorer:
         return [record for record in compared if not self.has_scored(record)]
 
 
-def has_held_out(record: TrialRecord, answers: Answers, questions: Exam) -> bool:
+def has_held_out(record: TrialRecord, answers: ScoreStore, questions: QuestionSet) -> bool:
     """Return whether a trial has stored answers to the held-out questions of every task."""
     if not questions.tasks:
         return True

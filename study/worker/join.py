@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from storage.claims import Claims
 from storage.heartbeat import Heartbeat
-from storage.scores import Answers
+from storage.scores import ScoreStore
 from storage.studies import stored_start
 from storage.workers import Workers
 from study.cli.interrupts import Interrupts
@@ -43,7 +43,7 @@ def join_study(
         gc.freeze()  # scanning the objects that stay took 0.7 s every few trials
         stack.callback(gc.unfreeze)
         heartbeat.doing = "looking for work"
-        answers = Answers(database)
+        answers = ScoreStore(database)
         yield Worker(
             setup=setup,
             trials=trials,

@@ -46,7 +46,7 @@ def start_worker(
     EngineError.
     """
     section = config.engine
-    vllm_child.begin_early(options.engine or section.kind, section.device, section.eager)
+    vllm_child.prestart_if_likely(options.engine or section.kind, section.device, section.eager)
     from study.setup.engine import choose_engine
     from study.setup.engine_facts import use_threads
 

@@ -15,7 +15,7 @@ import torch
 
 from objectives.engines.host_memory import available
 from objectives.engines.vllm.child import without_ctrl_c
-from storage.scores import Answers
+from storage.scores import ScoreStore
 from storage.studies import store_budget, stored_start
 from storage.trials import TrialRecord, Trials
 from study.cli.faults import FAILED
@@ -97,14 +97,14 @@ def supervise(
         records = trials.all()
         replay = setup.rules.sampler(population, stored_start(trials.study)).replay
         reached = setup.rules.jobs(replay).done(records)
-        if code and not (reached and _is_judged(setup, Answers(database), records)):
+        if code and not (reached and _is_judged(setup, ScoreStore(database), records)):
             raise SystemExit(code)
         return setup, trials, reached
     finally:
         database.engine.dispose()
 
 
-def _is_judged(setup: Setup, answers: Answers, records: Sequence[TrialRecord]) -> bool:
+def _is_judged(setup: Setup, answers: ScoreStore, records: Sequence[TrialRecord]) -> bool:
     """Return whether everything that is compared in the end has held-out answers."""
     compared = candidates(records, setup.genome)
     return all(has_held_out(c.record, answers, setup.held_out) for c in compared)

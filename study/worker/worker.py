@@ -12,7 +12,7 @@ from objectives.sampling import Sample
 from objectives.scoring import Scores, finite_or_none
 from storage.claims import Claims, ClaimTaken, TrialLost
 from storage.heartbeat import Heartbeat
-from storage.scores import Answers
+from storage.scores import ScoreStore
 from storage.studies import store_budget
 from storage.trials import GENERATION, KIND, TrialRecord, Trials, typical_seconds
 from storage.workers import Workers
@@ -42,7 +42,7 @@ class Worker:
 
     setup: Setup
     trials: Trials
-    answers: Answers
+    answers: ScoreStore
     claims: Claims
     workers: Workers
     sampler: ReplaySampler
@@ -135,7 +135,7 @@ class Worker:
     def _use_idle_time(self, jobs: Jobs, records: Sequence[TrialRecord]) -> None:
         """Do something useful while other workers run the last trials, or wait."""
         self.heartbeat.doing = "waiting for the others' places"
-        self._retried(self.heartbeat.bury_dead)
+        self._retried(self.heartbeat.reap_dead)
         typical = typical_seconds(records)
         if self._seconds_left(typical) >= typical / 2:
             idle_job = jobs.idle_job(records)
@@ -150,7 +150,7 @@ class Worker:
 
     def _seconds_left(self, typical: float) -> float:
         """Estimate when the trial that started last ends, if it takes a typical time."""
-        held = self._retried(self.workers.at_work)
+        held = self._retried(self.workers.unfinished_claims)
         claims = [claim for worker in held.values() for claim in worker]
         running = [c.seconds for c in claims if c.trial_id is not None]
         return typical - min(running, default=typical)
@@ -171,7 +171,7 @@ class Worker:
             with self.interrupts.allowed():
                 self.engine.load(job.recipe)
                 merged = time.perf_counter()
-                scores = self.setup.search.ask(self.engine, samples)
+                scores = self.setup.search.evaluate(self.engine, samples)
         except (EngineError, ScorerError) as error:
             self._failed(trial_id, error)
             return True
@@ -193,14 +193,14 @@ class Worker:
         return self.schedule.samples(generation, records)
 
     def _retried(self, work: Callable[[], T]) -> T:
-        return self.trials.database.patience(work)
+        return self.trials.database.retry(work)
 
     def _start(self, job: Job) -> int:
         return self.claims.start(job.key, job.params, self.setup.rules.bounds, job.attributes)
 
     def _finish(self, job: Job, trial_id: int, scores: Scores, seconds: dict[str, float]) -> None:
-        if scores.broken:
-            log.warning("trial gave NaN or infinity in %d answers: they score 0", scores.broken)
+        if scores.non_finite:
+            log.warning("trial gave NaN or infinity in %d answers: they score 0", scores.non_finite)
         tasks = {name: task.mean for name, task in scores.tasks.items()}
         result = self._result(scores, seconds)
         answers = answers_of(scores, self.engine_name, KIND in job.attributes)
@@ -226,7 +226,7 @@ class Worker:
             "asked": scores.asked,
             "questions": self.setup.search.questions,
             "sampling_error": finite_or_none(scores.sampling_error),
-            "broken": scores.broken,
+            "broken": scores.non_finite,
             "seconds": {part: round(s, 4) for part, s in seconds.items()},
         }
 

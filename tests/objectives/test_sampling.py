@@ -10,14 +10,14 @@ import pytest
 
 from objectives.engines.engine import Answer, Prompt
 from objectives.merge.recipe import MergeRecipe
-from objectives.sampling import Sample, chances, draw, estimate
-from objectives.scoring import Exam
+from objectives.sampling import Sample, draw, estimate, inclusion_probabilities
+from objectives.scoring import QuestionSet
 from objectives.tasks.multiple_choice import MultipleChoice
 from objectives.tasks.prompts.prompt import load_template
 from objectives.tasks.retrieval import Retrieval
 from storage.claims import Claims
 from storage.database.database import Database, open_storage
-from storage.scores import Answers, TaskAnswers
+from storage.scores import ScoreStore, StoredScores
 from storage.studies import create_study
 from storage.trials import TrialRecord, Trials
 from study.search.schedule import Schedule
@@ -38,7 +38,7 @@ def population(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_questions_are_drawn_with_their_chances_and_at_their_cost() -> None:
     generator = np.random.default_rng(0)
     importance, costs = generator.random(QUESTIONS) ** 3, generator.integers(20, 200, QUESTIONS)
-    wanted = chances(importance, costs.astype(float), 0.5 * costs.sum())
+    wanted = inclusion_probabilities(importance, costs.astype(float), 0.5 * costs.sum())
     assert wanted.max() == 1.0
     assert float(wanted @ costs) == pytest.approx(0.5 * costs.sum())
     free = wanted < 1
@@ -54,13 +54,18 @@ def test_questions_are_drawn_with_their_chances_and_at_their_cost() -> None:
 
 def test_questions_that_count_for_nothing_are_drawn_alike() -> None:
     """As those of a task with weight 0."""
-    assert chances(np.zeros(10), np.ones(10), 4.0) == pytest.approx(np.full(10, 0.4))
-    mixed = chances(np.array([1.0, 1.0, 0.0, 0.0]), np.ones(4), 3.0)
+    assert inclusion_probabilities(np.zeros(10), np.ones(10), 4.0) == pytest.approx(
+        np.full(10, 0.4)
+    )
+    mixed = inclusion_probabilities(np.array([1.0, 1.0, 0.0, 0.0]), np.ones(4), 3.0)
     assert mixed == pytest.approx([1.0, 1.0, 0.5, 0.5])
 
 
 def test_all_are_drawn_where_the_budget_is_enough() -> None:
-    assert chances(np.array([1.0, 0.0]), np.array([5.0, 7.0]), 12.0).tolist() == [1.0, 1.0]
+    assert inclusion_probabilities(np.array([1.0, 0.0]), np.array([5.0, 7.0]), 12.0).tolist() == [
+        1.0,
+        1.0,
+    ]
 
 
 @pytest.mark.parametrize("hint", ["right", "wrong"])
@@ -68,7 +73,7 @@ def test_the_estimate_has_no_bias_and_knows_its_error(hint: str) -> None:
     """Over many samples of one population, also where what was expected is nonsense."""
     scores, expected, variance = population(1)
     expected = expected if hint == "right" else 1 - expected
-    chance = chances(np.sqrt(variance), np.ones(QUESTIONS), 60)
+    chance = inclusion_probabilities(np.sqrt(variance), np.ones(QUESTIONS), 60)
     generator, found = np.random.default_rng(2), []
     for _ in range(3000):
         asked = draw(chance, generator)
@@ -86,7 +91,7 @@ def test_a_sample_that_favours_what_varies_is_worth_several_times_as_many_questi
     scores, expected, variance = population(3)
     generator, spread = np.random.default_rng(4), {}
     for name, importance in (("alike", np.ones(QUESTIONS)), ("varying", np.sqrt(variance))):
-        chance = chances(importance, np.ones(QUESTIONS), 60)
+        chance = inclusion_probabilities(importance, np.ones(QUESTIONS), 60)
         drawn = [draw(chance, generator) for _ in range(1000)]
         samples = [Sample(asked, chance[asked], expected, expected) for asked in drawn]
         spread[name] = np.std([estimate(scores[s.asked_S], expected, s).mean for s in samples])
@@ -114,7 +119,7 @@ class Parrot:
 
 
 @pytest.fixture(scope="module")
-def exam() -> Exam:
+def exam() -> QuestionSet:
     """Forty questions of one task, ten long ones of another."""
     plain = load_template("plain", Path())
     choices = tuple(replace(CHOICE, text=f"{i:02d} {CHOICE.text}") for i in range(40))
@@ -123,10 +128,10 @@ def exam() -> Exam:
         MultipleChoice("choice", 0.875, choices, plain),
         Retrieval("pick", 0.125, picks, plain),
     ]
-    return Exam(tasks, Characters())
+    return QuestionSet(tasks, Characters())
 
 
-def told(database: Database, exam: Exam, generation: int | None, number: int) -> None:
+def told(database: Database, exam: QuestionSet, generation: int | None, number: int) -> None:
     """A finished trial whose answers follow from its number: of every four questions one
     varies."""
     study = create_study(database, "s")
@@ -142,7 +147,7 @@ def told(database: Database, exam: Exam, generation: int | None, number: int) ->
             [(number + i) % 2 if i % 4 == 0 else 1.0 for i in range(len(task.questions))],
             dtype=np.float32,
         )
-        answers[task.name] = TaskAnswers(task.weight, right, right / 2, 0)
+        answers[task.name] = StoredScores(task.weight, right, right / 2, 0)
     claims.finish(trial_id, 0.5, {}, {}, answers)
 
 
@@ -151,7 +156,7 @@ def trials_of(database: Database) -> list[TrialRecord]:
 
 
 def test_a_schedule_asks_what_varies_and_the_same_after_a_restart(
-    database: str, exam: Exam
+    database: str, exam: QuestionSet
 ) -> None:
     storage = open_storage(database)
     for number in range(4):
@@ -160,7 +165,7 @@ def test_a_schedule_asks_what_varies_and_the_same_after_a_restart(
         for slot in range(4):
             told(storage, exam, generation, slot)
     records = trials_of(storage)
-    follow, late = (Schedule(exam, Answers(storage), 0.4, 0.0, seed=7) for _ in range(2))
+    follow, late = (Schedule(exam, ScoreStore(storage), 0.4, 0.0, seed=7) for _ in range(2))
     by_generation = [follow.samples(g, records) for g in range(3)]
     assert late.samples(2, records)["choice"].asked_S.tolist() == (
         by_generation[2]["choice"].asked_S.tolist()
@@ -177,22 +182,22 @@ def test_a_schedule_asks_what_varies_and_the_same_after_a_restart(
     storage.engine.dispose()
 
 
-def test_only_the_sample_is_asked_and_the_rest_is_reckoned(exam: Exam) -> None:
+def test_only_the_sample_is_asked_and_the_rest_is_reckoned(exam: QuestionSet) -> None:
     engine = Parrot()
-    whole = exam.ask(engine)
+    whole = exam.evaluate(engine)
     expected = {t.name: np.linspace(0, 1, len(t.questions)) for t in exam.tasks}
     samples = {
         name: Sample(np.array([1, 3, 8]), np.array([0.5, 0.25, 1.0]), e, e)
         for name, e in expected.items()
     }
-    part = exam.ask(engine, samples)
+    part = exam.evaluate(engine, samples)
     assert len(engine.asked) == part.asked == 6
     for name, task in part.tasks.items():
-        assert np.isfinite(task.right_Q).nonzero()[0].tolist() == [1, 3, 8]
-        given = whole.tasks[name].right_Q[[1, 3, 8]]
-        assert task.right_Q[[1, 3, 8]].tolist() == given.tolist()
+        assert np.isfinite(task.scores_Q).nonzero()[0].tolist() == [1, 3, 8]
+        given = whole.tasks[name].scores_Q[[1, 3, 8]]
+        assert task.scores_Q[[1, 3, 8]].tolist() == given.tolist()
         gaps = (given - expected[name][[1, 3, 8]]) / np.array([0.5, 0.25, 1.0])
-        assert task.mean == pytest.approx(expected[name].mean() + gaps.sum() / len(task.right_Q))
+        assert task.mean == pytest.approx(expected[name].mean() + gaps.sum() / len(task.scores_Q))
         assert task.error >= task.sampling_error > 0
     assert whole.sampling_error == 0
     assert math.isfinite(part.error)

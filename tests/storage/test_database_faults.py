@@ -1,4 +1,4 @@
-"""Databases that cannot be used, or hold something else: each is a message that says what to do."""
+"""Unusable databases and damaged data: each error message contains the remedy."""
 
 import contextlib
 import os
@@ -14,7 +14,6 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
-from optuna.storages._rdb import models
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.engine import make_url
 from typer.testing import CliRunner
@@ -22,13 +21,12 @@ from typer.testing import CliRunner
 from storage.database import connections
 from storage.database.database import open_storage
 from storage.database.rights import check_rights
-from storage.database.tables import OPTUNA
 from storage.errors import StorageError
-from storage.scores import SEARCH, Answers
+from storage.scores import SEARCH, ScoreStore
 from storage.studies import (
     create_study,
     find_study,
-    hold_fingerprint,
+    store_or_check_fingerprint,
     stored_budget,
     stored_fingerprint,
     stored_verdict,
@@ -57,7 +55,7 @@ def tables(url: str) -> set[str]:
 
 @pytest.fixture
 def user(postgres: str) -> Iterator[str]:
-    """The URL of the database as a user without rights."""
+    """The URL of the database for a user without privileges."""
     name = f"reader_{uuid.uuid4().hex[:12]}"
     execute(postgres, f"CREATE ROLE {name} LOGIN", "REVOKE ALL ON SCHEMA public FROM PUBLIC")
     execute(postgres, f"GRANT USAGE ON SCHEMA public TO {name}")
@@ -78,11 +76,10 @@ def encoded(server: str, encoding: str) -> Iterator[str]:
         execute(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-# Rights, before a run reads any model
+# Checks at the start of a run
 
 
-def test_the_rights_are_tested_without_leaving_anything(database: str, tmp_path: Path) -> None:
-    assert set(models.BaseModel.metadata.tables) | {"alembic_version"} == OPTUNA
+def test_check_rights_leaves_nothing_in_the_database(database: str, tmp_path: Path) -> None:
     check_rights(database, ["s", "模型"])
     if database.startswith("sqlite"):
         assert not list(tmp_path.iterdir())
@@ -94,10 +91,10 @@ def test_the_rights_are_tested_without_leaving_anything(database: str, tmp_path:
     check_rights(database, ["s"])
     assert tables(database) == before
     assert len(trials.all()) == 1
-    assert trial(claims, "next") == trials.all()[0].id + 1  # no number was used up
+    assert trial(claims, "next") == trials.all()[0].id + 1  # no id was used up
 
 
-def test_a_user_without_rights_is_told_which(user: str, postgres: str) -> None:
+def test_a_user_without_privileges_is_told_which_are_missing(user: str, postgres: str) -> None:
     with pytest.raises(StorageError, match=r"permission denied.*CREATE on the schema"):
         check_rights(user)
     with pytest.raises(StorageError, match="permission denied"):
@@ -115,7 +112,7 @@ def test_a_user_without_rights_is_told_which(user: str, postgres: str) -> None:
     trial(new(user, "second")[1])
 
 
-def test_who_may_only_read_can_look(user: str, postgres: str) -> None:
+def test_a_user_who_may_only_read_can_read_a_study(user: str, postgres: str) -> None:
     _, claims = new(postgres)
     trial(claims)
     name = make_url(user).username
@@ -124,7 +121,7 @@ def test_who_may_only_read_can_look(user: str, postgres: str) -> None:
     assert len(Trials(storage, find_study(storage, "s")).all()) == 1
 
 
-def test_a_table_that_cannot_be_read_is_told_with_the_remedy(
+def test_an_unreadable_table_is_reported_with_the_remedy(
     user: str, postgres: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new(postgres)
@@ -133,27 +130,25 @@ def test_a_table_that_cannot_be_read_is_told_with_the_remedy(
     storage = open_storage(user, create=False)
     execute(postgres, f"REVOKE SELECT ON trial_answers FROM {name}")
     with pytest.raises(SystemExit) as ended, reported():
-        Answers(storage).read(1, SEARCH)
+        ScoreStore(storage).read(1, SEARCH)
     assert ended.value.code == 2
     assert "permission denied for table trial_answers; grant" in capsys.readouterr().err
 
 
-def test_a_database_that_only_reads_is_told_before_anything(
-    postgres: str, postgres_server: str
-) -> None:
+def test_a_read_only_database_is_reported_at_the_start(postgres: str, postgres_server: str) -> None:
     name = make_url(postgres).database
     for full in (False, True):
         if full:
             execute(postgres_server, f"ALTER DATABASE {name} RESET default_transaction_read_only")
             new(postgres)
         execute(postgres_server, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-        with pytest.raises(StorageError, match="read-only transaction; the database only allows"):
+        with pytest.raises(StorageError, match="read-only transaction; the database is read-only"):
             check_rights(postgres)
 
 
 @pytest.mark.parametrize("harm", ["folder", "pipe", "link", "text", "parent"])
 @pytest.mark.parametrize("use", [check_rights, open_storage])
-def test_what_is_no_sqlite_file_is_refused(
+def test_a_path_that_is_not_a_sqlite_file_is_refused(
     tmp_path: Path, harm: str, use: Callable[[str], object]
 ) -> None:
     path = tmp_path / "x.db"
@@ -174,8 +169,8 @@ def test_what_is_no_sqlite_file_is_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_a_read_only_folder_is_told_before_anything(tmp_path: Path) -> None:
-    """As another user, since nothing is read-only for root."""
+def test_a_read_only_folder_is_reported_at_the_start(tmp_path: Path) -> None:
+    """Run as another user, because root may write to any folder."""
     if os.geteuid() != 0:
         tmp_path.chmod(0o500)
     for folder in (tmp_path, *tmp_path.parents[:3]):
@@ -191,10 +186,10 @@ def test_a_read_only_folder_is_told_before_anything(tmp_path: Path) -> None:
         [sys.executable, "-c", code, url], capture_output=True, text=True, check=True
     )
     tmp_path.chmod(0o755)
-    assert f"{tmp_path} is not writable; name another file" in done.stdout
+    assert f"{tmp_path} is not writable; choose another file" in done.stdout
 
 
-def test_a_database_of_an_application_with_migrations_is_not_touched(database: str) -> None:
+def test_the_database_of_another_application_with_migrations_is_not_changed(database: str) -> None:
     execute(
         database,
         "CREATE TABLE alembic_version (version_num VARCHAR(32))",
@@ -203,7 +198,9 @@ def test_a_database_of_an_application_with_migrations_is_not_touched(database: s
     )
     before = tables(database)
     for use in (check_rights, open_storage):
-        with pytest.raises(StorageError, match="no Optuna database: it holds invoices"):
+        with pytest.raises(
+            StorageError, match="not an Optuna database: it contains the tables invoices"
+        ):
             use(database)
     assert tables(database) == before
 
@@ -218,18 +215,19 @@ def test_tables_of_another_optuna_are_refused(database: str, version: str, words
 
 
 @pytest.mark.parametrize("words", [[], ["--workers", "2"]])
-def test_a_run_asks_the_database_before_it_reads_models(tmp_path: Path, words: list[str]) -> None:
-    """These models do not exist, which is said if the database works."""
+def test_a_run_checks_the_database_before_it_reads_models(tmp_path: Path, words: list[str]) -> None:
+    """The models do not exist, which a run with a working database reports."""
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_dict(2, 5, wide=False)))
     line = [str(path), "--storage", "postgresql://u:Hidden77@127.0.0.1:9/d", *words]
-    told = CliRunner().invoke(application(run), line)
-    assert told.exit_code == 2
+    result = CliRunner().invoke(application(run), line)
+    assert result.exit_code == 2
     assert (
-        "cannot use postgresql+psycopg2://u:***@127.0.0.1:9/d: connection to server" in told.output
+        "cannot use postgresql+psycopg2://u:***@127.0.0.1:9/d: connection to server"
+        in result.output
     )
-    assert "Hidden77" not in told.output
-    assert "none" not in told.output
+    assert "Hidden77" not in result.output
+    assert "none" not in result.output
 
 
 # Servers
@@ -237,7 +235,7 @@ def test_a_run_asks_the_database_before_it_reads_models(tmp_path: Path, words: l
 
 @contextlib.contextmanager
 def silent_server(greets: bool) -> Iterator[int]:
-    """A server that accepts and never answers, or lets anybody in and then falls silent."""
+    """A server that accepts connections and never answers, or stops after the authentication."""
     clients = []
 
     def serve(server: socket.socket) -> None:
@@ -264,7 +262,7 @@ def silent_server(greets: bool) -> Iterator[int]:
 
 @pytest.mark.parametrize("greets", [False, True])
 @pytest.mark.parametrize("use", [check_rights, open_storage])
-def test_a_server_that_never_answers_is_waited_for_a_bounded_time(
+def test_waiting_for_a_server_that_never_answers_times_out(
     greets: bool, use: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "_ANSWER_SECONDS", 2)
@@ -277,7 +275,7 @@ def test_a_server_that_never_answers_is_waited_for_a_bounded_time(
 @pytest.mark.parametrize(
     "query", ["nonsense=1", "sslmode=maybe", "connect_timeout=soon", "async=1", "dsn=x", "port=x"]
 )
-def test_options_that_no_driver_takes_are_messages(postgres: str, query: str) -> None:
+def test_url_options_that_the_driver_rejects_are_reported(postgres: str, query: str) -> None:
     with pytest.raises(StorageError, match="cannot use") as caught:
         check_rights(f"{postgres}?{query}")
     assert "\n" not in str(caught.value)
@@ -289,7 +287,7 @@ def test_a_missing_database_is_named(postgres: str) -> None:
         check_rights(url)
 
 
-def test_a_lock_that_somebody_keeps_is_waited_for_a_bounded_time(
+def test_waiting_for_a_lock_of_another_process_times_out(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = open_storage(database)
@@ -305,7 +303,7 @@ def test_a_lock_that_somebody_keeps_is_waited_for_a_bounded_time(
 # Encodings
 
 
-def test_a_database_in_sql_ascii_takes_any_text(postgres_server: str) -> None:
+def test_a_sql_ascii_database_stores_any_text(postgres_server: str) -> None:
     with encoded(postgres_server, "SQL_ASCII") as url:
         check_rights(url, ["模型"])
         trials, claims = new(url, "模型")
@@ -314,7 +312,9 @@ def test_a_database_in_sql_ascii_takes_any_text(postgres_server: str) -> None:
         assert open_storage(url).study_names() == ["模型"]
 
 
-def test_a_character_that_the_database_lacks_is_told_before_anything(postgres_server: str) -> None:
+def test_a_character_outside_the_database_encoding_is_reported_at_the_start(
+    postgres_server: str,
+) -> None:
     with encoded(postgres_server, "LATIN1") as url:
         check_rights(url, ["é"])
         trial(new(url, "é")[1])
@@ -322,31 +322,31 @@ def test_a_character_that_the_database_lacks_is_told_before_anything(postgres_se
             check_rights(url, ["s", "模型"])
 
 
-# What is stored
+# Stored data
 
 
-def test_a_study_of_another_program_is_not_shown_as_ours(database: str) -> None:
+def test_a_study_of_another_program_is_refused(database: str) -> None:
     storage = open_storage(database)
     theirs = optuna.create_study(storage=storage, study_name="theirs", direction="maximize")
-    with pytest.raises(StorageError, match="was not made by merge-study, or"):
+    with pytest.raises(StorageError, match="was not created by merge-study, or"):
         find_study(storage, "theirs")
     theirs.set_user_attr("fingerprint", "sha256")
     theirs.add_trial(optuna.trial.create_trial(value=1.0))
-    with pytest.raises(StorageError, match=r"study theirs in .* was not made by merge-study"):
+    with pytest.raises(StorageError, match=r"study theirs in .* was not created by merge-study"):
         find_study(storage, "theirs")
-    with pytest.raises(StorageError, match=r"no study ours in .*; there are theirs$"):
+    with pytest.raises(StorageError, match=r"no study ours in .*; its studies are theirs$"):
         find_study(storage, "ours")
 
 
 def test_names_from_the_database_are_escaped(database: str) -> None:
     storage = open_storage(database)
     create_study(storage, "evil\x1b[2J")
-    with pytest.raises(StorageError, match=r"there are evil\\x1b\[2J$"):
+    with pytest.raises(StorageError, match=r"its studies are evil\\x1b\[2J$"):
         find_study(storage, "ours")
 
 
 @pytest.mark.parametrize("value", ['{"broken', "[" * 100_000])
-def test_broken_json_is_named(database: str, value: str) -> None:
+def test_invalid_json_is_reported_with_its_attribute(database: str, value: str) -> None:
     trials, claims = new(database)
     trials.study.set_user_attr("other", 1)
     number = trial(claims)
@@ -359,7 +359,7 @@ def test_broken_json_is_named(database: str, value: str) -> None:
     execute(database, f"UPDATE study_user_attributes SET value_json = '{value}'")
     with pytest.raises(StorageError, match="an attribute of the study cannot be read"):
         find_study(trials.database, "s")
-    with pytest.raises(StorageError, match=r"no study t in .*; there are s$"):
+    with pytest.raises(StorageError, match=r"no study t in .*; its studies are s$"):
         find_study(trials.database, "t")
 
 
@@ -367,21 +367,23 @@ def test_broken_json_is_named(database: str, value: str) -> None:
     ("key", "value"),
     [("tasks", '"x"'), ("tasks", '{"t": "x"}'), ("result", "[]"), ("generation", '"x"')],
 )
-def test_attributes_of_another_kind_are_named(database: str, key: str, value: str) -> None:
+def test_attributes_of_the_wrong_type_are_reported(database: str, key: str, value: str) -> None:
     trials, claims = new(database)
     claims.finish(trial(claims), 0.5, {"t": 0.5}, {"error": 0.1}, {})
     execute(
         database,
         f"UPDATE trial_user_attributes SET value_json = '{value}' WHERE key = '{key}'",
     )
-    with pytest.raises(StorageError, match=f"attribute {key} of the trial .* not what merge-study"):
+    with pytest.raises(
+        StorageError, match=f"attribute {key} of the trial .* not a value that merge-study"
+    ):
         trials.all()
 
 
-def test_damaged_attributes_of_a_study_are_named(database: str) -> None:
+def test_damaged_attributes_of_a_study_are_reported(database: str) -> None:
     storage = open_storage(database)
     study = create_study(storage, "s")
-    hold_fingerprint(study, {"population": "some"})
+    store_or_check_fingerprint(study, {"population": "some"})
     study.set_user_attr("budget", "many")
     study.set_user_attr("verdict", ["good"])
     for read in (stored_fingerprint, stored_verdict, lambda study: stored_budget(study, 1)):
@@ -389,16 +391,16 @@ def test_damaged_attributes_of_a_study_are_named(database: str) -> None:
             read(study)
 
 
-def test_answers_that_cannot_be_decoded_are_named(database: str) -> None:
+def test_scores_that_cannot_be_decoded_are_reported(database: str) -> None:
     trials, claims = new(database)
     number = trial(claims)
-    Answers(trials.database).write(number, SEARCH, {"one": some(1)})
+    ScoreStore(trials.database).write(number, SEARCH, {"one": some(1)})
     execute(database, "UPDATE trial_answers SET scores = 'x'")
-    with pytest.raises(StorageError, match=f"answers of trial {number} in task one cannot be read"):
-        Answers(trials.database).read(number, SEARCH)
+    with pytest.raises(StorageError, match=f"scores of trial {number} in task one cannot be read"):
+        ScoreStore(trials.database).read(number, SEARCH)
 
 
-def test_a_damaged_file_is_told_with_the_remedy(
+def test_a_damaged_file_is_reported_with_the_remedy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = f"sqlite:///{tmp_path}/x.db"
@@ -414,4 +416,4 @@ def test_a_damaged_file_is_told_with_the_remedy(
     with pytest.raises(SystemExit) as ended, reported():
         find_study(open_storage(url, create=False), "s")
     assert ended.value.code == 2
-    assert "malformed; restore the file from a copy" in capsys.readouterr().err
+    assert "malformed; restore the file from a backup" in capsys.readouterr().err

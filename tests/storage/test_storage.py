@@ -1,3 +1,5 @@
+"""Studies, trials, scores and answers that are stored and read back, on SQLite and PostgreSQL."""
+
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -5,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 
-from storage.answers import TaskReplies
+from storage.answers import StoredAnswers
 from storage.database.database import open_storage
 from storage.database.url import redacted, storage_url
 from storage.errors import StorageError, StudyMismatch
-from storage.scores import HELD_OUT, SEARCH, Answers, TaskAnswers
+from storage.scores import HELD_OUT, SEARCH, ScoreStore, StoredScores
 from storage.studies import (
     create_study,
     find_study,
-    hold_fingerprint,
+    store_or_check_fingerprint,
     store_verdict,
     stored_verdict,
 )
@@ -23,70 +25,70 @@ from storage.trials import Trials
 from tests.support.stored_trials import new, some, trial
 
 
-def same(a: TaskAnswers, b: TaskAnswers) -> bool:
+def same(a: StoredScores, b: StoredScores) -> bool:
     return (
-        (a.weight, a.broken) == (b.weight, b.broken)
-        and np.array_equal(a.right_Q, b.right_Q)
+        (a.weight, a.non_finite) == (b.weight, b.non_finite)
+        and np.array_equal(a.scores_Q, b.scores_Q)
         and np.array_equal(a.soft_Q, b.soft_Q)
     )
 
 
-def test_answers_come_back_as_they_were_and_replace_each_other(database: str) -> None:
+def test_scores_are_read_back_unchanged_and_replace_earlier_ones(database: str) -> None:
     trials, claims = new(database)
-    trial_id, answers = trial(claims), Answers(trials.database)
-    answers.write(trial_id, SEARCH, {"one": some(1), "two": some(2)})
-    answers.write(trial_id, HELD_OUT, {"one": some(3)})
-    answers.write(trial_id, SEARCH, {"one": some(4), "two": some(2)})
-    found = answers.read(trial_id, SEARCH)
-    assert found.keys() == {"one", "two"}
-    assert same(found["one"], some(4))
-    assert same(found["two"], some(2))
-    assert same(answers.read(trial_id, HELD_OUT)["one"], some(3))
-    assert answers.read(trial_id + 1, SEARCH) == {}
+    trial_id, store = trial(claims), ScoreStore(trials.database)
+    store.write(trial_id, SEARCH, {"one": some(1), "two": some(2)})
+    store.write(trial_id, HELD_OUT, {"one": some(3)})
+    store.write(trial_id, SEARCH, {"one": some(4), "two": some(2)})
+    answers = store.read(trial_id, SEARCH)
+    assert answers.keys() == {"one", "two"}
+    assert same(answers["one"], some(4))
+    assert same(answers["two"], some(2))
+    assert same(store.read(trial_id, HELD_OUT)["one"], some(3))
+    assert store.read(trial_id + 1, SEARCH) == {}
 
 
-def said(seed: int) -> TaskReplies:
-    """Two questions, one of two prompts, one whose answer is empty and no number."""
+def answers_of(seed: int) -> StoredAnswers:
+    """Two questions: one with two prompts, one whose answer is empty and has non-finite numbers."""
     tokens = (((seed, 7), (9,)), ((),))
     logprobs = (((-0.1, -2.5), (-1.0,)), ((float("nan"), float("-inf")),))
-    return TaskReplies("engine", tokens, logprobs)
+    return StoredAnswers("engine", tokens, logprobs)
 
 
-def test_what_was_said_comes_back_as_it_was_and_is_replaced_with_its_answers(database: str) -> None:
+def test_answers_are_read_back_unchanged_and_are_replaced_with_their_scores(database: str) -> None:
     trials, claims = new(database)
-    trial_id, answers = trial(claims), Answers(trials.database)
+    trial_id, store = trial(claims), ScoreStore(trials.database)
     for seed in (1, 2):
-        answers.write(trial_id, HELD_OUT, {"one": replace(some(seed, 2), said=said(seed))})
-    found = answers.replies(trial_id, HELD_OUT)["one"]
-    assert (found.engine, found.tokens_Q) == ("engine", said(2).tokens_Q)
-    assert found.logprobs_Q is not None
-    kept, given = (np.array([v for q in x for p in q for v in p], dtype="f4") for x in
-                   (found.logprobs_Q, said(2).logprobs_Q or ()))  # fmt: skip
-    assert kept.tobytes() == given.tobytes()
-    assert answers.replies(trial_id, SEARCH) == {}
-    bare = replace(said(3), logprobs_Q=None)
-    claims.finish(trial_id, 0.5, {}, {}, {"one": replace(some(3, 2), said=bare)})
-    assert answers.replies(trial_id, SEARCH) == {"one": bare}
-    assert answers.read_all(trials.study._study_id, HELD_OUT).keys() == {trial_id}
+        store.write(trial_id, HELD_OUT, {"one": replace(some(seed, 2), answers=answers_of(seed))})
+    answers = store.read_answers(trial_id, HELD_OUT)["one"]
+    assert (answers.engine, answers.tokens_Q) == ("engine", answers_of(2).tokens_Q)
+    assert answers.logprobs_Q is not None
+    read, written = (np.array([v for q in x for p in q for v in p], dtype="f4") for x in
+                   (answers.logprobs_Q, answers_of(2).logprobs_Q or ()))  # fmt: skip
+    assert read.tobytes() == written.tobytes()
+    assert store.read_answers(trial_id, SEARCH) == {}
+    bare = replace(answers_of(3), logprobs_Q=None)
+    claims.finish(trial_id, 0.5, {}, {}, {"one": replace(some(3, 2), answers=bare)})
+    assert store.read_answers(trial_id, SEARCH) == {"one": bare}
+    assert store.read_all(trials.study._study_id, HELD_OUT).keys() == {trial_id}
 
 
-def test_a_database_without_the_table_of_replies_is_read_and_given_one_by_who_writes(
+def test_a_database_without_the_table_of_answers_can_be_read_and_gets_it_when_opened_for_writing(
     database: str,
 ) -> None:
     trials, claims = new(database)
     trial_id = trial(claims)
-    Answers(trials.database).write(trial_id, HELD_OUT, {"one": some(1)})
+    ScoreStore(trials.database).write(trial_id, HELD_OUT, {"one": some(1)})
     with trials.database.engine.begin() as connection:
         connection.execute(text("DROP TABLE trial_replies"))
-    old = Answers(open_storage(database, create=False))
+    old = ScoreStore(open_storage(database, create=False))
     assert same(old.read(trial_id, HELD_OUT)["one"], some(1))
-    assert old.replies(trial_id, HELD_OUT) == {}
-    mended = Answers(open_storage(database))
-    mended.write(trial_id, HELD_OUT, {"one": replace(some(1), said=said(1))})
-    assert mended.replies(trial_id, HELD_OUT).keys() == {"one"}
+    assert old.read_answers(trial_id, HELD_OUT) == {}
+    mended = ScoreStore(open_storage(database))
+    mended.write(trial_id, HELD_OUT, {"one": replace(some(1), answers=answers_of(1))})
+    assert mended.read_answers(trial_id, HELD_OUT).keys() == {"one"}
 
 
-def test_a_verdict_is_kept_and_told_once(database: str) -> None:
+def test_storing_the_same_verdict_again_reports_no_change(database: str) -> None:
     trials, _ = new(database)
     assert stored_verdict(trials.study) is None
     assert store_verdict(trials.study, "Better.", 7, 120)
@@ -95,36 +97,36 @@ def test_a_verdict_is_kept_and_told_once(database: str) -> None:
     assert stored_verdict(again) == {"sentence": "Better.", "trial": 7, "after": 120}
 
 
-def test_answers_go_with_their_study(database: str) -> None:
+def test_deleting_a_study_deletes_its_scores(database: str) -> None:
     trials, claims = new(database)
-    trial_id, answers = trial(claims), Answers(trials.database)
-    answers.write(trial_id, SEARCH, {"one": some(1)})
+    trial_id, store = trial(claims), ScoreStore(trials.database)
+    store.write(trial_id, SEARCH, {"one": some(1)})
     optuna.delete_study(study_name="s", storage=trials.database)
-    assert answers.read(trial_id, SEARCH) == {}
+    assert store.read(trial_id, SEARCH) == {}
 
 
-def test_answers_of_a_study_that_others_deleted_are_swept(tmp_path: Path) -> None:
+def test_scores_left_by_a_deleted_study_are_removed(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
     (trials, one), (_, two) = new(url, "kept"), new(url, "gone")
-    kept, gone, answers = trial(one), trial(two), Answers(trials.database)
+    kept, gone, store = trial(one), trial(two), ScoreStore(trials.database)
     for trial_id in (kept, gone):
-        answers.write(trial_id, HELD_OUT, {"one": replace(some(1), said=said(1))})
+        store.write(trial_id, HELD_OUT, {"one": replace(some(1), answers=answers_of(1))})
     optuna.delete_study(study_name="gone", storage=url)
-    assert answers.read(gone, HELD_OUT)
-    answers.sweep()
-    assert not answers.read(gone, HELD_OUT)
-    assert not answers.replies(gone, HELD_OUT)
-    assert answers.replies(kept, HELD_OUT)
-    assert answers.read(kept, HELD_OUT)
+    assert store.read(gone, HELD_OUT)
+    store.remove_orphans()
+    assert not store.read(gone, HELD_OUT)
+    assert not store.read_answers(gone, HELD_OUT)
+    assert store.read_answers(kept, HELD_OUT)
+    assert store.read(kept, HELD_OUT)
 
 
-def test_a_trial_is_written_whole_and_read_back(database: str) -> None:
+def test_a_finished_trial_is_read_back_with_all_its_results(database: str) -> None:
     _, claims = new(database)
     result = {"error": 0.1, "seconds": {"merge": 1.5}}
     claims.finish(trial(claims), 0.5, {"t": 0.25}, result, {"t": some(1)})
     storage = open_storage(database, create=False)
     [record] = Trials(storage, find_study(storage, "s")).all()
-    assert same(Answers(storage).read(record.id, SEARCH)["t"], some(1))
+    assert same(ScoreStore(storage).read(record.id, SEARCH)["t"], some(1))
     assert record.params == {"a": 0.1, "b": 0.2}
     assert (record.value, record.error, record.tasks) == (0.5, 0.1, {"t": 0.25})
     assert record.seconds == {"merge": 1.5}
@@ -132,12 +134,10 @@ def test_a_trial_is_written_whole_and_read_back(database: str) -> None:
     assert record.complete
 
 
-def test_a_trial_is_made_and_finished_in_one_transaction_each(database: str) -> None:
+def test_creating_and_finishing_a_trial_takes_one_transaction_each(database: str) -> None:
     trials, claims = new(database)
     bounds = {f"p{i}": (0.0, 1.0) for i in range(48)}
     commits = []
-    from sqlalchemy import event
-
     event.listen(trials.database.engine, "commit", lambda _: commits.append(1))
     attributes = {"generation": 1, "slot": 2}
     trial_id = claims.start("it", dict.fromkeys(bounds, 0.5), bounds, attributes)
@@ -147,40 +147,40 @@ def test_a_trial_is_made_and_finished_in_one_transaction_each(database: str) -> 
     assert len(trials.all()[0].params) == 48
 
 
-def test_optuna_reads_our_trials_as_its_own(database: str) -> None:
+def test_optuna_reads_our_trials_like_its_own(database: str) -> None:
     bounds = {"a": (0.0, 1.0), "b": (-0.4, 1.4)}
     trials, claims = new(database)
     trial_id = claims.start("it", {"a": 0.25, "b": -0.125}, bounds, {"slot": 3})
     claims.finish(trial_id, 0.5, {}, {}, {})
     [stock] = optuna.load_study(study_name="s", storage=database).trials
-    made = optuna.create_study(study_name="t", storage=database, direction="maximize")
-    asked = made.ask()
+    study = optuna.create_study(study_name="t", storage=database, direction="maximize")
+    asked = study.ask()
     for name, (low, high) in bounds.items():
         asked.suggest_float(name, low, high)
-    made.tell(asked, 0.5)
+    study.tell(asked, 0.5)
     assert stock.params == {"a": 0.25, "b": -0.125}
-    assert stock.distributions == made.trials[0].distributions
+    assert stock.distributions == study.trials[0].distributions
     assert (stock.value, stock.number) == (0.5, 0)
     assert trials.all()[0].params == stock.params
 
 
-def test_a_study_with_other_contents_is_refused_with_the_differences(database: str) -> None:
+def test_different_settings_are_refused_with_a_list_of_the_differences(database: str) -> None:
     trials, claims = new(database)
-    hold_fingerprint(trials.study, {"seed": "7"})
-    hold_fingerprint(trials.study, {"seed": "0", "space a": "0 to 1"})
+    store_or_check_fingerprint(trials.study, {"seed": "7"})
+    store_or_check_fingerprint(trials.study, {"seed": "0", "space a": "0 to 1"})
     trial(claims)
     again = create_study(open_storage(database), "s")
-    hold_fingerprint(again, {"seed": "0", "space a": "0 to 1"})
+    store_or_check_fingerprint(again, {"seed": "0", "space a": "0 to 1"})
     with pytest.raises(StudyMismatch, match=r"seed: 0 stored, 1 now\n  space b: nothing stored"):
-        hold_fingerprint(again, {"seed": "1", "space a": "0 to 1", "space b": "0 to 2"})
+        store_or_check_fingerprint(again, {"seed": "1", "space a": "0 to 1", "space b": "0 to 2"})
 
 
-def test_a_study_of_somebody_else_is_refused(database: str) -> None:
+def test_a_fingerprint_of_another_programs_study_is_refused(database: str) -> None:
     storage = open_storage(database)
     other = optuna.create_study(study_name="s", storage=storage, direction="maximize")
     other.add_trial(optuna.trial.create_trial(value=1.0))
-    with pytest.raises(StudyMismatch, match="not made by this project"):
-        hold_fingerprint(create_study(storage, "s"), {"seed": "0"})
+    with pytest.raises(StudyMismatch, match="not created by merge-study"):
+        store_or_check_fingerprint(create_study(storage, "s"), {"seed": "0"})
 
 
 def test_a_study_that_minimizes_is_refused(database: str) -> None:
@@ -190,31 +190,33 @@ def test_a_study_that_minimizes_is_refused(database: str) -> None:
         create_study(storage, "s")
 
 
-def test_a_database_of_something_else_is_refused(database: str) -> None:
+def test_a_database_of_another_application_is_refused(database: str) -> None:
     engine = create_engine(database)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE customers (id INTEGER)"))
     engine.dispose()
-    with pytest.raises(StorageError, match="no Optuna database: it holds customers"):
+    with pytest.raises(
+        StorageError, match="not an Optuna database: it contains the tables customers"
+    ):
         open_storage(database)
 
 
-def test_looking_does_not_create(tmp_path: Path, postgres: str) -> None:
+def test_opening_without_create_creates_nothing(tmp_path: Path, postgres: str) -> None:
     with pytest.raises(StorageError, match="no database"):
         open_storage(f"sqlite:///{tmp_path}/none.db", create=False)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(StorageError, match="holds no studies"):
+    with pytest.raises(StorageError, match="does not hold any study"):
         open_storage(postgres, create=False)
 
 
-def test_a_missing_study_names_those_there_are(database: str) -> None:
+def test_a_missing_study_is_reported_with_the_names_of_the_others(database: str) -> None:
     storage = open_storage(database)
     create_study(storage, "here")
-    with pytest.raises(StorageError, match=r"no study gone in .*; there are here"):
+    with pytest.raises(StorageError, match=r"no study gone in .*; its studies are here"):
         find_study(storage, "gone")
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_text("x" * 5000)
     with pytest.raises(StorageError, match="not a database"):
         open_storage(f"sqlite:///{tmp_path}/study.db")
@@ -227,7 +229,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         ("postgresql://user:secret@nowhere.invalid/none", "nowhere.invalid"),
     ],
 )
-def test_an_unreachable_server_is_named_without_the_password(url: str, reason: str) -> None:
+def test_an_unreachable_server_is_reported_without_the_password(url: str, reason: str) -> None:
     with pytest.raises(StorageError) as caught:
         open_storage(storage_url(url, "s", Path()))
     assert reason in str(caught.value)
@@ -236,7 +238,7 @@ def test_an_unreachable_server_is_named_without_the_password(url: str, reason: s
 
 
 @pytest.mark.parametrize(
-    ("given", "opened"),
+    ("url", "opened"),
     [
         ("postgresql://u@h/d", "postgresql+psycopg2://u@h/d"),
         ("postgres://u:p@h/d", "postgresql+psycopg2://u:p@h/d"),
@@ -244,8 +246,8 @@ def test_an_unreachable_server_is_named_without_the_password(url: str, reason: s
         ("sqlite:////x/b.db", "sqlite:////x/b.db"),
     ],
 )
-def test_urls_get_a_driver_and_an_absolute_path(given: str, opened: str) -> None:
-    assert storage_url(given, "s", Path("/base")) == opened
+def test_urls_get_a_driver_and_an_absolute_path(url: str, opened: str) -> None:
+    assert storage_url(url, "s", Path("/base")) == opened
 
 
 @pytest.mark.parametrize("url", ["mysql://h/d", "study.db", "sqlite://", "postgresql://h:port/d"])
@@ -259,7 +261,7 @@ def test_a_password_is_never_shown() -> None:
     assert redacted("postgresql://u:secret@h/d") == "postgresql://u:***@h/d"
 
 
-def test_sqlite_writes_ahead_and_its_default_file_is_under_runs(
+def test_sqlite_uses_write_ahead_logging_and_a_default_file_under_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -268,7 +270,7 @@ def test_sqlite_writes_ahead_and_its_default_file_is_under_runs(
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_who_waits_for_others_learns_that_the_study_is_deleted(database: str) -> None:
+def test_a_waiting_worker_is_told_that_the_study_was_deleted(database: str) -> None:
     trials, claims = new(database)
     trial(claims)
     trials.all()
@@ -276,4 +278,4 @@ def test_who_waits_for_others_learns_that_the_study_is_deleted(database: str) ->
     with pytest.raises(StorageError, match="deleted while it ran"):
         trials.all()
     with pytest.raises(StorageError, match="deleted while it ran"):
-        claims.take("held-out of 3")
+        claims.acquire("held-out of 3")

@@ -1,4 +1,4 @@
-"""Database URLs: each gives a value or a named error, and none of their secrets is ever shown."""
+"""Database URLs: each yields a value or a StorageError, and no secret is ever shown."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ HIDDEN = "Hidden77"
 
 
 def opened(url: str, folder: str = "/base") -> str:
-    """The URL that would be opened, or the error's text."""
+    """Return the URL that would be opened, or the error's text."""
     try:
         return storage_url(url, "s", Path(folder))
     except StorageError as error:
@@ -53,7 +53,7 @@ def opened(url: str, folder: str = "/base") -> str:
         ("sqlite:////a/\x1b[31m.db", "sqlite:////a/\\x1b[31m.db"),
     ],
 )
-def test_what_is_certain_of_a_url_is_shown_and_nothing_else(url: str, shown: str) -> None:
+def test_only_the_unambiguous_public_part_of_a_url_is_shown(url: str, shown: str) -> None:
     assert redacted(url) == shown
     text = opened(url)
     if text.startswith("postgresql+psycopg2://"):
@@ -97,7 +97,7 @@ def test_a_url_that_cannot_be_opened_is_refused_with_the_remedy(url: str, reason
 
 
 @pytest.mark.parametrize(
-    ("given", "database"),
+    ("url", "database"),
     [
         ("sqlite:///~/x.db", f"{Path.home()}/x.db"),
         ("sqlite:///~x.db", "/base/~x.db"),
@@ -109,8 +109,8 @@ def test_a_url_that_cannot_be_opened_is_refused_with_the_remedy(url: str, reason
         ("postgres+psycopg2://h1,h2/d", "d"),
     ],
 )
-def test_unusual_urls_work(given: str, database: str) -> None:
-    assert make_url(storage_url(given, "s", Path("/base"))).database == database
+def test_unusual_urls_work(url: str, database: str) -> None:
+    assert make_url(storage_url(url, "s", Path("/base"))).database == database
 
 
 def test_the_default_file_may_be_in_any_folder(
@@ -123,10 +123,12 @@ def test_the_default_file_may_be_in_any_folder(
     assert (folder / "runs" / "s" / "study.db").exists()
 
 
-def test_what_a_driver_says_is_masked() -> None:
+def test_secrets_in_a_drivers_message_are_masked() -> None:
     ambiguous = "postgresql+psycopg2://u:x/Hidden77@Hidden88/d"
-    said = 'could not translate host name "Hidden88" to address: Name or service not known Hidden77'
-    assert without_secrets(said, ambiguous) == (
+    message = (
+        'could not translate host name "Hidden88" to address: Name or service not known Hidden77'
+    )
+    assert without_secrets(message, ambiguous) == (
         'could not translate host name "***" to address: Name or service not known ***'
     )
     option = "postgresql+psycopg2://h/d?sslcert=Hidden77"
@@ -163,7 +165,7 @@ before, after = (
 def test_no_password_is_shown_whatever_surrounds_it(
     scheme: str, start: str, left: str, right: str, end: str
 ) -> None:
-    """A password is what stands between the first colon and the last @, however it is written."""
+    """The password is the text between the first colon and the last @, in any spelling."""
     if not start.endswith((":", "=")) or "@" not in end:
         return
     url = f"{scheme}{start}{left}{HIDDEN}{right}{end}"
@@ -171,16 +173,16 @@ def test_no_password_is_shown_whatever_surrounds_it(
     assert HIDDEN not in redacted(url)
     if text.startswith(("sqlite", "postgresql+psycopg2://")):
         assert HIDDEN not in redacted(text)
-        said = f'FATAL: no host "{left}{HIDDEN}{right}" or {HIDDEN}, see {quote(HIDDEN)}'
+        message = f'FATAL: no host "{left}{HIDDEN}{right}" or {HIDDEN}, see {quote(HIDDEN)}'
         if not text.startswith("sqlite"):
-            assert HIDDEN not in unusable(text, OSError(said))
+            assert HIDDEN not in unusable(text, OSError(message))
     else:
         assert HIDDEN not in text
 
 
 @given(st.one_of(st.text(), st.builds("{}{}".format, prefix, st.text())))
 @fuzzed
-def test_every_text_gives_a_url_or_a_named_error(text: str) -> None:
+def test_any_text_yields_a_url_or_a_storage_error(text: str) -> None:
     shown = redacted(text)
     assert "\x1b" not in shown
     url = opened(text)

@@ -19,11 +19,11 @@ from sqlalchemy import text
 
 from objectives.errors import ExportError
 from objectives.export.export import export as write
-from objectives.scoring import Exam
+from objectives.scoring import QuestionSet
 from storage.claims import Claims
 from storage.database.database import Database, open_storage
 from storage.errors import StorageError, StudyMismatch
-from storage.scores import HELD_OUT, SEARCH, Answers
+from storage.scores import HELD_OUT, SEARCH, ScoreStore
 from storage.studies import find_study, stored_verdict
 from storage.trials import TrialRecord, Trials
 from study.artifacts.check import check
@@ -93,8 +93,8 @@ class Study:
         return self.trials.all()
 
     @property
-    def answers(self) -> Answers:
-        return Answers(self.database)
+    def answers(self) -> ScoreStore:
+        return ScoreStore(self.database)
 
     def judged(self, setup: Setup | None = None) -> Judgement:
         return judge(setup or self.setup, self.records, self.answers)
@@ -149,7 +149,7 @@ def test_candidates_are_functions_of_the_finished_places_and_are_scored_on_all_q
             (whole.setup.held_out, line.held_out),
         ):
             assert {t.name: len(t.questions) for t in exam.tasks} == {
-                name: len(task.right_Q) for name, task in scores.tasks.items()
+                name: len(task.scores_Q) for name, task in scores.tasks.items()
             }
 
 
@@ -190,7 +190,7 @@ def test_the_parents_ensemble_is_right_where_its_mean_probability_is_highest(who
     judgement = whole.judged()
     assert judgement.ensemble.keys() == {"multiple_choice"}
     parents = [line.candidate.record for line in judgement.lines if line.candidate.role == "parent"]
-    replies = [whole.answers.replies(r.id, HELD_OUT)["multiple_choice"] for r in parents]
+    replies = [whole.answers.read_answers(r.id, HELD_OUT)["multiple_choice"] for r in parents]
     [task, _] = whole.setup.held_out.tasks
     right = []
     for i, question in enumerate(task.questions):
@@ -203,11 +203,11 @@ def test_log_probabilities_are_kept_of_what_is_compared_and_tokens_of_all(whole:
     best = best_search(whole.records)
     assert best is not None
     for record in whole.records:
-        said = whole.answers.replies(record.id, SEARCH)
+        said = whole.answers.read_answers(record.id, SEARCH)
         assert len(said["retrieval"].tokens_Q) == len(whole.setup.search.tasks[1].questions)
         kept = said["retrieval"].logprobs_Q is not None
         assert kept == (record.kind != "search")
-    assert whole.answers.replies(best.id, HELD_OUT)["multiple_choice"].logprobs_Q is not None
+    assert whole.answers.read_answers(best.id, HELD_OUT)["multiple_choice"].logprobs_Q is not None
 
 
 # What cannot be told
@@ -217,7 +217,7 @@ def test_log_probabilities_are_kept_of_what_is_compared_and_tokens_of_all(whole:
 def test_few_held_out_questions_tell_nothing_and_final_is_the_mean_of_the_top(
     whole: Study, count: int
 ) -> None:
-    few = Exam(
+    few = QuestionSet(
         [t.only(t.questions[:count]) for t in whole.setup.held_out.tasks if count], _tokens()
     )
     judgement = whole.judged(replace(whole.setup, held_out=few))
@@ -290,11 +290,11 @@ def test_a_running_study_has_a_report(whole: Study, tmp_path: Path) -> None:
 
 
 def test_a_study_without_a_finished_trial_has_nothing_to_report(tmp_path: Path) -> None:
-    from storage.studies import create_study, hold_fingerprint
+    from storage.studies import create_study, store_or_check_fingerprint
 
     config = write_study(tmp_path)
     database = open_storage(f"sqlite:///{tmp_path}/runs/demo/study.db")
-    hold_fingerprint(create_study(database, "demo"), {"seed": "7"})
+    store_or_check_fingerprint(create_study(database, "demo"), {"seed": "7"})
     with Interrupts() as interrupts, pytest.raises(ConfigError, match="no trial of study demo has"):
         _report(config, [], database.url, False, None, interrupts)
     assert not (tmp_path / "runs" / "demo" / "report").exists()
@@ -351,7 +351,7 @@ def test_the_report_counts_questions_and_places_as_they_are(whole: Study) -> Non
     wrong = 0
     [task, _] = whole.setup.search.tasks
     merges = [r for r in whole.records if r.kind not in ("base", "parent")]
-    stored = [whole.answers.read(r.id, SEARCH)["multiple_choice"].right_Q for r in merges]
+    stored = [whole.answers.read(r.id, SEARCH)["multiple_choice"].scores_Q for r in merges]
     wrong = int((np.max(stored, axis=0) == 0).sum())
     never = found["never_right"]["tasks"]["multiple_choice"]
     assert (never["count"], never["of"]) == (wrong, len(task.questions))

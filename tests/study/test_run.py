@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from storage.database.database import open_storage
 from storage.database.url import storage_url
-from storage.processes import is_gone
-from storage.scores import SEARCH, Answers
+from storage.processes import has_ended
+from storage.scores import SEARCH, ScoreStore
 from study.artifacts.export import choose, export_trial
 from study.config.load import load_config
 from study.search.genome import recipe_of
@@ -170,7 +170,7 @@ def test_ctrl_c_ends_a_run_that_waits_for_its_database(tmp_path: Path, server: S
     wait_for(process, server.url, 2)
     server.stop()
     assert process.stderr is not None
-    while "the database fails since" not in process.stderr.readline():
+    while "the database has been unavailable" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -222,7 +222,7 @@ def test_a_killed_supervisor_leaves_no_worker_and_a_killed_worker_is_replaced(
     process.kill()
     _, err = process.communicate()
     assert "was killed by SIGKILL: starting it again" in err
-    wait_for_true(lambda: all(is_gone(record.process) for record in workers_of(url)))
+    wait_for_true(lambda: all(has_ended(record.process) for record in workers_of(url)))
     wait_for_true(lambda: all(record.end is not None for record in workers_of(url)[1:]))
 
 
@@ -263,16 +263,16 @@ def test_an_exported_merge_scores_exactly_what_its_trial_scored(
     assert final.attributes["role"] == "mean of the top 2"
     engine = choose_engine(opened.config).start(Sources({"m": tmp_path / "m"}, "m"), 0)
     engine.load(MergeRecipe.single("m", 32))
-    scores = opened.search.ask(engine)
-    stored = Answers(storage).read(final.id, SEARCH)
+    scores = opened.search.evaluate(engine)
+    stored = ScoreStore(storage).read(final.id, SEARCH)
     for name, task in scores.tasks.items():
-        assert (task.right_Q == stored[name].right_Q).all()
+        assert (task.scores_Q == stored[name].scores_Q).all()
         assert (task.soft_Q == stored[name].soft_Q).all()
     assert scores.value == final.value
 
 
 def judgement(url: str, setup: Setup) -> Judgement:
-    return judge(setup, records(url), Answers(open_storage(url)))
+    return judge(setup, records(url), ScoreStore(open_storage(url)))
 
 
 def test_an_exported_folder_is_whole(whole: tuple[Path, str, str], tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_a_large_merge_is_written_in_shards_with_an_index(
 
     from objectives.export.export import export
 
-    verdict, answers = judgement(whole[1], opened), Answers(open_storage(whole[1]))
+    verdict, answers = judgement(whole[1], opened), ScoreStore(open_storage(whole[1]))
     best = choose(records(whole[1]), "best", verdict)
     recipe = recipe_of(best, opened.genome)
     one = export_trial(

@@ -13,8 +13,8 @@ MISSING, RENAMED, RESHAPED, RAISED, EXHAUSTED, HUNG = range(1, 7)
 
 
 class BrokenExtension(MergeExtension):
-    def _watched(self, recipe: MergeRecipe, seen: set[str]) -> Iterator[tuple[str, Tensor]]:
-        whole = list(super()._watched(recipe, seen))
+    def _recorded(self, recipe: MergeRecipe, seen: set[str]) -> Iterator[tuple[str, Tensor]]:
+        whole = list(super()._recorded(recipe, seen))
         name, tensor = whole.pop()
         match recipe.mask_seed:
             case 0:

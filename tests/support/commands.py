@@ -88,7 +88,7 @@ def wait_for(process: subprocess.Popen[str], url: str, count: int) -> None:
 def workers_of(url: str) -> list[WorkerRecord]:
     storage = open_storage(url, create=False)
     try:
-        return Workers(storage, find_study(storage, "demo")._study_id).listed()[0]
+        return Workers(storage, find_study(storage, "demo")._study_id).read_all()[0]
     finally:
         storage.engine.dispose()
 

@@ -22,7 +22,7 @@ from objectives.engines.engine import Answer, Prompt
 from objectives.errors import EngineError
 from objectives.merge.recipe import MergeRecipe
 from objectives.models.sources import Sources
-from objectives.scoring import Exam, Scores, TaskScores
+from objectives.scoring import QuestionSet, Scores, TaskScores
 from storage.database.database import open_storage
 from storage.studies import find_study
 from storage.trials import Trials
@@ -62,7 +62,7 @@ class SleepingEngine:
         time.sleep(self._seconds)
 
 
-class RecipeExam(Exam):
+class RecipeQuestions(QuestionSet):
     """Scores a recipe by its numbers: the further all are from a third, the fewer are right."""
 
     def __init__(self, count: int) -> None:
@@ -70,7 +70,7 @@ class RecipeExam(Exam):
         super().__init__([], nothing)
         self.tasks, self._count = (SimpleNamespace(name="distance"),), count
 
-    def ask(self, engine: Any, samples: Any = None) -> Scores:
+    def evaluate(self, engine: Any, samples: Any = None) -> Scores:
         engine.sleep()
         values = [w for rows in engine.recipe.values.values() for k in rows for m in k for w in m]
         far = sum((value - 1 / 3) ** 2 for value in values) / len(values)
@@ -121,8 +121,8 @@ def tiny_config(
 def tiny_setup(config: StudyConfig) -> Setup:
     genome = Genome(config.genome, config.space, LAYERS, config.study.seed)
     nothing: Any = None
-    exam = RecipeExam(WIDE_QUESTIONS if len(genome.space) == 48 else QUESTIONS)
-    return TinySetup(config, {}, nothing, genome, exam, RecipeExam(QUESTIONS // 2))
+    exam = RecipeQuestions(WIDE_QUESTIONS if len(genome.space) == 48 else QUESTIONS)
+    return TinySetup(config, {}, nothing, genome, exam, RecipeQuestions(QUESTIONS // 2))
 
 
 def run(

@@ -1,24 +1,24 @@
-"""Trials and answers written to a database by hand."""
+"""Write studies, trials and scores to a database."""
 
 import numpy as np
 
 from storage.claims import Claims
 from storage.database.database import open_storage
-from storage.scores import TaskAnswers
-from storage.studies import create_study, hold_fingerprint
+from storage.scores import StoredScores
+from storage.studies import create_study, store_or_check_fingerprint
 from storage.trials import Trials
 
 
-def some(seed: int, count: int = 7) -> TaskAnswers:
+def some(seed: int, count: int = 7) -> StoredScores:
     rng = np.random.default_rng(seed)
     scores = rng.random((2, count), dtype=np.float32)
-    return TaskAnswers(0.875, scores[0], scores[1], seed)
+    return StoredScores(0.875, scores[0], scores[1], seed)
 
 
 def new(url: str, name: str = "s") -> tuple[Trials, Claims]:
     storage = open_storage(url)
     study = create_study(storage, name)
-    hold_fingerprint(study, {"seed": "7"})
+    store_or_check_fingerprint(study, {"seed": "7"})
     return Trials(storage, study), Claims(storage, study._study_id, "me")
 
 

@@ -1,6 +1,6 @@
-"""The process that runs vLLM: begun, talked to and ended from here. Nothing here is slow to import.
+"""Start and end the process that runs vLLM. This module imports quickly.
 
-Its imports take many seconds, so that it may be begun before it is known what it will run.
+The process's own imports take many seconds, so it can be started before its settings are known.
 """
 
 import contextlib
@@ -19,30 +19,32 @@ from .entry import run_server
 
 _ON_CPU = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 _ALWAYS = {
-    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # a last token that is never read may be one too many
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # an answer's last token may exceed the limit by one
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "PYTHONWARNINGS": "ignore",
 }
 _GPU = Path("/dev/nvidiactl")
-"""There where NVIDIA's driver is."""
+"""This device file exists if NVIDIA's driver is loaded."""
 
 
 @dataclass
 class Child:
-    """The running process, and how many of the prompts it knows."""
+    """A running process and the state of the connection to it."""
 
     process: BaseProcess
     connection: Connection
-    known: int = 0
+    prompts_sent: int = 0
+    """The number of prompts that have been sent to it."""
     busy: bool = True
+    """Whether it is still working, or has failed, so that it will not end by itself."""
 
-    def end(self, patience: float) -> None:
-        """Wait so long for it to end by itself, then kill it and all that it started."""
+    def end(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds for its end, then kill it and all processes it started."""
         with contextlib.suppress(OSError):
-            self.connection.close()  # one that waits ends itself when it sees that
-        self.process.join(patience)
+            self.connection.close()  # an idle process ends when its connection is closed
+        self.process.join(timeout)
         assert self.process.pid is not None
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -51,84 +53,89 @@ class Child:
         self.process.join()
 
 
-_ahead: list[tuple[dict[str, str], Child, Finalize]] = []
-"""At most one, begun and not yet taken, and what ends it at exit, which would wait for it."""
+_prestarted: list[tuple[dict[str, str], Child, Finalize]] = []
+"""At most one process that is not acquired yet, with its environment.
+
+The finalizer kills it at exit; Python would otherwise wait for its end.
+"""
 
 
 def environment_for(device: str, eager: bool) -> dict[str, str]:
-    """Of a process that runs vLLM on `device`, cpu or cuda."""
-    made = _ALWAYS | (_ON_CPU if device == "cpu" else {})
+    """Return the environment of a process that runs vLLM on `device`, `cpu` or `cuda`."""
+    environment = _ALWAYS | (_ON_CPU if device == "cpu" else {})
     if importlib.util.find_spec("flashinfer") is None:
-        made["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+        environment["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     if eager:
-        made["TORCH_COMPILE_DISABLE"] = "1"
-    return made
+        environment["TORCH_COMPILE_DISABLE"] = "1"
+    return environment
 
 
-def begin_early(kind: str, device: str | None, eager: bool) -> None:
-    """Start one if, as far as can be seen without torch, the engine that was asked for is vLLM.
+def prestart_if_likely(kind: str, device: str | None, eager: bool) -> None:
+    """Start a process if the study's engine seems to be vLLM, which is judged without torch.
 
-    Whoever knows better calls `begin` or `give_up` then.
+    When the engine is known, call `prestart` or `discard`.
     """
     likely = device or ("cuda" if _GPU.exists() else "cpu")
-    wanted = kind == "vllm" or (kind == "auto" and likely == "cuda")
-    if wanted and likely in ("cpu", "cuda") and importlib.util.find_spec("vllm") is not None:
-        begin(environment_for(likely, eager))
+    is_vllm = kind == "vllm" or (kind == "auto" and likely == "cuda")
+    if is_vllm and likely in ("cpu", "cuda") and importlib.util.find_spec("vllm") is not None:
+        prestart(environment_for(likely, eager))
 
 
-def begin(environment: Mapping[str, str]) -> None:
-    """Start one ahead of its need; the next `take` with this environment gets it."""
-    if _ahead and not (_ahead[0][0] == dict(environment) and _ahead[0][1].process.is_alive()):
-        give_up()
-    if not _ahead:
-        child = _spawned(environment)
+def prestart(environment: Mapping[str, str]) -> None:
+    """Start a process ahead of its use. The next `acquire` with this environment returns it."""
+    if _prestarted:
+        existing, child, _ = _prestarted[0]
+        if existing != dict(environment) or not child.process.is_alive():
+            discard()
+    if not _prestarted:
+        child = _spawn(environment)
         at_exit = Finalize(None, child.end, args=(0.0,), exitpriority=10)
-        _ahead.append((dict(environment), child, at_exit))
+        _prestarted.append((dict(environment), child, at_exit))
 
 
-def give_up() -> None:
-    """End the one that was started ahead, if there is one."""
-    while _ahead:
-        _, child, at_exit = _ahead.pop()
+def discard() -> None:
+    """End the prestarted process, if there is one."""
+    while _prestarted:
+        _, child, at_exit = _prestarted.pop()
         at_exit.cancel()
         child.end(0.0)
 
 
-def take(environment: Mapping[str, str]) -> Child:
-    """A process that waits for its Settings."""
-    begin(environment)
-    _, child, at_exit = _ahead.pop()
+def acquire(environment: Mapping[str, str]) -> Child:
+    """Return a process that waits for its Settings: the prestarted one, or a new one."""
+    prestart(environment)
+    _, child, at_exit = _prestarted.pop()
     at_exit.cancel()
     return child
 
 
-def _spawned(environment: Mapping[str, str]) -> Child:
+def _spawn(environment: Mapping[str, str]) -> Child:
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=run_server, args=(theirs,), name="vLLM")
+    connection, remote = context.Pipe()
+    process = context.Process(target=run_server, args=(remote,), name="vLLM")
     with _environment(environment), without_ctrl_c():
         process.start()
-    theirs.close()
-    return Child(process, ours)
+    remote.close()
+    return Child(process, connection)
 
 
 @contextlib.contextmanager
 def without_ctrl_c() -> Iterator[None]:
-    """Start processes in which SIGINT is blocked until they have said what it does there.
+    """Block SIGINT in processes started in the context until they have set its handler.
 
-    The terminal sends it to all of them, and while they import they would answer with a traceback.
-    Here it waits until this ends.
+    The terminal sends SIGINT to all processes, and one that is still importing would print a
+    traceback. In this process SIGINT is delivered at the end of the context.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextlib.contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """For a child process, which reads its environment as it begins."""
+    """Set variables that are not set yet, for processes that are started in the context."""
     new = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(new)
     try:

@@ -1,8 +1,8 @@
-"""vLLM in a process of its own, which merges and answers; only plain data crosses.
+"""An engine that runs vLLM in a process of its own. Only plain data cross the process boundary.
 
-vLLM leaves a caller waiting for ever when its engine dies. So it runs in one process, in-process
-there, and this side waits with a deadline, ends the whole group of processes at any fault, and
-starts a new one when the next merge comes.
+If vLLM's engine dies, its caller may wait for ever. So this side waits with a deadline, kills the
+whole process group after any error, and starts a new process when the next merge is loaded. Inside
+the process vLLM runs without further processes of its own, except for tensor parallelism.
 """
 
 import logging
@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from objectives.engines import engine
+from objectives import errors
 from objectives.engines.engine import Answer, Prompt
-from objectives.errors import EngineDeadError, EngineError, EngineTimeoutError, SourceError
+from objectives.errors import EngineDeadError, EngineError, EngineTimeoutError
 from objectives.merge.recipe import MergeRecipe
 
-from .child import Child, take
+from .child import Child, acquire
 from .settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,49 +26,58 @@ _END_SECONDS = 10.0
 
 
 class VllmEngine:
-    """Holds one model in vLLM; `load` merges into it."""
+    """Holds one model in vLLM; `load` overwrites its weights."""
 
     def __init__(self, settings: Settings, deadline: float, start_deadline: float) -> None:
-        """Start vLLM. A load or a round of questions may take `deadline` seconds, the start and
-        the reading of the sources `start_deadline`. Raises EngineError and SourceError.
+        """Start vLLM.
+
+        A load or a call of `answer` may take `deadline` seconds; the start, which opens the
+        sources, may take `start_deadline` seconds. Raises EngineError and SourceError.
         """
         self._settings, self._deadline, self._start_deadline = settings, deadline, start_deadline
         self._prompts: list[Prompt] = []
+        """All prompts so far. Each is sent to the process only once."""
         self._numbers: dict[int, int] = {}
-        """Each prompt's place in that list, by its id; they cross to the process once."""
+        """The index of each prompt in that list, by the prompt's id()."""
         self._child: Child | None = None
         self._start()
 
     @property
     def pid(self) -> int | None:
-        """The process that runs vLLM, None while there is none."""
+        """The id of the process that runs vLLM; None if there is none."""
         return None if self._child is None else self._child.process.pid
 
     def load(self, recipe: MergeRecipe) -> None:
+        """Merge and overwrite the model's weights; restarts vLLM if necessary.
+
+        Raises EngineError and SourceError.
+        """
         self._use_config_of(recipe)
         if self._child is None:
-            log.info("starting vLLM again")
+            log.info("restarting vLLM")
             self._start()
-        self._ask("load", recipe.to_dict())
+        self._call("load", recipe.to_dict())
 
     def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """Return one greedy answer for each prompt, in their order. Raises EngineError."""
         if self._child is None:
             raise EngineDeadError("vLLM is not running: a merge must be loaded first")
         numbers = [self._number(prompt) for prompt in prompts]
-        new = self._prompts[self._child.known :]
-        answers: list[Answer] = self._ask("answer", numbers, new)
-        self._child.known += len(new)
+        new = self._prompts[self._child.prompts_sent :]
+        answers: list[Answer] = self._call("answer", numbers, new)
+        self._child.prompts_sent += len(new)
         return answers
 
     def _use_config_of(self, recipe: MergeRecipe) -> None:
-        """End a vLLM that computes with the config of another model: it cannot change its own."""
+        """End vLLM if it runs with another model's config, because it cannot change it."""
         label = self._settings.config_labels.get(recipe.alone or "")
         if label != self._settings.config_label:
-            log.info("vLLM starts again, with the config of %s", label or "the merge")
+            log.info("restarting vLLM with the config of %s", label or "the merge")
             self.close()
             self._settings = replace(self._settings, config_label=label)
 
     def close(self) -> None:
+        """End the process; it gets some time to release its resources."""
         child, self._child = self._child, None
         if child is not None:
             child.end(0.0 if child.busy else _END_SECONDS)
@@ -80,21 +89,22 @@ class VllmEngine:
         return number
 
     def _start(self) -> None:
-        began = time.monotonic()
-        self._child = take(self._settings.environment)
+        start = time.monotonic()
+        self._child = acquire(self._settings.environment)
         try:
             self._child.connection.send(self._settings)
             report = self._wait(self._start_deadline, "start")
         except OSError:
             raise self._dead() from None
-        except BaseException:  # a signal: nobody can close what has not started
+        except BaseException:  # a signal: the caller has no engine yet that it could close
             self._kill()
             raise
         for name, text in report:
             logging.getLogger(name).info(text)
-        log.info("vLLM started in %.0f s", time.monotonic() - began)
+        log.info("vLLM started in %.0f s", time.monotonic() - start)
 
-    def _ask(self, verb: str, *arguments: Any) -> Any:
+    def _call(self, verb: str, *arguments: Any) -> Any:
+        """Run a command in the process and return its result. Raises EngineError."""
         assert self._child is not None
         self._child.busy = True
         try:
@@ -104,7 +114,7 @@ class VllmEngine:
         return self._wait(self._deadline, verb)
 
     def _wait(self, seconds: float, verb: str) -> Any:
-        """The child's reply. Whatever is wrong ends it."""
+        """Return the process's reply. Any error ends the process. Raises EngineError."""
         assert self._child is not None
         try:
             if not self._child.connection.poll(seconds):
@@ -117,9 +127,7 @@ class VllmEngine:
             self._child.busy = False
             return value
         self._kill()
-        if kind == SourceError.__name__:
-            raise SourceError(value)
-        raise getattr(engine, kind, EngineError)(value)
+        raise getattr(errors, kind, EngineError)(value)
 
     def _dead(self) -> EngineError:
         assert self._child is not None
@@ -129,7 +137,7 @@ class VllmEngine:
         self._kill()
         if code is not None and code < 0:
             return EngineDeadError(f"vLLM's process was killed by {signal.Signals(-code).name}")
-        return EngineDeadError(f"vLLM's process ended by itself (exit code {code})")
+        return EngineDeadError(f"vLLM's process ended unexpectedly (exit code {code})")
 
     def _kill(self) -> None:
         child, self._child = self._child, None

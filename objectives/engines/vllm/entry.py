@@ -7,9 +7,9 @@ from multiprocessing.connection import Connection
 
 
 def run_server(connection: Connection) -> None:
-    """Set up the new process, then serve until the connection closes."""
+    """Set up the new process, then serve until the connection is closed."""
     os.setsid()
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # stdout is for results
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # stdout is reserved for results
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     from objectives.engines.vllm.server import serve

@@ -1,4 +1,4 @@
-"""Inside vLLM's worker: recipes in, merged tensors into the live model."""
+"""The extension of vLLM's worker: it merges a recipe into the live model."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,98 +13,84 @@ from objectives.merge.stores import Files, Resident, Store, Streamed
 from objectives.merge.stream import MergeStream
 from objectives.models.sources import Sources
 
-try:
-    import vllm._custom_ops as _ops
+from . import internals
 
-    _ops._supports_onednn = False  # else a CPU build repacks linear layers, which then cannot load
-except ImportError:
-    pass
+internals.keep_weights_as_loaded()
 
 
 class MergeExtension:
-    """Mixed into vLLM's Worker: `collective_rpc` calls these names, which no Worker has."""
+    """Mixed into vLLM's Worker. `collective_rpc` calls its methods, whose names no Worker has."""
 
     device: torch.device
-    model_runner: Any
     _stream: MergeStream
 
     def study_open(
-        self, folders: Mapping[str, str], opened: tuple[str, str, bool, str | None], place: str
+        self,
+        folders: Mapping[str, str],
+        source_arguments: tuple[str, str, bool, str | None],
+        residence: str,
     ) -> None:
-        """Open the sources where they are to live; refuse a model that takes other tensors.
+        """Open the sources where they are to reside, and compare their tensors with the model's.
 
-        `opened` is what `Sources` takes beside the folders.
+        `source_arguments` are the arguments of `Sources` after the folders, `residence` is one of
+        `cpu`, `gpu`, `pinned` and `file`. Raises WeightError and SourceError.
         """
-        sources = Sources({label: Path(path) for label, path in folders.items()}, *opened)
+        sources = Sources({label: Path(path) for label, path in folders.items()}, *source_arguments)
         store: Store
-        if place == "cpu":
+        if residence == "cpu":
             store = Files(sources)
-        elif place == "gpu":
+        elif residence == "gpu":
             store = Resident(sources, self.device)
         else:
-            store = Streamed(sources, self.device, pinned=place == "pinned")
+            store = Streamed(sources, self.device, pinned=residence == "pinned")
         self._stream = MergeStream(sources, store)
         self._names = {info.name for info in sources.layout}
-        self._compare(self._names)
+        self._check_names(self._names)
 
     def study_load(self, recipe: Mapping[str, Any]) -> None:
         """Merge into the live model. Raises WeightError."""
         seen: set[str] = set()
+        model = internals.live_model(self)
         try:
             with torch.inference_mode():
-                loaded = self._model().load_weights(
-                    self._watched(MergeRecipe.from_dict(recipe), seen)
-                )
+                loaded = model.load_weights(self._recorded(MergeRecipe.from_dict(recipe), seen))
         except MergeError as error:
             raise WeightError(str(error)) from None
         except (ValueError, KeyError, AssertionError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise WeightError(f"the merge does not load: {type(error).__name__}: {error}") from None
-        self._compare(seen)
-        parameters = {name for name, _ in self._model().named_parameters()}
+            raise WeightError(
+                f"the merge cannot be loaded: {type(error).__name__}: {error}"
+            ) from None
+        self._check_names(seen)
+        parameters = {name for name, _ in model.named_parameters()}
         if loaded is not None and (left := parameters - set(loaded)):
-            raise WeightError(f"the merge leaves {len(left)} tensors, first {min(left)}")
+            raise WeightError(
+                f"the merge does not overwrite {len(left)} tensors; the first is {min(left)}"
+            )
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def study_clear(self) -> None:
-        """Forget the keys and values of a merge that gave NaN: attention weighs what it masks
-        with zero, and zero times NaN would be in the answers of every merge after it.
-        """
-        caches = list(self.model_runner.kv_caches)
-        while caches:
-            cache = caches.pop()
-            if isinstance(cache, torch.Tensor):
-                cache.zero_()
-            else:
-                caches.extend(cache)
+        """Clear the KV cache after a merge that computed NaN.
 
-    def _watched(self, recipe: MergeRecipe, seen: set[str]) -> Iterator[tuple[str, Tensor]]:
+        Attention multiplies masked values by zero, and zero times NaN is NaN, so that values left
+        in the cache would spoil the answers of every later merge.
+        """
+        internals.clear_kv_cache(self)
+
+    def _recorded(self, recipe: MergeRecipe, seen: set[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the merged tensors and add their names to `seen`."""
         for name, tensor in self._stream.tensors(recipe):
             seen.add(name)
             yield name, tensor
 
-    def _model(self) -> Any:
-        return self.model_runner.get_model()
-
-    def _compare(self, given: set[str]) -> None:
-        """vLLM takes a merge that lacks tensors without a word: compare names ourselves."""
-        wanted = set(_wanted(self._model()))
-        if missing := wanted - given:
-            raise WeightError(f"the merge lacks {len(missing)} tensors, first {min(missing)}")
-        if strange := given - wanted:
-            raise WeightError(f"the model takes no tensor {min(strange)}")
-
-
-def _wanted(model: Any) -> Iterator[str]:
-    """The checkpoint's names of a model's parameters: vLLM stacks some of them into one."""
-    packed: Mapping[str, list[str]] = getattr(model, "packed_modules_mapping", None) or {}
-    for name, _ in model.named_parameters():
-        parts = name.split(".")
-        place = next((i for i, part in enumerate(parts) if part in packed), None)
-        if place is None:
-            yield name
-            continue
-        for own in packed[parts[place]]:
-            yield ".".join([*parts[:place], own, *parts[place + 1 :]])
+    def _check_names(self, merged: set[str]) -> None:
+        """Check that a merge has exactly the model's tensors, because vLLM ignores missing ones."""
+        expected = set(internals.checkpoint_names(internals.live_model(self)))
+        if missing := expected - merged:
+            raise WeightError(
+                f"the merge lacks {len(missing)} tensors; the first is {min(missing)}"
+            )
+        if unexpected := merged - expected:
+            raise WeightError(f"the model has no tensor {min(unexpected)}")

@@ -1,18 +1,16 @@
-"""What the process that runs vLLM is started with."""
+"""The settings with which the process that runs vLLM is started."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 EXTENSION = "objectives.engines.vllm.extension.MergeExtension"
-
-
 SIZES = "objectives.engines.memory"
-"""The logger that reports how memory is used."""
+"""The name of the logger that reports the memory requirements."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the process is told: plain data."""
+    """Plain data, because it is sent to another process."""
 
     folders: Mapping[str, str]
     reference: str
@@ -20,28 +18,30 @@ class Settings:
     has_base: bool
     method: str
     device: str
-    """cpu or cuda; which GPU, CUDA_VISIBLE_DEVICES says."""
+    """`cpu` or `cuda`; CUDA_VISIBLE_DEVICES selects the GPU."""
     dtype: str
     longest: int
-    """Tokens of the longest prompt and its answer."""
+    """The maximum number of tokens of a prompt and its answer."""
     batch_tokens: int
-    """Tokens of a step."""
+    """The maximum number of tokens in a step."""
     sequences: int
-    """Prompts of a step."""
-    place: str
-    """auto, gpu, pinned or file."""
+    """The maximum number of prompts in a step."""
+    residence: str
+    """Where the sources reside: `auto`, `gpu`, `pinned` or `file`."""
     tensor_parallel_size: int
     eager: bool
     host_memory: int | None = None
-    """Bytes of the host that are this engine's share; None where it has no neighbours."""
+    """Host memory in bytes that this engine may use; None if no other engine shares the host."""
     config_source: str | None = None
     config_labels: Mapping[str, str] = field(default_factory=dict)
-    """For each model the label of the one whose config it runs with alone."""
+    """By source: the label of the config that it needs when it is evaluated alone."""
     config_label: str | None = None
-    """The model whose config this process runs with; None is the merge's."""
+    """The source whose config this process uses; None for the config of merges."""
     threads: int | None = None
-    """CPU threads to compute with; None leaves them as the environment sets them."""
+    """The number of CPU threads; None for the environment's setting."""
     generation_ends: bool = True
-    """Whether end tokens of generation_config.json end answers."""
+    """Whether the end tokens of generation_config.json end answers."""
     extension: str = EXTENSION
+    """The class that vLLM mixes into its worker, as a module path."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the process."""

@@ -171,7 +171,7 @@ class LmEvalTask:
     origin: str
     """What it is made of, beside its documents: a hash of its files, and lm-eval's version."""
 
-    def only(self, questions: Sequence[Question]) -> Self:
+    def with_questions(self, questions: Sequence[Question]) -> Self:
         """The same task with these questions."""
         documents = tuple(q for q in questions if isinstance(q, Document))
         return dataclasses.replace(self, questions=documents)
@@ -184,7 +184,7 @@ class LmEvalTask:
             made.update(zip(mine, leaf.asked([d.number for d in mine]), strict=True))
         return [made[document] for document in self.questions]
 
-    def rights(self, answers_Q: Sequence[Sequence[Answer]]) -> list[float]:
+    def scores(self, answers_Q: Sequence[Sequence[Answer]]) -> list[float]:
         parts: list[dict[int, float]] = []
         for number, leaf in enumerate(self.leaves):
             answered = {

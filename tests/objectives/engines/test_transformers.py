@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from objectives.engines.engine import Answer, Prompt, said
+from objectives.engines.engine import Answer, Prompt, truncate_at_stop
 from objectives.engines.transformers import TransformersEngine
 from objectives.errors import EngineError
 from objectives.merge.recipe import MergeRecipe
@@ -138,9 +138,12 @@ def test_a_merge_of_the_wrong_shape_is_refused(
     recipe = MergeRecipe.single("x", 4)
     whole = list(engine._stream.tensors(recipe))
     for broken, message in [
-        (whole[:-1], "lacks 1 tensors, first lm_head.weight"),
-        ([("model.extra", whole[0][1])], r"model.extra is .* in the model absent"),
-        ([(whole[0][0], whole[0][1][:-1])], r"in the model \[28, 16\]|in the model \["),
+        (whole[:-1], "lacks 1 tensors; the first is lm_head.weight"),
+        (
+            [("model.extra", whole[0][1])],
+            r"model.extra has the shape .* the model does not have it",
+        ),
+        ([(whole[0][0], whole[0][1][:-1])], r"the model expects \["),
     ]:
         monkeypatch.setattr(engine._stream, "tensors", lambda _, b=broken: iter(b))
         with pytest.raises(EngineError, match=message):
@@ -149,7 +152,7 @@ def test_a_merge_of_the_wrong_shape_is_refused(
 
 def test_a_stop_stays_in_the_answer_and_the_end_does_not() -> None:
     prompt = Prompt((5,), 0, 9, (), frozenset({7, 2}))
-    assert said([4, 7, 4, 7], prompt, (1, 2)) == (4, 7)
-    assert said([4, 1, 7], prompt, (1, 2)) == (4,)
-    assert said([4, 2, 7], prompt, (1, 2)) == (4, 2)
-    assert said([4, 4], prompt, (1, 2)) == (4, 4)
+    assert truncate_at_stop([4, 7, 4, 7], prompt, (1, 2)) == (4, 7)
+    assert truncate_at_stop([4, 1, 7], prompt, (1, 2)) == (4,)
+    assert truncate_at_stop([4, 2, 7], prompt, (1, 2)) == (4, 2)
+    assert truncate_at_stop([4, 4], prompt, (1, 2)) == (4, 4)

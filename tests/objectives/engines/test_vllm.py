@@ -21,12 +21,12 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 from safetensors.torch import load_file, save_file
 
-from objectives.engines import engine as errors
+from objectives import errors
 from objectives.engines.engine import Answer, Prompt
 from objectives.engines.transformers import TransformersEngine
 from objectives.engines.vllm import child as vllm_child
 from objectives.engines.vllm.engine import VllmEngine
-from objectives.engines.vllm.server import _named
+from objectives.engines.vllm.server import _described
 from objectives.errors import EngineDeadError, EngineError, SourceError
 from objectives.export.export import export
 from objectives.merge.recipe import MergeRecipe
@@ -133,7 +133,9 @@ def test_vllm_and_transformers_agree(demo: Setup, vllm: VllmEngine) -> None:
             engine.load(recipe(demo, seed))
         asked = questions(demo)
         assert same(vllm.answer(asked), transformers.answer(asked), 1e-3)
-    assert demo.search.ask(vllm).value == pytest.approx(demo.search.ask(transformers).value)
+    assert demo.search.evaluate(vllm).value == pytest.approx(
+        demo.search.evaluate(transformers).value
+    )
 
 
 def test_a_model_of_nan_answers_and_says_so(demo: Setup, vllm: VllmEngine) -> None:
@@ -162,9 +164,9 @@ def broken(demo: Setup) -> Iterator[VllmEngine]:
 @pytest.mark.parametrize(
     ("fault", "kind", "message"),
     [
-        (MISSING, "WeightError", "the merge lacks 1 tensors, first lm_head.weight"),
-        (RENAMED, "WeightError", "the merge does not load: .*lm_head"),
-        (RESHAPED, "WeightError", "the merge does not load: "),
+        (MISSING, "WeightError", "the merge lacks 1 tensors; the first is lm_head.weight"),
+        (RENAMED, "WeightError", "the merge cannot be loaded: .*lm_head"),
+        (RESHAPED, "WeightError", "the merge cannot be loaded: "),
         (RAISED, "EngineError", "OSError: the disk is gone"),
         (EXHAUSTED, "EngineMemoryError", "out of memory: tried to allocate 20 GiB$"),
         (HUNG, "EngineTimeoutError", "vLLM did not load within 20 s"),
@@ -270,8 +272,8 @@ def test_a_process_begun_ahead_of_its_sources_serves_them(
 ) -> None:
     """vLLM keeps what a Python of its own found out about a model's class: here there is none."""
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
-    vllm_child.begin_early("vllm", None, config_with().engine.eager)
-    [(_, child, _)] = vllm_child._ahead
+    vllm_child.prestart_if_likely("vllm", None, config_with().engine.eager)
+    [(_, child, _)] = vllm_child._prestarted
     choice = choose_engine(config_with(), "vllm")
     choice.begin()
     made = choice.start(demo.sources, demo.longest)
@@ -280,15 +282,15 @@ def test_a_process_begun_ahead_of_its_sources_serves_them(
     made.load(recipe(demo, 1))
     assert all(answer.finite for answer in made.answer(questions(demo)))
     made.close()
-    assert not vllm_child._ahead
+    assert not vllm_child._prestarted
     assert not (tmp_path / "modelinfos").exists()
 
 
 def test_a_process_begun_in_vain_ends_with_the_command() -> None:
     code = (
         "from objectives.engines.vllm import child as vllm_child\n"
-        "vllm_child.begin({})\n"
-        "print(vllm_child._ahead[0][1].process.pid)\n"
+        "vllm_child.prestart({})\n"
+        "print(vllm_child._prestarted[0][1].process.pid)\n"
         "raise SystemExit(2)\n"
     )
     words = [sys.executable, "-c", code]
@@ -339,13 +341,13 @@ def test_what_vllm_refuses_is_told_with_the_name_of_the_field() -> None:
     with pytest.raises(ValidationError) as caught:
         Given(blocks=-1)
     told = "vLLM: blocks: Input should be greater than 0"
-    assert _named(caught.value) == ("EngineError", told)
+    assert _described(caught.value) == ("EngineError", told)
 
 
 def test_a_signal_while_vllm_starts_leaves_nothing_of_it(demo: Setup) -> None:
     """Its process stands still, so that it is sure to be starting."""
-    vllm_child.begin_early("vllm", None, True)
-    [(_, child, _)] = vllm_child._ahead
+    vllm_child.prestart_if_likely("vllm", None, True)
+    [(_, child, _)] = vllm_child._prestarted
     assert child.process.pid is not None
     os.kill(child.process.pid, signal.SIGSTOP)
     choice = choose_engine(config_with(), "vllm")
@@ -354,7 +356,7 @@ def test_a_signal_while_vllm_starts_leaves_nothing_of_it(demo: Setup) -> None:
         with pytest.raises(Interrupted):
             choice.start(demo.sources, demo.longest)
     assert child.process.exitcode == -signal.SIGKILL
-    assert not vllm_child._ahead
+    assert not vllm_child._prestarted
 
 
 def test_auto_without_a_gpu_is_transformers() -> None:
@@ -373,7 +375,9 @@ def test_what_answers_is_told_with_its_versions() -> None:
 def test_too_many_options_are_refused_by_name(demo: Setup, vllm: VllmEngine) -> None:
     many = Prompt(tuple(range(5, 20)), 0, 1, tuple(range(200)))
     vllm.load(recipe(demo, 1))
-    with pytest.raises(EngineError, match="200 options; vLLM gives the log-probabilities of 128"):
+    with pytest.raises(
+        EngineError, match="200 options; vLLM returns at most 128 log-probabilities"
+    ):
         vllm.answer([many])
 
 
@@ -425,20 +429,20 @@ def test_tasks_of_lm_eval_are_answered_as_by_transformers(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("kind", "device"), [("transformers", "cpu"), ("vllm", "cuda")])
 def test_a_process_begun_in_vain_is_ended(kind: str, device: str) -> None:
     """Begun before it was known which engine, or which device, it would be."""
-    vllm_child.begin_early("vllm", device, True)
-    [(_, early, _)] = vllm_child._ahead
+    vllm_child.prestart_if_likely("vllm", device, True)
+    [(_, early, _)] = vllm_child._prestarted
     choose_engine(config_with(), kind).begin()
     assert early.process.exitcode is not None
-    assert len(vllm_child._ahead) == (kind == "vllm")
-    vllm_child.give_up()
-    assert not vllm_child._ahead
+    assert len(vllm_child._prestarted) == (kind == "vllm")
+    vllm_child.discard()
+    assert not vllm_child._prestarted
 
 
 def test_auto_begins_none_where_no_gpu_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(vllm_child, "_GPU", tmp_path / "none")
-    vllm_child.begin_early("auto", None, True)
-    vllm_child.begin_early("transformers", "cuda", True)
-    assert not vllm_child._ahead
+    vllm_child.prestart_if_likely("auto", None, True)
+    vllm_child.prestart_if_likely("transformers", "cuda", True)
+    assert not vllm_child._prestarted
 
 
 def test_what_is_nan_in_one_question_is_in_no_other(demo: Setup, tmp_path: Path) -> None:

@@ -94,20 +94,20 @@ def test_tables_hold_the_sum_of_every_mask(fused: ModuleType, count: int) -> Non
     base = torch.randn(count, generator=generator)
     model = base + 0.1 * torch.randn(count, generator=generator)
     delta, (low, high) = model - base, masks.key(0, "x", "t")
-    grain = sums.grain(delta)
-    table = fused.kernels.tally(base, model, fused._signed(low | high << 32), grain)
+    quantum = sums.quantum(delta)
+    table = fused.kernels.tally(base, model, fused._signed(low | high << 32), quantum)
     drawn = masks.draws((low, high), delta.shape)
     for below in (0, 1, 9000, 65535, 65536):
-        assert table[below] == sums.grains(torch.where(drawn < below, delta, 0.0), grain)
+        assert table[below] == sums.quanta(torch.where(drawn < below, delta, 0.0), quantum)
 
 
 def test_sums_do_not_depend_on_the_order_and_hardly_round() -> None:
     delta = torch.randn(100_000, generator=torch.Generator().manual_seed(2)) * 1e-3
-    grain = sums.grain(delta)
-    whole = sums.grains(delta, grain)
-    assert whole == sums.grains(delta.flip(0), grain)
-    assert whole * grain == pytest.approx(delta.double().abs().sum().item(), rel=1e-8)
-    assert sums.grains(torch.zeros(5), sums.grain(torch.zeros(5))) == 0
+    quantum = sums.quantum(delta)
+    whole = sums.quanta(delta, quantum)
+    assert whole == sums.quanta(delta.flip(0), quantum)
+    assert whole * quantum == pytest.approx(delta.double().abs().sum().item(), rel=1e-8)
+    assert sums.quanta(torch.zeros(5), sums.quantum(torch.zeros(5))) == 0
     assert sums.ratio(0, 0, 1.0) == 1.0
 
 

@@ -16,7 +16,7 @@ from objectives.export.export import export
 from objectives.merge.recipe import MergeRecipe
 from objectives.models.sources import Sources
 from objectives.models.special_tokens import EndTokens
-from objectives.scoring import Exam
+from objectives.scoring import QuestionSet
 from objectives.tasks.multiple_choice import MultipleChoice
 from objectives.tasks.prompts.prompt import Template
 from objectives.tasks.task import Question
@@ -191,6 +191,8 @@ def test_a_question_that_needs_a_token_without_a_row_is_refused(rows: int, needs
     low = "".join(map(chr, range(40, 46))) if rows < 100 else text
     questions = tuple(Question(f"{low}{i}"[:-1], "", (0,), (0, 1)) for i in range(2))
     task = MultipleChoice("mc", 1.0, questions[:1], Template("t", "{{ question }}\n"))
-    Exam([task], Numbers(), 123)
-    with pytest.raises(TaskError, match=rf"mc: the question .* needs the token {needs} .* {rows}"):
-        Exam([task], Numbers(), rows)
+    QuestionSet([task], Numbers(), 123)
+    with pytest.raises(
+        TaskError, match=rf"mc: the question .* contains the token {needs} .* {rows}"
+    ):
+        QuestionSet([task], Numbers(), rows)

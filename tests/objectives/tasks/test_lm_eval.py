@@ -21,7 +21,7 @@ from objectives.errors import ScorerError, TaskError
 from objectives.merge.recipe import MergeRecipe
 from objectives.models.sources import Sources
 from objectives.models.tokenizer import load_tokenizer
-from objectives.scoring import Exam, TaskScores
+from objectives.scoring import QuestionSet, TaskScores
 from objectives.tasks.lm_eval.load import LmEval, Rules, Wanted
 from objectives.tasks.lm_eval.task import LmEvalTask
 from objectives.tasks.scorer import Scoring
@@ -84,7 +84,7 @@ def theirs(model: Path, tasks: Path, *names: str, **options: Any) -> dict[str, d
 def ours(model: Path, tasks: Path, name: str, metric: str, **rules: Any) -> TaskScores:
     tokenizer = load_tokenizer("model", model)
     task = LmEval(Rules((tasks,), **rules), tokenizer, CONTEXT).task(name, 1.0, metric)
-    return Exam([task], tokenizer).ask(engine_of(model)).tasks[name]
+    return QuestionSet([task], tokenizer).evaluate(engine_of(model)).tasks[name]
 
 
 def engine_of(model: Path, known: dict[Path, Engine] = {}) -> Engine:  # noqa: B006
@@ -396,7 +396,7 @@ def _rights(task: LmEvalTask, said: str, broken: int = 0) -> list[float]:
     tokenizer = load_tokenizer("model", DEMO / "models" / "numeric")
     tokens = tuple(tokenizer.encode(said))
     prompts = task.prompts(tokenizer)
-    return task.rights(
+    return task.scores(
         [
             tuple(Answer(tokens, (-1.0,) * len(p.options), i >= broken) for p in asked)
             for i, asked in enumerate(prompts)
@@ -530,5 +530,5 @@ def test_the_example_of_mergekit_evolves_files_can_be_asked() -> None:
     assert [len(task.questions) for task in setup.search.tasks] == [60, 60, 71]
     engine = TransformersEngine(setup.sources)
     engine.load(setup.genome.baselines()[1].recipe)
-    scores = setup.held_out.ask(engine).tasks
+    scores = setup.held_out.evaluate(engine).tasks
     assert all(0 < score.mean < 1 for score in scores.values())

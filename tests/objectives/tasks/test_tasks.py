@@ -7,7 +7,7 @@ import pytest
 from objectives.engines.engine import Answer, Prompt
 from objectives.errors import TaskError
 from objectives.merge.recipe import MergeRecipe
-from objectives.scoring import Exam
+from objectives.scoring import QuestionSet
 from objectives.tasks.multiple_choice import MultipleChoice
 from objectives.tasks.prompts.prompt import TemplateProblem, load_template, named_templates
 from objectives.tasks.retrieval import Retrieval
@@ -106,8 +106,8 @@ def test_answers_become_means_errors_and_a_weighted_value() -> None:
             said("3,2,1", math.log(0.3), math.log(0.2), math.log(0.1), math.log(0.4)),
         ]
     )
-    scores = Exam([choice, pick], Characters()).ask(engine)
-    assert scores.tasks["choice"].right_Q.tolist() == [1.0, 0.0]
+    scores = QuestionSet([choice, pick], Characters()).evaluate(engine)
+    assert scores.tasks["choice"].scores_Q.tolist() == [1.0, 0.0]
     assert scores.tasks["choice"].soft == pytest.approx((0.5 + 0.25) / 2)
     assert scores.tasks["pick"].mean == pytest.approx(2 / 3)
     assert scores.tasks["pick"].soft == pytest.approx(0.3 + 0.1 + 0.4)
@@ -149,9 +149,9 @@ def test_an_answer_of_nan_scores_the_worst(weight: float, worst: float) -> None:
     task = MultipleChoice("t", weight, (CHOICE, OTHER), load_template("plain", Path()))
     nan = float("nan")
     engine = Scripted([said("1", nan, nan, nan, finite=False), said("2", 0.0, 0.0, 0.0)])
-    scores = Exam([task], Characters()).ask(engine)
-    assert scores.tasks["t"].right_Q.tolist() == [worst, 1.0]
-    assert scores.broken == 1
+    scores = QuestionSet([task], Characters()).evaluate(engine)
+    assert scores.tasks["t"].scores_Q.tolist() == [worst, 1.0]
+    assert scores.non_finite == 1
 
 
 def test_the_demos_questions_are_read_whole() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from storage.database.database import open_storage
-from storage.scores import SEARCH, Answers
+from storage.scores import SEARCH, ScoreStore
 from storage.trials import TrialRecord
 from tests.support.commands import (
     TRIALS,
@@ -75,11 +75,11 @@ def test_a_trial_is_ranked_by_the_probability_of_right_answers(
 
 def test_all_trials_of_a_generation_are_asked_the_same(whole: tuple[Path, str, str]) -> None:
     storage = open_storage(whole[1], create=False)
-    answers = Answers(storage)
+    answers = ScoreStore(storage)
     asked: dict[int, set[bytes]] = {}
     for record in of_kind(whole[1], "search"):
         stored = answers.read(record.id, SEARCH)["multiple_choice"]
-        mask = (stored.right_Q == stored.right_Q).tobytes()
+        mask = (stored.scores_Q == stored.scores_Q).tobytes()
         asked.setdefault(record.attributes["generation"], set()).add(mask)
     storage.engine.dispose()
     assert all(len(masks) == 1 for masks in asked.values())

@@ -10,7 +10,7 @@ import pytest
 from cmaes import get_warm_start_mgd
 
 from storage.database.database import open_storage
-from storage.studies import hold_fingerprint, stored_start
+from storage.studies import store_or_check_fingerprint, stored_start
 from study.config.errors import ConfigError
 from study.config.genome import Range
 from study.search.sampler import Replay
@@ -76,7 +76,7 @@ def test_points_outside_narrower_bounds_begin_at_them(database: str) -> None:
 def test_the_same_search_questions_are_known_by_their_digests(database: str) -> None:
     earlier = new(database, "earlier")
     facts = {"search questions of a": "3 (x)", "search questions of b": "2 (y)", "seed": "0"}
-    hold_fingerprint(earlier.study, facts)
+    store_or_check_fingerprint(earlier.study, facts)
     assert has_same_questions(earlier.study, {"a": "3 (x)", "b": "2 (y)"})
     assert has_same_questions(earlier.study, {"a": "3 (x)"})
     assert not has_same_questions(earlier.study, {"a": "3 (z)", "b": "2 (y)"})

@@ -18,14 +18,14 @@ import torch
 from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
-from objectives.scoring import Exam
+from objectives.scoring import QuestionSet
 from storage.claims import Claims, ClaimTaken, TrialLost
 from storage.database.database import open_storage
-from storage.database.retry import Patience, passes
+from storage.database.retry import RetryPolicy, is_transient
 from storage.errors import StorageError, StudyMismatch
 from storage.heartbeat import Heartbeat
-from storage.processes import is_gone, process_name
-from storage.scores import HELD_OUT, SEARCH, Answers
+from storage.processes import has_ended, process_name
+from storage.scores import HELD_OUT, SEARCH, ScoreStore
 from storage.studies import create_study, find_study, stored_fingerprint
 from storage.trials import TrialRecord, Trials
 from storage.workers import Watch, WorkerRecord, Workers
@@ -145,21 +145,21 @@ def test_writes_that_were_not_confirmed_may_be_done_twice(database: str) -> None
     finish(mine, trial_id)
     finish(mine, trial_id)
     mine.fail(trial_id, "too late")
-    mine.take("questions")
-    mine.take("questions")
+    mine.acquire("questions")
+    mine.acquire("questions")
     assert [(r.state.name, r.value) for r in trials.all()] == [("COMPLETE", 0.5)]
 
 
 def test_work_without_a_trial_is_claimed_and_released(database: str) -> None:
     _, mine, yours = two(database)
-    mine.take("questions")
+    mine.acquire("questions")
     with pytest.raises(ClaimTaken):
-        yours.take("questions")
+        yours.acquire("questions")
     yours.release("questions")
     with pytest.raises(ClaimTaken):
-        yours.take("questions")
+        yours.acquire("questions")
     mine.release("questions")
-    yours.take("questions")
+    yours.acquire("questions")
 
 
 def test_the_result_of_a_trial_that_was_given_up_is_not_taken(database: str) -> None:
@@ -203,39 +203,39 @@ def record(**change: object) -> WorkerRecord:
 
 
 def test_silence_is_death_only_after_the_grace_period_and_under_the_watchs_eyes() -> None:
-    watch, silent = Watch(grace=60), record()
+    watch, silent = Watch(timeout=60), record()
     seen = []
     for now in range(100, 200, 10):
         silent = replace(silent, silent=now - 100.0)
-        seen.append(bool(watch.dead([silent], float(now))))
+        seen.append(bool(watch.find_dead([silent], float(now))))
     assert seen == [False] * 7 + [True] * 3
 
 
 def test_one_that_was_silent_for_days_is_given_half_the_grace_period_to_be_heard() -> None:
-    watch, old = Watch(grace=60), record(silent=1e6)
-    assert [bool(watch.dead([old], 1e6 + now)) for now in (0.0, 10.0, 20.0, 30.0, 40.0)] == [
+    watch, old = Watch(timeout=60), record(silent=1e6)
+    assert [bool(watch.find_dead([old], 1e6 + now)) for now in (0.0, 10.0, 20.0, 30.0, 40.0)] == [
         *[False] * 4,
         True,
     ]
 
 
 def test_after_an_outage_everybody_gets_the_time_to_be_heard_again() -> None:
-    watch = Watch(grace=60)
+    watch = Watch(timeout=60)
     for now in range(100, 140, 10):
-        assert not watch.dead([record(silent=now - 100.0)], float(now))
-    assert not watch.dead([record(silent=900.0)], 1000.0)
-    assert not watch.dead([record(silent=910.0)], 1010.0)
-    assert not watch.dead([record(beat=1015.0, silent=5.0)], 1020.0)
+        assert not watch.find_dead([record(silent=now - 100.0)], float(now))
+    assert not watch.find_dead([record(silent=900.0)], 1000.0)
+    assert not watch.find_dead([record(silent=910.0)], 1010.0)
+    assert not watch.find_dead([record(beat=1015.0, silent=5.0)], 1020.0)
 
 
 def test_a_process_of_this_machine_is_dead_when_it_is_gone() -> None:
     child = start_and_kill()
-    assert is_gone(child)
-    assert not is_gone(process_name())
+    assert has_ended(child)
+    assert not has_ended(process_name())
     *machine, pid, _ = process_name().split("/")
-    assert is_gone("/".join([*machine, pid, "1"])), "another process with the same number"
-    assert not is_gone("another boot/pid:[1]/1/1")
-    assert Watch(60).dead([record(process=child)], 0.0)
+    assert has_ended("/".join([*machine, pid, "1"])), "another process with the same number"
+    assert not has_ended("another boot/pid:[1]/1/1")
+    assert Watch(60).find_dead([record(process=child)], 0.0)
 
 
 def start_and_kill() -> str:
@@ -265,7 +265,7 @@ def test_no_workers_clock_counts(
         monkeypatch.setattr(time, "time", lambda skew=skew: clock() + skew)
         worker_id = workers.register("cpu")
         workers.beat(worker_id, "something")
-    listed, now = workers.listed()
+    listed, now = workers.read_all()
     assert [0 <= r.silent < 60 for r in listed] == [True, True]
     assert abs(now - clock()) < 60
 
@@ -277,13 +277,13 @@ def test_a_dead_workers_work_is_free_and_the_finished_kept(database: str) -> Non
     mine = Claims(trials.database, trials.study._study_id, worker_id)
     finish(mine, begin(mine, "done"))
     begin(mine, "half done")
-    mine.take("questions")
-    assert {c.what for c in workers.at_work()[worker_id]} == {"half done", "questions"}
-    [dead] = workers.listed()[0]
-    assert sorted(workers.bury(dead) or []) == ["half done", "questions"]
-    assert workers.bury(dead) is None
-    assert workers.at_work() == {}
-    assert (workers.listed()[0][0].end or "").startswith("died during ")
+    mine.acquire("questions")
+    assert {c.key for c in workers.unfinished_claims()[worker_id]} == {"half done", "questions"}
+    [dead] = workers.read_all()[0]
+    assert sorted(workers.reap(dead) or []) == ["half done", "questions"]
+    assert workers.reap(dead) is None
+    assert workers.unfinished_claims() == {}
+    assert (workers.read_all()[0][0].end or "").startswith("died during ")
     begin(yours, "half done")
     with pytest.raises(ClaimTaken):
         begin(yours, "done")
@@ -293,10 +293,10 @@ def test_one_that_was_heard_of_meanwhile_is_not_buried(database: str) -> None:
     trials, _, _ = two(database)
     workers = Workers(trials.database, trials.study._study_id)
     worker_id = workers.register("cpu")
-    [before] = workers.listed()[0]
+    [before] = workers.read_all()[0]
     time.sleep(0.01)
     workers.beat(worker_id, "it")
-    assert workers.bury(before) is None
+    assert workers.reap(before) is None
 
 
 def test_trials_that_nobody_has_claimed_do_not_run_for_ever(
@@ -398,11 +398,13 @@ def test_patience_ends_and_the_last_error_is_raised(server: Server) -> None:
     database = open_storage(server.url)
     study = create_study(database, NAME)
     waits: list[float] = []
-    database.patience = Patience(0.5, lambda seconds: waits.append(seconds) or time.sleep(seconds))
+    database.retry_policy = RetryPolicy(
+        0.5, lambda seconds: waits.append(seconds) or time.sleep(seconds)
+    )
     server.stop()
     with pytest.raises(OperationalError) as caught:
-        Claims(database, study._study_id, "me").take("it")
-    assert passes(caught.value)
+        Claims(database, study._study_id, "me").acquire("it")
+    assert is_transient(caught.value)
     assert len(waits) > 1
 
 
@@ -446,13 +448,13 @@ def test_a_study_is_judged_when_all_that_is_compared_has_held_out_answers(tmp_pa
     url, config = f"sqlite:///{tmp_path}/s.db", tiny_config(TRIALS, POPULATION)
     assert run(url, config)
     setup, storage = tiny_setup(config), open_storage(url)
-    answers, done = Answers(storage), records(url)
+    answers, done = ScoreStore(storage), records(url)
     compared = [c.record for c in candidates(done, setup.genome)]
     for record in compared:
         assert not supervisor._is_judged(setup, answers, done)
         answers.write(record.id, HELD_OUT, answers.read(record.id, SEARCH))
     assert supervisor._is_judged(setup, answers, done)
-    without = replace(setup, held_out=Exam([], None))  # type: ignore[arg-type]
+    without = replace(setup, held_out=QuestionSet([], None))  # type: ignore[arg-type]
     answers.write(compared[0].id, HELD_OUT, {})
     assert supervisor._is_judged(without, answers, done)
 
@@ -511,7 +513,7 @@ def test_a_worker_that_waits_for_the_others_last_place_makes_itself_useful(
             if place != (1, POPULATION - 1):
                 other.finish(trial_id, value, {}, seconds, {})
     last, best = trial_id, max(trials.all(), key=lambda r: r.value or 0.0)
-    while not Answers(storage).read(best.id, HELD_OUT):
+    while not ScoreStore(storage).read(best.id, HELD_OUT):
         assert not run(database, config, deadline=time.monotonic() + 2)
     candidates = [r.attributes[CANDIDATE] for r in records(database) if r.kind == CANDIDATE]
     assert candidates == ["CMA mean before generation 1", "mean of the top 1 before generation 1"]
@@ -579,7 +581,7 @@ def test_a_start_that_is_not_there_is_told_with_those_that_are(database: str) ->
     storage = open_storage(database)
     create_study(storage, "other")
     setup = tiny_setup(tiny_config(TRIALS, POPULATION, start_from="gone"))
-    with pytest.raises(StorageError, match=r"no study gone in .*; there are other$"):
+    with pytest.raises(StorageError, match=r"no study gone in .*; its studies are other$"):
         enter_study(setup, storage, CHOICE)
 
 
@@ -603,13 +605,13 @@ def test_a_read_only_database_is_told_at_once(server: Server) -> None:
 
 def fill(claims: Claims) -> None:
     for n in range(2000):
-        claims.take(f"{n} {'x' * 200}")
+        claims.acquire(f"{n} {'x' * 200}")
 
 
 def test_a_full_disk_is_waited_for_and_then_told(tmp_path: object) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
     trials, mine, _ = two(url)
-    trials.database.patience = Patience(0.5)
+    trials.database.retry_policy = RetryPolicy(0.5)
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     try:
@@ -617,8 +619,8 @@ def test_a_full_disk_is_waited_for_and_then_told(tmp_path: object) -> None:
             fill(mine)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    assert passes(caught.value)
-    mine.take("and goes on when there is room")
+    assert is_transient(caught.value)
+    mine.acquire("and goes on when there is room")
 
 
 # Threads
