@@ -27,7 +27,7 @@ from study.search.genome import recipe_of
 from study.search.jobs import AFTER
 from study.setup.setup import Setup
 from study.verdict.judge import Judgement, judge
-from study.verdict.scoreboard import Line, lines, search_scores, table
+from study.verdict.scoreboard import ScoredContender, scored_contenders, search_scores, table
 
 from .export import export_trial
 from .folders import merge_place, named, report_place
@@ -39,7 +39,7 @@ _WIDEST = 10_000
 
 def show(setup: Setup, trials: Trials) -> None:
     """Print the table of what is stored."""
-    if shown := lines(trials.all(), setup.genome, Answers(trials.database)):
+    if shown := scored_contenders(trials.all(), setup.genome, Answers(trials.database)):
         _print(shown, setup)
 
 
@@ -53,7 +53,7 @@ def conclude(setup: Setup, trials: Trials) -> None:
     judgement = judge(setup, trials.all(), answers)
     places, errors = _written(setup, trials, judgement, answers)
     _keep(setup, trials, judgement)
-    _print(judgement.lines, setup)
+    _print(judgement.contenders, setup)
     for task, score in judgement.ensemble.items():
         say(
             f"the parents' ensemble on held-out questions of {task}: "
@@ -66,7 +66,7 @@ def conclude(setup: Setup, trials: Trials) -> None:
         raise ExportError("\n".join(map(str, errors)))
 
 
-def _print(shown: Sequence[Line], setup: Setup) -> None:
+def _print(shown: Sequence[ScoredContender], setup: Setup) -> None:
     """The table whole, however wide it is, unless it is for a terminal."""
     tasks = [task.name for task in setup.config.tasks]
     console = Console(width=None if sys.stdout.isatty() else _WIDEST)
@@ -105,7 +105,7 @@ def _exported(
     setup: Setup, trials: Trials, judgement: Judgement, answers: Answers, folder: Path
 ) -> Path:
     assert judgement.final is not None
-    record, url = judgement.final.candidate.record, trials.database.url
+    record, url = judgement.final.contender.record, trials.database.url
     identity = study_identity(trials.database, trials.study)
     recipe = recipe_of(record, setup.genome)
     verdict = {VERDICT_FILE: texts(setup, record, judgement, url)[VERDICT_FILE]}
@@ -123,9 +123,9 @@ def _keep(setup: Setup, trials: Trials, judgement: Judgement) -> None:
     """Put the verdict where the status and the dashboard find it."""
     database, study, final = trials.database, trials.study, judgement.final
     after = max(
-        (line.candidate.record.attributes.get(AFTER, 0) for line in judgement.lines), default=0
+        (line.contender.record.attributes.get(AFTER, 0) for line in judgement.contenders), default=0
     )
-    number = final.candidate.record.number if final else None
+    number = final.contender.record.number if final else None
     news = database.patience(lambda: store_verdict(study, judgement.sentence, number, after))
     if not news:
         return

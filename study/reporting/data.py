@@ -13,7 +13,7 @@ from study.search.jobs import Jobs
 from study.search.state import SearchState, best_merge
 from study.setup.setup import Setup
 from study.verdict.judge import Judgement
-from study.verdict.scoreboard import Line
+from study.verdict.scoreboard import ScoredContender
 
 from . import answer_changes as flips
 from . import history
@@ -63,7 +63,7 @@ def findings(
 
 def _shown(judgement: Judgement, records: Sequence[TrialRecord]) -> TrialRecord | None:
     """The merge whose numbers are shown: the final one, before there is one the best so far."""
-    return judgement.final.candidate.record if judgement.final else best_merge(records)
+    return judgement.final.contender.record if judgement.final else best_merge(records)
 
 
 def _merge(record: TrialRecord, genome: Genome) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _spread(values_KMF: Sequence[Any], knots: int) -> list[Any]:
 def _flips(setup: Setup, judgement: Judgement) -> dict[str, Any] | None:
     """Between the best parent and the final merge, on held-out questions or else on search ones."""
     final = judgement.final
-    parents = [line for line in judgement.lines if line.candidate.role == "parent"]
+    parents = [line for line in judgement.contenders if line.contender.role == "parent"]
     if final is None or not parents:
         return None
     held_out = final.held_out is not None and all(p.held_out is not None for p in parents)
@@ -107,13 +107,13 @@ def _flips(setup: Setup, judgement: Judgement) -> dict[str, Any] | None:
     exam = setup.held_out if held_out else setup.search
     of: Mapping[bool, Any] = {True: lambda x: x.held_out, False: lambda x: x.search}
     return {
-        "parent": parent.candidate.name,
+        "parent": parent.contender.name,
         "split": "held-out" if held_out else "search",
         "tasks": flips.flips(exam.tasks, of[held_out](parent), of[held_out](final)),
     }
 
 
-def _value(line: Line, held_out: bool) -> float:
+def _value(line: ScoredContender, held_out: bool) -> float:
     scores = line.held_out if held_out else line.search
     assert scores is not None
     return scores.value

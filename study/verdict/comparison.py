@@ -30,7 +30,7 @@ Right = Mapping[str, NDArray[np.float32]]
 class Comparison:
     """One merge beside one reference, over the same questions."""
 
-    candidate: str
+    contender: str
     reference: str
     difference: float
     """Of the weighted scores, above 0 where the merge is better."""
@@ -60,23 +60,23 @@ def choose(values: Mapping[str, float]) -> str:
 
 
 def compare(
-    candidates: Mapping[str, Right],
+    contenders: Mapping[str, Right],
     references: Mapping[str, Right],
     weights: Mapping[str, float],
     choice: Collection[str] = (),
     resamples: int = RESAMPLES,
 ) -> list[Comparison]:
-    """Every candidate beside every reference but itself; `choice` names multiple-choice tasks.
+    """Every contender beside every reference but itself; `choice` names multiple-choice tasks.
 
-    The intervals are simultaneous, so they hold also for a candidate that these very answers
-    chose. A name that is both candidate and reference is one merge.
+    The intervals are simultaneous, so they hold also for a contender that these very answers
+    chose. A name that is both contender and reference is one merge.
     """
-    pairs = [(c, r) for c in candidates for r in references if c != r]
+    pairs = [(c, r) for c in contenders for r in references if c != r]
     if not pairs:
         return []
     tasks = list(weights)
     gaps = [
-        np.array([candidates[c][t] - references[r][t] for c, r in pairs], dtype=np.float64)
+        np.array([contenders[c][t] - references[r][t] for c, r in pairs], dtype=np.float64)
         for t in tasks
     ]
     observed_P, errors_P, resampled_PR = resampled(gaps, list(weights.values()), resamples)
@@ -85,7 +85,7 @@ def compare(
     p = _mcnemar({t: gap for t, gap in zip(tasks, gaps, strict=True) if t in choice})
     return [
         Comparison(
-            candidate,
+            contender,
             reference,
             float(observed_P[i]),
             float(errors_P[i]),
@@ -93,7 +93,7 @@ def compare(
             _more(float(observed_P[i]), float(errors_P[i]), float(quantile), questions),
             {task: values[i] for task, values in p.items()},
         )
-        for i, (candidate, reference) in enumerate(pairs)
+        for i, (contender, reference) in enumerate(pairs)
     ]
 
 

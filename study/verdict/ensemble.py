@@ -14,7 +14,7 @@ from storage.answers import LogprobsQ
 from storage.scores import HELD_OUT, Answers
 from study.setup.setup import Setup
 
-from .scoreboard import Line
+from .scoreboard import ScoredContender
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class TaskScore:
     """Standard error over questions."""
 
 
-def ensemble(setup: Setup, shown: Sequence[Line], answers: Answers) -> dict[str, TaskScore]:
+def ensemble(
+    setup: Setup, shown: Sequence[ScoredContender], answers: Answers
+) -> dict[str, TaskScore]:
     """For each multiple-choice task the share of held-out questions on which the mean of the
     parents' option probabilities is highest at the label; without the tasks where a parent's
     probabilities are not stored. Retrieval is left out: its answers are lists."""
-    parents = [line.candidate.record.id for line in shown if line.candidate.role == "parent"]
+    parents = [line.contender.record.id for line in shown if line.contender.role == "parent"]
     replies = [answers.replies(parent, HELD_OUT) for parent in parents]
     kinds = {task.name: task.kind for task in setup.config.tasks}
     found = {}

@@ -14,7 +14,7 @@ from study.setup.tasks import ENOUGH, few_held_out
 
 from .comparison import LEVEL, Comparison, choose, compare
 from .ensemble import TaskScore, ensemble
-from .scoreboard import Line, lines, whole
+from .scoreboard import ScoredContender, scored_contenders, whole
 from .wording import not_yet, sentence, untold
 
 Rule = Literal["held-out", "too few held-out questions", "not scored yet"]
@@ -24,11 +24,11 @@ Rule = Literal["held-out", "too few held-out questions", "not scored yet"]
 class Judgement:
     """What a study comes to, as far as it is scored."""
 
-    lines: Sequence[Line]
+    contenders: Sequence[ScoredContender]
     tasks: Sequence[str]
     rule: Rule
     """What chose the final merge, or why there is none."""
-    final: Line | None
+    final: ScoredContender | None
     missing: Sequence[str]
     """What is not scored yet."""
     lacking: Sequence[str]
@@ -41,8 +41,8 @@ class Judgement:
     @cached_property
     def against_final(self) -> list[Comparison]:
         """The comparisons of the final merge."""
-        name = self.final.candidate.name if self.final else None
-        return [c for c in self.comparisons if c.candidate == name]
+        name = self.final.contender.name if self.final else None
+        return [c for c in self.comparisons if c.contender == name]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -53,10 +53,10 @@ class Judgement:
             "level": LEVEL,
             "missing": list(self.missing),
             "lacking": list(self.lacking),
-            "candidates": [_named(line) | _scores(line, self.tasks) for line in self.lines],
+            "candidates": [_named(line) | _scores(line, self.tasks) for line in self.contenders],
             "comparisons": [
                 {
-                    "candidate": c.candidate,
+                    "candidate": c.contender,
                     "reference": c.reference,
                     "difference": c.difference,
                     "error": c.error,
@@ -77,7 +77,7 @@ class Judgement:
 def judge(setup: Setup, records: Sequence[TrialRecord], answers: Answers) -> Judgement:
     """The verdict on what is stored; scores nothing."""
     tasks = [task.name for task in setup.config.tasks]
-    shown = lines(records, setup.genome, answers)
+    shown = scored_contenders(records, setup.genome, answers)
     missing = _missing(setup, shown)
     lacking = [
         f"{line.name} on the search questions of {', '.join(without)}"
@@ -85,10 +85,10 @@ def judge(setup: Setup, records: Sequence[TrialRecord], answers: Answers) -> Jud
         if (without := [t for t in tasks if t not in line.search.tasks])
     ]
     few = few_held_out(setup.config, setup.held_out)
-    top = next((line for line in shown if line.candidate.role == "top"), None)
+    top = next((line for line in shown if line.contender.role == "top"), None)
 
     def made(
-        rule: Rule, final: Line | None, text: str, comparisons: Sequence[Comparison] = ()
+        rule: Rule, final: ScoredContender | None, text: str, comparisons: Sequence[Comparison] = ()
     ) -> Judgement:
         parents = ensemble(setup, shown, answers)
         return Judgement(shown, tasks, rule, final, missing, lacking, comparisons, parents, text)
@@ -96,55 +96,57 @@ def judge(setup: Setup, records: Sequence[TrialRecord], answers: Answers) -> Jud
     if top is None or (missing and not few):
         return made("not scored yet", None, not_yet(setup.config.file, missing))
     if few:
-        return made("too few held-out questions", top, untold(top.candidate, few, ENOUGH))
+        return made("too few held-out questions", top, untold(top.contender, few, ENOUGH))
     final, comparisons = _compared(setup, shown)
-    mine = [c for c in comparisons if c.candidate == final.candidate.name]
-    return made("held-out", final, sentence(final.candidate, mine, _parent(shown)), comparisons)
+    mine = [c for c in comparisons if c.contender == final.contender.name]
+    return made("held-out", final, sentence(final.contender, mine, _parent(shown)), comparisons)
 
 
-def _compared(setup: Setup, shown: Sequence[Line]) -> tuple[Line, list[Comparison]]:
+def _compared(
+    setup: Setup, shown: Sequence[ScoredContender]
+) -> tuple[ScoredContender, list[Comparison]]:
     ranked = [
-        line for role in PREFERENCE for line in shown if line.candidate.role == role
+        line for role in PREFERENCE for line in shown if line.contender.role == role
     ]  # of equals the first is chosen
     values = {
-        line.candidate.name: line.held_out.value for line in ranked if line.held_out is not None
+        line.contender.name: line.held_out.value for line in ranked if line.held_out is not None
     }
     final = choose(values)
     weights = {task.name: task.weight for task in setup.config.tasks if task.weight}
     choice = [t.name for t in setup.config.tasks if t.kind == "multiple_choice"]
     right = {
-        line.candidate.name: {name: task.right_Q for name, task in line.held_out.tasks.items()}
+        line.contender.name: {name: task.right_Q for name, task in line.held_out.tasks.items()}
         for line in shown
         if line.held_out is not None
     }
-    references = [x.candidate.name for x in shown if x.candidate.role in _REFERENCES]
+    references = [x.contender.name for x in shown if x.contender.role in _REFERENCES]
     comparisons = compare(
         {name: right[name] for name in values},
         {name: right[name] for name in references},
         weights,
         choice,
     )
-    return next(line for line in shown if line.candidate.name == final), comparisons
+    return next(line for line in shown if line.contender.name == final), comparisons
 
 
 _REFERENCES = ("base", "parent", "uniform")
 
 
-def _parent(shown: Sequence[Line]) -> str:
+def _parent(shown: Sequence[ScoredContender]) -> str:
     """The parent with the highest held-out score."""
     parents = {
-        line.candidate.name: line.held_out.value
+        line.contender.name: line.held_out.value
         for line in shown
-        if line.candidate.role == "parent" and line.held_out is not None
+        if line.contender.role == "parent" and line.held_out is not None
     }
     return choose(parents)
 
 
-def _missing(setup: Setup, shown: Sequence[Line]) -> list[str]:
+def _missing(setup: Setup, shown: Sequence[ScoredContender]) -> list[str]:
     """What the comparison lacks, in words."""
-    roles = [line.candidate.role for line in shown]
+    roles = [line.contender.role for line in shown]
     found = [f"the {name}" for role, name in _WANTED.items() if role not in roles]
-    scored = [line.candidate.record.baseline for line in shown]
+    scored = [line.contender.record.baseline for line in shown]
     found += [
         f"parent {b.name}"
         for b in setup.genome.baselines()
@@ -161,12 +163,12 @@ def _missing(setup: Setup, shown: Sequence[Line]) -> list[str]:
 _WANTED = {"top": "mean of the top trials", "best": "best trial", "uniform": "best uniform merge"}
 
 
-def _named(line: Line) -> dict[str, Any]:
-    c = line.candidate
+def _named(line: ScoredContender) -> dict[str, Any]:
+    c = line.contender
     return {"name": c.name, "role": c.role, "trial": c.record.number}
 
 
-def _scores(line: Line, tasks: Sequence[str]) -> dict[str, Any]:
+def _scores(line: ScoredContender, tasks: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"optimism": line.optimism(tasks)}
     for split, scores in (("search", line.search), ("held_out", line.held_out)):
         complete = whole(scores, tasks)

@@ -11,22 +11,22 @@ from objectives.scoring import Scores, TaskScores
 from storage.scores import HELD_OUT, SEARCH, Answers
 from storage.trials import TrialRecord
 from study.cli.escaping import encodable, printable
-from study.search.contenders import Candidate, candidates
+from study.search.contenders import Contender, contenders
 from study.search.genome import Genome
 from study.search.stored_scores import scores_of
 
 
 @dataclass(frozen=True)
-class Line:
+class ScoredContender:
     """One merge or model of the table. Of a task that a trial was not asked it has no scores."""
 
-    candidate: Candidate
+    contender: Contender
     search: Scores
     held_out: Scores | None
 
     @property
     def name(self) -> str:
-        return self.candidate.label
+        return self.contender.label
 
     def optimism(self, tasks: Sequence[str]) -> float | None:
         """Search score minus held-out score; None where one of them lacks a task."""
@@ -52,17 +52,19 @@ def whole(scores: Scores | None, tasks: Sequence[str]) -> Scores | None:
     return None if scores is None or set(tasks) - scores.tasks.keys() else scores
 
 
-def lines(records: Sequence[TrialRecord], genome: Genome, answers: Answers) -> list[Line]:
+def scored_contenders(
+    records: Sequence[TrialRecord], genome: Genome, answers: Answers
+) -> list[ScoredContender]:
     """All candidates and what they are compared with, with what is stored of each."""
     found = []
-    for candidate in candidates(records, genome):
+    for candidate in contenders(records, genome):
         held_out = answers.read(candidate.record.id, HELD_OUT)
         search = scores_of(answers.read(candidate.record.id, SEARCH))
-        found.append(Line(candidate, search, scores_of(held_out) if held_out else None))
+        found.append(ScoredContender(candidate, search, scores_of(held_out) if held_out else None))
     return found
 
 
-def search_scores(shown: Sequence[Line]) -> dict[str, list[float]]:
+def search_scores(shown: Sequence[ScoredContender]) -> dict[str, list[float]]:
     """Each task's scores on the search questions."""
     names = dict.fromkeys(name for line in shown for name in line.search.tasks)
     return {
@@ -71,7 +73,7 @@ def search_scores(shown: Sequence[Line]) -> dict[str, list[float]]:
     }
 
 
-def table(shown: Sequence[Line], tasks: Sequence[str], encoding: str = "utf-8") -> Table:
+def table(shown: Sequence[ScoredContender], tasks: Sequence[str], encoding: str = "utf-8") -> Table:
     """The table, in what an encoding can write."""
 
     def cell(text: str) -> Text:

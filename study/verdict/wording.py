@@ -4,14 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from study.search.contenders import Candidate
+from study.search.contenders import Contender
 
 from .comparison import LEVEL, Comparison
 
 _SHARE = f"{LEVEL:.0%}"
 
 
-def sentence(final: Candidate, comparisons: Sequence[Comparison], best_parent: str) -> str:
+def sentence(final: Contender, comparisons: Sequence[Comparison], best_parent: str) -> str:
     """What the final merge is better than: the best parent, and the best uniform merge.
 
     It is better than the best parent where it is shown to be better than each, since which of
@@ -34,7 +34,7 @@ def sentence(final: Candidate, comparisons: Sequence[Comparison], best_parent: s
     return f"{_capital(_the(final))} is {first}{rest}."
 
 
-def untold(final: Candidate, few: Mapping[str, int], enough: int) -> str:
+def untold(final: Contender, few: Mapping[str, int], enough: int) -> str:
     """Where there are too few held-out questions."""
     listed = " and ".join(f"{count} of {task}" for task, count in few.items())
     return (
@@ -78,7 +78,7 @@ def _told(c: Comparison, the: str) -> str:
     return f"{shown.rstrip()}: it scored {how} {interval}"
 
 
-def _the(final: Candidate) -> str:
+def _the(final: Contender) -> str:
     return f"the {final.label}"
 
 

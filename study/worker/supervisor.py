@@ -27,7 +27,7 @@ from study.config.schema import StudyConfig
 from study.monitors.flat_scores import FlatScores
 from study.monitors.progress import Progress
 from study.monitors.wandb import Log, both
-from study.search.contenders import candidates
+from study.search.contenders import contenders
 from study.search.jobs import Jobs
 from study.setup.engine import EngineChoice, choose_engine
 from study.setup.engine_facts import use_stored_threads
@@ -105,7 +105,7 @@ def supervise(
 
 def _is_judged(setup: Setup, answers: Answers, records: Sequence[TrialRecord]) -> bool:
     """Whether all that is compared in the end has its held-out answers."""
-    compared = candidates(records, setup.genome)
+    compared = contenders(records, setup.genome)
     return all(has_held_out(c.record, answers, setup.held_out) for c in compared)
 
 

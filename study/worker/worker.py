@@ -18,7 +18,7 @@ from storage.studies import store_budget, stored_verdict
 from storage.trials import GENERATION, KIND, TrialRecord, Trials, typical_seconds
 from storage.workers import Workers
 from study.cli.interrupts import Interrupts
-from study.search.contenders import candidates
+from study.search.contenders import contenders
 from study.search.genome import recipe_of
 from study.search.jobs import Job, Jobs, held_out_key
 from study.search.sampler import ReplaySampler
@@ -127,7 +127,7 @@ class Worker:
         with self.interrupts.held():
             while without := [
                 c.record
-                for c in candidates(self.trials.all(), self.setup.genome)
+                for c in contenders(self.trials.all(), self.setup.genome)
                 if self._is_without_held_out(c.record)
             ]:
                 recipes = ((record, recipe_of(record, self.setup.genome)) for record in without)

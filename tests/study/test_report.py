@@ -36,7 +36,7 @@ from study.export import _export
 from study.report import _report
 from study.reporting.data import findings
 from study.reporting.page import pictures, render, write_report
-from study.search.contenders import PREFERENCE, candidates
+from study.search.contenders import PREFERENCE, contenders
 from study.search.genome import recipe_of
 from study.search.jobs import Jobs
 from study.search.state import best_search
@@ -124,7 +124,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def of_role(judgement: Judgement, role: str) -> Any:
-    return next(line for line in judgement.lines if line.candidate.role == role)
+    return next(line for line in judgement.contenders if line.contender.role == role)
 
 
 # Candidates and the final merge
@@ -133,17 +133,17 @@ def of_role(judgement: Judgement, role: str) -> Any:
 def test_candidates_are_functions_of_the_finished_places_and_are_scored_on_all_questions(
     whole: Study,
 ) -> None:
-    names = [c.name for c in candidates(whole.records, whole.setup.genome)]
+    names = [c.name for c in contenders(whole.records, whole.setup.genome)]
     parents = ["parent numeric", "parent relations", "parent catalogue"]
     uniform = next(name for name in names if name.startswith("best uniform"))
     assert names == ["base", *parents, uniform, "best trial", "mean of the top 2", "CMA mean"]
     search = sorted(
         (r for r in whole.records if r.kind == "search"), key=lambda r: -(r.objective or 0.0)
     )
-    top = of_role(whole.judged(), "top").candidate.record
+    top = of_role(whole.judged(), "top").contender.record
     for name, value in top.params.items():
         assert value == pytest.approx(np.mean([r.params[name] for r in search[:2]]))
-    for line in whole.judged().lines:
+    for line in whole.judged().contenders:
         for exam, scores in (
             (whole.setup.search, line.search),
             (whole.setup.held_out, line.held_out),
@@ -176,7 +176,7 @@ def test_the_final_merge_has_the_highest_held_out_score_and_is_what_a_run_export
     assert judgement.final is not None
     ranked = [of_role(judgement, role) for role in PREFERENCE]
     assert judgement.final.held_out.value == max(line.held_out.value for line in ranked)
-    number = judgement.final.candidate.record.number
+    number = judgement.final.contender.record.number
     assert whole.merge.name == f"merge-{number}"
     stored = stored_verdict(whole.trials.study)
     assert stored == {"sentence": judgement.sentence, "trial": number, "after": TRIALS}
@@ -189,7 +189,9 @@ def test_the_final_merge_has_the_highest_held_out_score_and_is_what_a_run_export
 def test_the_parents_ensemble_is_right_where_its_mean_probability_is_highest(whole: Study) -> None:
     judgement = whole.judged()
     assert judgement.ensemble.keys() == {"multiple_choice"}
-    parents = [line.candidate.record for line in judgement.lines if line.candidate.role == "parent"]
+    parents = [
+        line.contender.record for line in judgement.contenders if line.contender.role == "parent"
+    ]
     replies = [whole.answers.replies(r.id, HELD_OUT)["multiple_choice"] for r in parents]
     [task, _] = whole.setup.held_out.tasks
     right = []
@@ -223,7 +225,7 @@ def test_few_held_out_questions_tell_nothing_and_final_is_the_mean_of_the_top(
     judgement = whole.judged(replace(whole.setup, held_out=few))
     assert judgement.rule == "too few held-out questions"
     assert judgement.final is not None
-    assert judgement.final.candidate.role == "top"
+    assert judgement.final.contender.role == "top"
     assert (
         f"Nothing can be told about which merge is better: held-out questions are {count} of "
         in (judgement.sentence)
@@ -253,7 +255,7 @@ def test_a_study_that_is_not_scored_says_so_and_report_scores_it(
         choose(study.records, "final", judgement)
     assert (
         choose(study.records, "best", judgement).number
-        == of_role(judgement, "best").candidate.record.number
+        == of_role(judgement, "best").contender.record.number
     )
     before = len(study.records)
     found = study.found()
@@ -304,7 +306,7 @@ def test_a_task_that_old_trials_were_not_asked_is_named_and_not_summed(
     whole: Study, tmp_path: Path
 ) -> None:
     study = whole.copy(tmp_path)
-    number = of_role(whole.judged(), "best").candidate.record.id
+    number = of_role(whole.judged(), "best").contender.record.id
     study.do(f"DELETE FROM trial_answers WHERE task = 'retrieval' AND trial_id = {number}")
     judgement = study.judged()
     assert judgement.final is None
@@ -357,7 +359,7 @@ def test_the_report_counts_questions_and_places_as_they_are(whole: Study) -> Non
     assert (never["count"], never["of"]) == (wrong, len(task.questions))
     flips = found["flips"]["tasks"]["multiple_choice"]
     judgement = whole.judged()
-    parents = [line for line in judgement.lines if line.candidate.role == "parent"]
+    parents = [line for line in judgement.contenders if line.contender.role == "parent"]
     best = max(parents, key=lambda line: line.held_out.value)
     gained = len(whole.setup.held_out.tasks[0].questions) * (
         judgement.final.held_out.tasks["multiple_choice"].mean
@@ -486,7 +488,7 @@ def test_a_failed_trial_is_not_exported(whole: Study, tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_nothing_half_written(whole: Study, tmp_path: Path) -> None:
     """A limit on the size of files stands for it: the weights do not fit."""
-    record = whole.judged().final.candidate.record
+    record = whole.judged().final.contender.record
     recipe = recipe_of(record, whole.setup.genome)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))

@@ -31,8 +31,8 @@ from study.monitors.dashboard_figures import figures
 from study.reporting.page import pictures, render
 from study.reporting.search_figures import importance, tasks
 from study.reporting.verdict_figures import differences, held_out, merge
-from study.search.contenders import Candidate
-from study.verdict.scoreboard import Line, table
+from study.search.contenders import Contender
+from study.verdict.scoreboard import ScoredContender, table
 
 NAMES = [
     *("mc[/b]", "[red]x[/red]", "a|b", "<script>alert(1)</script>", "a\nb", "---", "\x1b[31mred"),
@@ -85,11 +85,11 @@ def test_results_can_be_printed_in_ascii(monkeypatch: pytest.MonkeyPatch) -> Non
 # The table
 
 
-def line(name: str, value: float) -> Line:
+def line(name: str, value: float) -> ScoredContender:
     right = np.array([value, value, value], np.float32)
     record = TrialRecord(1, 0, TrialState.COMPLETE, {}, value, {"baseline": name})
     scores = Scores({name: TaskScores(1.0, right, right)})
-    return Line(Candidate("parent", f"parent {name}", record), scores, scores)
+    return ScoredContender(Contender("parent", f"parent {name}", record), scores, scores)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if len(name) < 100])

@@ -118,7 +118,7 @@ def test_a_merge_is_not_compared_with_itself_and_of_equals_the_first_is_chosen()
     found = compare(
         {"a": models["a"], "b": models["b"]}, {"b": models["b"], "c": models["c"]}, {"t": 1.0}
     )
-    assert [(c.candidate, c.reference) for c in found] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert [(c.contender, c.reference) for c in found] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert choose({"mean": 0.5, "top": 0.6, "best": 0.6}) == "top"
 
 

@@ -7,14 +7,14 @@ import pytest
 from optuna.trial import TrialState
 
 from storage.trials import TrialRecord
-from study.search.contenders import Candidate
+from study.search.contenders import Contender
 from study.verdict.comparison import Comparison
 from study.verdict.wording import not_yet, questions, sentence, untold
 
 
-def merge(role: Any, name: str, baseline: str | None = None) -> Candidate:
+def merge(role: Any, name: str, baseline: str | None = None) -> Contender:
     attributes = {"baseline": baseline} if baseline else {}
-    return Candidate(role, name, TrialRecord(1, 7, TrialState.COMPLETE, {}, 0.5, attributes))
+    return Contender(role, name, TrialRecord(1, 7, TrialState.COMPLETE, {}, 0.5, attributes))
 
 
 def beside(reference: str, difference: float, margin: float, more: int | None = None) -> Comparison:
@@ -25,7 +25,7 @@ TOP = merge("top", "mean of the top 20")
 UNIFORM = beside("best uniform 0.70", 0.03, 0.011)
 
 
-def told(*comparisons: Comparison, final: Candidate = TOP, best: str = "parent a") -> str:
+def told(*comparisons: Comparison, final: Contender = TOP, best: str = "parent a") -> str:
     return sentence(final, comparisons, best)
 
 

@@ -34,7 +34,7 @@ from study.cli.options import How
 from study.config.errors import ConfigError
 from study.config.schema import EngineConfig
 from study.monitors.progress import Progress
-from study.search.contenders import candidates
+from study.search.contenders import contenders
 from study.search.jobs import Jobs
 from study.search.state import CANDIDATE, Slot
 from study.setup.engine_facts import THREADS, as_stored
@@ -446,7 +446,7 @@ def test_a_study_is_judged_when_all_that_is_compared_has_held_out_answers(tmp_pa
     assert run(url, config)
     setup, storage = tiny_setup(config), open_storage(url)
     answers, done = Answers(storage), records(url)
-    compared = [c.record for c in candidates(done, setup.genome)]
+    compared = [c.record for c in contenders(done, setup.genome)]
     for record in compared:
         assert not supervisor._is_judged(setup, answers, done)
         answers.write(record.id, HELD_OUT, answers.read(record.id, SEARCH))
