@@ -57,7 +57,7 @@ def conclude(setup: Setup, trials: Trials) -> None:
     for task, score in judgement.ensemble.items():
         say(
             f"the parents' ensemble on held-out questions of {task}: "
-            f"{score.value:.3f} ± {score.error:.3f}"
+            f"{score.score:.3f} ± {score.error:.3f}"
         )
     say(judgement.sentence)
     for what, place in places.items():
