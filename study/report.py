@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from study.cli.session import start_logging
 
 if TYPE_CHECKING:
     from study.config.schema import StudyConfig
+    from study.reporting.data import ReportData
 
 Score = Annotated[bool, typer.Option("--score", help="start an engine and score what is missing")]
 AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
@@ -33,13 +34,13 @@ def report(
     """Say what a study comes to and write its report, as far as it is scored."""
     start_logging()
     with Interrupts() as interrupts:
-        found, page = _report(config, task_folders or [], storage, score, engine, interrupts)
+        data, page = _report(config, task_folders or [], storage, score, engine, interrupts)
     if as_json:
-        print(json.dumps(found, indent=2, allow_nan=False))
+        print(json.dumps(data.to_dict(), indent=2, allow_nan=False))
         return
-    say(found["verdict"]["sentence"])
-    if found["unscored"]:
-        say(f"not scored yet: {', '.join(found['unscored'])}")
+    say(data.verdict.sentence)
+    if data.unscored:
+        say(f"not scored yet: {', '.join(data.unscored)}")
     say(f"report: {page}")
 
 
@@ -50,7 +51,7 @@ def _report(
     score: bool,
     engine: str | None,
     interrupts: Interrupts,
-) -> tuple[dict[str, Any], Path]:
+) -> "tuple[ReportData, Path]":
     from storage.database.database import open_storage
     from storage.database.rights import check_rights
     from storage.studies import find_study, stored_budget
@@ -70,7 +71,7 @@ def _report(
         raise ConfigError(f"no trial of study {config.name} has finished yet; nothing to report")
     from storage.scores import Answers
     from study.artifacts.folders import report_place
-    from study.reporting.data import findings
+    from study.reporting.data import report_data
     from study.reporting.page import write_report
     from study.setup.fingerprint import check_fingerprint
     from study.setup.setup import build
@@ -82,9 +83,9 @@ def _report(
     if score:
         _score(config, url, engine, interrupts)
     answers = Answers(database)
-    found = findings(setup, trials, answers, judge(setup, trials.all(), answers))
-    place = report_place(Path("runs", config.name), found)
-    return found, write_report(found, place, anew=True)
+    data = report_data(setup, trials, answers, judge(setup, trials.all(), answers))
+    place = report_place(Path("runs", config.name), data.to_dict())
+    return data, write_report(data, place, anew=True)
 
 
 def _score(config: "StudyConfig", url: str, engine: str | None, interrupts: Interrupts) -> None:

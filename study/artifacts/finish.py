@@ -21,7 +21,7 @@ from study.cli.escaping import say
 from study.monitors.dashboard_figures import figures
 from study.monitors.dashboard_note import note
 from study.monitors.flat_scores import explanation, flat_scores
-from study.reporting.data import findings
+from study.reporting.data import report_data
 from study.reporting.page import write_report
 from study.search.genome import recipe_of
 from study.search.jobs import AFTER
@@ -82,10 +82,10 @@ def _written(
 ) -> tuple[dict[str, Path], list[ExportError]]:
     """The places of the merge and the report, and what kept one of them from being written."""
     folder, places, errors = Path("runs", setup.config.name), {}, []
-    found = findings(setup, trials, answers, judgement)
+    data = report_data(setup, trials, answers, judgement)
     writers: dict[str, Callable[[], Path]] = {
         "merge": lambda: _exported(setup, trials, judgement, answers, folder),
-        "report": lambda: write_report(found, report_place(folder, found)),
+        "report": lambda: write_report(data, report_place(folder, data.to_dict())),
     }
     if judgement.final is None:
         del writers["merge"]

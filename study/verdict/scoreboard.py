@@ -27,6 +27,11 @@ class SplitScores:
     tasks: Mapping[str, float]
     """The mean score of each task that was asked."""
 
+    @property
+    def margin(self) -> float:
+        """Half the width of the value's own 95% interval; 0 if its error is unknown."""
+        return 1.96 * (self.error or 0.0)
+
 
 @dataclass(frozen=True)
 class ContenderSummary:

@@ -72,9 +72,9 @@ def test_the_best_parent_is_beaten_only_if_every_parent_is() -> None:
 def test_a_uniform_merge_that_wins_is_named_as_such() -> None:
     final = merge("uniform", "best uniform 0.70", "uniform 0.70")
     assert text_of(comparison("parent a", 0.018, 0.011), final=final) == (
-        "The final merge, uniform 0.70, is a uniform merge: it needs no search, and no merge of the "
-        "search scored higher on the held-out questions. It is better than the best parent, a, by "
-        "+1.8 ± 1.1 points (95%)."
+        "The final merge, uniform 0.70, is a uniform merge: it needs no search, and no merge of "
+        "the search scored higher on the held-out questions. It is better than the best parent, a, "
+        "by +1.8 ± 1.1 points (95%)."
     )
 
 
