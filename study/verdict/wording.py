@@ -28,8 +28,8 @@ def verdict_text(final: Contender, comparisons: Sequence[Comparison], best_paren
     result = _comparison_text(closest, parent)
     if final.role == "uniform":
         return (
-            f"The final merge, {final.record.baseline}, is a uniform merge: it needs no search, and "
-            f"no merge of the search scored higher on the held-out questions. It is {result}."
+            f"The final merge, {final.record.baseline}, is a uniform merge: it needs no search, "
+            f"and no merge of the search scored higher on the held-out questions. It is {result}."
         )
     uniform = [c for c in comparisons if c.reference.startswith("best uniform")]
     rest = "".join(f"; it is {_comparison_text(c, 'the best uniform merge')}" for c in uniform)
