@@ -7,7 +7,7 @@ from typing import Literal
 from storage.trials import TrialRecord
 
 from .genome import Genome
-from .jobs import AFTER, BEST, MEAN, ROLE
+from .jobs import AFTER, BEST, MEAN, ROLE, final_roles
 from .state import best, best_search
 
 Role = Literal["base", "parent", "uniform", "best", "top", "mean"]
@@ -40,6 +40,14 @@ def contenders(records: Sequence[TrialRecord], genome: Genome) -> list[Contender
     """Return the base, the parents, the best uniform merge, the best trial and the latest final
     merges, without those that have no score on the search questions yet."""
     return list(_contenders([r for r in records if r.complete], genome))
+
+
+def count_contenders(genome: Genome, trials: int, population: int) -> int:
+    """Return how many contenders a study has after so many search trials."""
+    kinds = [baseline.kind for baseline in genome.baselines()]
+    references = len(kinds) - max(0, kinds.count("uniform") - 1)  # only the best uniform merge
+    of_search = final_roles(trials, population, sampled=True)  # the best trial is one in any case
+    return references + len(of_search)
 
 
 def _contenders(complete: Sequence[TrialRecord], genome: Genome) -> Iterator[Contender]:
