@@ -20,7 +20,7 @@ from study.config.load import load_config
 from study.config.schema import StudyConfig
 from study.setup.engine import choose_engine
 from study.setup.setup import build
-from study.verdict.scoreboard import lines
+from study.verdict.scoreboard import scored_contenders
 from study.worker.join import join_study
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo" / "study.yaml"
@@ -80,8 +80,8 @@ def search(config: StudyConfig, space: dict[str, object], seed: int, trials: int
         worker.search(math.inf)
         setup = worker.setup
         worker.held_out.score_all()
-        found = lines(worker.trials.all(), setup.genome, worker.answers)
-    by_role = {line.candidate.role: line for line in found}
+        found = scored_contenders(worker.trials.all(), setup.genome, worker.answers)
+    by_role = {line.contender.role: line for line in found}
     uniform, best = by_role["uniform"], by_role["best"]
     assert uniform.held_out is not None
     assert best.held_out is not None

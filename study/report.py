@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from study.cli.options import ConfigPath, RunOptions, StorageUrl, TaskFolders
 from study.cli.session import start_logging
 
 if TYPE_CHECKING:
+    from study.reporting.data import ReportData
     from study.setup.setup import Setup
     from study.setup.stored import StoredStudy
 
@@ -36,11 +37,11 @@ def report(
     with Interrupts() as interrupts:
         data, page = _report(config, task_folders or [], storage, score, engine, interrupts)
     if as_json:
-        print(json.dumps(data, indent=2, allow_nan=False))
+        print(json.dumps(data.to_dict(), indent=2, allow_nan=False))
         return
-    say(data["verdict"]["sentence"])
-    if data["unscored"]:
-        say(f"not scored yet: {', '.join(data['unscored'])}")
+    say(data.verdict.sentence)
+    if data.unscored:
+        say(f"not scored yet: {', '.join(data.unscored)}")
     say(f"report: {page}")
 
 
@@ -51,7 +52,7 @@ def _report(
     score: bool,
     engine: str | None,
     interrupts: Interrupts,
-) -> tuple[dict[str, Any], Path]:
+) -> "tuple[ReportData, Path]":
     from storage.database.rights import check_rights
     from study.config.errors import ConfigError
     from study.config.load import load_config, study_url
@@ -70,13 +71,13 @@ def _report(
             )
         setup = _score(stored, engine, interrupts) if score else stored.setup()
         from study.artifacts.folders import report_place
-        from study.reporting.data import findings
+        from study.reporting.data import report_data
         from study.reporting.page import write_report
         from study.verdict.judge import judge
 
         judgement = judge(setup, stored.records(), stored.answers)
-        data = findings(setup, stored.trials, stored.answers, judgement)
-        folder = report_place(Path("runs", config.name), data)
+        data = report_data(setup, stored.trials, stored.answers, judgement)
+        folder = report_place(Path("runs", config.name), data.to_dict())
         return data, write_report(data, folder, anew=True)
 
 

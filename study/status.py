@@ -1,6 +1,8 @@
-"""python -m study.status CONFIG: where a study stands."""
+"""python -m study.status CONFIG: the progress of a study, its workers and its best merge."""
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,32 +12,102 @@ from study.cli.boundary import main
 from study.cli.escaping import say
 from study.cli.options import ConfigPath, StorageUrl
 from study.cli.session import start_logging
+from study.cli.text import duration
 
 if TYPE_CHECKING:
+    from storage.trials import TrialRecord
     from storage.workers import Watch, WorkerRecord, Workers
 
 _PACE_SECONDS = 600.0
-_SHOWN = 20
-"""Workers at most; the latest."""
+"""The time over which the pace is measured."""
+_MAX_WORKERS = 20
+"""Workers to list, the latest ones."""
+_AT_WORK = "at work"
 
-AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@dataclass(frozen=True)
+class TrialCounts:
+    """The number of trials in each state, baselines and final merges included."""
+
+    complete: int
+    failed: int
+    interrupted: int
+    running: int
+
+
+@dataclass(frozen=True)
+class SearchProgress:
+    """The search trials that are finished, and how many there are to be."""
+
+    finished: int
+    budget: int
+
+
+@dataclass(frozen=True)
+class BestMerge:
+    """The merge with the highest score on the search questions."""
+
+    trial: int
+    value: float
+    error: float | None
+    """Standard error of the value over questions; None if it is unknown."""
+    tasks: Mapping[str, float]
+    baseline: str | None
+    """The name of a uniform merge; None for a trial of the search."""
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """A worker that runs, or that died and was not removed by another one yet."""
+
+    worker: str
+    device: str
+    silent_seconds: float
+    """Time since its last heartbeat."""
+    state: str
+    """`at work`, `silent` (its heartbeat is overdue) or `dead`."""
+    doing: str
+    holds: Mapping[str, float]
+    """For each claim of the worker, the seconds that it has held it."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """The output of `study.status --json`; the fields are its keys, which are a public format."""
+
+    study: str
+    storage: str
+    trials: TrialCounts
+    search_trials: SearchProgress
+    generation: int
+    population: int
+    best: BestMerge | None
+    verdict: Mapping[str, Any] | None
+    """The stored verdict: `sentence`, `trial` and `after`, the number of search trials."""
+    trials_an_hour: float | None
+    workers: Sequence[WorkerStatus]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def status(config: ConfigPath, storage: StorageUrl = None, as_json: AsJson = False) -> None:
-    """Show where a study stands: trials, generation, workers, and the best merge so far."""
+    """Show the progress of a study: trials, generation, workers, and the best merge so far."""
     start_logging()
-    found = _status(config, storage)
-    say(json.dumps(found, indent=2) if as_json else _text(found))
+    current = _status(config, storage)
+    say(json.dumps(current.to_dict(), indent=2) if as_json else status_text(current))
 
 
-def _status(path: Path, storage: str | None) -> dict[str, Any]:
+def _status(path: Path, storage: str | None) -> Status:
     from storage.database.database import open_storage
     from storage.database.url import redacted
     from storage.studies import find_study, stored_budget, stored_fingerprint, stored_verdict
     from storage.trials import Trials
     from storage.workers import Watch, Workers
     from study.config.load import load_config, study_url
-    from study.search.state import SearchState
+    from study.search.state import SearchState, best_merge
 
     config = load_config(path)
     url = study_url(config, storage)
@@ -45,113 +117,106 @@ def _status(path: Path, storage: str | None) -> dict[str, Any]:
     population = int(stored_fingerprint(study).get("population", 0))
     state = SearchState.of(records, population)
     workers = Workers(database, study._study_id)
-    return {
-        "study": config.name,
-        "storage": redacted(url),
-        "trials": {
-            "complete": sum(record.complete for record in records),
-            "failed": sum(record.failed for record in records),
-            "interrupted": sum(record.interrupted for record in records),
-            "running": sum(record.state.name == "RUNNING" for record in records),
-        },
-        "search_trials": {
-            "finished": len(state.finished),
-            "budget": stored_budget(study, config.study.trials),
-        },
-        "generation": state.generation,
-        "population": population,
-        "best": _best(records),
-        "verdict": stored_verdict(study),
-        "trials_an_hour": workers.trials_per_hour(_PACE_SECONDS),
-        "workers": _workers(workers, Watch(config.study.grace)),
-    }
+    best = best_merge(records)
+    return Status(
+        study=config.name,
+        storage=redacted(url),
+        trials=_trial_counts(records),
+        search_trials=SearchProgress(
+            len(state.finished), stored_budget(study, config.study.trials)
+        ),
+        generation=state.generation,
+        population=population,
+        best=None if best is None else _best_merge(best),
+        verdict=stored_verdict(study),
+        trials_an_hour=workers.trials_per_hour(_PACE_SECONDS),
+        workers=_worker_statuses(workers, Watch(config.study.grace)),
+    )
 
 
-def _workers(workers: "Workers", watch: "Watch") -> list[dict[str, Any]]:
-    """Those at work, and those that died and were not seen off since the last one started."""
-    listed, now = workers.read_all()
-    gone = {record.id for record in watch.find_dead(listed, now)}
-    held = workers.unfinished_claims()
-    found = []
-    for record in listed:
-        died = record.id in gone or (record.end or "").startswith("died")
+def _trial_counts(records: "Sequence[TrialRecord]") -> TrialCounts:
+    return TrialCounts(
+        complete=sum(record.complete for record in records),
+        failed=sum(record.failed for record in records),
+        interrupted=sum(record.interrupted for record in records),
+        running=sum(record.state.name == "RUNNING" for record in records),
+    )
+
+
+def _best_merge(record: "TrialRecord") -> BestMerge:
+    assert record.value is not None
+    return BestMerge(record.number, record.value, record.error, record.tasks, record.baseline)
+
+
+def _worker_statuses(workers: "Workers", watch: "Watch") -> list[WorkerStatus]:
+    """Return the workers that run, and those that died since the last worker started."""
+    records, now = workers.read_all()
+    dead = {record.id for record in watch.find_dead(records, now)}
+    claims = workers.unfinished_claims()
+    statuses = []
+    for record in records:
+        died = record.id in dead or (record.end or "").startswith("died")
         if record.end is not None and not died:
             continue
-        found.append(
-            {
-                "worker": record.name,
-                "device": record.device,
-                "silent_seconds": round(record.silent, 1),
-                "state": _state(record, watch, died),
-                "doing": record.end if record.end else record.doing,
-                "holds": {c.key: round(c.seconds, 1) for c in held.get(record.id, [])},
-            }
+        statuses.append(
+            WorkerStatus(
+                worker=record.name,
+                device=record.device,
+                silent_seconds=round(record.silent, 1),
+                state=_state(record, watch, died),
+                doing=record.end if record.end else record.doing,
+                holds={c.key: round(c.seconds, 1) for c in claims.get(record.id, [])},
+            )
         )
-    return found[-_SHOWN:]
+    return statuses[-_MAX_WORKERS:]
 
 
 def _state(record: "WorkerRecord", watch: "Watch", died: bool) -> str:
     if died:
         return "dead"
-    return "silent" if record.silent > watch.timeout else "at work"
+    return "silent" if record.silent > watch.timeout else _AT_WORK
 
 
-def _best(records: Any) -> dict[str, Any] | None:
-    from study.search.state import best_merge
-
-    top = best_merge(records)
-    if top is None:
-        return None
-    return {
-        "trial": top.number,
-        "value": top.value,
-        "error": top.error,
-        "tasks": top.tasks,
-        "baseline": top.baseline,
+def status_text(status: Status) -> str:
+    """Return the status as text of several lines."""
+    counts = {
+        state: count
+        for state, count in asdict(status.trials).items()
+        if count or state != "interrupted"
     }
-
-
-def _line(worker: dict[str, Any]) -> str:
-    name = f"worker {worker['worker']} on {worker['device']}: {worker['state']}"
-    heard = f"last heard of {_ago(worker['silent_seconds'])} ago"
-    held = [f"{what} for {_ago(seconds)}" for what, seconds in worker["holds"].items()]
-    at = ", ".join(held) or worker["doing"]
-    if worker["state"] == "at work":
-        return f"{name}, {at}; {heard}"
-    return f"{name}, {heard}; it was at {at}" if held else f"{name}, {heard}; {at}"
-
-
-def _ago(seconds: float) -> str:
-    from study.cli.text import duration
-
-    return duration(seconds)
-
-
-def _text(found: dict[str, Any]) -> str:
-    counts, search = found["trials"], found["search_trials"]
     lines = [
-        f"study {found['study']} in {found['storage']}",
-        f"search trials {search['finished']} of {search['budget']}, generation "
-        f"{found['generation']}, population {found['population']}",
-        ", ".join(
-            f"{count} {state}" for state, count in counts.items() if count or state != "interrupted"
-        )
-        + ", baselines included",
+        f"study {status.study} in {status.storage}",
+        f"search trials {status.search_trials.finished} of {status.search_trials.budget}, "
+        f"generation {status.generation}, population {status.population}",
+        ", ".join(f"{count} {state}" for state, count in counts.items()) + ", baselines included",
     ]
-    at_work = any(worker["state"] == "at work" for worker in found["workers"])
-    if at_work and found["trials_an_hour"] is not None:
-        lines.append(f"{found['trials_an_hour']:.0f} trials an hour")
-    lines += [_line(worker) for worker in found["workers"]]
-    best = found["best"]
-    if best is None:
-        return "\n".join([*lines, "no merge has been scored yet"])
-    tasks = ", ".join(f"{name} {mean:.3f}" for name, mean in best["tasks"].items())
-    name = f" ({best['baseline']})" if best["baseline"] else ""
-    error = f" ± {best['error']:.4f}" if best["error"] is not None else ""
-    lines.append(f"best trial {best['trial']}{name}: {best['value']:.4f}{error} ({tasks})")
-    if verdict := found["verdict"]:
+    at_work = any(worker.state == _AT_WORK for worker in status.workers)
+    if at_work and status.trials_an_hour is not None:
+        lines.append(f"{status.trials_an_hour:.0f} trials an hour")
+    lines += [_worker_line(worker) for worker in status.workers]
+    lines.append(_best_line(status.best))
+    if status.best and status.verdict:
+        verdict = status.verdict
         lines.append(f"verdict after {verdict['after']} search trials: {verdict['sentence']}")
     return "\n".join(lines)
+
+
+def _worker_line(worker: WorkerStatus) -> str:
+    name = f"worker {worker.worker} on {worker.device}: {worker.state}"
+    heartbeat = f"last heartbeat {duration(worker.silent_seconds)} ago"
+    claims = ", ".join(f"{what} for {duration(seconds)}" for what, seconds in worker.holds.items())
+    if worker.state == _AT_WORK:
+        return f"{name}, {claims or worker.doing}; {heartbeat}"
+    return f"{name}, {heartbeat}; {f'it was at {claims}' if claims else worker.doing}"
+
+
+def _best_line(best: BestMerge | None) -> str:
+    if best is None:
+        return "no merge has been scored yet"
+    tasks = ", ".join(f"{name} {mean:.3f}" for name, mean in best.tasks.items())
+    name = f" ({best.baseline})" if best.baseline else ""
+    error = f" ± {best.error:.4f}" if best.error is not None else ""
+    return f"best trial {best.trial}{name}: {best.value:.4f}{error} ({tasks})"
 
 
 if __name__ == "__main__":

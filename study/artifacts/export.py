@@ -20,7 +20,7 @@ def choose(records: "Sequence[TrialRecord]", trial: str, judgement: "Judgement")
     if trial == "final":
         if judgement.final is None:
             raise ConfigError(f"--trial final: {judgement.sentence} --trial best needs no verdict")
-        return judgement.final.candidate.record
+        return judgement.final.contender.record
     if trial == "best":
         best = best_merge(records)
         if best is None:

@@ -20,13 +20,13 @@ from study.cli.escaping import say
 from study.monitors.dashboard_note import DashboardNote
 from study.monitors.flat_scores import explanation, flat_scores
 from study.monitors.monitor import Monitors
-from study.reporting.data import findings
+from study.reporting.data import report_data
 from study.reporting.page import write_report
 from study.search.genome import recipe_of
 from study.search.jobs import AFTER
 from study.setup.setup import Setup
 from study.verdict.judge import Judgement, judge
-from study.verdict.scoreboard import Line, lines, search_scores, table
+from study.verdict.scoreboard import ScoredContender, scored_contenders, search_scores, table
 
 from .export import export_trial
 from .folders import merge_place, named, report_place
@@ -38,7 +38,7 @@ _WIDEST = 10_000
 
 def show(setup: Setup, trials: Trials) -> None:
     """Print the table of the stored scores."""
-    if shown := lines(trials.all(), setup.genome, ScoreStore(trials.database)):
+    if shown := scored_contenders(trials.all(), setup.genome, ScoreStore(trials.database)):
         _print(shown, setup)
 
 
@@ -54,11 +54,11 @@ def finish_run(setup: Setup, trials: Trials) -> None:
     judgement = judge(setup, trials.all(), answers)
     places, errors = _written(setup, trials, judgement, answers)
     _keep(setup, trials, judgement)
-    _print(judgement.lines, setup)
+    _print(judgement.contenders, setup)
     for task, score in judgement.ensemble.items():
         say(
             f"the parents' ensemble on held-out questions of {task}: "
-            f"{score.value:.3f} ± {score.error:.3f}"
+            f"{score.score:.3f} ± {score.error:.3f}"
         )
     say(judgement.sentence)
     for what, place in places.items():
@@ -67,7 +67,7 @@ def finish_run(setup: Setup, trials: Trials) -> None:
         raise ExportError("\n".join(map(str, errors)))
 
 
-def _print(shown: Sequence[Line], setup: Setup) -> None:
+def _print(shown: Sequence[ScoredContender], setup: Setup) -> None:
     """Print the table; its width is limited on a terminal only."""
     tasks = [task.name for task in setup.config.tasks]
     console = Console(width=None if sys.stdout.isatty() else _WIDEST)
@@ -83,10 +83,10 @@ def _written(
 ) -> tuple[dict[str, Path], list[ExportError]]:
     """Return where the merge and the report were written, and the errors that prevented it."""
     folder, places, errors = Path("runs", setup.config.name), {}, []
-    found = findings(setup, trials, answers, judgement)
+    data = report_data(setup, trials, answers, judgement)
     writers: dict[str, Callable[[], Path]] = {
         "merge": lambda: _exported(setup, trials, judgement, answers, folder),
-        "report": lambda: write_report(found, report_place(folder, found)),
+        "report": lambda: write_report(data, report_place(folder, data.to_dict())),
     }
     if judgement.final is None:
         del writers["merge"]
@@ -106,7 +106,7 @@ def _exported(
     setup: Setup, trials: Trials, judgement: Judgement, answers: ScoreStore, folder: Path
 ) -> Path:
     assert judgement.final is not None
-    record, url = judgement.final.candidate.record, trials.database.url
+    record, url = judgement.final.contender.record, trials.database.url
     identity = study_identity(trials.database, trials.study)
     recipe = recipe_of(record, setup.genome)
     verdict = {VERDICT_FILE: texts(setup, record, judgement, url)[VERDICT_FILE]}
@@ -124,9 +124,9 @@ def _keep(setup: Setup, trials: Trials, judgement: Judgement) -> None:
     """Store the verdict for the status and the dashboard."""
     database, study, final = trials.database, trials.study, judgement.final
     after = max(
-        (line.candidate.record.attributes.get(AFTER, 0) for line in judgement.lines), default=0
+        (line.contender.record.attributes.get(AFTER, 0) for line in judgement.contenders), default=0
     )
-    number = final.candidate.record.number if final else None
+    number = final.contender.record.number if final else None
     is_new = database.retry(lambda: store_verdict(study, judgement.sentence, number, after))
     if is_new:
         population = int(stored_fingerprint(study)["population"])

@@ -12,11 +12,11 @@ from storage.scores import HELD_OUT, SEARCH, ScoreStore
 from storage.trials import TrialRecord
 from study.cli.escaping import Markdown, markdown, markdown_code, printable
 from study.config.genome import references as references_of
-from study.search.contenders import Candidate
+from study.search.contenders import Contender
 from study.search.stored_scores import scores_of
 from study.setup.setup import Setup
 from study.verdict.judge import Judgement
-from study.verdict.scoreboard import Line
+from study.verdict.scoreboard import ScoredContender
 
 CARD_FILE, VERDICT_FILE, STUDY_FILE = "README.md", "verdict.json", "study.json"
 
@@ -78,9 +78,9 @@ def model_card(
     """
     config, tasks = setup.config, judgement.tasks
     references = references_of(config.genome)
-    line = _line_of(record, judgement.lines, answers, samples)
-    shown = [*judgement.lines, *([] if line in judgement.lines else [line])]
-    final = judgement.final is not None and judgement.final.candidate.record.id == record.id
+    line = _line_of(record, judgement.contenders, answers, samples)
+    shown = [*judgement.contenders, *([] if line in judgement.contenders else [line])]
+    final = judgement.final is not None and judgement.final.contender.record.id == record.id
     return _CARD.render(
         front=Markdown(_front(setup, record, line, list(references.values()), samples)),
         name=f"{config.name}, trial {record.number}",
@@ -123,21 +123,26 @@ def texts(
 
 
 def _line_of(
-    record: TrialRecord, shown: Sequence[Line], answers: ScoreStore, samples: Mapping[str, Sample]
-) -> Line:
+    record: TrialRecord,
+    shown: Sequence[ScoredContender],
+    answers: ScoreStore,
+    samples: Mapping[str, Sample],
+) -> ScoredContender:
     """The trial's own line; a trial that is no candidate gets one."""
-    found = next((line for line in shown if line.candidate.record.id == record.id), None)
+    found = next((line for line in shown if line.contender.record.id == record.id), None)
     if found is not None:
         return found
     search, held_out = (answers.read(record.id, split) for split in (SEARCH, HELD_OUT))
-    this = Candidate("best", "this merge", record)
-    return Line(this, scores_of(search, samples), scores_of(held_out) if held_out else None)
+    this = Contender("best", "this merge", record)
+    return ScoredContender(
+        this, scores_of(search, samples), scores_of(held_out) if held_out else None
+    )
 
 
 def _front(
     setup: Setup,
     record: TrialRecord,
-    line: Line,
+    line: ScoredContender,
     base_models: list[str],
     samples: Mapping[str, Sample],
 ) -> str:

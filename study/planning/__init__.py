@@ -1,1 +1,1 @@
-"""What a study will cost, estimated before it runs."""
+"""Before a study runs: an estimate of what it costs, and a check of the disk space."""

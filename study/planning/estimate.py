@@ -1,158 +1,275 @@
-"""What a study will take: parameters, generations, memory, tokens and time."""
+"""An estimate of what a study needs: generations, memory, tokens and time.
+
+It reads headers and question files only; no weights and no GPU.
+"""
 
 import math
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from objectives.scoring import QuestionSet
-    from study.config.schema import StudyConfig
-    from study.planning.cost import Card, Tokens
-    from study.setup.setup import Setup
+from objectives.engines.memory import Sizes, kv_tokens_for, sizes
+from objectives.errors import EngineError
+from objectives.scoring import QuestionSet
+from objectives.tasks.task import WholeTask
+from study.config.errors import ConfigError
+from study.config.load import load_config
+from study.config.schema import StudyConfig
+from study.search.contenders import count_contenders
+from study.search.jobs import final_roles
+from study.setup.engine import GPU_BATCH_TOKENS
+from study.setup.setup import Setup, build
 
-_GB = 1e9
-_MOST_MEMORY = 1e15
+from . import cost
+from .cost import CARDS, Card, Tokens
+
+GB = 1e9
+_MAX_HOST_MEMORY = 1e15
+_MAX_SEQUENCES = 1024
+"""Prompts that an engine computes at a time, at most."""
 
 
-def _plan(
-    path: Path, gpu: str, host: float, workers: int, task_folders: list[Path]
-) -> dict[str, Any]:
-    from objectives.engines.memory import kv_tokens_for, sizes
-    from objectives.errors import EngineError
-    from study.config.errors import ConfigError
-    from study.config.load import load_config
-    from study.planning import cost
-    from study.setup.engine import GPU_BATCH_TOKENS
-    from study.setup.setup import build
+@dataclass(frozen=True)
+class Hardware:
+    """The machine of an estimate; `host_memory` is the bytes that all its workers share."""
 
-    if not host <= _MOST_MEMORY:
-        raise ConfigError(f"--host-memory {host / _GB:g}: must be at most {_MOST_MEMORY / _GB:g}")
-    config, card = load_config(path, task_folders), _card(gpu)
+    gpu: str
+    host_memory: float
+    workers: int
+
+
+@dataclass(frozen=True)
+class SearchSize:
+    """The numbers of the search; the fields are keys of `study.plan --json`."""
+
+    study: str
+    parameters: int
+    population: int
+    trials: int
+    baselines: int
+    generations: int
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Time:
+    """The expected time of a study that fits its hardware, in seconds."""
+
+    sources: str
+    """The place of the source models: gpu, pinned or file."""
+    tokens: Mapping[str, Tokens]
+    """The tokens of a search trial by task."""
+    arithmetic: list[str]
+    """How the seconds of a trial are computed, in lines."""
+    search_merges: int
+    """Final merges that are asked all search questions when the search is over."""
+    held_out_merges: int
+    """Contenders that are asked all held-out questions."""
+    seconds_a_trial: float
+    seconds_in_the_end: float
+    """The time after the search: final merges and held-out questions."""
+    seconds: int
+    """The time of the whole study."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the estimate as part of `study.plan --json`."""
+        return {
+            "sources": self.sources,
+            "tokens": {name: asdict(tokens) for name, tokens in self.tokens.items()},
+            "arithmetic": list(self.arithmetic),
+            "in_the_end": {
+                "search questions": self.search_merges,
+                "held-out questions": self.held_out_merges,
+            },
+            "seconds_a_trial": self.seconds_a_trial,
+            "seconds_in_the_end": self.seconds_in_the_end,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a study needs on given hardware."""
+
+    search: SearchSize
+    hardware: Hardware
+    gpus: int
+    """The GPUs of all workers."""
+    memory: str
+    """A table of the memory on the GPU and on the host, in lines."""
+    time: Time | None
+    """None if the study does not fit the hardware."""
+
+    @property
+    def warnings(self) -> list[str]:
+        return [
+            *self.search.warnings,
+            *([] if self.time else ["the study does not fit this hardware"]),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the output of `study.plan --json`; its keys are a public format."""
+        return {
+            **asdict(self.search),
+            "warnings": self.warnings,
+            "gpu": self.hardware.gpu,
+            "workers": self.hardware.workers,
+            "gpus": self.gpus,
+            "memory": self.memory,
+            **({"sources": None} if self.time is None else self.time.to_dict()),
+        }
+
+
+def estimate(path: Path, hardware: Hardware, task_folders: list[Path]) -> Estimate:
+    """Estimate what the study of a config file needs.
+
+    Raises ConfigError, and the errors of `build` if models or questions cannot be used.
+    """
+    if not hardware.host_memory <= _MAX_HOST_MEMORY:
+        raise ConfigError(
+            f"--host-memory {hardware.host_memory / GB:g}: must be at most "
+            f"{_MAX_HOST_MEMORY / GB:g}"
+        )
+    config, card = load_config(path, task_folders), _card(hardware.gpu)
     setup = build(config, check_values=False)
     setup.check_filters()
-    host /= workers
-    engine = config.engine
-    dtype, batch_tokens = engine.dtype or "bfloat16", engine.batch_tokens or GPU_BATCH_TOKENS
-    kv_tokens = kv_tokens_for(batch_tokens, setup.longest)
-    gpus = engine.tensor_parallel_size
-    method = config.genome.merge_method
-    needed = sizes(
-        setup.sources, dtype, batch_tokens, min(1024, batch_tokens), kv_tokens, gpus, method
-    )
-    found = _search(config, setup, workers) | {"gpu": gpu, "workers": workers}
-    found["gpus"] = workers * gpus
-    found["memory"] = needed.table(int(card.memory), int(host))
+    search = _search_size(setup, hardware.workers)
+    needed = _memory(setup)
+    device, host = int(card.memory), int(hardware.host_memory / hardware.workers)
     try:
-        place = needed.choose_residence(engine.sources, int(card.memory), int(host))
+        place = needed.choose_residence(config.engine.sources, device, host)
     except EngineError:
-        return found | {"sources": None, "warnings": [*found["warnings"], "it does not fit"]}
-    tasks = _tokens(setup)
-    weights, tokens = _weights(setup), sum(t.computed for t in tasks.values())
-    merge = cost.merge_seconds(needed, place, card, method)
-    scoring = cost.scoring_seconds(weights, tokens, card, gpus)
-    trial = cost.trial_seconds(merge, scoring)
-    everything, held_out = (
-        cost.trial_seconds(merge, cost.scoring_seconds(weights, _all_tokens(exam), card, gpus))
-        for exam in (setup.search, setup.held_out)
-    )
-    merges = _in_the_end(setup, found["trials"])
-    end = [(merges["search questions"], everything), (merges["held-out questions"], held_out)]
-    waves = cost.by_generation(found["trials"], found["population"])
-    rounds = [(found["baselines"], everything), *((wave, trial) for wave in waves), *end]
-    return found | {
-        "sources": place,
-        "tokens": {name: asdict(t) for name, t in tasks.items()},
-        "arithmetic": [
-            f"score: 2 x {weights / 1e9:.2f}e9 weights x {tokens} tokens at "
-            f"{2 * weights * tokens / scoring / 1e12:.0f} TFLOP/s = {scoring:.2f} s",
-            f"merge and load: {sum(needed.sources.values()) / _GB:.1f} GB of sources "
-            f"({place}), {gpus * needed.model / _GB:.1f} GB of model, {method} = {merge:.2f} s",
-        ],
-        "in_the_end": merges,
-        "seconds_a_trial": round(trial, 2),
-        "seconds_in_the_end": round(cost.seconds_of(end, workers), 2),
-        "seconds": round(cost.START_SECONDS + cost.seconds_of(rounds, workers)),
-    }
+        time = None
+    else:
+        time = _time(setup, search, needed, place, card, hardware.workers)
+    gpus = hardware.workers * needed.gpus
+    return Estimate(search, hardware, gpus, needed.table(device, host), time)
 
 
-def _tokens(setup: "Setup") -> "dict[str, Tokens]":
-    """Each task's tokens in a trial of the search."""
-    from objectives.tasks.task import WholeTask
-    from study.planning.cost import tokens_of
-
-    share = setup.rules.share
-    whole = {name: tokens_of(prompts) for name, prompts in setup.search.prompts.items()}
-    shares = {t.name: 1.0 if isinstance(t, WholeTask) else share for t in setup.search.tasks}
-    return {name: tokens.sampled(shares[name]) for name, tokens in whole.items()}
-
-
-def _all_tokens(exam: "QuestionSet") -> int:
-    from study.planning.cost import tokens_of
-
-    return sum(tokens_of(prompts).computed for prompts in exam.prompts.values())
-
-
-def _in_the_end(setup: "Setup", trials: int) -> dict[str, int]:
-    """How many merges are asked all questions of either kind when the search is over."""
-    kinds = [baseline.kind for baseline in setup.genome.baselines()]
-    compared = len(kinds) - max(0, kinds.count("uniform") - 1)  # of these the best
-    concluded = 2 + setup.rules.sampled if trials else 0  # the best trial again, if it had a sample
-    held_out = compared + (3 if trials else 0) if setup.held_out.tasks else 0
-    return {"search questions": concluded, "held-out questions": held_out}
-
-
-def _search(config: "StudyConfig", setup: "Setup", workers: int) -> dict[str, Any]:
-    """The search's own numbers, and whether it has generations enough."""
-    from study.planning import cost
-
-    parameters = len(setup.genome.space)
+def _search_size(setup: Setup, workers: int) -> SearchSize:
+    """Return the numbers of the search, with a warning if it has few generations."""
+    config, parameters = setup.config, len(setup.genome.space)
     trials = config.study.trials if parameters else 0
     population = setup.rules.population(workers)
     generations = cost.generations(trials, population)
     warnings = []
     if parameters and generations < cost.ENOUGH_GENERATIONS:
-        layers = setup.sources.num_layers
-        granularity = config.genome.layer_granularity or layers
-        budget = cost.ENOUGH_GENERATIONS * population
-        advice = [f"trials: {budget}"]
-        per_block = parameters * granularity // layers
-        wider = cost.coarser(layers, granularity, per_block, trials, config.study.population)
-        if wider is not None:
-            advice.append(f"layer_granularity: {wider[0]} ({wider[1]} parameters)")
-        warnings.append(
-            f"{generations} generations are few for {parameters} parameters; "
-            f"{cost.ENOUGH_GENERATIONS} need " + ", or ".join(advice)
-        )
+        warnings.append(_few_generations(config, setup.sources.num_layers, parameters, population))
     if setup.held_out_warning:
         warnings.append(setup.held_out_warning)
+    return SearchSize(
+        study=config.name,
+        parameters=parameters,
+        population=population,
+        trials=trials,
+        baselines=len(setup.genome.baselines()),
+        generations=generations,
+        warnings=warnings,
+    )
+
+
+def _few_generations(config: StudyConfig, layers: int, parameters: int, population: int) -> str:
+    """Return a warning with the settings that would give the search enough generations."""
+    trials = config.study.trials
+    granularity = config.genome.layer_granularity or layers
+    remedies = [f"trials: {cost.ENOUGH_GENERATIONS * population}"]
+    per_block = parameters * granularity // layers
+    coarser = cost.coarser(layers, granularity, per_block, trials, config.study.population)
+    if coarser is not None:
+        remedies.append(f"layer_granularity: {coarser[0]} ({coarser[1]} parameters)")
+    return (
+        f"{cost.generations(trials, population)} generations are few for {parameters} parameters; "
+        f"for {cost.ENOUGH_GENERATIONS} generations set {', or '.join(remedies)}"
+    )
+
+
+def _memory(setup: Setup) -> Sizes:
+    """Return the memory that the study needs on each GPU and on the host."""
+    engine = setup.config.engine
+    batch_tokens = engine.batch_tokens or GPU_BATCH_TOKENS
+    return sizes(
+        setup.sources,
+        engine.dtype or "bfloat16",
+        batch_tokens,
+        min(_MAX_SEQUENCES, batch_tokens),
+        kv_tokens_for(batch_tokens, setup.longest),
+        engine.tensor_parallel_size,
+        setup.config.genome.merge_method,
+    )
+
+
+def _time(
+    setup: Setup, search: SearchSize, needed: Sizes, place: str, card: Card, workers: int
+) -> Time:
+    """Return the expected time of the study with its sources in this place."""
+    method, weights = setup.config.genome.merge_method, _num_weights(setup)
+    tokens = _tokens_of_trial(setup)
+    merging = cost.merge_seconds(needed, place, card, method)
+
+    def scoring(tokens: int) -> float:
+        return cost.scoring_seconds(weights, tokens, card, needed.gpus)
+
+    sampled = sum(t.computed for t in tokens.values())
+    trial = cost.trial_seconds(merging, scoring(sampled))
+    all_search = cost.trial_seconds(merging, scoring(_all_tokens(setup.search)))
+    all_held_out = cost.trial_seconds(merging, scoring(_all_tokens(setup.held_out)))
+    finals = len(final_roles(search.trials, search.population, setup.rules.sampled))
+    contenders = count_contenders(setup.genome, search.trials, search.population)
+    compared = contenders if setup.held_out.tasks else 0
+    end = [(finals, all_search), (compared, all_held_out)]
+    waves = cost.by_generation(search.trials, search.population)
+    rounds = [(search.baselines, all_search), *((wave, trial) for wave in waves), *end]
+    return Time(
+        place,
+        tokens,
+        [
+            f"score: 2 x {weights / 1e9:.2f}e9 weights x {sampled} tokens at "
+            f"{2 * weights * sampled / scoring(sampled) / 1e12:.0f} TFLOP/s = "
+            f"{scoring(sampled):.2f} s",
+            f"merge and load: {sum(needed.sources.values()) / GB:.1f} GB of sources "
+            f"({place}), {needed.gpus * needed.model / GB:.1f} GB of model, {method} = "
+            f"{merging:.2f} s",
+        ],
+        finals,
+        compared,
+        round(trial, 2),
+        round(cost.seconds_of(end, workers), 2),
+        round(cost.START_SECONDS + cost.seconds_of(rounds, workers)),
+    )
+
+
+def _tokens_of_trial(setup: Setup) -> dict[str, Tokens]:
+    """Return each task's tokens in a search trial."""
+    shares = {
+        task.name: 1.0 if isinstance(task, WholeTask) else setup.rules.share
+        for task in setup.search.tasks
+    }
     return {
-        "study": config.name,
-        "parameters": parameters,
-        "population": population,
-        "trials": trials,
-        "baselines": len(setup.genome.baselines()),
-        "generations": generations,
-        "warnings": warnings,
+        name: cost.tokens_of(prompts).sampled(shares[name])
+        for name, prompts in setup.search.prompts.items()
     }
 
 
-def _card(name: str) -> "Card":
-    from study.config.errors import ConfigError
-    from study.planning.cost import CARDS, Card
+def _num_weights(setup: Setup) -> int:
+    """Return the weights that each token is multiplied with: all but the embedding and the head."""
+    layout = setup.sources.layout
+    return sum(math.prod(i.shape) for i in layout if i.weight.vocabulary_axis is None)
 
-    known = CARDS.get(name.lower())
-    if known is not None:
-        return known
+
+def _all_tokens(exam: QuestionSet) -> int:
+    """Return the tokens of asking every question."""
+    return sum(cost.tokens_of(prompts).computed for prompts in exam.prompts.values())
+
+
+def _card(name: str) -> Card:
+    """Return the GPU of this name; one that is named by its memory is as slow as an L4."""
+    card = CARDS.get(name.lower())
+    if card is not None:
+        return card
     digits = name.lower().removesuffix("gb")
     is_size = digits.isdecimal() and len(digits) <= 6 and digits != name.lower()
     if not is_size or int(digits) == 0:
-        raise ConfigError(f"--gpu {name}: known are {', '.join(CARDS)}, or a size such as 24GB")
+        raise ConfigError(f"--gpu {name}: must be {', '.join(CARDS)}, or a size such as 24GB")
     slow = CARDS["l4"]
-    return Card(name, int(digits) * _GB, slow.flops, slow.bandwidth, slow.link)
-
-
-def _weights(setup: "Setup") -> int:
-    """What each token is multiplied with: all but the embedding and the head."""
-    layout = setup.sources.layout
-    return sum(math.prod(i.shape) for i in layout if i.weight.vocabulary_axis is None)
+    return Card(name, int(digits) * GB, slow.flops, slow.bandwidth, slow.link)

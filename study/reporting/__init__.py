@@ -1,1 +1,1 @@
-"""The report of a study: its data, and the page and figures drawn from them."""
+"""The report of a study: its data, its figures and its page."""

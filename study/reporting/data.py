@@ -1,119 +1,191 @@
-"""All that the report shows of a study, as plain data."""
+"""The data of a study's report."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from objectives.merge.recipe import MergeRecipe
+from objectives.scoring import Scores
 from storage.identity import study_identity
 from storage.scores import ScoreStore
 from storage.studies import stored_fingerprint, stored_start
 from storage.trials import TrialRecord, Trials
 from study.search.genome import Genome, recipe_of
+from study.search.history import ScoreHistory
 from study.search.jobs import Jobs
 from study.search.state import SearchState, best_merge
 from study.setup.setup import Setup
 from study.verdict.judge import Judgement
-from study.verdict.scoreboard import Line
+from study.verdict.scoreboard import ScoredContender
 
-from . import answer_changes as flips
-from . import history
+from .answer_changes import AnswerChanges, NeverRight, changes_by_task, never_right
+from .history import Distribution, TimeSpent, convergence, importance, time_spent
 
 
-def findings(
+@dataclass(frozen=True)
+class QuestionCounts:
+    """The number of questions by task."""
+
+    search: Mapping[str, int]
+    held_out: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class TrialCounts:
+    """The search trials of a study; `failed` counts its other trials too."""
+
+    finished: int
+    budget: int
+    failed: int
+    population: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class MergeParameters:
+    """The parameters of a merge, as a table for each of them."""
+
+    trial: int
+    scale: float
+    models: Sequence[str]
+    columns: Sequence[str]
+    """A name for each block of layers and, if the study has filters, for each filter in it."""
+    values: Mapping[str, Sequence[Sequence[float]]]
+    """By parameter: a row for each model, a column for each of `columns`."""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything that the report shows. `to_dict` returns the contents of report.json."""
+
+    study: str
+    identity: str | None
+    method: str
+    models: Sequence[str]
+    base: str | None
+    tasks: Mapping[str, float]
+    """Weights by name."""
+    questions: QuestionCounts
+    trials: TrialCounts
+    verdict: Judgement
+    unscored: Sequence[str]
+    """Names of final merges that are not scored yet."""
+    scores: ScoreHistory
+    convergence: Sequence[Distribution]
+    importance: Mapping[str, float] | None
+    """By parameter, the largest first; None if there are too few trials."""
+    seconds: TimeSpent
+    merge: MergeParameters | None
+    never_right: NeverRight
+    answer_changes: AnswerChanges | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the contents of report.json; its keys are a public format."""
+        return {
+            "study": self.study,
+            "identity": self.identity,
+            "method": self.method,
+            "models": list(self.models),
+            "base": self.base,
+            "tasks": dict(self.tasks),
+            "questions": asdict(self.questions),
+            "trials": asdict(self.trials),
+            "verdict": self.verdict.to_dict(),
+            "unscored": list(self.unscored),
+            "scores": self.scores.to_dict(),
+            "convergence": [asdict(distribution) for distribution in self.convergence],
+            "importance": None if self.importance is None else dict(self.importance),
+            "seconds": asdict(self.seconds),
+            "merge": None if self.merge is None else asdict(self.merge),
+            "never_right": asdict(self.never_right),
+            "flips": None if self.answer_changes is None else asdict(self.answer_changes),
+        }
+
+
+def report_data(
     setup: Setup, trials: Trials, answers: ScoreStore, judgement: Judgement
-) -> dict[str, Any]:
-    """Reads and scores nothing; the same database gives the same findings."""
+) -> ReportData:
+    """Return the data of a study's report. Nothing is scored, and the same database gives the same
+    data."""
     records = trials.all()
     population = int(stored_fingerprint(trials.study)["population"])
     replay = setup.rules.sampler(population, stored_start(trials.study)).replay
     state = SearchState.of(records, population)
     jobs = Jobs(setup.genome, replay, setup.config.study.trials, setup.rules.sampled)
-    shown = _shown(judgement, records)
-    return {
-        "study": setup.config.name,
-        "identity": study_identity(trials.database, trials.study),
-        "method": setup.config.genome.merge_method,
-        "models": list(setup.genome.models),
-        "base": setup.genome.base,
-        "tasks": {task.name: task.weight for task in setup.config.tasks},
-        "questions": {
-            "search": {t.name: len(t.questions) for t in setup.search.tasks},
-            "held_out": {t.name: len(t.questions) for t in setup.held_out.tasks},
-        },
-        "trials": {
-            "finished": len(state.finished),
-            "budget": setup.config.study.trials,
-            "failed": sum(r.failed for r in records),
-            "population": population,
-            "generation": state.generation,
-        },
-        "verdict": judgement.to_dict(),
-        "unscored": jobs.unscored(records),
-        "scores": history.scores(records),
-        "convergence": history.convergence(state, replay),
-        "importance": history.importance(trials.frozen()),
-        "seconds": history.seconds(records),
-        "merge": None if shown is None else _merge(shown, setup.genome),
-        "never_right": flips.never_right(
-            setup.search.tasks, records, answers, trials.study._study_id
+    merge = _reported_merge(judgement, records)
+    return ReportData(
+        study=setup.config.name,
+        identity=study_identity(trials.database, trials.study),
+        method=setup.config.genome.merge_method,
+        models=setup.genome.models,
+        base=setup.genome.base,
+        tasks={task.name: task.weight for task in setup.config.tasks},
+        questions=QuestionCounts(
+            {task.name: len(task.questions) for task in setup.search.tasks},
+            {task.name: len(task.questions) for task in setup.held_out.tasks},
         ),
-        "flips": _flips(setup, judgement),
-    }
+        trials=TrialCounts(
+            finished=len(state.finished),
+            budget=setup.config.study.trials,
+            failed=sum(record.failed for record in records),
+            population=population,
+            generation=state.generation,
+        ),
+        verdict=judgement,
+        unscored=jobs.unscored(records),
+        scores=ScoreHistory.of(records),
+        convergence=convergence(state, replay),
+        importance=importance(trials.frozen()),
+        seconds=time_spent(records),
+        merge=None if merge is None else _merge_parameters(merge, setup.genome),
+        never_right=never_right(setup.search.tasks, records, answers, trials.study._study_id),
+        answer_changes=_answer_changes(setup, judgement),
+    )
 
 
-def _shown(judgement: Judgement, records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The merge whose numbers are shown: the final one, before there is one the best so far."""
-    return judgement.final.candidate.record if judgement.final else best_merge(records)
+def _reported_merge(judgement: Judgement, records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """Return the final merge, or the best merge so far if there is no final one yet."""
+    return judgement.final.contender.record if judgement.final else best_merge(records)
 
 
-def _merge(record: TrialRecord, genome: Genome) -> dict[str, Any]:
-    """A merge's numbers: for each parameter a row a model, a column a block and filter."""
-    recipe: MergeRecipe = recipe_of(record, genome)
+def _merge_parameters(record: TrialRecord, genome: Genome) -> MergeParameters:
+    """Return the parameters of a merge. A parameter that the recipe has once for all blocks is
+    repeated for each of them."""
+    recipe = recipe_of(record, genome)
     sets = [*recipe.filters, "rest"] if recipe.filters else [""]
-    columns = [f"{knot} {name}".strip() for knot in genome.knots for name in sets]
+    blocks = range(len(genome.knots))
     values = {
         parameter: [
             [
-                knot[m][f]
-                for knot in _spread(values_KMF, len(genome.knots))
+                values_KMF[min(k, len(values_KMF) - 1)][m][f]
+                for k in blocks
                 for f in range(len(sets))
             ]
             for m in range(len(recipe.models))
         ]
         for parameter, values_KMF in recipe.values.items()
     }
-    return {
-        "trial": record.number,
-        "scale": recipe.scale,
-        "models": list(recipe.models),
-        "columns": columns,
-        "values": values,
-    }
+    columns = [f"{knot} {name}".strip() for knot in genome.knots for name in sets]
+    return MergeParameters(record.number, recipe.scale, list(recipe.models), columns, values)
 
 
-def _spread(values_KMF: Sequence[Any], knots: int) -> list[Any]:
-    """One entry a block, also where the recipe has one for all."""
-    return [values_KMF[min(k, len(values_KMF) - 1)] for k in range(knots)]
-
-
-def _flips(setup: Setup, judgement: Judgement) -> dict[str, Any] | None:
-    """Between the best parent and the final merge, on held-out questions or else on search ones."""
+def _answer_changes(setup: Setup, judgement: Judgement) -> AnswerChanges | None:
+    """Compare the final merge with the best parent, on the held-out questions if all of them are
+    scored there, else on the search questions."""
     final = judgement.final
-    parents = [line for line in judgement.lines if line.candidate.role == "parent"]
+    parents = [c for c in judgement.contenders if c.contender.role == "parent"]
     if final is None or not parents:
         return None
-    held_out = final.held_out is not None and all(p.held_out is not None for p in parents)
-    parent = max(parents, key=lambda line: _value(line, held_out))
-    exam = setup.held_out if held_out else setup.search
-    of: Mapping[bool, Any] = {True: lambda x: x.held_out, False: lambda x: x.search}
-    return {
-        "parent": parent.candidate.name,
-        "split": "held-out" if held_out else "search",
-        "tasks": flips.flips(exam.tasks, of[held_out](parent), of[held_out](final)),
-    }
+    held_out = all(c.held_out is not None for c in (final, *parents))
 
+    def scores(scored: ScoredContender) -> Scores:
+        chosen = scored.held_out if held_out else scored.search
+        assert chosen is not None
+        return chosen
 
-def _value(line: Line, held_out: bool) -> float:
-    scores = line.held_out if held_out else line.search
-    assert scores is not None
-    return scores.value
+    parent = max(parents, key=lambda c: scores(c).value)
+    tasks = (setup.held_out if held_out else setup.search).tasks
+    return AnswerChanges(
+        parent.contender.name,
+        "held-out" if held_out else "search",
+        changes_by_task(tasks, scores(parent), scores(final)),
+    )

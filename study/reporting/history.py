@@ -1,10 +1,10 @@
-"""How a search went, from its trials: scores, convergence, importance and time, as plain data."""
+"""The course of a search: convergence, parameter importance and time."""
 
 import statistics
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import optuna
@@ -13,58 +13,65 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial
 
 from storage.trials import GENERATION, TrialRecord
+from study.search.history import search_trials
 from study.search.sampler import Replay
-from study.search.state import SearchState, slot_of
+from study.search.state import SearchState
 
 ENOUGH_TRIALS = 100
 """Search trials below which an importance would be noise: PED-ANOVA looks at the best tenth."""
 _PARTS = ("ask", "merge", "score")
 
 
-def scores(records: Sequence[TrialRecord]) -> dict[str, Any]:
-    """Every search trial in the order of its place, and the scores of the baselines."""
-    search = _searched(records)
-    kinds = ("base", "parent", "uniform")
-    return {
-        "values": [r.value for r in search],
-        "generations": [r.attributes[GENERATION] for r in search],
-        "tasks": {
-            task: [r.tasks.get(task) for r in search]
-            for task in dict.fromkeys(name for r in search for name in r.tasks)
-        },
-        "baselines": {
-            f"{r.kind} {r.baseline}" if r.kind == "parent" else str(r.baseline): r.value
-            for r in records
-            if r.complete and r.kind in kinds
-        },
-    }
+@dataclass(frozen=True)
+class Distribution:
+    """CMA-ES's distribution at the start of a generation.
+
+    Distances are root mean squares over the parameters, in shares of their ranges.
+    """
+
+    generation: int
+    sigma: float
+    """The step size."""
+    from_start: float
+    """The distance of the mean from the first mean."""
+    step: float
+    """The distance of the mean from that of the previous generation."""
 
 
-def convergence(state: SearchState, replay: Replay) -> list[dict[str, float]]:
-    """For each generation CMA-ES's step size, and how far its mean is from the start and from the
-    generation before: root mean squares over the parameters, in shares of their ranges."""
-    found: list[dict[str, float]] = []
-    start: NDArray[np.float64] | None = None
-    before = start
+@dataclass(frozen=True)
+class TimeSpent:
+    """The seconds that trials took; `ask`, `merge` and `score` are the parts of a trial."""
+
+    trials: Mapping[str, int]
+    """The number of complete trials by kind: baselines, search, candidates."""
+    totals: Mapping[str, Mapping[str, float]]
+    """Seconds by kind and part."""
+    medians: Mapping[str, Sequence[float]]
+    """Seconds of a search trial by part: the median of each generation."""
+
+
+def convergence(state: SearchState, replay: Replay) -> list[Distribution]:
+    """Return the distribution that each generation is sampled from."""
+    distributions: list[Distribution] = []
+    first: NDArray[np.float64] | None = None
+    previous = first
     for generation in range(state.generation + 1):
         mean, sigma = replay.distribution(generation, state.finished)
-        start = mean if start is None else start
-        before = mean if before is None else before
-        found.append(
-            {
-                "generation": generation,
-                "sigma": sigma,
-                "from_start": _distance(mean, start),
-                "step": _distance(mean, before),
-            }
+        first = mean if first is None else first
+        previous = mean if previous is None else previous
+        distributions.append(
+            Distribution(generation, sigma, _distance(mean, first), _distance(mean, previous))
         )
-        before = mean
-    return found
+        previous = mean
+    return distributions
 
 
 def importance(trials: Sequence[FrozenTrial]) -> dict[str, float] | None:
-    """Each parameter's share in what sets the best search trials apart (PED-ANOVA, Watanabe et
-    al. 2023), largest first; None where there are too few trials to tell."""
+    """Return the importance of each parameter, the largest first: its share in what distinguishes
+    the best search trials (PED-ANOVA, Watanabe et al. 2023).
+
+    None if there are fewer than ENOUGH_TRIALS search trials.
+    """
     search = [t for t in trials if GENERATION in t.user_attrs and t.value is not None]
     if len(search) < ENOUGH_TRIALS:
         return None
@@ -75,36 +82,30 @@ def importance(trials: Sequence[FrozenTrial]) -> dict[str, float] | None:
         return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
 
 
-def seconds(records: Sequence[TrialRecord]) -> dict[str, Any]:
-    """Where time went: in all, by kind of trial, and the median search trial by generation."""
-    complete = [r for r in records if r.complete]
+def time_spent(records: Sequence[TrialRecord]) -> TimeSpent:
+    """Return the seconds that the complete trials took."""
     kinds: dict[str, list[TrialRecord]] = defaultdict(list)
-    for record in complete:
-        name = {"search": "search", "candidate": "candidates"}.get(record.kind, "baselines")
-        kinds[name].append(record)
+    for record in records:
+        if record.complete:
+            kind = {"search": "search", "candidate": "candidates"}.get(record.kind, "baselines")
+            kinds[kind].append(record)
     generations: dict[int, list[TrialRecord]] = defaultdict(list)
-    for record in _searched(records):
+    for record in search_trials(records):
         generations[record.attributes[GENERATION]].append(record)
-    return {
-        "trials": {kind: len(of_kind) for kind, of_kind in kinds.items()},
-        "totals": {kind: _summed(of_kind) for kind, of_kind in kinds.items()},
-        "medians": {
+    return TimeSpent(
+        {kind: len(of_kind) for kind, of_kind in kinds.items()},
+        {kind: _totals(of_kind) for kind, of_kind in kinds.items()},
+        {
             part: [
                 statistics.median(r.seconds.get(part, 0.0) for r in of_generation)
                 for of_generation in generations.values()
             ]
             for part in _PARTS
         },
-    }
+    )
 
 
-def _searched(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Return the finished search trials in the order of the search."""
-    slots = {r.id: slot for r in records if r.complete and (slot := slot_of(r)) is not None}
-    return sorted((r for r in records if r.id in slots), key=lambda r: slots[r.id])
-
-
-def _summed(records: Sequence[TrialRecord]) -> Mapping[str, float]:
+def _totals(records: Sequence[TrialRecord]) -> dict[str, float]:
     return {part: round(sum(r.seconds.get(part, 0.0) for r in records), 2) for part in _PARTS}
 
 

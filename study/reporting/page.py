@@ -1,20 +1,20 @@
-"""The report's page: one self-contained file, and its figures and data beside it."""
+"""The report's page, one self-contained file, with its figures and its data beside it."""
 
 import base64
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 from objectives.errors import ExportError
 from study.cli.escaping import in_page
 from study.verdict.wording import points
 
-from . import search_figures as draw_search
-from . import verdict_figures as draw_verdict
+from . import search_figures, verdict_figures
+from .data import ReportData
 from .style import png, style
 
 PAGE_FILE, DATA_FILE = "index.html", "report.json"
@@ -26,67 +26,75 @@ _PAGES = Environment(
     lstrip_blocks=True,
     finalize=in_page,
 )
-_CAPTIONS = {
-    "held-out": "On questions that the search never saw.",
-    "differences": "All intervals hold together, also for a merge that these questions chose.",
-    "best-so-far": "The best of many noisy scores overstates what a merge is worth.",
-    "population": "What CMA-ES drew, generation by generation.",
-    "tasks": "On the search questions.",
-    "merge": "Each model's numbers, block by block.",
-    "importance": "Over the search trials.",
-    "convergence": "The distribution that each generation was drawn from, replayed.",
-    "time": "Medians of each generation; the totals stand in the table.",
+_FIGURES: Mapping[str, tuple[Callable[[ReportData], Figure | None], str]] = {
+    "held-out": (
+        verdict_figures.held_out,
+        "Scores on the held-out questions, which the search never used.",
+    ),
+    "differences": (
+        verdict_figures.differences,
+        "The intervals are simultaneous: they also hold for a merge that these questions selected.",
+    ),
+    "best-so-far": (
+        search_figures.best_so_far,
+        "The highest of many noisy scores overstates the quality of the merge.",
+    ),
+    "population": (
+        search_figures.population,
+        "The trials that CMA-ES proposed, generation by generation.",
+    ),
+    "tasks": (search_figures.tasks, "Scores on the search questions."),
+    "merge": (verdict_figures.merge, "The parameters of each model, block by block."),
+    "importance": (search_figures.importance, "Computed from the search trials."),
+    "convergence": (
+        search_figures.convergence,
+        "The distribution that each generation was sampled from, replayed from the stored trials.",
+    ),
+    "time": (search_figures.time, "Medians of each generation; the table below has the totals."),
 }
-PICTURES = frozenset(f"{name}.png" for name in _CAPTIONS)
-"""The files that figures are written to."""
+"""The function and the caption of each figure, in the order of the page."""
+PICTURES = frozenset(f"{name}.png" for name in _FIGURES)
+"""Names of the files that figures are written to."""
 
 
-def write_report(found: Mapping[str, Any], folder: Path, anew: bool = False) -> Path:
-    """Write page, PNGs and data; gives the page. Where the same data are there already nothing is
-    written, unless it is to be done `anew`. Raises ExportError."""
-    page, data = folder / PAGE_FILE, json.dumps(found, indent=1, allow_nan=False) + "\n"
+def write_report(data: ReportData, folder: Path, anew: bool = False) -> Path:
+    """Write the page, its figures and its data; return the path of the page.
+
+    A report with the same data is kept unless `anew` is set. Raises ExportError.
+    """
+    page, text = folder / PAGE_FILE, json.dumps(data.to_dict(), indent=1, allow_nan=False) + "\n"
     try:
-        if not anew and page.exists() and _text(folder / DATA_FILE) == data:
+        if not anew and page.exists() and _text(folder / DATA_FILE) == text:
             return page
         folder.mkdir(parents=True, exist_ok=True)
-        drawn = pictures(found)
-        for name, png in drawn.items():
-            _write(folder / f"{name}.png", png)
+        images = pictures(data)
+        for name, image in images.items():
+            _write(folder / f"{name}.png", image)
         for old in folder.glob("*.png"):
-            if old.stem in _CAPTIONS and old.stem not in drawn:
+            if old.stem in _FIGURES and old.stem not in images:
                 old.unlink()
-        _write(page, render(found, drawn).encode())
-        _write(folder / DATA_FILE, data.encode())
+        _write(page, render(data, images).encode())
+        _write(folder / DATA_FILE, text.encode())
     except OSError as error:
         raise ExportError(f"cannot write the report to {folder}: {error}") from None
     return page
 
 
-def render(found: Mapping[str, Any], drawn: Mapping[str, bytes]) -> str:
-    """The page, with its figures in it."""
-    images = {
-        name: (base64.b64encode(png).decode(), _CAPTIONS[name]) for name, png in drawn.items()
+def render(data: ReportData, images: Mapping[str, bytes]) -> str:
+    """Return the page with these figures, PNGs by name, embedded in it."""
+    embedded = {
+        name: (base64.b64encode(image).decode(), _FIGURES[name][1])
+        for name, image in images.items()
     }
     return _PAGES.get_template("report.html").render(
-        found=found, verdict=found["verdict"], images=images, points=points
+        report=data, verdict=data.verdict, images=embedded, points=points
     )
 
 
-def pictures(found: Mapping[str, Any]) -> dict[str, bytes]:
-    """PNGs by name, those that there is something to draw for, in the order of the page."""
-    drawn = {
-        "held-out": draw_verdict.held_out,
-        "differences": draw_verdict.differences,
-        "best-so-far": draw_search.best_so_far,
-        "population": draw_search.population,
-        "tasks": draw_search.tasks,
-        "merge": draw_verdict.merge,
-        "importance": draw_search.importance,
-        "convergence": draw_search.convergence,
-        "time": draw_search.time,
-    }
+def pictures(data: ReportData) -> dict[str, bytes]:
+    """Return the figures that have something to show, PNGs by name, in the order of the page."""
     with style():
-        figures = {name: draw(found) for name, draw in drawn.items()}
+        figures = {name: draw(data) for name, (draw, _) in _FIGURES.items()}
         return {name: png(figure) for name, figure in figures.items() if figure is not None}
 
 
@@ -95,7 +103,7 @@ def _text(path: Path) -> str | None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
+    """Replace the file atomically."""
     beside = path.with_name(f".{path.name}.part-{os.getpid()}")
     try:
         beside.write_bytes(data)

@@ -1,11 +1,14 @@
-"""The sheet that the report's figures are drawn on: wide enough for a phone and no wider, so that
-two stand beside each other on a desk. No window and no global state of matplotlib's."""
+"""The size, the colours and the labels of the report's figures.
+
+A figure is as wide as a phone's screen, so two of them fit side by side on a desktop. Figures are
+made without matplotlib's windows and global state.
+"""
 
 import contextlib
 import io
 import textwrap
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import matplotlib as mpl
@@ -19,8 +22,9 @@ WIDTH, HEIGHT = 5.4, 3.6
 """Inches."""
 INK, GREY, BLUE, ORANGE, GREEN = "#1f2933", "#9aa5b1", "#2563eb", "#d97706", "#0f766e"
 COLOURS = (BLUE, ORANGE, GREEN, "#9333ea", "#be123c", "#4d7c0f")
-MANY = 12
-"""Columns of a heat map beyond which cells carry no number; bars of a ranking."""
+MAX_LABELS = 12
+"""Columns of a heat map that are labelled and whose cells show their numbers, and bars of a
+ranking."""
 _DPI = 180
 _STYLE: Any = {
     "font.size": 9.5,
@@ -39,53 +43,60 @@ _STYLE: Any = {
     "legend.fontsize": 8.5,
 }
 
-Found = Mapping[str, Any]
-"""What study/reporting/data.py gives."""
-
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """A context in which figures are drawn. A character that the font lacks is drawn as a box."""
+    """Apply the style to figures made in this context. A character that the font lacks is drawn as
+    a box, without a warning."""
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
-def sheet(title: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
-    """A figure with one set of axes."""
+def new_figure(title: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """Return a figure with one set of axes; `height` is in inches."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left")
     return figure, figure.subplots()
 
 
 def png(figure: Figure) -> bytes:
+    """Return the figure as a PNG file."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
     return file.getvalue()
 
 
 def legend_below(axes: Axes, columns: int) -> None:
+    """Add a legend below the axes."""
     figure = axes.get_figure()
     assert figure is not None
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
 
 
 def whole_numbers(axes: Axes, label: str) -> None:
+    """Label the horizontal axis, and put its ticks at whole numbers."""
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
+def cycled(count: int) -> list[str]:
+    """Return this many colours, repeated if there are more than COLOURS."""
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
 def wrapped(name: str, width: int) -> str:
-    return "\n".join(map(drawn, textwrap.wrap(middle(name, 2 * width), width)))
+    """Return a name as a label of up to two lines of `width` characters."""
+    return "\n".join(map(drawn, textwrap.wrap(elide(name, 2 * width), width)))
 
 
 def short(name: str, longest: int = 40) -> str:
-    """A name in one line of a figure."""
-    return drawn(middle(name, longest))
+    """Return a name as a label of one line."""
+    return drawn(elide(name, longest))
 
 
-def middle(name: str, longest: int) -> str:
-    """The name, its middle left out where it is long."""
+def elide(name: str, longest: int) -> str:
+    """Return the name, with … in place of its middle if it has more than `longest` characters."""
     if len(name) <= longest:
         return name
     return f"{name[: longest // 2 - 1]}…{name[-(longest // 2) :]}"

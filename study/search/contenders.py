@@ -1,4 +1,4 @@
-"""Which merges and models of a study are compared in the end."""
+"""The merges and models that a study compares when its search is over."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,18 +7,20 @@ from typing import Literal
 from storage.trials import TrialRecord
 
 from .genome import Genome
-from .jobs import AFTER, BEST, MEAN, ROLE
+from .jobs import AFTER, BEST, MEAN, ROLE, final_roles
 from .state import best, best_search
 
 Role = Literal["base", "parent", "uniform", "best", "top", "mean"]
 
 PREFERENCE: tuple[Role, ...] = ("mean", "top", "uniform", "best")
-"""What may be final, of equals the earlier: the less a merge was selected, the less luck is in its
-search score."""
+"""Roles that can become the final merge. If scores are equal, the earlier role wins: the less a
+merge was selected by its search score, the less that score is due to chance."""
+REFERENCES: tuple[Role, ...] = ("base", "parent", "uniform")
+"""Roles that need no search: every contender that can become final is compared with them."""
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Contender:
     """A merge or model of the final comparison."""
 
     role: Role
@@ -27,43 +29,48 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """The name, and the trial that scored it."""
-        if self.role in ("base", "parent", "uniform"):
+        """The name; for a merge of the search, with the number of the trial that scored it."""
+        if self.role in REFERENCES:
             return self.name
         number = f"{self.record.number}" if self.role == "best" else f"trial {self.record.number}"
         return f"{self.name} ({number})"
 
-    @property
-    def may_be_final(self) -> bool:
-        return self.role in PREFERENCE
+
+def contenders(records: Sequence[TrialRecord], genome: Genome) -> list[Contender]:
+    """Return the base, the parents, the best uniform merge, the best trial and the latest final
+    merges, without those that have no score on the search questions yet."""
+    return list(_contenders([r for r in records if r.complete], genome))
 
 
-def candidates(records: Sequence[TrialRecord], genome: Genome) -> list[Candidate]:
-    """Base, parents, the best uniform merge, the best trial, and the latest merges that the search
-    came to; of these what is scored on the search questions."""
-    return list(_found([r for r in records if r.complete], genome))
+def count_contenders(genome: Genome, trials: int, population: int) -> int:
+    """Return how many contenders a study has after so many search trials."""
+    kinds = [baseline.kind for baseline in genome.baselines()]
+    references = len(kinds) - max(0, kinds.count("uniform") - 1)  # only the best uniform merge
+    of_search = final_roles(trials, population, sampled=True)  # the best trial is one in any case
+    return references + len(of_search)
 
 
-def _found(complete: Sequence[TrialRecord], genome: Genome) -> Iterator[Candidate]:
+def _contenders(complete: Sequence[TrialRecord], genome: Genome) -> Iterator[Contender]:
     baselines = {r.baseline: r for r in reversed(complete) if r.baseline}
     for baseline in genome.baselines():
         record = baselines.get(baseline.name)
         if record is not None and baseline.kind == "base":
-            yield Candidate("base", "base", record)
+            yield Contender("base", "base", record)
         elif record is not None and baseline.kind == "parent":
-            yield Candidate("parent", f"parent {baseline.name}", record)
+            yield Contender("parent", f"parent {baseline.name}", record)
     if uniform := best([r for r in complete if r.kind == "uniform"]):
-        yield Candidate("uniform", f"best {uniform.baseline}", uniform)
-    concluded = [r for r in complete if AFTER in r.attributes]
-    last = max((r.attributes[AFTER] for r in concluded), default=0)
-    of_role = {str(r.attributes[ROLE]): r for r in concluded if r.attributes[AFTER] == last}
-    best_of_all = of_role.pop(BEST, None) or _asked_all(best_search(complete))
-    if best_of_all is not None:
-        yield Candidate("best", BEST, best_of_all)
-    for name in sorted(of_role, key=lambda name: name == MEAN):
-        yield Candidate("mean" if name == MEAN else "top", name, of_role[name])
+        yield Contender("uniform", f"best {uniform.baseline}", uniform)
+    final_merges = [r for r in complete if AFTER in r.attributes]
+    last = max((r.attributes[AFTER] for r in final_merges), default=0)
+    by_role = {str(r.attributes[ROLE]): r for r in final_merges if r.attributes[AFTER] == last}
+    best_trial = by_role.pop(BEST, None) or _unsampled(best_search(complete))
+    if best_trial is not None:
+        yield Contender("best", BEST, best_trial)
+    for name in sorted(by_role, key=lambda name: name == MEAN):
+        yield Contender("mean" if name == MEAN else "top", name, by_role[name])
 
 
-def _asked_all(record: TrialRecord | None) -> TrialRecord | None:
-    """The trial, unless it was asked a sample of the search questions: it is then scored again."""
+def _unsampled(record: TrialRecord | None) -> TrialRecord | None:
+    """Return the trial, or None if it was asked a sample of the search questions: a final job then
+    scores it again on all of them."""
     return record if record is not None and not record.sampled else None

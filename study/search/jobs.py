@@ -71,23 +71,9 @@ class Jobs:
         after = len(finished)
         if not after or any(r.attributes.get(AFTER, 0) > after for r in records if r.complete):
             return []
-        count = top_count(after)
-        merges = [
-            (f"{TOP} {count}", f"{TOP} {count} of {after} search trials", _top(finished, count))
-        ]
-        if generation := after // self._replay.population:
-            mean = self._replay.mean(generation, finished)
-            merges.append((MEAN, f"{MEAN} after {after} search trials", mean))
-        if self._sampled:
-            merges.append((BEST, f"{BEST} of {after} search trials", _top(finished, 1)))
         return [
-            Job(
-                name,
-                params,
-                self._genome.recipe(params),
-                {CANDIDATE: name, KIND: CANDIDATE, ROLE: role, AFTER: after},
-            )
-            for role, name, params in merges
+            self._final_job(role, finished)
+            for role in final_roles(after, self._replay.population, self._sampled)
         ]
 
     def unscored(self, records: Sequence[TrialRecord]) -> list[str]:
@@ -144,9 +130,31 @@ class Jobs:
                 return Job(name, params, recipe, {CANDIDATE: name, KIND: CANDIDATE})
         return None
 
+    def _final_job(self, role: str, finished: Evaluations) -> Job:
+        after = len(finished)
+        if role == MEAN:
+            name = f"{MEAN} after {after} search trials"
+            params = self._replay.mean(after // self._replay.population, finished)
+        else:
+            name = f"{role} of {after} search trials"
+            params = _top(finished, 1 if role == BEST else top_count(after))
+        attributes = {CANDIDATE: name, KIND: CANDIDATE, ROLE: role, AFTER: after}
+        return Job(name, params, self._genome.recipe(params), attributes)
+
     def _slot_job(self, slot: Slot, finished: Evaluations) -> Job:
         params = self._replay.propose(slot, finished)
         return Job(slot.name, params, self._genome.recipe(params), slot.attributes)
+
+
+def final_roles(trials: int, population: int, sampled: bool) -> list[str]:
+    """Return the roles of the final merges after so many search trials: the mean of the best ones,
+    the mean of CMA-ES's distribution once a generation is finished, and, if trials are asked a
+    sample of the questions, the best trial again."""
+    if not trials:
+        return []
+    roles = [f"{TOP} {top_count(trials)}"]
+    roles += [MEAN] if trials >= population else []
+    return [*roles, BEST] if sampled else roles
 
 
 def top_count(trials: int) -> int:

@@ -1,1 +1,1 @@
-"""Which merge a study chooses, and whether it is better than the models it came from."""
+"""The final merge of a study, and whether it is better than the models it was made from."""

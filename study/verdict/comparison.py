@@ -1,12 +1,13 @@
-"""Which of several merges is better than which model, told from answers to the same questions.
+"""Paired comparisons of merges with references, from their scores on the same questions.
 
-Arrays in, numbers out: no engine, no database, no words. docs/verdict.md says why it is done so.
-Q: held-out questions of one task, P: pairs of a merge and what it is compared with, R: resamples.
-Leading axes before P (studies of a simulation) are free.
+Arrays in, numbers out: no engine, no database and no text. docs/verdict.md explains the method.
+Q: held-out questions of one task, P: pairs of a contender and a reference, R: bootstrap resamples.
+Arrays may have leading axes before P (the studies of a simulation).
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,64 +20,80 @@ LEVEL, POWER = 0.95, 0.8
 RESAMPLES = 10_000
 _SEED = 0
 _BATCH = 2_000_000
-"""Drawn questions at a time, so that memory does not grow with the question sets."""
+"""Question numbers to draw at a time, which bounds the memory of the bootstrap."""
 
 Floats = NDArray[np.float64]
-Right = Mapping[str, NDArray[np.float32]]
-"""Task to scores_Q, in the order of the questions."""
+QuestionScores = Mapping[str, NDArray[np.float32]]
+"""A model's scores by task, in the order of the task's questions."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One merge beside one reference, over the same questions."""
+    """A contender compared with a reference on the same questions."""
 
-    candidate: str
+    contender: str
     reference: str
     difference: float
-    """Of the weighted scores, above 0 where the merge is better."""
+    """Difference of the weighted scores; positive if the contender scored higher."""
     error: float
-    """Its standard error over questions."""
+    """Standard error of the difference over questions."""
     margin: float
-    """Half the width of its interval; all intervals of a verdict hold together at LEVEL."""
-    more: int | None
-    """About how many more held-out questions would show this difference; None where it is shown,
-    or is none."""
-    p: Mapping[str, float]
-    """Of McNemar's exact test for each multiple-choice task, corrected for all pairs (Holm)."""
+    """Half the width of the confidence interval. The intervals of all pairs are simultaneous: all
+    of them hold with probability LEVEL."""
+    more_questions: int | None
+    """Approximate number of further held-out questions that would show this difference; None if it
+    is shown already or is not positive."""
+    mcnemar_p: Mapping[str, float]
+    """p-value of McNemar's exact test by multiple-choice task, Holm-corrected for all pairs."""
 
     @property
     def lower(self) -> float:
+        """The lower end of the confidence interval."""
         return self.difference - self.margin
 
     @property
-    def shown(self) -> bool:
-        """Whether the merge is shown to be better."""
+    def is_better(self) -> bool:
+        """Whether the contender is shown to be better: its interval lies above zero."""
         return self.lower > 0
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as it stands in verdict.json."""
+        return {
+            "candidate": self.contender,
+            "reference": self.reference,
+            "difference": self.difference,
+            "error": self.error,
+            "margin": self.margin,
+            "shown": self.is_better,
+            "more_questions": self.more_questions,
+            "mcnemar_p": dict(self.mcnemar_p),
+        }
 
-def choose(values: Mapping[str, float]) -> str:
-    """The name of the highest value, of equals the first."""
+
+def highest(values: Mapping[str, float]) -> str:
+    """Return the name with the highest value, the first one if several are equal."""
     return max(values, key=lambda name: values[name])
 
 
 def compare(
-    candidates: Mapping[str, Right],
-    references: Mapping[str, Right],
+    contenders: Mapping[str, QuestionScores],
+    references: Mapping[str, QuestionScores],
     weights: Mapping[str, float],
     choice: Collection[str] = (),
     resamples: int = RESAMPLES,
 ) -> list[Comparison]:
-    """Every candidate beside every reference but itself; `choice` names multiple-choice tasks.
+    """Compare every contender with every reference but itself.
 
-    The intervals are simultaneous, so they hold also for a candidate that these very answers
-    chose. A name that is both candidate and reference is one merge.
+    The intervals are simultaneous, so they also hold for a contender that was selected by these
+    scores. If a name is both a contender and a reference, it is the same merge. `weights` are the
+    tasks' weights; `choice` names the multiple-choice tasks.
     """
-    pairs = [(c, r) for c in candidates for r in references if c != r]
+    pairs = [(c, r) for c in contenders for r in references if c != r]
     if not pairs:
         return []
     tasks = list(weights)
     gaps = [
-        np.array([candidates[c][t] - references[r][t] for c, r in pairs], dtype=np.float64)
+        np.array([contenders[c][t] - references[r][t] for c, r in pairs], dtype=np.float64)
         for t in tasks
     ]
     observed_P, errors_P, resampled_PR = resampled(gaps, list(weights.values()), resamples)
@@ -85,30 +102,31 @@ def compare(
     p = _mcnemar({t: gap for t, gap in zip(tasks, gaps, strict=True) if t in choice})
     return [
         Comparison(
-            candidate,
+            contender,
             reference,
             float(observed_P[i]),
             float(errors_P[i]),
             float(quantile * errors_P[i]),
-            _more(float(observed_P[i]), float(errors_P[i]), float(quantile), questions),
+            _more_questions(float(observed_P[i]), float(errors_P[i]), float(quantile), questions),
             {task: values[i] for task, values in p.items()},
         )
-        for i, (candidate, reference) in enumerate(pairs)
+        for i, (contender, reference) in enumerate(pairs)
     ]
 
 
 def resampled(
     gaps: Sequence[Floats], weights: Sequence[float], resamples: int = RESAMPLES, seed: int = _SEED
 ) -> tuple[Floats, Floats, Floats]:
-    """Weighted differences of P pairs, their bootstrap standard errors, and their values in R
-    resamples.
+    """Return the weighted differences [P], their bootstrap standard errors [P] and their values in
+    the resamples [P, R].
 
-    `gaps` holds for each task the differences question by question, [P, Q]. Each task's questions
-    are drawn anew among themselves (stratified), and the same ones for all pairs.
+    `gaps` holds the difference of each question, [P, Q], by task. The bootstrap is stratified:
+    questions are resampled within their task. All pairs share the resampled questions.
     """
 
     def statistic(*drawn: NDArray[np.int64], axis: int = -1) -> Floats:
-        """`drawn` holds question numbers of each task, [batch, Q]; gives [P, batch]."""
+        """Return the weighted differences [P, batch]; `drawn` holds the question numbers of each
+        task, [batch, Q]."""
         parts = [
             weight * (gap @ _counts(numbers, gap.shape[1]).T / gap.shape[1])
             for weight, gap, numbers in zip(weights, gaps, drawn, strict=True)
@@ -117,7 +135,7 @@ def resampled(
         return total
 
     numbers = [np.arange(gap.shape[1]) for gap in gaps]
-    found = bootstrap(
+    result = bootstrap(
         numbers,
         statistic,
         n_resamples=resamples,
@@ -128,31 +146,33 @@ def resampled(
         rng=np.random.default_rng(seed),
     )
     observed = np.sum([w * g.mean(axis=1) for w, g in zip(weights, gaps, strict=True)], axis=0)
-    return observed, found.standard_error, found.bootstrap_distribution
+    return observed, result.standard_error, result.bootstrap_distribution
 
 
 def max_quantile(observed_P: Floats, errors_P: Floats, resampled_PR: Floats) -> Floats:
-    """The LEVEL quantile of the largest studentised deviation among the pairs: the max-t
-    correction (Westfall & Young 1993; Romano & Wolf 2005). Times a pair's standard error it is
-    the half width of an interval that holds together with all others."""
+    """Return the LEVEL quantile of the largest studentised deviation among the pairs.
+
+    This is the max-t correction (Westfall & Young 1993; Romano & Wolf 2005): the quantile times a
+    pair's standard error is half the width of its simultaneous confidence interval.
+    """
     deviations_PR = np.abs(resampled_PR - observed_P[..., None])
-    scale_P = np.where(errors_P > 0, errors_P, np.inf)  # merges that answer alike deviate nowhere
+    scale_P = np.where(errors_P > 0, errors_P, np.inf)  # equal answers have no deviation
     t_PR = deviations_PR / scale_P[..., None]
     quantile: Floats = np.quantile(t_PR.max(axis=-2), LEVEL, axis=-1, method="higher")
     return quantile
 
 
 def _counts(numbers: NDArray[np.int64], questions: int) -> Floats:
-    """How often each question was drawn in each resample, [batch, Q]."""
+    """Return how often each question was drawn in each resample, [batch, Q]."""
     rows = np.atleast_2d(numbers)
     places = rows + questions * np.arange(len(rows))[:, None]
     counts = np.bincount(places.ravel(), minlength=questions * len(rows))
     return counts.reshape(len(rows), questions).astype(np.float64)
 
 
-def _more(difference: float, error: float, quantile: float, questions: int) -> int | None:
-    """Questions to add, of the tasks in their present shares, for POWER to show a true difference
-    of this size with the corrected interval."""
+def _more_questions(difference: float, error: float, quantile: float, questions: int) -> int | None:
+    """Return how many questions to add, in the present proportions of the tasks, for the corrected
+    interval to show a true difference of this size with probability POWER."""
     if difference <= 0 or error == 0 or difference > quantile * error:
         return None
     deviation = error * questions**0.5
@@ -167,7 +187,7 @@ def _more(difference: float, error: float, quantile: float, questions: int) -> i
 
 
 def _mcnemar(gaps: Mapping[str, Floats]) -> dict[str, list[float]]:
-    """For each task the corrected p-value of each pair; questions are right or wrong."""
+    """Return the corrected p-value of each pair, by task. Every answer is right or wrong."""
     raw = [
         float(mcnemar([[0, int((gap > 0).sum())], [int((gap < 0).sum()), 0]], exact=True).pvalue)
         for task_gaps in gaps.values()

@@ -1,182 +1,179 @@
-"""From stored answers to the verdict: which merge is final, and what it is better than."""
+"""The verdict on a study, from its stored answers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from objectives.scoring import finite_or_none
 from storage.scores import ScoreStore
 from storage.trials import TrialRecord
-from study.search.contenders import PREFERENCE
+from study.search.contenders import PREFERENCE, REFERENCES
 from study.setup.setup import Setup
 from study.setup.tasks import ENOUGH, few_held_out
 
-from .comparison import LEVEL, Comparison, choose, compare
-from .ensemble import TaskScore, ensemble
-from .scoreboard import Line, lines, whole
-from .wording import not_yet, sentence, untold
+from .comparison import LEVEL, Comparison, compare, highest
+from .ensemble import EnsembleScore, ensemble_scores
+from .scoreboard import ContenderSummary, ScoredContender, scored_contenders
+from .wording import inconclusive_text, pending_text, verdict_text
 
 Rule = Literal["held-out", "too few held-out questions", "not scored yet"]
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a study comes to, as far as it is scored."""
+    """The verdict on a study, based on the scores that are stored so far."""
 
-    lines: Sequence[Line]
+    contenders: Sequence[ScoredContender]
     tasks: Sequence[str]
     rule: Rule
-    """What chose the final merge, or why there is none."""
-    final: Line | None
+    """The rule that selected the final merge, or the reason why there is none."""
+    final: ScoredContender | None
     missing: Sequence[str]
-    """What is not scored yet."""
+    """Scores that the comparison needs and that are not stored yet."""
     lacking: Sequence[str]
-    """Trials that were never asked some task's search questions."""
+    """Contenders whose trials were never asked the search questions of some task."""
     comparisons: Sequence[Comparison]
-    ensemble: dict[str, TaskScore]
+    ensemble: dict[str, EnsembleScore]
     """The parents' ensemble on the held-out questions, by multiple-choice task."""
     sentence: str
 
     @cached_property
     def against_final(self) -> list[Comparison]:
         """The comparisons of the final merge."""
-        name = self.final.candidate.name if self.final else None
-        return [c for c in self.comparisons if c.candidate == name]
+        name = self.final.contender.name if self.final else None
+        return [c for c in self.comparisons if c.contender == name]
+
+    @cached_property
+    def summaries(self) -> list[ContenderSummary]:
+        """The contenders' scores as plain numbers."""
+        return [c.summary(self.tasks) for c in self.contenders]
+
+    def is_final(self, name: str) -> bool:
+        """Return whether the contender of this name is the final merge."""
+        return self.final is not None and self.final.contender.name == name
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the verdict as it stands in verdict.json and report.json."""
         return {
             "sentence": self.sentence,
             "rule": self.rule,
-            "final": None if self.final is None else _named(self.final),
+            "final": _final_dict(self.final),
             "level": LEVEL,
             "missing": list(self.missing),
             "lacking": list(self.lacking),
-            "candidates": [_named(line) | _scores(line, self.tasks) for line in self.lines],
-            "comparisons": [
-                {
-                    "candidate": c.candidate,
-                    "reference": c.reference,
-                    "difference": c.difference,
-                    "error": c.error,
-                    "margin": c.margin,
-                    "shown": c.shown,
-                    "more_questions": c.more,
-                    "mcnemar_p": dict(c.p),
-                }
-                for c in self.comparisons
-            ],
-            "parents_ensemble": {
-                task: {"score": score.value, "error": finite_or_none(score.error)}
-                for task, score in self.ensemble.items()
-            },
+            "candidates": [asdict(summary) for summary in self.summaries],
+            "comparisons": [comparison.to_dict() for comparison in self.comparisons],
+            "parents_ensemble": {task: s.to_dict() for task, s in self.ensemble.items()},
         }
 
 
 def judge(setup: Setup, records: Sequence[TrialRecord], answers: ScoreStore) -> Judgement:
-    """The verdict on what is stored; scores nothing."""
+    """Return the verdict on what is stored. Nothing is scored."""
     tasks = [task.name for task in setup.config.tasks]
-    shown = lines(records, setup.genome, answers)
-    missing = _missing(setup, shown)
-    lacking = [
-        f"{line.name} on the search questions of {', '.join(without)}"
-        for line in shown
-        if (without := [t for t in tasks if t not in line.search.tasks])
-    ]
+    contenders = scored_contenders(records, setup.genome, answers)
+    missing = _missing(setup, contenders)
     few = few_held_out(setup.config, setup.held_out)
-    top = next((line for line in shown if line.candidate.role == "top"), None)
-
-    def made(
-        rule: Rule, final: Line | None, text: str, comparisons: Sequence[Comparison] = ()
-    ) -> Judgement:
-        parents = ensemble(setup, shown, answers)
-        return Judgement(shown, tasks, rule, final, missing, lacking, comparisons, parents, text)
-
+    top = next((c for c in contenders if c.contender.role == "top"), None)
+    rule: Rule
+    final: ScoredContender | None
+    comparisons: list[Comparison] = []
     if top is None or (missing and not few):
-        return made("not scored yet", None, not_yet(setup.config.file, missing))
-    if few:
-        return made("too few held-out questions", top, untold(top.candidate, few, ENOUGH))
-    final, comparisons = _compared(setup, shown)
-    mine = [c for c in comparisons if c.candidate == final.candidate.name]
-    return made("held-out", final, sentence(final.candidate, mine, _parent(shown)), comparisons)
-
-
-def _compared(setup: Setup, shown: Sequence[Line]) -> tuple[Line, list[Comparison]]:
-    ranked = [
-        line for role in PREFERENCE for line in shown if line.candidate.role == role
-    ]  # of equals the first is chosen
-    values = {
-        line.candidate.name: line.held_out.value for line in ranked if line.held_out is not None
-    }
-    final = choose(values)
-    weights = {task.name: task.weight for task in setup.config.tasks if task.weight}
-    choice = [t.name for t in setup.config.tasks if t.kind == "multiple_choice"]
-    right = {
-        line.candidate.name: {name: task.scores_Q for name, task in line.held_out.tasks.items()}
-        for line in shown
-        if line.held_out is not None
-    }
-    references = [x.candidate.name for x in shown if x.candidate.role in _REFERENCES]
-    comparisons = compare(
-        {name: right[name] for name in values},
-        {name: right[name] for name in references},
-        weights,
-        choice,
+        rule, final, text = "not scored yet", None, pending_text(setup.config.file, missing)
+    elif few:
+        rule, final = "too few held-out questions", top
+        text = inconclusive_text(top.contender, few, ENOUGH)
+    else:
+        rule, final = "held-out", _final(contenders)
+        comparisons = _comparisons(setup, contenders)
+        own = [c for c in comparisons if c.contender == final.contender.name]
+        text = verdict_text(final.contender, own, _best_parent(contenders))
+    return Judgement(
+        contenders,
+        tasks,
+        rule,
+        final,
+        missing,
+        _lacking(contenders, tasks),
+        comparisons,
+        ensemble_scores(setup, contenders, answers),
+        text,
     )
-    return next(line for line in shown if line.candidate.name == final), comparisons
 
 
-_REFERENCES = ("base", "parent", "uniform")
-
-
-def _parent(shown: Sequence[Line]) -> str:
-    """The parent with the highest held-out score."""
-    parents = {
-        line.candidate.name: line.held_out.value
-        for line in shown
-        if line.candidate.role == "parent" and line.held_out is not None
+def _final(contenders: Sequence[ScoredContender]) -> ScoredContender:
+    """Return the contender with the highest held-out score; PREFERENCE decides between equals."""
+    by_name = {
+        c.contender.name: c for role in PREFERENCE for c in contenders if c.contender.role == role
     }
-    return choose(parents)
+    scores = {name: c.held_out.value for name, c in by_name.items() if c.held_out is not None}
+    return by_name[highest(scores)]
 
 
-def _missing(setup: Setup, shown: Sequence[Line]) -> list[str]:
-    """What the comparison lacks, in words."""
-    roles = [line.candidate.role for line in shown]
-    found = [f"the {name}" for role, name in _WANTED.items() if role not in roles]
-    scored = [line.candidate.record.baseline for line in shown]
-    found += [
+def _comparisons(setup: Setup, contenders: Sequence[ScoredContender]) -> list[Comparison]:
+    """Compare every contender that can be final with every reference."""
+    scores = {
+        c.contender.name: {name: task.scores_Q for name, task in c.held_out.tasks.items()}
+        for c in contenders
+        if c.held_out is not None
+    }
+    names = [
+        c.contender.name for role in PREFERENCE for c in contenders if c.contender.role == role
+    ]
+    references = [c.contender.name for c in contenders if c.contender.role in REFERENCES]
+    return compare(
+        {name: scores[name] for name in names if name in scores},
+        {name: scores[name] for name in references},
+        {task.name: task.weight for task in setup.config.tasks if task.weight},
+        [task.name for task in setup.config.tasks if task.kind == "multiple_choice"],
+    )
+
+
+def _best_parent(contenders: Sequence[ScoredContender]) -> str:
+    """Return the name of the parent with the highest held-out score."""
+    return highest(
+        {
+            c.contender.name: c.held_out.value
+            for c in contenders
+            if c.contender.role == "parent" and c.held_out is not None
+        }
+    )
+
+
+def _missing(setup: Setup, contenders: Sequence[ScoredContender]) -> list[str]:
+    """Return the names of the scores that the comparison needs and that are not stored."""
+    roles = [c.contender.role for c in contenders]
+    missing = [f"the {name}" for role, name in _REQUIRED.items() if role not in roles]
+    scored = [c.contender.record.baseline for c in contenders]
+    missing += [
         f"parent {b.name}"
         for b in setup.genome.baselines()
         if b.kind == "parent" and b.name not in scored
     ]
-    for line in shown:
-        asked = line.held_out.tasks if line.held_out else {}
-        without = [task.name for task in setup.held_out.tasks if task.name not in asked]
-        of = f" of {', '.join(without)}" if asked else ""
-        found += [f"{line.name} on the held-out questions{of}"] if without else []
-    return found
+    for c in contenders:
+        stored = c.held_out.tasks if c.held_out else {}
+        unscored = [task.name for task in setup.held_out.tasks if task.name not in stored]
+        of = f" of {', '.join(unscored)}" if stored else ""
+        missing += [f"{c.name} on the held-out questions{of}"] if unscored else []
+    return missing
 
 
-_WANTED = {"top": "mean of the top trials", "best": "best trial", "uniform": "best uniform merge"}
+_REQUIRED = {
+    "top": "mean of the top trials",
+    "best": "best trial",
+    "uniform": "best uniform merge",
+}
 
 
-def _named(line: Line) -> dict[str, Any]:
-    c = line.candidate
-    return {"name": c.name, "role": c.role, "trial": c.record.number}
+def _lacking(contenders: Sequence[ScoredContender], tasks: Sequence[str]) -> list[str]:
+    return [
+        f"{c.name} on the search questions of {', '.join(unasked)}"
+        for c in contenders
+        if (unasked := [task for task in tasks if task not in c.search.tasks])
+    ]
 
 
-def _scores(line: Line, tasks: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {"optimism": line.optimism(tasks)}
-    for split, scores in (("search", line.search), ("held_out", line.held_out)):
-        complete = whole(scores, tasks)
-        found[split] = (
-            None
-            if scores is None
-            else {
-                "value": None if complete is None else complete.value,
-                "error": None if complete is None else finite_or_none(complete.error),
-                "tasks": {name: task.mean for name, task in scores.tasks.items()},
-            }
-        )
-    return found
+def _final_dict(final: ScoredContender | None) -> dict[str, Any] | None:
+    if final is None:
+        return None
+    contender = final.contender
+    return {"name": contender.name, "role": contender.role, "trial": contender.record.number}

@@ -1,86 +1,80 @@
-"""A verdict in words."""
+"""The verdict as text."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from study.search.contenders import Candidate
+from study.search.contenders import Contender
 
 from .comparison import LEVEL, Comparison
 
-_SHARE = f"{LEVEL:.0%}"
+_CONFIDENCE = f"{LEVEL:.0%}"
+_LISTED = 3
+"""Names of unscored contenders that a sentence lists."""
 
 
-def sentence(final: Candidate, comparisons: Sequence[Comparison], best_parent: str) -> str:
-    """What the final merge is better than: the best parent, and the best uniform merge.
+def verdict_text(final: Contender, comparisons: Sequence[Comparison], best_parent: str) -> str:
+    """Return whether the final merge is better than the best parent and the best uniform merge.
 
-    It is better than the best parent where it is shown to be better than each, since which of
-    them is truly the best is not known.
+    It is called better than the best parent only if it is shown to be better than every parent,
+    because it is not certain which of them is the best.
     """
     parents = [c for c in comparisons if c.reference.startswith("parent ")]
-    hardest = min(parents, key=lambda c: c.lower)
-    if hardest.shown:
-        hardest = next(c for c in parents if c.reference == best_parent)
-    name = hardest.reference.removeprefix("parent ")
-    the = f"the best parent, {name}" if hardest.reference == best_parent else f"parent {name}"
-    first = _told(hardest, the)
+    closest = min(parents, key=lambda c: c.lower)
+    if closest.is_better:
+        closest = next(c for c in parents if c.reference == best_parent)
+    name = closest.reference.removeprefix("parent ")
+    parent = f"the best parent, {name}" if closest.reference == best_parent else f"parent {name}"
+    result = _comparison_text(closest, parent)
     if final.role == "uniform":
         return (
-            f"The final merge is a uniform one, {final.record.baseline}, which needs no search: no "
-            f"merge of the search scores higher on the held-out questions. It is {first}."
+            f"The final merge, {final.record.baseline}, is a uniform merge: it needs no search, "
+            f"and no merge of the search scored higher on the held-out questions. It is {result}."
         )
     uniform = [c for c in comparisons if c.reference.startswith("best uniform")]
-    rest = "".join(f"; it is {_told(c, 'the best uniform merge')}" for c in uniform)
-    return f"{_capital(_the(final))} is {first}{rest}."
+    rest = "".join(f"; it is {_comparison_text(c, 'the best uniform merge')}" for c in uniform)
+    return f"The {final.label} is {result}{rest}."
 
 
-def untold(final: Candidate, few: Mapping[str, int], enough: int) -> str:
-    """Where there are too few held-out questions."""
-    listed = " and ".join(f"{count} of {task}" for task, count in few.items())
+def inconclusive_text(final: Contender, few: Mapping[str, int], enough: int) -> str:
+    """Return the verdict of a study with too few held-out questions, `few` by task."""
+    counts = " and ".join(f"{count} of {task}" for task, count in few.items())
     return (
-        f"Nothing can be told about which merge is better: held-out questions are {listed}, and at "
-        f"least {enough} of every task are needed. The final merge is {_the(final)}, which is less "
-        f"a matter of luck than the best trial; its search score is no verdict."
+        f"No verdict is possible: there are too few held-out questions ({counts}; every task needs "
+        f"at least {enough}). The final merge is the {final.label}, which depends less on chance "
+        f"than the best trial does; its search score is not a verdict."
     )
 
 
-def not_yet(config: Path, missing: Sequence[str]) -> str:
-    """Where something that is compared is not scored."""
-    listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if missing[3:] else "")
+def pending_text(config: Path, missing: Sequence[str]) -> str:
+    """Return the verdict of a study whose contenders do not have all their scores."""
+    more = len(missing) - _LISTED
+    names = ", ".join(missing[:_LISTED]) + (f" and {more} more" if more > 0 else "")
     return (
-        f"No verdict yet; not scored: {listed}. python -m study.report {config} --score scores "
-        "what can be scored."
+        f"No verdict yet. Not scored: {names}. python -m study.report {config} --score scores what "
+        "is missing."
     )
 
 
 def points(difference: float, margin: float) -> str:
-    """`+1.8 ± 1.1 points`: hundredths of the weighted score."""
+    """Return `+1.8 ± 1.1 points`; a point is a hundredth of the weighted score."""
     return f"{100 * difference:+.1f} ± {100 * margin:.1f} points"
 
 
-def questions(count: int) -> str:
-    """About so many, in two digits: `about 1,300`."""
+def about(count: int) -> str:
+    """Return a count rounded up to two digits: `about 1,300`."""
     step = int(10 ** max(0, math.floor(math.log10(count)) - 1))
     return f"about {math.ceil(count / step) * step:,}"
 
 
-def _told(c: Comparison, the: str) -> str:
-    if c.shown:
-        return f"better than {the}, by {points(c.difference, c.margin)} ({_SHARE})"
-    shown = f"not shown to be better than {the} "
-    interval = f"({points(c.difference, c.margin)}, {_SHARE})"
-    if c.more is not None:
+def _comparison_text(c: Comparison, reference: str) -> str:
+    difference = points(c.difference, c.margin)
+    if c.is_better:
+        return f"better than {reference}, by {difference} ({_CONFIDENCE})"
+    if c.more_questions is not None:
         return (
-            f"{shown}{interval}: {questions(c.more)} more held-out questions would be needed to "
-            "tell"
+            f"not shown to be better than {reference} ({difference}, {_CONFIDENCE}): "
+            f"{about(c.more_questions)} more held-out questions would be needed to tell"
         )
     how = "lower" if c.difference < 0 else "the same"
-    return f"{shown.rstrip()}: it scored {how} {interval}"
-
-
-def _the(final: Candidate) -> str:
-    return f"the {final.label}"
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
+    return f"not shown to be better than {reference}: it scored {how} ({difference}, {_CONFIDENCE})"

@@ -11,7 +11,7 @@ from storage.heartbeat import Heartbeat
 from storage.scores import HELD_OUT, ScoreStore
 from storage.trials import TrialRecord, Trials
 from study.cli.interrupts import Interrupts
-from study.search.contenders import candidates
+from study.search.contenders import contenders
 from study.search.genome import Genome, recipe_of
 from study.search.jobs import held_out_key
 from study.search.stored_scores import answers_of
@@ -96,7 +96,7 @@ class HeldOutScorer:
         return True
 
     def _missing(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-        compared = [c.record for c in candidates(records, self._genome)]
+        compared = [c.record for c in contenders(records, self._genome)]
         return [record for record in compared if not self.has_scored(record)]
 
 

@@ -27,7 +27,7 @@ from study.config.schema import StudyConfig
 from study.monitors.flat_scores import FlatScores
 from study.monitors.monitor import Monitor, Monitors
 from study.monitors.progress import Progress
-from study.search.contenders import candidates
+from study.search.contenders import contenders
 from study.setup.engine import EngineChoice, choose_engine
 from study.setup.engine_facts import use_stored_threads
 from study.setup.enter import announce, make_study, open_database
@@ -106,7 +106,7 @@ def supervise(
 
 def _is_judged(setup: Setup, answers: ScoreStore, records: Sequence[TrialRecord]) -> bool:
     """Return whether everything that is compared in the end has held-out answers."""
-    compared = candidates(records, setup.genome)
+    compared = contenders(records, setup.genome)
     return all(has_held_out(c.record, answers, setup.held_out) for c in compared)
 
 

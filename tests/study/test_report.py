@@ -34,9 +34,10 @@ from study.config.errors import ConfigError
 from study.config.load import load_config
 from study.export import _export
 from study.report import _report
-from study.reporting.data import findings
+from study.reporting.answer_changes import Example, NeverRight, Selection
+from study.reporting.data import ReportData, report_data
 from study.reporting.page import pictures, render, write_report
-from study.search.contenders import PREFERENCE, candidates
+from study.search.contenders import PREFERENCE, contenders
 from study.search.genome import recipe_of
 from study.search.jobs import Jobs
 from study.search.state import best_search
@@ -99,8 +100,8 @@ class Study:
     def judged(self, setup: Setup | None = None) -> Judgement:
         return judge(setup or self.setup, self.records, self.answers)
 
-    def found(self) -> dict[str, Any]:
-        return findings(self.setup, self.trials, self.answers, self.judged())
+    def data(self) -> ReportData:
+        return report_data(self.setup, self.trials, self.answers, self.judged())
 
     def do(self, statement: str) -> None:
         with self.database.engine.begin() as connection:
@@ -124,7 +125,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def of_role(judgement: Judgement, role: str) -> Any:
-    return next(line for line in judgement.lines if line.candidate.role == role)
+    return next(line for line in judgement.contenders if line.contender.role == role)
 
 
 # Candidates and the final merge
@@ -133,17 +134,17 @@ def of_role(judgement: Judgement, role: str) -> Any:
 def test_candidates_are_functions_of_the_finished_places_and_are_scored_on_all_questions(
     whole: Study,
 ) -> None:
-    names = [c.name for c in candidates(whole.records, whole.setup.genome)]
+    names = [c.name for c in contenders(whole.records, whole.setup.genome)]
     parents = ["parent numeric", "parent relations", "parent catalogue"]
     uniform = next(name for name in names if name.startswith("best uniform"))
     assert names == ["base", *parents, uniform, "best trial", "mean of the top 2", "CMA mean"]
     search = sorted(
         (r for r in whole.records if r.kind == "search"), key=lambda r: -(r.objective or 0.0)
     )
-    top = of_role(whole.judged(), "top").candidate.record
+    top = of_role(whole.judged(), "top").contender.record
     for name, value in top.params.items():
         assert value == pytest.approx(np.mean([r.params[name] for r in search[:2]]))
-    for line in whole.judged().lines:
+    for line in whole.judged().contenders:
         for exam, scores in (
             (whole.setup.search, line.search),
             (whole.setup.held_out, line.held_out),
@@ -176,7 +177,7 @@ def test_the_final_merge_has_the_highest_held_out_score_and_is_what_a_run_export
     assert judgement.final is not None
     ranked = [of_role(judgement, role) for role in PREFERENCE]
     assert judgement.final.held_out.value == max(line.held_out.value for line in ranked)
-    number = judgement.final.candidate.record.number
+    number = judgement.final.contender.record.number
     assert whole.merge.name == f"merge-{number}"
     stored = stored_verdict(whole.trials.study)
     assert stored == {"sentence": judgement.sentence, "trial": number, "after": TRIALS}
@@ -189,14 +190,16 @@ def test_the_final_merge_has_the_highest_held_out_score_and_is_what_a_run_export
 def test_the_parents_ensemble_is_right_where_its_mean_probability_is_highest(whole: Study) -> None:
     judgement = whole.judged()
     assert judgement.ensemble.keys() == {"multiple_choice"}
-    parents = [line.candidate.record for line in judgement.lines if line.candidate.role == "parent"]
+    parents = [
+        line.contender.record for line in judgement.contenders if line.contender.role == "parent"
+    ]
     replies = [whole.answers.read_answers(r.id, HELD_OUT)["multiple_choice"] for r in parents]
     [task, _] = whole.setup.held_out.tasks
     right = []
     for i, question in enumerate(task.questions):
         means = np.mean([np.exp(reply.logprobs_Q[i][0]) for reply in replies], axis=0)
         right.append(question.options[int(means.argmax())] == question.labels[0])
-    assert judgement.ensemble["multiple_choice"].value == pytest.approx(np.mean(right))
+    assert judgement.ensemble["multiple_choice"].score == pytest.approx(np.mean(right))
 
 
 def test_log_probabilities_are_kept_of_what_is_compared_and_tokens_of_all(whole: Study) -> None:
@@ -218,15 +221,16 @@ def test_few_held_out_questions_tell_nothing_and_final_is_the_mean_of_the_top(
     whole: Study, count: int
 ) -> None:
     few = QuestionSet(
-        [t.only(t.questions[:count]) for t in whole.setup.held_out.tasks if count], _tokens()
+        [t.with_questions(t.questions[:count]) for t in whole.setup.held_out.tasks if count],
+        _tokens(),
     )
     judgement = whole.judged(replace(whole.setup, held_out=few))
     assert judgement.rule == "too few held-out questions"
     assert judgement.final is not None
-    assert judgement.final.candidate.role == "top"
+    assert judgement.final.contender.role == "top"
     assert (
-        f"Nothing can be told about which merge is better: held-out questions are {count} of "
-        in (judgement.sentence)
+        f"No verdict is possible: there are too few held-out questions ({count} of "
+        in judgement.sentence
     )
     assert not judgement.comparisons
 
@@ -253,18 +257,17 @@ def test_a_study_that_is_not_scored_says_so_and_report_scores_it(
         choose(study.records, "final", judgement)
     assert (
         choose(study.records, "best", judgement).number
-        == of_role(judgement, "best").candidate.record.number
+        == of_role(judgement, "best").contender.record.number
     )
     before = len(study.records)
-    found = study.found()
-    assert found["unscored"] == [
+    assert study.data().unscored == [
         f"mean of the top 2 of {TRIALS} search trials",
         f"CMA mean after {TRIALS} search trials",
     ]
     assert len(study.records) == before
     result = command("report", study.config, "--score", "--json", folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    now, then = json.loads(result.stdout), whole.found()
+    now, then = json.loads(result.stdout), whole.data().to_dict()
     assert now["unscored"] == []
     assert numberless(now["verdict"]["sentence"]) == numberless(then["verdict"]["sentence"])
     assert now["verdict"]["comparisons"] == then["verdict"]["comparisons"]
@@ -280,9 +283,9 @@ def test_a_running_study_has_a_report(whole: Study, tmp_path: Path) -> None:
     study = whole.copy(tmp_path)
     study.do("UPDATE trials SET state = 'RUNNING' WHERE number = (SELECT max(number) FROM trials)")
     study.do("DELETE FROM trial_answers WHERE split = 'held_out'")
-    found = study.found()
-    assert found["verdict"]["rule"] == "not scored yet"
-    page = write_report(found, tmp_path / "report").read_text()
+    data = study.data()
+    assert data.verdict.rule == "not scored yet"
+    page = write_report(data, tmp_path / "report").read_text()
     assert f"Not scored yet: CMA mean after {TRIALS} search trials" in page
     assert "No verdict yet" in page
     assert (tmp_path / "report" / "best-so-far.png").exists()
@@ -304,15 +307,16 @@ def test_a_task_that_old_trials_were_not_asked_is_named_and_not_summed(
     whole: Study, tmp_path: Path
 ) -> None:
     study = whole.copy(tmp_path)
-    number = of_role(whole.judged(), "best").candidate.record.id
+    number = of_role(whole.judged(), "best").contender.record.id
     study.do(f"DELETE FROM trial_answers WHERE task = 'retrieval' AND trial_id = {number}")
     judgement = study.judged()
     assert judgement.final is None
     assert any("on the held-out questions of retrieval" in text for text in judgement.missing)
     assert any("on the search questions of retrieval" in text for text in judgement.lacking)
     assert of_role(judgement, "best").cells(judgement.tasks)[1:] == ["- / -", "- / -", "-"]
-    found = study.found()
-    assert "Never asked: best trial" in render(found, pictures(found))
+    data = study.data()
+    page = render(data, pictures(data))
+    assert "Without a complete search score: best trial" in page
 
 
 def test_a_database_from_before_replies_were_kept_goes_on_working(
@@ -347,35 +351,38 @@ def test_the_page_is_one_file_and_its_figures_lie_beside_it(whole: Study) -> Non
 
 
 def test_the_report_counts_questions_and_places_as_they_are(whole: Study) -> None:
-    found = whole.found()
-    wrong = 0
+    data = whole.data()
     [task, _] = whole.setup.search.tasks
     merges = [r for r in whole.records if r.kind not in ("base", "parent")]
     stored = [whole.answers.read(r.id, SEARCH)["multiple_choice"].scores_Q for r in merges]
     wrong = int((np.max(stored, axis=0) == 0).sum())
-    never = found["never_right"]["tasks"]["multiple_choice"]
-    assert (never["count"], never["of"]) == (wrong, len(task.questions))
-    flips = found["flips"]["tasks"]["multiple_choice"]
+    never = data.never_right.tasks["multiple_choice"]
+    assert (never.count, never.of) == (wrong, len(task.questions))
+    assert data.answer_changes is not None
+    changes = data.answer_changes.tasks["multiple_choice"]
     judgement = whole.judged()
-    parents = [line for line in judgement.lines if line.candidate.role == "parent"]
+    parents = [line for line in judgement.contenders if line.contender.role == "parent"]
     best = max(parents, key=lambda line: line.held_out.value)
     gained = len(whole.setup.held_out.tasks[0].questions) * (
         judgement.final.held_out.tasks["multiple_choice"].mean
         - best.held_out.tasks["multiple_choice"].mean
     )
-    assert flips["gained"]["count"] - flips["lost"]["count"] == pytest.approx(gained, abs=1e-3)
-    assert len(found["scores"]["values"]) == TRIALS
-    steps = found["convergence"]
-    assert [step["generation"] for step in steps] == list(range(TRIALS // POPULATION + 1))
-    assert steps[0]["sigma"] == pytest.approx(1 / 6)
-    assert (steps[0]["from_start"], steps[1]["from_start"]) == (0, steps[1]["step"])
+    assert changes.gained.count - changes.lost.count == pytest.approx(gained, abs=1e-3)
+    assert len(data.scores.values) == TRIALS
+    steps = data.convergence
+    assert [step.generation for step in steps] == list(range(TRIALS // POPULATION + 1))
+    assert steps[0].sigma == pytest.approx(1 / 6)
+    assert (steps[0].from_start, steps[1].from_start) == (0, steps[1].step)
 
 
 def test_what_questions_and_models_are_called_cannot_break_the_page(whole: Study) -> None:
-    found = whole.found()
-    found["study"] = "<script>alert(1)</script>"
-    found["never_right"]["tasks"]["multiple_choice"]["shown"] = [{"text": "<b>&", "right": "1"}]
-    page = render(found, {})
+    selection = Selection(1, 1, [Example("<b>&", "1")])
+    data = replace(
+        whole.data(),
+        study="<script>alert(1)</script>",
+        never_right=NeverRight(1, {"multiple_choice": selection}),
+    )
+    page = render(data, {})
     assert "<script>" not in page
     assert "&lt;b&gt;&amp;" in page
 
@@ -486,7 +493,7 @@ def test_a_failed_trial_is_not_exported(whole: Study, tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_nothing_half_written(whole: Study, tmp_path: Path) -> None:
     """A limit on the size of files stands for it: the weights do not fit."""
-    record = whole.judged().final.candidate.record
+    record = whole.judged().final.contender.record
     recipe = recipe_of(record, whole.setup.genome)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))

@@ -244,7 +244,7 @@ def test_status_tells_where_a_study_stands(whole: tuple[Path, str, str]) -> None
     assert best.tasks == found["best"]["tasks"]
     text = command("status", config, folder=config.parent).stdout
     assert f"best trial {best.number}" in text
-    assert f"verdict after {TRIALS} search trials: Nothing can be told" in text
+    assert f"verdict after {TRIALS} search trials: No verdict is possible" in text
 
 
 def test_an_exported_merge_scores_exactly_what_its_trial_scored(
@@ -290,7 +290,7 @@ def test_an_exported_folder_is_whole(whole: tuple[Path, str, str], tmp_path: Pat
     assert yaml.safe_load(front)["tags"][0] == "merge"
     assert len(yaml.safe_load(front)["base_model"]) == 4
     assert "| this merge (12)" in body
-    assert "Nothing can be told" in body
+    assert "No verdict is possible" in body
     assert json.loads((out / "verdict.json").read_text())["exported"] == 12
     again = command("export", config, "--out", out, folder=config.parent)
     assert again.returncode == 2

@@ -1,19 +1,17 @@
 """Names from outside in every medium: they are shown, and change nothing else."""
 
 import io
-import json
 import warnings
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from objectives.scoring import Scores, TaskScores
 from storage.trials import TrialRecord, TrialState
 from study.artifacts.model_card import _CARD
 from study.cli.escaping import (
@@ -31,8 +29,8 @@ from study.monitors.dashboard_figures import figures
 from study.reporting.page import pictures, render
 from study.reporting.search_figures import importance, tasks
 from study.reporting.verdict_figures import differences, held_out, merge
-from study.search.contenders import Candidate
-from study.verdict.scoreboard import Line, table
+from study.verdict.scoreboard import table
+from tests.support.reports import report, scored
 
 NAMES = [
     *("mc[/b]", "[red]x[/red]", "a|b", "<script>alert(1)</script>", "a\nb", "---", "\x1b[31mred"),
@@ -85,18 +83,11 @@ def test_results_can_be_printed_in_ascii(monkeypatch: pytest.MonkeyPatch) -> Non
 # The table
 
 
-def line(name: str, value: float) -> Line:
-    right = np.array([value, value, value], np.float32)
-    record = TrialRecord(1, 0, TrialState.COMPLETE, {}, value, {"baseline": name})
-    scores = Scores({name: TaskScores(1.0, right, right)})
-    return Line(Candidate("parent", f"parent {name}", record), scores, scores)
-
-
 @pytest.mark.parametrize("name", [name for name in NAMES if len(name) < 100])
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_table_shows_any_name(name: str, encoding: str) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    Console(file=stream, width=10_000).print(table([line(name, 0.5)], [name], encoding))
+    Console(file=stream, width=10_000).print(table([scored(name, 0.5)], [name], encoding))
     stream.flush()
     printed = stream.buffer.getvalue().decode(encoding)
     assert encodable(printable(name), encoding) in printed
@@ -147,41 +138,12 @@ def test_a_name_is_a_name_in_a_card(name: str) -> None:
 # Pages and figures
 
 
-def findings(name: str, value: float = 0.5) -> dict[str, Any]:
-    scores = {"value": value, "error": value / 10, "tasks": {name: value}}
-    candidate = {"name": name, "role": "top", "trial": 0}
-    return {
-        "study": name, "identity": "0", "method": name, "models": [name, f"{name}2"], "base": name,
-        "tasks": {name: 1.0}, "questions": {"search": {name: 3}, "held_out": {name: 3}},
-        "trials": {"finished": 1, "budget": 2, "failed": 0, "population": 4, "generation": 0},
-        "verdict": {
-            "sentence": name, "lacking": [name], "final": candidate, "parents_ensemble": {},
-            "candidates": [candidate | {"search": scores, "held_out": scores, "optimism": value}],
-            "comparisons": [
-                {"candidate": name, "reference": name, "difference": value, "margin": value,
-                 "shown": True, "mcnemar_p": {name: 0.5}}
-            ],
-        },
-        "unscored": [name],
-        "scores": {"values": [value, value], "generations": [0, 0],
-                   "tasks": {name: [value, value]}, "baselines": {f"parent {name}": value}},
-        "convergence": [], "importance": {name: 0.5},
-        "seconds": {"totals": {}, "trials": {}, "medians": {"ask": [], "merge": [], "score": []}},
-        "merge": {"trial": 0, "models": [name, f"{name}2"], "columns": [name],
-                  "values": {"weight": [[value], [value]]}},
-        "never_right": {"merges": 1, "tasks": {
-            name: {"count": 1, "of": 1, "shown": [{"text": name, "right": name}]}}},
-        "flips": None,
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_a_name_in_the_page(name: str) -> None:
-    found, plain = findings(name), findings("plain")
-    page = render(json.loads(json.dumps(found)), {})
+    page = render(report(name), {})
     page.encode()
     assert not CONTROLS - {"\n"} & {*page}
-    assert [t for t in Tags(page).tags if t != "wbr"] == Tags(render(plain, {})).tags
+    assert [t for t in Tags(page).tags if t != "wbr"] == Tags(render(report("plain"), {})).tags
     assert printable(name) in Tags(page).text
 
 
@@ -189,18 +151,18 @@ def test_a_name_is_a_name_in_the_page(name: str) -> None:
 def test_a_name_is_a_name_in_the_figures(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        drawings = pictures(findings(name))
+        drawings = pictures(report(name))
     assert {"held-out", "differences", "tasks", "merge", "importance"} <= drawings.keys()
 
 
 def test_names_stay_out_of_the_language_of_matplotlib() -> None:
-    found = findings("_$a$")
+    data = report("_$a$")
     for draw in (held_out, differences, merge, importance):
-        figure = draw(found)
+        figure = draw(data)
         assert figure is not None
         texts = [t.get_text() for axes in figure.axes for t in axes.get_yticklabels()]
         assert r"_\$a\$" in "".join(texts)
-    figure = tasks(found)
+    figure = tasks(data)
     assert figure is not None
     assert [t.get_text() for t in figure.legends[0].get_texts()] == [r" _\$a\$"]
 
@@ -215,12 +177,16 @@ def test_names_stay_out_of_the_language_of_plotly() -> None:
 
 
 def test_a_score_of_0_is_drawn() -> None:
-    found = findings("x", 0.0)
-    figure = held_out(found)
+    data = report("x", 0.0)
+    figure = held_out(data)
     assert figure is not None
     assert [bar.get_width() for bar in figure.axes[0].patches] == [0.0]
-    found["verdict"]["candidates"][0]["held_out"]["value"] = None
-    assert held_out(found) is None
+
+
+def test_a_contender_that_was_not_asked_every_task_is_not_drawn() -> None:
+    data = report("x")
+    verdict = replace(data.verdict, tasks=["x", "another"])
+    assert held_out(replace(data, verdict=verdict)) is None
 
 
 def test_negative_scores_have_a_best_so_far() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from study.config.load import load_config
 from study.config.schema import StudyConfig
 from study.planning.disk_space import check_room
 from study.reporting.page import write_report
+from study.search.history import ScoreHistory
 from tests.support.paths import DEMO
+from tests.support.reports import judgement, report
 
 IDENTITY, OTHER = "0123456789abcdef", "fedcba9876543210"
 URL = "postgresql+psycopg2://u:secret@db.example/x"
@@ -192,18 +195,16 @@ def test_a_report_without_a_place_is_a_message_or_goes_elsewhere(here: Path, wha
 
 
 def test_a_report_is_written_whole_or_not_at_all(here: Path) -> None:
-    from tests.study.cli.test_escaping import findings
-
-    nothing = {"values": [], "generations": [], "tasks": {}, "baselines": {}}
-    verdict = findings("x")["verdict"] | {"candidates": [], "comparisons": []}
-    bare = {"scores": nothing, "verdict": verdict, "merge": None, "importance": None}
-    write_report(findings("x") | bare, here / "report")
+    nothing = ScoreHistory([], [], {}, [])
+    verdict = replace(judgement("x"), contenders=[], comparisons=[])
+    data = replace(report("x"), scores=nothing, verdict=verdict, merge=None, importance=None)
+    write_report(data, here / "report")
     before = {path: path.read_bytes() for path in (here / "report").iterdir()}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
     try:
         with pytest.raises(ExportError, match="cannot write the report"):
-            write_report(findings("y") | bare, here / "report")
+            write_report(replace(data, study="y"), here / "report")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path: path.read_bytes() for path in (here / "report").iterdir()} == before

@@ -16,7 +16,7 @@ from study.config.genome import Range
 from study.search.sampler import Replay
 from study.search.state import SearchState, Slot
 from study.search.warm_start import distribution, keep_start
-from study.setup.fingerprint import has_same_questions
+from study.setup.matching import has_same_questions
 from tests.support.commands import command, search_of, started, wait_for, write_study
 from tests.support.searches import POPULATION, SPACE, advance, claims, new, objective, sampler
 

@@ -11,7 +11,7 @@ from objectives.errors import TaskError
 from objectives.tasks.questions.question_files import QuestionError
 from study.config.errors import ConfigError
 from study.config.load import load_config
-from study.planning.estimate import _plan
+from study.planning.estimate import Hardware, estimate
 from study.setup.setup import build
 from study.setup.tasks import ENOUGH, native_tasks
 from tests.support.paths import DEMO
@@ -71,7 +71,7 @@ def test_too_few_held_out_questions_are_said_before_the_search(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int, held_out: float, few: bool
 ) -> None:
     path = study(tmp_path, rows(count), held_out)
-    warnings = _plan(path, "h100", 1e11, 1, [])["warnings"]
+    warnings = estimate(path, Hardware("h100", 1e11, 1), []).warnings
     text = f"at least {ENOUGH} of every task"
     assert any(text in warning for warning in warnings) == few
     assert text not in caplog.text

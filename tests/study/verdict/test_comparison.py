@@ -1,42 +1,44 @@
-"""The verdict's statistics, on simulated answers whose truth is known, and against scipy."""
+"""The verdict's statistics, on simulated answers with known accuracies and against scipy."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 
-from study.verdict.comparison import LEVEL, choose, compare
+from study.verdict.comparison import LEVEL, compare, highest
 from tests.support.simulated_verdicts import simulated
 
 Floats = NDArray[np.float64]
 
 
 @pytest.mark.parametrize("counts", [(100, 40), (400, 100)])
-def test_an_interval_holds_the_truth_in_95_of_100_studies(counts: tuple[int, int]) -> None:
+def test_an_interval_contains_the_true_difference_in_95_of_100_studies(
+    counts: tuple[int, int],
+) -> None:
     shares = [0.72, 0.65]
     observed, _, margins = simulated(1, shares, 3000, counts, [(0, 1)])
     covered = np.abs(observed - (shares[0] - shares[1])) <= margins
     assert 0.93 <= covered.mean() <= 0.97
 
 
-def test_all_intervals_hold_together_in_95_of_100_studies() -> None:
+def test_all_intervals_hold_simultaneously_in_95_of_100_studies() -> None:
     shares = [0.72, 0.71, 0.65, 0.68, 0.6]
     pairs = [(c, r) for c in (0, 1) for r in (2, 3, 4)]
     observed, _, margins = simulated(2, shares, 1500, (300, 100), pairs)
     truth = np.array([shares[c] - shares[r] for c, r in pairs])
-    together = (np.abs(observed - truth) <= margins).all(axis=1)
-    assert 0.93 <= together.mean() <= 0.97
+    simultaneous = (np.abs(observed - truth) <= margins).all(axis=1)
+    assert 0.93 <= simultaneous.mean() <= 0.97
     single = (np.abs(observed - truth) <= margins).mean()
-    assert single > together.mean()
+    assert single > simultaneous.mean()
 
 
-def test_no_winner_is_found_in_95_of_100_studies_where_all_are_equal() -> None:
-    """Also though the candidate is the one that scored highest on the same questions."""
-    candidates, references = range(4), range(4, 8)
-    pairs = [(c, r) for c in candidates for r in references]
+def test_equal_merges_have_no_winner_in_95_of_100_studies() -> None:
+    """This holds although the contender was selected by its score on the same questions."""
+    contenders, references = range(4), range(4, 8)
+    pairs = [(c, r) for c in contenders for r in references]
     observed, _, margins = simulated(3, [0.7] * 8, 1500, (300, 100), pairs)
     lower = (observed - margins).reshape(-1, 4, 4)
-    best = observed.reshape(-1, 4, 4)[:, :, 0].argmax(axis=1)  # the highest score of all candidates
+    best = observed.reshape(-1, 4, 4)[:, :, 0].argmax(axis=1)  # the highest score of all contenders
     chosen = lower[np.arange(len(lower)), best]
     assert (chosen > 0).any(axis=1).mean() <= 0.05  # shown to be better than any reference
     uncorrected = observed.reshape(-1, 4, 4)[np.arange(len(lower)), best] - 1.96 * _error(margins)
@@ -44,7 +46,7 @@ def test_no_winner_is_found_in_95_of_100_studies_where_all_are_equal() -> None:
 
 
 def _error(margins: Floats) -> Floats:
-    """About one standard error: max-t quantiles of 16 such pairs are near 2.6."""
+    """Return about one standard error: the max-t quantile of 16 such pairs is near 2.6."""
     return (margins / 2.6).reshape(-1, 4, 4)[:, 0]
 
 
@@ -52,12 +54,12 @@ def right(seed: int, share: float, count: int = 200) -> NDArray[np.float32]:
     return (np.random.default_rng(seed).random(count) < share).astype(np.float32)
 
 
-def test_mcnemar_is_the_binomial_test_on_the_questions_that_differ() -> None:
+def test_mcnemars_test_is_the_binomial_test_on_the_questions_that_differ() -> None:
     a, b = right(1, 0.75), right(2, 0.6)
-    [found] = compare({"a": {"t": a}}, {"b": {"t": b}}, {"t": 1.0}, ["t"])
+    [comparison] = compare({"a": {"t": a}}, {"b": {"t": b}}, {"t": 1.0}, ["t"])
     gained, lost = int((a > b).sum()), int((a < b).sum())
-    assert found.p["t"] == pytest.approx(binomtest(gained, gained + lost).pvalue)
-    assert found.difference == pytest.approx((gained - lost) / 200)
+    assert comparison.mcnemar_p["t"] == pytest.approx(binomtest(gained, gained + lost).pvalue)
+    assert comparison.difference == pytest.approx((gained - lost) / 200)
 
 
 def test_p_values_are_corrected_for_all_pairs_and_tasks() -> None:
@@ -72,54 +74,61 @@ def test_p_values_are_corrected_for_all_pairs_and_tasks() -> None:
         for name, other in others.items()
         for task in "tu"
     }
-    found = {
+    corrected = {
         (c.reference, task): p
         for c in compare({"a": a}, others, {"t": 0.5, "u": 0.5}, ["t", "u"])
-        for task, p in c.p.items()
+        for task, p in c.mcnemar_p.items()
     }
     ranked = sorted(single, key=lambda key: single[key])
     least = 0.0
     for left, key in zip(range(len(ranked), 0, -1), ranked, strict=True):
         least = max(least, min(1.0, left * single[key]))
-        assert found[key] == pytest.approx(least)
+        assert corrected[key] == pytest.approx(least)
 
 
-def test_a_task_that_is_minimised_counts_against_what_has_more_of_it() -> None:
+def test_a_higher_score_in_a_minimised_task_lowers_the_difference() -> None:
     many, few = {"t": right(1, 0.8)}, {"t": right(1, 0.3)}
     [down] = compare({"m": few}, {"p": many}, {"t": -1.0})
     [up] = compare({"m": many}, {"p": few}, {"t": 1.0})
-    assert down.shown
+    assert down.is_better
     assert down.difference == pytest.approx(up.difference)
     [worse] = compare({"m": many}, {"p": few}, {"t": -1.0})
     assert worse.difference < 0
-    assert worse.more is None
+    assert worse.more_questions is None
 
 
-def test_the_questions_that_are_wanting_would_show_the_difference() -> None:
+def test_the_additional_questions_would_show_the_difference() -> None:
     rng = np.random.default_rng(5)
     a, b = (rng.random((2, 400)) < [[0.72], [0.68]]).astype(np.float32)
-    [found] = compare({"a": {"t": a}}, {"b": {"t": b}}, {"t": 1.0})
-    assert not found.shown
-    assert found.more is not None
-    ratio = (400 + found.more) / 400
-    expected = found.difference / (found.error / ratio**0.5)  # in standard errors, with so many
+    [comparison] = compare({"a": {"t": a}}, {"b": {"t": b}}, {"t": 1.0})
+    assert not comparison.is_better
+    assert comparison.more_questions is not None
+    ratio = (400 + comparison.more_questions) / 400
+    expected = comparison.difference / (
+        comparison.error / ratio**0.5
+    )  # in standard errors, with the additional questions
     assert norm.sf(norm.isf((1 - LEVEL) / 2) - expected) == pytest.approx(0.8, abs=0.03)
 
 
-def test_merges_that_answer_alike_are_not_better() -> None:
+def test_a_merge_with_the_same_answers_is_not_better() -> None:
     same = {"t": right(1, 0.7)}
-    [found] = compare({"a": same}, {"b": dict(same)}, {"t": 1.0}, ["t"])
-    assert (found.difference, found.margin, found.shown, found.more) == (0.0, 0.0, False, None)
-    assert found.p == {"t": 1.0}
+    [comparison] = compare({"a": same}, {"b": dict(same)}, {"t": 1.0}, ["t"])
+    assert (comparison.difference, comparison.margin) == (0.0, 0.0)
+    assert not comparison.is_better
+    assert comparison.more_questions is None
+    assert comparison.mcnemar_p == {"t": 1.0}
 
 
-def test_a_merge_is_not_compared_with_itself_and_of_equals_the_first_is_chosen() -> None:
+def test_a_merge_is_not_compared_with_itself() -> None:
     models = {name: {"t": right(n, 0.7)} for n, name in enumerate("abc")}
-    found = compare(
+    comparisons = compare(
         {"a": models["a"], "b": models["b"]}, {"b": models["b"], "c": models["c"]}, {"t": 1.0}
     )
-    assert [(c.candidate, c.reference) for c in found] == [("a", "b"), ("a", "c"), ("b", "c")]
-    assert choose({"mean": 0.5, "top": 0.6, "best": 0.6}) == "top"
+    assert [(c.contender, c.reference) for c in comparisons] == [("a", "b"), ("a", "c"), ("b", "c")]
+
+
+def test_the_first_of_several_equal_values_is_the_highest() -> None:
+    assert highest({"mean": 0.5, "top": 0.6, "best": 0.6}) == "top"
 
 
 def test_the_same_answers_give_the_same_verdict() -> None:

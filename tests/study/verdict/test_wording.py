@@ -1,4 +1,4 @@
-"""A verdict in words, from comparisons that are made up."""
+"""The text of a verdict, for constructed comparisons."""
 
 from pathlib import Path
 from typing import Any
@@ -7,38 +7,42 @@ import pytest
 from optuna.trial import TrialState
 
 from storage.trials import TrialRecord
-from study.search.contenders import Candidate
+from study.search.contenders import Contender
 from study.verdict.comparison import Comparison
-from study.verdict.wording import not_yet, questions, sentence, untold
+from study.verdict.wording import about, inconclusive_text, pending_text, verdict_text
 
 
-def merge(role: Any, name: str, baseline: str | None = None) -> Candidate:
+def merge(role: Any, name: str, baseline: str | None = None) -> Contender:
     attributes = {"baseline": baseline} if baseline else {}
-    return Candidate(role, name, TrialRecord(1, 7, TrialState.COMPLETE, {}, 0.5, attributes))
+    return Contender(role, name, TrialRecord(1, 7, TrialState.COMPLETE, {}, 0.5, attributes))
 
 
-def beside(reference: str, difference: float, margin: float, more: int | None = None) -> Comparison:
+def comparison(
+    reference: str, difference: float, margin: float, more: int | None = None
+) -> Comparison:
     return Comparison("mean of the top 20", reference, difference, margin / 2.5, margin, more, {})
 
 
 TOP = merge("top", "mean of the top 20")
-UNIFORM = beside("best uniform 0.70", 0.03, 0.011)
+UNIFORM = comparison("best uniform 0.70", 0.03, 0.011)
 
 
-def told(*comparisons: Comparison, final: Candidate = TOP, best: str = "parent a") -> str:
-    return sentence(final, comparisons, best)
+def text_of(*comparisons: Comparison, final: Contender = TOP, best: str = "parent a") -> str:
+    return verdict_text(final, comparisons, best)
 
 
-def test_a_winner_is_better_than_the_best_parent_and_than_no_search() -> None:
-    assert told(beside("parent a", 0.018, 0.011), beside("parent b", 0.05, 0.011), UNIFORM) == (
+def test_a_winner_is_better_than_the_best_parent_and_the_best_uniform_merge() -> None:
+    assert text_of(
+        comparison("parent a", 0.018, 0.011), comparison("parent b", 0.05, 0.011), UNIFORM
+    ) == (
         "The mean of the top 20 (trial 7) is better than the best parent, a, by +1.8 ± 1.1 points "
         "(95%); it is better than the best uniform merge, by +3.0 ± 1.1 points (95%)."
     )
 
 
-def test_what_is_not_shown_says_how_many_questions_are_wanting() -> None:
-    close = beside("best uniform 0.70", 0.004, 0.011, 12_345)
-    assert told(beside("parent a", 0.004, 0.011, 1234), close) == (
+def test_an_undecided_comparison_says_how_many_more_questions_it_needs() -> None:
+    close = comparison("best uniform 0.70", 0.004, 0.011, 12_345)
+    assert text_of(comparison("parent a", 0.004, 0.011, 1234), close) == (
         "The mean of the top 20 (trial 7) is not shown to be better than the best parent, a "
         "(+0.4 ± 1.1 points, 95%): about 1,300 more held-out questions would be needed to tell; it "
         "is not shown to be better than the best uniform merge (+0.4 ± 1.1 points, 95%): about "
@@ -49,38 +53,42 @@ def test_what_is_not_shown_says_how_many_questions_are_wanting() -> None:
 @pytest.mark.parametrize(
     ("difference", "how"), [(-0.004, "it scored lower (-0.4"), (0.0, "it scored the same (+0.0")]
 )
-def test_what_scored_no_higher_gets_no_number(difference: float, how: str) -> None:
-    text = told(beside("parent a", difference, 0.011), UNIFORM)
+def test_a_merge_that_scored_no_higher_is_not_told_to_add_questions(
+    difference: float, how: str
+) -> None:
+    text = text_of(comparison("parent a", difference, 0.011), UNIFORM)
     assert f"is not shown to be better than the best parent, a: {how} ± 1.1 points, 95%);" in text
     assert "needed" not in text
 
 
-def test_the_best_parent_is_beaten_only_with_every_other() -> None:
-    """Another parent may truly be the best, if it differs too much for an interval above zero."""
-    text = told(beside("parent a", 0.02, 0.011), beside("parent b", 0.022, 0.03, 400), UNIFORM)
+def test_the_best_parent_is_beaten_only_if_every_parent_is() -> None:
+    """A parent whose interval includes zero may be the best one."""
+    text = text_of(
+        comparison("parent a", 0.02, 0.011), comparison("parent b", 0.022, 0.03, 400), UNIFORM
+    )
     assert "is not shown to be better than parent b (+2.2 ± 3.0 points, 95%)" in text
 
 
-def test_a_uniform_merge_that_wins_is_called_what_it_is() -> None:
+def test_a_uniform_merge_that_wins_is_named_as_such() -> None:
     final = merge("uniform", "best uniform 0.70", "uniform 0.70")
-    assert told(beside("parent a", 0.018, 0.011), final=final) == (
-        "The final merge is a uniform one, uniform 0.70, which needs no search: no merge of the "
-        "search scores higher on the held-out questions. It is better than the best parent, a, by "
-        "+1.8 ± 1.1 points (95%)."
+    assert text_of(comparison("parent a", 0.018, 0.011), final=final) == (
+        "The final merge, uniform 0.70, is a uniform merge: it needs no search, and no merge of "
+        "the search scored higher on the held-out questions. It is better than the best parent, a, "
+        "by +1.8 ± 1.1 points (95%)."
     )
 
 
-def test_nothing_is_told_without_questions() -> None:
-    text = untold(TOP, {"choice": 5, "retrieval": 0}, 20)
-    assert "held-out questions are 5 of choice and 0 of retrieval, and at least 20" in text
+def test_without_enough_questions_there_is_no_verdict() -> None:
+    text = inconclusive_text(TOP, {"choice": 5, "retrieval": 0}, 20)
+    assert "(5 of choice and 0 of retrieval; every task needs at least 20)" in text
     assert "final merge is the mean of the top 20 (trial 7)" in text
 
 
-def test_what_is_not_scored_is_listed_with_the_command_that_scores_it() -> None:
-    text = not_yet(Path("s.yaml"), ["a", "b", "c", "d"])
+def test_missing_scores_are_listed_with_the_command_that_adds_them() -> None:
+    text = pending_text(Path("s.yaml"), ["a", "b", "c", "d"])
     assert text == (
-        "No verdict yet; not scored: a, b, c and 1 more. python -m study.report s.yaml --score "
-        "scores what can be scored."
+        "No verdict yet. Not scored: a, b, c and 1 more. python -m study.report s.yaml --score "
+        "scores what is missing."
     )
 
 
@@ -88,5 +96,5 @@ def test_what_is_not_scored_is_listed_with_the_command_that_scores_it() -> None:
     ("count", "words"),
     [(1, "about 1"), (99, "about 99"), (101, "about 110"), (9999, "about 10,000")],
 )
-def test_numbers_of_questions_have_two_digits(count: int, words: str) -> None:
-    assert questions(count) == words
+def test_counts_of_questions_have_two_digits(count: int, words: str) -> None:
+    assert about(count) == words

@@ -34,7 +34,7 @@ from study.cli.options import RunOptions
 from study.config.errors import ConfigError
 from study.config.schema import EngineConfig
 from study.monitors.progress import Progress
-from study.search.contenders import candidates
+from study.search.contenders import contenders
 from study.search.jobs import Jobs
 from study.search.state import CANDIDATE, Slot
 from study.setup.engine_facts import THREADS, as_stored
@@ -449,7 +449,7 @@ def test_a_study_is_judged_when_all_that_is_compared_has_held_out_answers(tmp_pa
     assert run(url, config)
     setup, storage = tiny_setup(config), open_storage(url)
     answers, done = ScoreStore(storage), records(url)
-    compared = [c.record for c in candidates(done, setup.genome)]
+    compared = [c.record for c in contenders(done, setup.genome)]
     for record in compared:
         assert not supervisor._is_judged(setup, answers, done)
         answers.write(record.id, HELD_OUT, answers.read(record.id, SEARCH))
@@ -472,7 +472,7 @@ def test_an_idle_worker_scores_candidates_and_each_once(undisturbed: dict[Slot, 
         return TrialRecord(n, n, state, params, value, attributes)  # type: ignore[arg-type]
 
     done = [
-        trial(n, {"generation": p.generation, "slot": p.slot}, params, value)
+        trial(n, {"generation": p.generation, "slot": p.number}, params, value)
         for n, (p, (params, value)) in enumerate(sorted(undisturbed.items()))  # type: ignore[misc]
         if p.generation < 3
     ]
@@ -556,9 +556,9 @@ def test_a_study_without_trials_takes_the_population_of_those_who_begin_it(datab
 
 def test_the_population_suits_the_workers_where_the_config_lets_it() -> None:
     fits = tiny_setup(tiny_config(TRIALS, None, fit_population=True))
-    assert [fits.population(n) for n in (1, 4, 8)] == [10, 12, 16]
-    assert tiny_setup(tiny_config(TRIALS, None)).population(8) == 10
-    assert tiny_setup(tiny_config(TRIALS, None).of_trials(400)).population() == 20
+    assert [fits.rules.population(n) for n in (1, 4, 8)] == [10, 12, 16]
+    assert tiny_setup(tiny_config(TRIALS, None)).rules.population(8) == 10
+    assert tiny_setup(tiny_config(TRIALS, None).of_trials(400)).rules.population() == 20
 
 
 def test_filters_that_match_nothing_are_refused_where_a_study_begins(database: str) -> None:
