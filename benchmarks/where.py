@@ -7,10 +7,9 @@ import argparse
 import statistics
 from pathlib import Path
 
-from storage.database.database import open_storage
-from storage.studies import find_study
 from storage.trials import Trials
 from study.config.load import load_config, study_url
+from study.setup.stored import open_study
 
 
 def main() -> None:
@@ -19,8 +18,11 @@ def main() -> None:
     parser.add_argument("--storage")
     given = parser.parse_args()
     config = load_config(given.config)
-    url = study_url(config, given.storage)
-    trials = Trials(find_study(open_storage(url, create=False), config.name))
+    with open_study(config, study_url(config, given.storage)) as stored:
+        _print(stored.trials)
+
+
+def _print(trials: Trials) -> None:
     searched = [t for t in trials.all() if t.complete and t.kind == "search"]
     whole = [
         (t.datetime_complete - t.datetime_start).total_seconds()
