@@ -16,6 +16,7 @@ from transformers.initialization import no_init_weights
 
 from objectives.errors import EngineError, MergeError
 from objectives.merge.recipe import MergeRecipe
+from objectives.merge.stores import Store
 from objectives.merge.stream import MergeStream
 from objectives.models.sources import Sources
 from objectives.models.special_tokens import EndTokens
@@ -33,14 +34,16 @@ class TransformersEngine:
         dtype: str = "float32",
         batch_tokens: int = 4096,
         ends: EndTokens | None = None,
+        store: Store | None = None,
     ) -> None:
         """`dtype` is what the model computes in; `batch_tokens` bounds a batch, padding and all.
-        `ends` defaults to the end tokens of the sources.
+        `ends` defaults to the end tokens of the sources. Merges are made where `store` holds the
+        sources; by default on the CPU, from their files.
         """
         transformers.utils.logging.set_verbosity_error()
         self._sources, self._device, self._dtype = sources, device, dtype
         self._build(None)
-        self._stream = MergeStream(sources)
+        self._stream = MergeStream(sources, store)
         self._ends = sources.ends if ends is None else ends
         self._batch_tokens = batch_tokens
         self._prefixes: dict[tuple[int, ...], DynamicCache] = {}
