@@ -1,18 +1,17 @@
 """Search by gradient, apart from any database: what a study of the same file would reach.
 
     python benchmarks/gradient_search.py STUDY.yaml [VARIANT ...] [--seeds 0 1 2] [--device cuda]
-        [--questions 20000] [--baselines] [--out OUT.jsonl]
+        [--questions 20000] [--baselines] [--curve] [--out OUT.jsonl]
 
 A VARIANT is settings joined by commas, each over the default, such as
-`granularity=1,filters=self_attn+mlp,lr=0.03,loss=all`. Adam climbs on the numbers as shares of
-their ranges. A part of the search questions stays out of the batches; the checkpoint that is best
-on it is the one offered, and is then asked the held-out questions. A question in a batch counts
-three times, its way back as two more, and one of the part kept out once.
+`granularity=1,filters=self_attn+mlp,rate=0.03,loss=all`. A part of the search questions is kept out
+of the batches; the checkpoint that is best on it is the one offered, and is then asked the held-out
+questions. A question in a batch counts three times, its backward pass as two more, and one of the
+part kept out once. `--curve` asks every checkpoint the held-out questions, for a figure.
 """
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
-from objectives.derivatives.slots import RecipeGradient
 from objectives.engines.gradient.engine import GradientEngine
 from objectives.engines.gradient.lessons import Lesson, Loss
 from objectives.merge.recipe import MergeRecipe
@@ -30,108 +28,51 @@ from objectives.merge.stores import Resident
 from objectives.scoring import Exam, Scores
 from objectives.tasks.targets import chances, kept_out, lessons
 from study.config.load import load_config
+from study.search.ascent import Ascent, Rule
+from study.search.batches import Batches
+from study.search.chain_rule import genome_gradient
 from study.search.genome import Genome
 from study.setup.setup import Setup, build
 
-Doubles = NDArray[np.float64]
+Params = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Variant:
     """One way to search."""
 
-    name: str
-    granularity: int | None = None
+    name: str = ""
+    granularity: int = -1
+    """-1 takes the file's, as an empty text does for filters and method."""
     filters: str = ""
+    method: str = ""
     loss: str = "all"
     temperature: float = 1.0
-    lr: float = 0.03
+    rate: float = 0.03
     batch: int = 96
     step: float = 0.02
     """How far a number is moved for its derivative, as a share of its range."""
-    kept: float = 0.2
+    kept: float = 0.25
     """Of the search questions, what stays out of the batches."""
     every: int = 4
     """Steps from one checkpoint to the next."""
-    by: str = "soft"
+    by: str = "loss"
     """What the checkpoints are compared by: score, soft (probability of right answers) or loss; or
-    `last` or `mean` (of the second half of the points), which compare nothing."""
+    `last`, which compares nothing."""
     pull: float = 0.0
-    """Strength of the square of the distance from the start, a share of a range at a time."""
-    start: float = math.nan
-    """Every weight's value, for another start than the space's."""
-    average: float = 0.0
-    """Of the earlier mean of the steps' points, what each step keeps; 0 offers the points."""
+    start: str = ""
+    """A baseline's name, such as `uniform 0.70` or a parent's; empty for the start of the space."""
     questions: int = 0
     beta2: float = 0.99
-    method: str = ""
     decay: float = 0.5
-    """The share of the budget after which the learning rate begins to fall to nothing."""
 
     @classmethod
     def of(cls, text: str) -> "Variant":
         fields: dict[str, Any] = {}
         for part in filter(None, text.split(",")):
             key, _, value = part.partition("=")
-            kind = cls.__annotations__[key]
-            fields[key] = (
-                value if kind is str else int(value) if "int" in str(kind) else float(value)
-            )
-        return cls(text or "default", **fields)
-
-
-class Space:
-    """A genome's numbers as shares of their ranges."""
-
-    def __init__(self, genome: Genome) -> None:
-        self.genome, self.names = genome, list(genome.space)
-        ranges = [genome.space[name] for name in self.names]
-        self.low = np.array([r.low for r in ranges])
-        self.width = np.array([r.high - r.low for r in ranges])
-        begin = [(r.low + r.high) / 2 if r.start is None else r.start for r in ranges]
-        self.start = (np.array(begin) - self.low) / self.width
-
-    def steps(self, share: float) -> dict[str, float]:
-        """Each parameter's step, in its own units."""
-        return {
-            name.split("/")[-1]: share * width
-            for name, width in zip(self.names, self.width, strict=True)
-        }
-
-    def recipe(self, x: Doubles) -> MergeRecipe:
-        values = self.low + np.clip(x, 0, 1) * self.width
-        return self.genome.recipe(dict(zip(self.names, values.tolist(), strict=True)))
-
-    def gradient(self, slopes: RecipeGradient) -> Doubles:
-        """By the shares, in the order of the genotype: K, M, F, P, then those shared, then lambda.
-        Bounds are above 0 here, so no sign is dropped and no density clamped."""
-        of_models = [slopes.values[p.name] for p in self.genome._of_models]
-        of_all = [slopes.shared[p.name] for p in self.genome._of_all]
-        flat = [np.stack(part, axis=-1).ravel() for part in (of_models, of_all) if part]
-        whole = np.concatenate([*flat, [slopes.scale] if "lambda" in self.names else []])
-        return whole * self.width
-
-
-@dataclass
-class Adam:
-    """Kingma and Ba 2015, algorithm 1, within 0 to 1; the gradient's size is not clipped, since
-    each number's step is its own."""
-
-    x: Doubles
-    beta1: float = 0.9
-    beta2: float = 0.99
-    count: int = 0
-
-    def __post_init__(self) -> None:
-        self.mean, self.square = np.zeros_like(self.x), np.zeros_like(self.x)
-
-    def step(self, gradient: Doubles, lr: float) -> None:
-        self.count += 1
-        self.mean = self.beta1 * self.mean + (1 - self.beta1) * gradient
-        self.square = self.beta2 * self.square + (1 - self.beta2) * gradient**2
-        mean = self.mean / (1 - self.beta1**self.count)
-        root = np.sqrt(self.square / (1 - self.beta2**self.count))
-        self.x = np.clip(self.x - lr * mean / (root + 1e-12), 0, 1)
+            fields[key] = cls.__annotations__[key](value)
+        return cls(**{"name": text or "default"} | fields)
 
 
 class Search:
@@ -140,108 +81,107 @@ class Search:
     def __init__(
         self, setup: Setup, engine: GradientEngine, variant: Variant, seed: int, budget: int
     ) -> None:
-        self.engine, self.variant, self.budget = engine, variant, budget
-        self.space, self.rng = Space(setup.genome), np.random.default_rng(seed)
-        parts = [kept_out(task.questions, variant.kept) for task in setup.search.tasks]
-        tokenizer = setup.search.tokenizer
-        self.kept = Exam(
-            [t.only(out) for t, (_, out) in zip(setup.search.tasks, parts, strict=True)], tokenizer
+        self.genome, self.engine, self.variant = setup.genome, engine, variant
+        tasks, tokenizer = setup.search.tasks, setup.search.tokenizer
+        pairs = [kept_out(task.questions, variant.kept) for task in tasks]
+        read, kept = (
+            Exam([t.only(p[part]) for t, p in zip(tasks, pairs, strict=True)], tokenizer)
+            for part in (0, 1)
         )
-        self.read = Exam(
-            [t.only(inside) for t, (inside, _) in zip(setup.search.tasks, parts, strict=True)],
-            tokenizer,
-        )
-        self.lessons = _lessons(self.read)
-        self.chances = np.concatenate([np.array(c) for c in chances(self.read.tasks)])
-        self.kept_lessons = _lessons(self.kept)
-        parts_Q = chances(self.kept.tasks) if self.kept_lessons else []
-        self.kept_shares = [share for task in parts_Q for share in task]
+        self.kept, self.lessons_TQ, self.kept_lessons = kept, _lessons(read), _lessons(kept)
+        self.kept_shares = chances(kept.tasks) if kept.questions else []
+        ids = [[question.id for question in task.questions] for task in read.tasks]
+        self.batches = Batches(ids, chances(read.tasks), variant.batch, seed)
         self.loss = Loss(variant.loss, variant.temperature)  # type: ignore[arg-type]
         self.asked, self.seconds = 0, 0.0
+        cost = 3 * variant.batch + kept.questions / variant.every
+        bounds = {name: (r.low, r.high) for name, r in setup.genome.space.items()}
+        rule = Rule(
+            int(budget / cost), variant.rate, variant.decay, variant.pull, beta2=variant.beta2
+        )
+        self.ascent = Ascent(start_of(setup.genome, variant.start), bounds, rule)
 
-    def run(self) -> Iterator[tuple[int, float, Doubles]]:
-        """Step after step: how many, the batch's loss, and the point."""
-        v = self.variant
-        x = self.space.start.copy()
-        if not math.isnan(v.start):
-            weights = np.array([name.endswith("/weight") for name in self.space.names])
-            x[weights] = ((v.start - self.space.low) / self.space.width)[weights]
-        start, mean = x.copy(), x.copy()
-        adam = Adam(x, beta2=v.beta2)
-        checks = self.kept.questions / v.every
-        total = int(self.budget / (3 * v.batch + checks))
-        for count in range(1, total + 1):
-            batch = self.rng.choice(len(self.lessons), v.batch, replace=False, p=self.chances)
+    def run(self) -> Iterator[tuple[int, float, Params]]:
+        """Step after step: how many, the batch's loss, and the point that the step leads to."""
+        while not self.ascent.finished:
+            batch, point = self.batches.at(self.ascent.step), self.ascent.params
+            chosen = [self.lessons_TQ[item.task][item.question] for item in batch]
+            weights = [item.weight for item in batch]
             began = time.perf_counter()
-            step = self.engine.step(
-                self.space.recipe(adam.x), [self.lessons[i] for i in batch], loss=self.loss
-            )
+            step = self.engine.step(self.genome.recipe(point), chosen, weights, self.loss)
             self.seconds += time.perf_counter() - began
-            gradient = self.space.gradient(step.gradient) + 2 * v.pull * (adam.x - start)
-            fall = min(1.0, (1 - (count - 1) / total) / (1 - v.decay)) if v.decay < 1 else 1.0
-            adam.step(gradient, v.lr * fall)
-            mean = v.average * mean + (1 - v.average) * adam.x
-            self.asked += 3 * v.batch
-            yield count, float(np.mean(step.losses_Q)), mean if v.average else adam.x
+            by = step.gradient
+            self.ascent.tell(genome_gradient(self.genome, point, by.values, by.shared, by.scale))
+            self.asked += 3 * len(batch)
+            yield self.ascent.step, float(np.dot(step.losses_Q, weights)), self.ascent.params
 
-    def check(self, x: Doubles) -> tuple[Scores, float]:
+    def check(self, point: Params) -> tuple[Scores, float]:
         """Scores of the part kept out, and its loss."""
-        self.engine.load(self.space.recipe(x))
+        self.engine.load(self.genome.recipe(point))
         self.asked += self.kept.questions
-        losses = self.engine.losses(self.kept_lessons, self.loss)
-        return self.kept.ask(self.engine), float(np.dot(losses, self.kept_shares))
+        flat = [lesson for of_task in self.kept_lessons for lesson in of_task]
+        shares = [share for of_task in self.kept_shares for share in of_task]
+        loss = float(np.dot(self.engine.losses(flat, self.loss), shares))
+        return self.kept.ask(self.engine), loss
 
 
-def _lessons(exam: Exam) -> list[Lesson]:
-    return [
-        lesson
-        for task, prompts_Q in zip(exam.tasks, exam.prompts_of_tasks, strict=True)
-        for lesson in lessons(task, prompts_Q, exam.tokenizer)
-    ]
+def start_of(genome: Genome, name: str) -> dict[str, float]:
+    """The point that a search starts from."""
+    if name:
+        return dict(next(b.params for b in genome.baselines() if b.name == name))
+    return {
+        name: (r.low + r.high) / 2 if r.start is None else r.start
+        for name, r in genome.space.items()
+    }
 
 
-def searched(search: Search, held_out: Exam) -> dict[str, Any]:
+def _lessons(exam: Exam) -> list[list[Lesson]]:
+    pairs = zip(exam.tasks, exam.prompts_of_tasks, strict=True)
+    return [lessons(task, prompts_Q, exam.tokenizer) for task, prompts_Q in pairs]
+
+
+def searched(search: Search, held_out: Exam, curve: bool) -> dict[str, Any]:
     """Run one search; what its checkpoints scored on the part kept out, and the one offered on the
     held-out questions."""
-    v, points, rows, late = search.variant, [], [], []
-    for count, loss, x in search.run():
-        late = [*late[-max(1, count // 2) :], x.copy()]
-        last = x.copy()
-        if search.kept_lessons and (count % v.every == 0 or count == 1):
-            scores, kept_loss = search.check(x)
-            points.append(last)
-            rows.append(
-                {
-                    "step": count,
-                    "asked": search.asked,
-                    "loss": loss,
-                    "kept": scores.value,
-                    "kept_soft": scores.soft,
-                    "kept_loss": kept_loss,
-                }
-            )
+    points: list[Params] = []
+    rows: list[dict[str, Any]] = []
+    losses, genome = [], search.genome
+    for count, loss, point in search.run():
+        losses.append(loss)
+        last = point
+        checked = count % search.variant.every == 0 or search.ascent.finished
+        if search.kept.questions and checked:
+            scores, kept_loss = search.check(point)
+            points.append(point)
+            row = {"step": count, "asked": search.asked, "loss": float(np.mean(losses))}
+            row |= {"kept": scores.value, "kept_soft": scores.soft, "kept_loss": kept_loss}
+            if curve:
+                row["held_out"] = scored(search.engine, genome.recipe(point), held_out)["value"]
+            rows.append(row)
+            losses = []
     worth = {
         "score": [row["kept"] for row in rows],
         "soft": [row["kept_soft"] for row in rows],
         "loss": [-row["kept_loss"] for row in rows],
     }
-    ends = {name: points[int(np.argmax(values))] for name, values in worth.items() if values}
-    ends |= {"last": last, "mean": np.mean(late, axis=0)}
-    held: dict[str, Any] = {}
-    for name, x in ends.items():
-        step = next((r["step"] for r, p in zip(rows, points, strict=True) if p is x), count)
-        same = next((held[n] for n, p in ends.items() if p is x and n in held), None)
-        held[name] = same or scored(search.engine, search.space.recipe(x), held_out)
-        held[name] = {**held[name], "step": step}
+    picked = {name: int(np.argmax(values)) for name, values in worth.items() if values}
+    ends = {name: (rows[i]["step"], points[i]) for name, i in picked.items()}
+    ends["last"] = (search.ascent.step, last)
+    held: dict[int, dict[str, Any]] = {}
+    for step, point in ends.values():
+        if step not in held:
+            held[step] = scored(search.engine, genome.recipe(point), held_out)
+    found = {name: {**held[step], "step": step} for name, (step, _) in ends.items()}
     return {
-        "variant": v.name,
-        "parameters": len(search.space.names),
+        "variant": search.variant.name,
+        "parameters": len(genome.space),
         "asked": search.asked,
-        "steps": count,
-        "seconds_a_step": search.seconds / count,
+        "steps": search.ascent.step,
+        "seconds_a_step": search.seconds / search.ascent.step,
+        "distance": search.ascent.distance,
         "rows": rows,
-        "held_out": held,
-        "offered": held[v.by if v.by in held else "last"],
+        "held_out": found,
+        "offered": found.get(search.variant.by, found["last"]),
     }
 
 
@@ -259,7 +199,7 @@ def scored(engine: GradientEngine, recipe: MergeRecipe, exam: Exam) -> dict[str,
 def opened(file: Path, variant: Variant, device: str) -> tuple[Setup, GradientEngine]:
     config = load_config(file)
     fields: dict[str, Any] = {}
-    if variant.granularity is not None:
+    if variant.granularity >= 0:
         fields["layer_granularity"] = variant.granularity
     if variant.filters:
         fields["filters"] = tuple(variant.filters.split("+"))
@@ -267,33 +207,31 @@ def opened(file: Path, variant: Variant, device: str) -> tuple[Setup, GradientEn
         fields["merge_method"] = variant.method
     genome = config.genome.model_copy(update=fields)
     setup = build(config.model_copy(update={"genome": genome}), check_values=False)
-    import torch
-
     cuda = device.startswith("cuda")
     store = Resident(setup.sources, torch.device(device)) if cuda else None
-    engine = GradientEngine(
-        setup.sources,
-        Space(setup.genome).steps(variant.step),
-        device,
-        "bfloat16" if cuda else "float32",
-        16384 if cuda else 4096,
-        store=store,
-    )
-    return setup, engine
+    steps = {
+        name.split("/")[-1]: variant.step * (r.high - r.low)
+        for name, r in setup.genome.space.items()
+    }
+    how = ("bfloat16", 65536) if cuda else ("float32", 4096)
+    return setup, GradientEngine(setup.sources, steps, device, *how, store=store)
 
 
 def told(row: Mapping[str, Any], seed: int) -> str:
     """A result in a few lines."""
-    shown = row["rows"][::3] + row["rows"][-1:]
-    curve = "  ".join(f"{r['step']}: {r['kept']:.3f}/{r['kept_loss']:.3f}" for r in shown)
+    curve = "  ".join(
+        f"{r['step']}: {r['loss']:.3f} {r['kept_loss']:.3f} {r['kept']:.3f}"
+        + (f" {r['held_out']:.4f}" if "held_out" in r else "")
+        for r in row["rows"]
+    )
     held = "  ".join(
         f"{name} {h['value']:.4f} (step {h['step']})" for name, h in row["held_out"].items()
     )
     tasks = " ".join(f"{name} {value:.3f}" for name, value in row["offered"]["tasks"].items())
     return (
         f"{row['variant']} seed {seed}: {row['parameters']} numbers, {row['asked']} questions, "
-        f"{row['steps']} steps, "
-        f"{row['seconds_a_step']:.3f} s a step\n  kept out, score/loss: {curve}\n"
+        f"{row['steps']} steps, {row['seconds_a_step']:.3f} s a step\n"
+        f"  step: loss, loss kept out, score kept out, held-out: {curve}\n"
         f"  held-out, chosen by: {held} +- {row['offered']['error']:.4f} ({tasks})"
     )
 
@@ -306,21 +244,20 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--questions", type=int, default=20_000)
     parser.add_argument("--baselines", action="store_true")
+    parser.add_argument("--curve", action="store_true")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(words)
     for place, text in enumerate(given.variants):
         variant = Variant.of(text)
         setup, engine = opened(given.file, variant, given.device)
-        if given.baselines and not place:
-            for baseline in setup.genome.baselines():
-                row = scored(engine, baseline.recipe, setup.held_out)
-                print(
-                    f"{baseline.name}: held-out {row['value']:.4f} +- {row['error']:.4f}",
-                    flush=True,
-                )
+        for baseline in setup.genome.baselines() if given.baselines and not place else ():
+            row = scored(engine, baseline.recipe, setup.held_out)
+            tasks = " ".join(f"{name} {value:.3f}" for name, value in row["tasks"].items())
+            value = f"{row['value']:.4f} +- {row['error']:.4f} ({tasks})"
+            print(f"{baseline.name}: held-out {value}", flush=True)
         for seed in given.seeds:
             search = Search(setup, engine, variant, seed, variant.questions or given.questions)
-            row = searched(search, setup.held_out)
+            row = searched(search, setup.held_out, given.curve)
             print(told(row, seed), flush=True)
             if given.out:
                 with given.out.open("a") as file:
