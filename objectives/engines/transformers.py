@@ -16,6 +16,7 @@ from transformers.initialization import no_init_weights
 
 from objectives.errors import EngineError, MergeError
 from objectives.merge.recipe import MergeRecipe
+from objectives.merge.stores import Store
 from objectives.merge.stream import MergeStream
 from objectives.models.sources import Sources
 from objectives.models.special_tokens import EndTokens
@@ -33,14 +34,16 @@ class TransformersEngine:
         dtype: str = "float32",
         batch_tokens: int = 4096,
         ends: EndTokens | None = None,
+        store: Store | None = None,
     ) -> None:
         """The model computes in `dtype`. A batch has at most `batch_tokens` tokens with padding.
-        `ends` defaults to the end tokens of the sources.
+        `ends` defaults to the end tokens of the sources. `store` holds the sources that are merged;
+        it defaults to their files, merged on the CPU.
         """
         transformers.utils.logging.set_verbosity_error()
         self._sources, self._device, self._dtype = sources, device, dtype
         self._build(None)
-        self._stream = MergeStream(sources)
+        self._stream = MergeStream(sources, store)
         self._ends = sources.ends if ends is None else ends
         self._batch_tokens = batch_tokens
         self._prefixes: dict[tuple[int, ...], DynamicCache] = {}
@@ -59,7 +62,7 @@ class TransformersEngine:
 
     def load(self, recipe: MergeRecipe) -> None:
         """Merge and overwrite the model's weights. Raises EngineError."""
-        with _out_of_memory_as_engine_error():
+        with out_of_memory_as_engine_error():
             try:
                 self._load(recipe)
             except MergeError as error:
@@ -90,7 +93,7 @@ class TransformersEngine:
 
     def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """Return one greedy answer for each prompt, in their order. Raises EngineError."""
-        with _out_of_memory_as_engine_error(), torch.inference_mode():
+        with out_of_memory_as_engine_error(), torch.inference_mode():
             return self._answer(prompts)
 
     def _answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
@@ -192,7 +195,7 @@ class TransformersEngine:
 
 
 @contextlib.contextmanager
-def _out_of_memory_as_engine_error() -> Iterator[None]:
+def out_of_memory_as_engine_error() -> Iterator[None]:
     """Raise EngineError if the device is out of memory: the trial fails, the study continues."""
     try:
         yield

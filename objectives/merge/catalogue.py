@@ -29,6 +29,8 @@ class Parameter:
     limits: tuple[float, float] = (-math.inf, math.inf)
     """What a config may give; a range stays above the first if that is `open`."""
     open: bool = False
+    no_derivative: str = ""
+    """Why a search by gradient cannot improve it; empty if it has a useful derivative."""
 
     @property
     def is_number(self) -> bool:
@@ -141,14 +143,34 @@ METHODS: Mapping[str, Method] = {
         (
             _RELATIVE,
             Parameter("normalize_weights", True, per_model=False),
-            Parameter("eps", 1e-8, per_model=False, limits=(0.0, 1.0), open=True),
+            Parameter(
+                "eps",
+                1e-8,
+                per_model=False,
+                limits=(0.0, 1.0),
+                open=True,
+                no_derivative="it guards a division and moves no weight",
+            ),
         ),
         *("optional", 2),
     ),
     "karcher": Method(
         (
-            Parameter("max_iter", 10, per_model=False, limits=(1, math.inf)),
-            Parameter("tol", 1e-5, per_model=False, limits=(0.0, 1.0), open=True),
+            Parameter(
+                "max_iter",
+                10,
+                per_model=False,
+                limits=(1, math.inf),
+                no_derivative="it counts iterations",
+            ),
+            Parameter(
+                "tol",
+                1e-5,
+                per_model=False,
+                limits=(0.0, 1.0),
+                open=True,
+                no_derivative="it decides when an iteration stops",
+            ),
         ),
         *("unused", 2),
     ),

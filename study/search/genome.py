@@ -19,7 +19,8 @@ from study.config.genome import GenomeConfig, Range, SpaceConfig, references
 UNIFORM_WEIGHTS = (0.5, 0.7, 0.85, 1.0)
 """The sweep of uniform merges, after 1/M: a tuned one of them is the baseline to beat."""
 SCALE = "lambda"
-_NEARLY = 0.999
+NEARLY = 0.999
+"""The share of the way to 0 or 1 that DELLA's epsilon may move a density."""
 T = TypeVar("T")
 
 
@@ -74,7 +75,7 @@ class Genome:
         unless negative weights are allowed, slerp's numbers stay as they are."""
         P, count = len(self._of_models), len(self._names_of_models())
         values_KMFP = [
-            _read(self._of_models[i % P].name, value, self._config)
+            self.read(self._of_models[i % P].name, value)
             for i, value in enumerate(genotype[:count])
         ]
         values = {
@@ -99,6 +100,13 @@ class Genome:
             shared=shared,
             options=self._options(),
         )
+
+    def read(self, parameter: str, value: float) -> float:
+        """Return what `decode` takes a number for, of a parameter that each model has."""
+        if parameter == "density":
+            return min(abs(value), 1.0)
+        keeps_sign = self._config.allow_negative_weights or self._method.pairwise
+        return value if keeps_sign else abs(value)
 
     def baselines(self) -> list[Baseline]:
         """Return the base, each parent alone, and uniform merges: a sweep of weights if the method
@@ -277,19 +285,12 @@ def _within(values: dict[str, ValuesKMF]) -> dict[str, ValuesKMF]:
     return values | {
         "epsilon": tuple(
             tuple(
-                tuple(min(e, _NEARLY * d, _NEARLY * (1 - d)) for e, d in zip(es, ds, strict=True))
+                tuple(min(e, NEARLY * d, NEARLY * (1 - d)) for e, d in zip(es, ds, strict=True))
                 for es, ds in zip(es_M, ds_M, strict=True)
             )
             for es_M, ds_M in pairs
         )
     }
-
-
-def _read(parameter: str, value: float, config: GenomeConfig) -> float:
-    if parameter == "density":
-        return min(abs(value), 1.0)
-    keeps_sign = config.allow_negative_weights or config.method.pairwise
-    return value if keeps_sign else abs(value)
 
 
 def recipe_of(record: TrialRecord, genome: Genome) -> MergeRecipe:

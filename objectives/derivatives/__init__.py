@@ -1,0 +1,1 @@
+"""How a loss changes with the numbers of a merge."""

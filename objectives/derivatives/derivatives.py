@@ -1,0 +1,243 @@
+"""How a loss changes with a recipe's numbers, from how it changes with the merged weights.
+
+d loss / d number = <d loss / d W, d merge / d number>, tensor by tensor. The second factor is a
+central difference of the merge alone, with the same random draws on both sides, so it needs no
+differentiable merge. Its step is wide: what jumps (a density passing an element's draw, a sign
+election turning over) jumps at many elements within it, and their mean is what an optimiser can
+follow; a pathwise derivative would miss it.
+
+P: numbers of a tensor.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from objectives.merge import masks, methods
+from objectives.merge.catalogue import METHODS
+from objectives.merge.recipe import MergeRecipe, Setting, slerp_pair
+from objectives.merge.stream import MergeStream
+from objectives.models.layout import TensorInfo
+
+from . import contraction
+from .slots import SCALE, RecipeGradient, Slot, one_tensor, slots
+from .tallies import Tallies
+from .variants import ends, variants
+
+Held = Mapping[str, Tensor]
+_OPEN = 1e-3
+"""Of a step: how far from a bound that a number must not reach."""
+_MOST_MODELS = 10
+"""Of the fused methods: TIES with normalization keeps a table of every set of models."""
+_NEARLY = 0.999
+"""DELLA: the most of the way to 0 or 1 that a density's epsilon reaches."""
+
+
+class Derivatives:
+    """Contracts the gradients of merged tensors with the derivatives of their merge.
+
+    Between `begin` and `total` each tensor's gradient is given once or more, in any order; it is
+    not kept.
+    """
+
+    def __init__(self, stream: MergeStream, steps: Mapping[str, float]) -> None:
+        """`steps` names the parameters to differentiate by (`lambda` too), and how far above and
+        below a number the merge is evaluated, in the parameter's own units."""
+        self._stream, self._steps = stream, dict(steps)
+        self._infos = {info.name: info for info in stream.sources.layout}
+        self._row = {name: t for t, name in enumerate(self._infos)}
+        fused = stream._fused
+        self._tallies = Tallies(None if fused is None else fused._tables)
+        self._keys: dict[tuple[int, str, str], Tensor] = {}
+        self._parts: list[tuple[str, Tensor]] = []
+
+    def begin(self, recipe: MergeRecipe) -> None:
+        """Prepare for the gradients of one merge's tensors. Raises MergeError."""
+        self._recipe, self._parts = recipe, []
+        self._slots = slots(recipe, self._steps)
+        self._fused = METHODS[recipe.method].has_kernel and len(recipe.models) <= _MOST_MODELS
+        self._models = [model for model in recipe.models if model != recipe.base]
+        infos = list(self._infos.values())
+        if not self._fused:
+            self._widths = np.array([[b - a for a, b in self._ends(i)] for i in infos])
+            return
+        self._count(infos)
+        made = variants(recipe, infos, self._slots, self._steps, self._tallies.tables)
+        self._widths = made.widths
+        device = self._stream._store.device
+        arrays = (made.numbers, made.below, made.shares)
+        self._numbers, self._below, self._shares = (torch.from_numpy(a).to(device) for a in arrays)
+
+    @torch.no_grad()
+    def add(self, name: str, gradient: Tensor) -> None:
+        """Contract the gradient of one merged tensor, of any dtype, on the merge's device."""
+        info, recipe = self._infos[name], self._recipe
+        if not self._slots:
+            return
+        setting = recipe.at(name, info.layer)
+        base = [] if recipe.base is None else [recipe.base]
+        labels = list(dict.fromkeys([*base, *setting.models]))
+        for _, held in self._stream._store.walk([(info, labels)]):
+            how = self._contracted if self._fused else self._by_merges
+            self._parts.append((name, how(info, held, gradient.contiguous())))
+
+    def total(self) -> RecipeGradient:
+        """The derivative by every value of the recipe, of all that was given since `begin`."""
+        gradient, recipe = RecipeGradient.zero(self._recipe), self._recipe
+        if not self._parts:
+            return gradient
+        parts_P = torch.stack([part for _, part in self._parts]).cpu().numpy()
+        for (name, _), row_P in zip(self._parts, parts_P, strict=True):
+            widths_P = self._widths[self._row[name]]
+            slopes_P = np.divide(row_P, widths_P, out=np.zeros_like(row_P), where=widths_P > 0)
+            partials = dict(zip(self._slots, slopes_P.tolist(), strict=True))
+            gradient.accumulate(recipe, name, self._infos[name].layer, partials)
+        self._parts = []
+        return gradient
+
+    def _count(self, infos: Sequence[TensorInfo]) -> None:
+        """The L1 sums that DARE divides by, where they are not known yet."""
+        recipe, models = self._recipe, self._models
+        if recipe.base is None or not METHODS[recipe.method].drops:
+            return
+        seed, known = recipe.mask_seed, self._tallies.tables
+        new = [i for i in infos if any((seed, model, i.name) not in known for model in models)]
+        for info, held in self._stream._store.walk((i, [recipe.base, *models]) for i in new):
+            for model in models:
+                self._tallies.table((seed, model, info.name), held[recipe.base], held[model])
+
+    def _contracted(self, info: TensorInfo, held: Held, gradient: Tensor) -> Tensor:
+        """By the fused arithmetic: float64 of shape [P], not yet divided by the widths."""
+        recipe, t = self._recipe, self._row[info.name]
+        base = None if recipe.base is None else held[recipe.base]
+        tensors = [held[model] for model in self._models]
+        rows = self._numbers[t], self._below[t], self._shares[t]
+        method = METHODS[recipe.method]
+        drop, trim, elect, normalize = method.drops, method.trims, method.elects, recipe.normalize
+        if trim:
+            self._cut(info, held, rows[0])
+        if gradient.is_cuda:
+            from . import kernels
+
+            keys = self._keys_of(info, gradient.device)
+            return kernels.contract(
+                gradient, base, tensors, keys, *rows, drop, trim, elect, normalize
+            )
+        draw = partial(self._stream._drawn, recipe.mask_seed, info.name)
+        device = gradient.device
+        drawn = [draw(m, gradient.shape, device) for m in self._models] if drop else []
+        return contraction.contract(gradient, base, tensors, drawn, *rows, trim, elect, normalize)
+
+    def _cut(self, info: TensorInfo, held: Held, numbers: Tensor) -> None:
+        """Write the smallest magnitudes that TIES keeps into a tensor's variants."""
+        recipe, M = self._recipe, len(self._models)
+        densities = recipe.numbers_at(info.name, info.layer)["density"]
+        for m, model in enumerate(self._models):
+            place = recipe.models.index(model)
+            numbers[:, 2 * M + m] = self._smallest(info, held, model, densities[place])
+            if (slot := Slot("density", place)) in self._slots:
+                p = self._slots.index(slot)
+                for v, value in enumerate(ends(densities[place], self._steps["density"])):
+                    numbers[2 * p + v, 2 * M + m] = self._smallest(info, held, model, value)
+
+    def _smallest(self, info: TensorInfo, held: Held, model: str, density: float) -> Tensor | float:
+        tensor, base = held[model], held[str(self._recipe.base)]
+        if density >= 1 or not tensor.numel():
+            return 0.0
+        fused, kept = self._stream._fused, max(1, int(density * tensor.numel()))
+        if density <= 0 or fused is None:
+            return methods.smallest_kept(tensor.float() - base.float(), density)
+        return fused._smallest(info.name, base, tensor, model, kept)
+
+    def _keys_of(self, info: TensorInfo, device: torch.device) -> Tensor:
+        """The Philox keys of a tensor's models, int64 as the kernels read them."""
+        place = self._recipe.mask_seed, ",".join(self._models), info.name
+        if place not in self._keys:
+            words = [masks.key(self._recipe.mask_seed, m, info.name) for m in self._models]
+            whole = np.array([low | high << 32 for low, high in words], np.uint64)
+            self._keys[place] = torch.from_numpy(whole.view(np.int64)).to(device)
+        return self._keys[place]
+
+    def _by_merges(self, info: TensorInfo, held: Held, gradient: Tensor) -> Tensor:
+        """By two merges a number, through mergekit or our reference: float64 of shape [P]."""
+        slope, parts = gradient.double(), []
+        for slot, (low, high) in zip(self._slots, self._ends(info), strict=True):
+            if high > low:
+                above, below = (self._merged(info, held, slot, end) for end in (high, low))
+                parts.append((slope * (above - below)).sum())
+            else:
+                parts.append(slope.new_zeros(()))
+        return torch.stack(parts)
+
+    def _ends(self, info: TensorInfo) -> list[tuple[float, float]]:
+        """The value below and above for each number, as far as the method allows them."""
+        recipe = self._recipe
+        numbers, shared = _numbers(recipe, info)
+        pairs = []
+        for slot in self._slots:
+            value, step = _value(recipe, numbers, shared, slot), self._steps[slot.name]
+            lowest, highest = _limits(recipe, numbers, slot, step)
+            pairs.append((max(value - step, lowest), min(value + step, highest)))
+        return pairs
+
+    def _merged(self, info: TensorInfo, held: Held, slot: Slot, value: float) -> Tensor:
+        """The tensor's merge with one number changed, float32."""
+        recipe = self._recipe
+        numbers, shared = _numbers(recipe, info)
+        if METHODS[recipe.method].pairwise:
+            first, second, _ = slerp_pair(numbers["t"])
+            moved = _replaced(numbers["t"], slot.model, value)
+            t = slerp_pair((moved[first], moved[second]))[2]
+            share = t if moved[first] >= moved[second] else 1 - t
+            setting = Setting((recipe.models[first], recipe.models[second]), t=share)
+            return self._stream._merge(recipe, setting, info, held).double()
+        if slot.name == SCALE:
+            recipe = dataclasses.replace(recipe, scale=value)
+        elif slot.model is None:
+            shared[slot.name] = value
+        else:
+            numbers[slot.name] = _replaced(numbers[slot.name], slot.model, value)
+        if "epsilon" in numbers and "density" in numbers:
+            pairs = zip(numbers["epsilon"], numbers["density"], strict=True)
+            numbers["epsilon"] = tuple(min(e, _NEARLY * d, _NEARLY * (1 - d)) for e, d in pairs)
+        one = one_tensor(recipe, numbers, shared)
+        return self._stream._merge(one, one.at(info.name, info.layer), info, held).double()
+
+
+def _numbers(
+    recipe: MergeRecipe, info: TensorInfo
+) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
+    return recipe.numbers_at(info.name, info.layer), recipe.shared_at(info.name, info.layer)
+
+
+def _value(
+    recipe: MergeRecipe,
+    numbers: Mapping[str, tuple[float, ...]],
+    shared: Mapping[str, float],
+    slot: Slot,
+) -> float:
+    if slot.name == SCALE:
+        return recipe.scale
+    return shared[slot.name] if slot.model is None else numbers[slot.name][slot.model]
+
+
+def _limits(
+    recipe: MergeRecipe, numbers: Mapping[str, tuple[float, ...]], slot: Slot, step: float
+) -> tuple[float, float]:
+    """Between what values a number may be."""
+    parameter = METHODS[recipe.method].parameter(slot.name)
+    low, high = (-np.inf, np.inf) if parameter is None else parameter.limits
+    if parameter is not None and parameter.open:
+        low += _OPEN * step
+    if slot.name == "epsilon" and "density" in numbers and slot.model is not None:
+        density = numbers["density"][slot.model]
+        high = min(high, _NEARLY * density, _NEARLY * (1 - density))
+    return float(low), float(high)
+
+
+def _replaced(row: tuple[float, ...], place: int | None, value: float) -> tuple[float, ...]:
+    return tuple(value if i == place else old for i, old in enumerate(row))

@@ -1,0 +1,170 @@
+"""How a merge's numbers move a loss, in Triton: one pass over the tensors for all numbers.
+
+P: numbers, each with a value above and one below; M: source models (the base apart); V: variants,
+the two of each number, the one above first; N: elements of a tensor.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from objectives.merge.kernels import _draws, _flipped
+
+BLOCK, WARPS = 1024, 4
+
+
+def contract(
+    gradient: Tensor,
+    base: Tensor | None,
+    models_M: Sequence[Tensor],
+    keys: Tensor,
+    numbers_V: Tensor,
+    below_V: Tensor,
+    shares_V: Tensor,
+    drop: bool,
+    trim: bool,
+    elect: bool,
+    normalize: bool,
+) -> Tensor:
+    """Sum gradient * (merge with the number above - merge with it below), float64 of shape [P].
+
+    The tensors are contiguous and of one shape. `numbers_V`, float32 of shape [V, 3 M + 2], and
+    `shares_V`, float32 of shape [V, 2**M], hold for each variant what `kernels.mix` takes;
+    `below_V`, int32 of shape [V, M], the draws below which an element is kept, and `keys`, int64 of
+    shape [M], the Philox keys. Sums are float32 within a block of elements and float64 beyond, in
+    an order of their own: the same arguments give the same bits.
+    """
+    count, numbers = gradient.numel(), len(numbers_V) // 2
+    blocks = triton.cdiv(count, BLOCK)
+    sums = torch.empty(blocks, numbers, dtype=torch.float32, device=gradient.device)
+    with torch.cuda.device_of(gradient):
+        _contract[(blocks,)](
+            sums,
+            gradient,
+            gradient if base is None else base,
+            tuple(models_M),
+            keys,
+            numbers_V,
+            below_V,
+            shares_V,
+            count,
+            numbers,
+            M=len(models_M),
+            BASED=base is not None,
+            DROP=drop,
+            TRIM=trim,
+            ELECT=elect,
+            NORMALIZE=normalize,
+            BLOCK=BLOCK,
+            num_warps=WARPS,
+            enable_fp_fusion=False,
+        )
+    return sums.sum(dim=0, dtype=torch.float64)
+
+
+@triton.jit
+def _change(
+    deltas,
+    drawn,
+    numbers,
+    below,
+    shares,
+    M: tl.constexpr,
+    DROP: tl.constexpr,
+    TRIM: tl.constexpr,
+    ELECT: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+):
+    """What a variant adds to the base: the arithmetic of `kernels._mix`, not rounded."""
+    total = tl.zeros_like(deltas[0])
+    values = ()
+    for m in tl.static_range(M):
+        value = deltas[m]
+        if DROP:
+            value = tl.where(drawn[m] < tl.load(below + m), value, 0.0) * tl.load(numbers + M + m)
+        if TRIM:
+            value = tl.where(tl.abs(value) >= tl.load(numbers + 2 * M + m), value, 0.0)
+        value = tl.load(numbers + m) * value
+        total += value
+        values = values + (value,)  # noqa: RUF005  # Triton knows no starred tuples
+    if ELECT:
+        elected = total.to(tl.int32, bitcast=True) & -0x80000000
+        total = tl.zeros_like(deltas[0])
+        agreeing = tl.zeros_like(elected)
+        for m in tl.static_range(M):
+            along = _flipped(values[m], elected)
+            total += tl.maximum(along, 0.0)
+            agreeing += tl.where(along > 0, 1 << m, 0)
+        total = _flipped(total, elected)
+        if NORMALIZE:
+            total *= tl.load(shares + agreeing)
+    elif NORMALIZE:
+        total = tl.div_rn(total, tl.load(numbers + 3 * M))
+    return tl.load(numbers + 3 * M + 1) * total
+
+
+@triton.jit
+def _contract(
+    sums,
+    gradient,
+    base,
+    models,
+    keys,
+    numbers,
+    below,
+    shares,
+    count,
+    P,
+    M: tl.constexpr,
+    BASED: tl.constexpr,
+    DROP: tl.constexpr,
+    TRIM: tl.constexpr,
+    ELECT: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    at = start + tl.arange(0, BLOCK)
+    inside = at < count
+    slope = tl.load(gradient + at, inside, 0.0).to(tl.float32)
+    origin = tl.zeros([BLOCK], tl.float32)
+    if BASED:
+        origin = tl.load(base + at, inside, 0.0).to(tl.float32)
+    deltas = ()
+    drawn = ()
+    for m in tl.static_range(M):
+        deltas = deltas + (tl.load(models[m] + at, inside, 0.0).to(tl.float32) - origin,)  # noqa: RUF005
+        if DROP:
+            drawn = drawn + (_draws(tl.load(keys + m), start, BLOCK),)  # noqa: RUF005
+    row = 3 * M + 2
+    sets = 1 << M if ELECT and NORMALIZE else 1
+    for p in range(P):
+        above, under = 2 * p, 2 * p + 1
+        high = _change(
+            deltas,
+            drawn,
+            numbers + above * row,
+            below + above * M,
+            shares + above * sets,
+            M,
+            DROP,
+            TRIM,
+            ELECT,
+            NORMALIZE,
+        )
+        low = _change(
+            deltas,
+            drawn,
+            numbers + under * row,
+            below + under * M,
+            shares + under * sets,
+            M,
+            DROP,
+            TRIM,
+            ELECT,
+            NORMALIZE,
+        )
+        tl.store(sums + tl.program_id(0).to(tl.int64) * P + p, tl.sum(slope * (high - low), axis=0))

@@ -1,0 +1,122 @@
+"""The numbers of a fused merge with one of them a step above and a step below, for its kernel.
+
+T: tensors, P: numbers that vary, M: models of the recipe without its base, S: sets of models.
+A last axis of two before the row holds the variant above and the one below.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.merge import exact_sums as sums
+from objectives.merge import masks, methods
+from objectives.merge.catalogue import METHODS
+from objectives.merge.recipe import MergeRecipe
+from objectives.models.layout import TensorInfo
+
+from .slots import SCALE, Doubles, Slot
+from .tallies import Place, Table
+
+
+@dataclass(frozen=True)
+class Variants:
+    """What `kernels.contract` takes, for all tensors of a merge."""
+
+    numbers: NDArray[np.float32]
+    """[T, 2 P, 3 M + 2]"""
+    below: NDArray[np.int32]
+    """[T, 2 P, M]"""
+    shares: NDArray[np.float32]
+    """[T, 2 P, S]"""
+    widths: Doubles
+    """[T, P]: how far the two variants are apart; 0 where a number cannot move."""
+
+
+def variants(
+    recipe: MergeRecipe,
+    infos: Sequence[TensorInfo],
+    slots: Sequence[Slot],
+    steps: Mapping[str, float],
+    tables: Mapping[Place, Table],
+) -> Variants:
+    """The variants of a merge by one of the methods that are fused, but for the magnitudes that
+    TIES cuts at, which are left at 0."""
+    method = METHODS[recipe.method]
+    models = [m for m, label in enumerate(recipe.models) if label != recipe.base]
+    labels, T, P, M = [recipe.models[m] for m in models], len(infos), len(slots), len(models)
+    rows = [recipe.numbers_at(info.name, info.layer) for info in infos]
+    weights = _rows(rows, "weight", models, T, P)
+    scale = np.full((T, P, 2), recipe.scale)
+    numbers, below = np.ones((T, P, 2, 3 * M + 2)), np.zeros((T, P, 2, M), np.int32)
+    widths = np.zeros((T, P))
+    for p, slot in enumerate(slots):
+        if slot.name != "density":
+            target = scale[:, p] if slot.name == SCALE else weights[:, p, :, _at(models, slot)]
+            target += steps[slot.name] * np.array([1.0, -1.0])
+            widths[:, p] = target[:, 0] - target[:, 1]
+    numbers[..., :M], numbers[..., 3 * M + 1] = weights, scale
+    numbers[..., 3 * M] = _divisors(weights, recipe.base is not None)
+    for t, m in np.ndindex(T, M) if "density" in recipe.values else ():
+        density = rows[t]["density"][models[m]]
+        at = [p for p, slot in enumerate(slots) if slot == Slot("density", models[m])]
+        above, under = ends(density, steps.get("density", 0.0))
+        widths[t, at] = above - under
+        if method.drops:
+            table = tables[recipe.mask_seed, labels[m], infos[t].name]
+            middle, *moved = (_dropped(table, value) for value in (density, above, under))
+            below[t, :, :, m], numbers[t, :, :, M + m] = middle
+            for p in at:
+                below[t, p, :, m], numbers[t, p, :, M + m] = zip(*moved, strict=True)
+    shares = _shares(weights, recipe.normalize and method.elects)
+    return Variants(
+        numbers.reshape(T, 2 * P, -1).astype(np.float32),
+        below.reshape(T, 2 * P, -1),
+        shares.reshape(T, 2 * P, -1),
+        widths,
+    )
+
+
+def _rows(
+    rows: Sequence[Mapping[str, tuple[float, ...]]], name: str, models: list[int], T: int, P: int
+) -> Doubles:
+    values_TM = np.array([[row[name][m] for m in models] for row in rows], np.float64)
+    return np.broadcast_to(values_TM[:, None, None], (T, P, 2, len(models))).copy()
+
+
+def _at(models: list[int], slot: Slot) -> int:
+    assert slot.model is not None
+    return models.index(slot.model)
+
+
+def _divisors(weights: Doubles, based: bool) -> Doubles:
+    total: Doubles = weights.sum(axis=-1)
+    if not based:
+        return total
+    divided: Doubles = np.where(np.abs(total) >= 1e-8, total, methods.divisor((0.0,)))
+    return divided
+
+
+def ends(density: float, step: float) -> tuple[float, float]:
+    """The densities a step above and below, as far as there are such."""
+    return min(density + step, 1.0), max(density - step, 0.0)
+
+
+def _dropped(table: Table, density: float) -> tuple[int, float]:
+    """The draw below which DARE keeps an element, and what then restores the norm."""
+    sums_, grain = table
+    below = masks.threshold(density)
+    return below, sums.ratio(int(sums_[-1]), int(sums_[below]), grain)
+
+
+def _shares(weights: Doubles, normalized: bool) -> NDArray[np.float32]:
+    """One over the sum of the weights of each set of models that agree, as in fused.py."""
+    *shape, M = weights.shape
+    if not normalized:
+        return np.ones((*shape, 1), np.float32)
+    total = np.zeros((*shape, 2**M), np.float32)
+    for m in range(M):
+        agree = (np.arange(2**M) >> m & 1).astype(bool)
+        total[..., agree] += weights[..., m : m + 1].astype(np.float32)
+    return (1 / np.where(total == 0, 1, total)).astype(np.float32)

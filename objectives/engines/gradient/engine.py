@@ -1,0 +1,255 @@
+"""An engine that also differentiates a loss by the numbers of a recipe.
+
+One step merges into the live model, reads the lessons in packed rows, and runs one backward pass.
+The gradient of each tensor is contracted with the derivative of its merge as soon as it is
+complete, and freed, so the gradient of the whole model is never in memory. Q: lessons.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from objectives.derivatives.derivatives import Derivatives
+from objectives.derivatives.slots import RecipeGradient
+from objectives.engines.transformers import TransformersEngine, out_of_memory_as_engine_error
+from objectives.merge.recipe import MergeRecipe
+from objectives.merge.stores import Store
+from objectives.models.sources import Sources
+from objectives.models.special_tokens import EndTokens
+
+from .lessons import Gathering, Lesson, Loss
+from .packing import Row, packed
+from .tree_attention import BLOCK, NAME, Layout, UnsupportedAttentionError
+
+log = logging.getLogger(__name__)
+
+_PROBE = ((3, 5, 4, 6, 7), (3, 5, 4, 8))
+_ALIKE = {torch.bfloat16: 0.15, torch.float16: 0.05}
+"""The largest difference between log-probabilities of a packed row and of padded sequences."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """The losses of one batch of lessons, and their derivative by a recipe."""
+
+    losses_Q: tuple[float, ...]
+    gradient: RecipeGradient
+    """Of the weighted sum of the losses, by every value of the recipe, in float64."""
+    tokens: int
+    """Tokens read, padding included."""
+
+
+class GradientEngine(TransformersEngine):
+    """ScoreStore prompts like TransformersEngine, and takes gradient steps."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        steps: Mapping[str, float],
+        device: str = "cpu",
+        dtype: str = "float32",
+        batch_tokens: int = 4096,
+        ends: EndTokens | None = None,
+        store: Store | None = None,
+        row_tokens: int = 1 << 15,
+        recompute: bool = True,
+    ) -> None:
+        """`steps` maps each parameter's name (and `lambda`) to the half width of its central
+        difference, in the parameter's units. `row_tokens` bounds the tokens of a packed row.
+        `recompute` repeats each layer's forward pass during the backward pass: a step takes a
+        third longer and keeps the activations of one layer in memory."""
+        self._recompute = recompute
+        super().__init__(sources, device, dtype, batch_tokens, ends, store)
+        self._derivatives = Derivatives(self._stream, steps)
+        self._row_tokens = row_tokens
+
+    def _build(self, label: str | None) -> None:
+        super()._build(label)
+        self._usual: str = self._model.config._attn_implementation
+        self._packs, self._probed = True, False
+        self._recomputed: list[nn.Module] = []
+        if self._recompute and self._model.supports_gradient_checkpointing:
+            self._model.gradient_checkpointing_enable()
+            layers = GradientCheckpointingLayer
+            self._recomputed = [m for m in self._model.modules() if isinstance(m, layers)]
+        for name, parameter in self._parameters.items():
+            parameter.requires_grad_(True)
+            parameter.register_post_accumulate_grad_hook(partial(self._contract, name))
+            parameter.requires_grad_(False)
+
+    def _contract(self, name: str, parameter: Tensor) -> None:
+        """Use the gradient of a parameter that is complete, and free it."""
+        if parameter.grad is not None:
+            self._derivatives.add(name, parameter.grad)
+            parameter.grad = None
+
+    def step(
+        self,
+        recipe: MergeRecipe,
+        lessons: Sequence[Lesson],
+        weights: Sequence[float] | None = None,
+        loss: Loss = Loss(),  # noqa: B008 - frozen
+    ) -> Step:
+        """Merge, and differentiate the sum of `weights` times the lessons' losses.
+
+        `weights` defaults to those of the mean. Raises EngineError."""
+        self.load(recipe)
+        shares = [1 / len(lessons)] * len(lessons) if weights is None else list(weights)
+        losses, tokens = [0.0] * len(lessons), 0
+        with out_of_memory_as_engine_error(), self._attention(), self._recomputing():
+            self._derivatives.begin(recipe)
+            self._model.requires_grad_(True)
+            try:
+                for chosen in self._rows(lessons):
+                    part = [lessons[i] for i in chosen]
+                    scores, read = self._scores(part)
+                    losses_Q = loss.of(scores, part)
+                    given = torch.tensor([shares[i] for i in chosen], device=losses_Q.device)
+                    torch.autograd.backward((losses_Q * given).sum())
+                    tokens += read
+                    for i, value in zip(chosen, losses_Q.tolist(), strict=True):
+                        losses[i] = value
+            finally:
+                self._model.requires_grad_(False)
+                self._model.zero_grad(set_to_none=True)
+            return Step(tuple(losses), self._derivatives.total(), tokens)
+
+    def losses(self, lessons: Sequence[Lesson], loss: Loss = Loss()) -> list[float]:  # noqa: B008
+        """Return each lesson's loss under the merge that is loaded. Raises EngineError."""
+        found = [0.0] * len(lessons)
+        with out_of_memory_as_engine_error(), self._attention(), torch.no_grad():
+            for chosen in self._rows(lessons):
+                part = [lessons[i] for i in chosen]
+                values = loss.of(self._scores(part)[0], part).tolist()
+                for i, value in zip(chosen, values, strict=True):
+                    found[i] = value
+        return found
+
+    @contextlib.contextmanager
+    def _recomputing(self) -> Iterator[None]:
+        """Recompute activations in this context and nowhere else.
+
+        transformers recomputes in layers that are in training mode, and such a layer ignores its
+        key-value cache, so answers outside this context would lack their shared prefix. Dropout
+        modules stay in evaluation mode.
+        """
+        try:
+            for layer in self._recomputed:
+                layer.training = True
+            yield
+        finally:
+            for layer in self._recomputed:
+                layer.training = False
+
+    @contextlib.contextmanager
+    def _attention(self) -> Iterator[None]:
+        """Use the attention of packed rows in this context."""
+        try:
+            if not self._probed:
+                self._probe()
+            if self._packs:
+                self._model.set_attn_implementation(NAME)
+            yield
+        finally:
+            self._model.set_attn_implementation(self._usual)
+
+    def _rows(self, lessons: Sequence[Lesson]) -> list[list[int]]:
+        """Group lessons into rows; lessons with a common beginning are neighbours."""
+        order = sorted(range(len(lessons)), key=lambda i: lessons[i].sequences[0])
+        rows: list[list[int]] = [[]]
+        room = self._row_tokens
+        for i in order:
+            if rows[-1] and lessons[i].tokens > room:
+                rows.append([])
+                room = self._row_tokens
+            rows[-1].append(i)
+            room -= lessons[i].tokens
+        return rows
+
+    def _scores(self, lessons: Sequence[Lesson]) -> tuple[Tensor, int]:
+        """Return the scores of the alternatives, [Q, A], and the number of tokens read."""
+        sequences = [s for lesson in lessons for s in lesson.sequences]
+        wanted, first = [], 0
+        for lesson in lessons:
+            for alternative in lesson.alternatives:
+                wanted += [
+                    (first + alternative.sequence, mark.position) for mark in alternative.marks
+                ]
+            first += len(lesson.sequences)
+        read = self._packed if self._packs else self._padded
+        logits, places, tokens = read(sequences, wanted)
+        scores = Gathering.of(lessons, places, self._device).scores(logits.float().log_softmax(-1))
+        return scores, tokens
+
+    def _packed(
+        self, sequences: Sequence[tuple[int, ...]], wanted: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, list[int], int]:
+        """Return logits after the wanted tokens, the row of each, and the number of tokens read."""
+        row = packed(sequences)
+        if self._device.startswith("cuda"):
+            row = row.padded(BLOCK)
+        places = [row.place(*pair) for pair in wanted]
+        kept = sorted(set(places))
+        logits = self._read(row, kept)
+        rows = {place: i for i, place in enumerate(kept)}
+        return logits, [rows[place] for place in places], len(row.tokens_T)
+
+    def _read(self, row: Row, kept: Sequence[int]) -> Tensor:
+        """Return the logits after the tokens `kept` of a row, [kept, vocabulary]."""
+        device = self._model.device
+        layout = Layout.of(row, device)
+        output = self._model(
+            input_ids=torch.from_numpy(row.tokens_T).to(device)[None],
+            position_ids=layout.positions_T[None],
+            use_cache=False,
+            logits_to_keep=torch.tensor(kept, device=device),
+            layout=layout,
+        )
+        if not layout.calls:
+            raise UnsupportedAttentionError(type(self._model).__name__)
+        logits: Tensor = output.logits[0]
+        return logits
+
+    def _padded(
+        self, sequences: Sequence[tuple[int, ...]], wanted: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, list[int], int]:
+        """Do the same with right-padded sequences."""
+        longest = max(map(len, sequences))
+        rows = [list(s) + [0] * (longest - len(s)) for s in sequences]
+        ids = torch.tensor(rows, device=self._device)
+        mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in sequences])
+        output = self._model(input_ids=ids, attention_mask=mask.to(self._device), use_cache=False)
+        where = torch.tensor(list(wanted), device=self._device)
+        logits: Tensor = output.logits[where[:, 0], where[:, 1]]
+        return logits, list(range(len(wanted))), ids.numel()
+
+    def _probe(self) -> None:
+        """Check once whether this architecture reads packed rows correctly."""
+        self._probed = True
+        wanted = [(0, 1), (0, 4), (1, 3)]
+        with torch.no_grad():
+            theirs, _, _ = self._padded(_PROBE, wanted)
+            row = packed(_PROBE, least=1)
+            row = row.padded(BLOCK) if self._device.startswith("cuda") else row
+            try:
+                self._model.set_attn_implementation(NAME)
+                ours = self._read(row, [row.place(*pair) for pair in wanted])
+            except (UnsupportedAttentionError, TypeError, KeyError) as error:
+                self._packs, reason = False, f"{type(error).__name__}: {error}"
+            else:
+                pair = [z.float().log_softmax(-1) for z in (ours, theirs)]
+                apart = float((pair[0] - pair[1]).abs().max())
+                self._packs = apart <= _ALIKE.get(ours.dtype, 1e-3)
+                reason = f"log-probabilities differ by {apart:.2g}"
+        if not self._packs:
+            self._model.set_attn_implementation(self._usual)
+            log.warning(
+                "%s cannot read packed sequences (%s): batches are padded, steps take longer",
+                *(type(self._model).__name__, reason),
+            )

@@ -1,0 +1,105 @@
+"""Token sequences in one row without padding, what they begin with in common once.
+
+The row is a walk through a tree: a segment of tokens, then all that continues it, in turn. A token
+sees those before it whose segment continues to it: with `last`, the place where all that continues
+a token's segment ends, token q sees token k where k <= q <= last[k]. The two numbers stand for a
+mask of any depth of sharing. T: tokens of the row.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+LEAST_SHARED = 16
+"""Tokens; sharing fewer saves nothing."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Sequences packed into one."""
+
+    tokens_T: Ints
+    positions_T: Ints
+    """Of each token in its sequences."""
+    last_T: Ints
+    """The last place that a token is seen from."""
+    paths: tuple[tuple[tuple[int, int], ...], ...]
+    """For each sequence its segments: the position where each starts, and its place in the row."""
+
+    def place(self, sequence: int, position: int) -> int:
+        """Where a sequence's token stands in the row."""
+        start, at = next(s for s in reversed(self.paths[sequence]) if s[0] <= position)
+        return at + position - start
+
+    def padded(self, multiple: int) -> "Row":
+        """The same, longer, with tokens that see themselves alone."""
+        rest = -len(self.tokens_T) % multiple
+        own = np.arange(len(self.tokens_T), len(self.tokens_T) + rest)
+        return dataclasses.replace(
+            self,
+            tokens_T=np.append(self.tokens_T, np.zeros_like(own)),
+            positions_T=np.append(self.positions_T, np.zeros_like(own)),
+            last_T=np.append(self.last_T, own),
+        )
+
+
+def packed(sequences: Sequence[tuple[int, ...]], least: int = LEAST_SHARED) -> Row:
+    """Pack sequences; equal ones share all their tokens."""
+    order = sorted(range(len(sequences)), key=lambda i: sequences[i])
+    tree = _Walk(sequences, order, least)
+    tree.visit(0, len(order), 0)
+    return Row(
+        np.concatenate(tree.tokens),
+        np.concatenate(tree.positions),
+        np.concatenate(tree.last),
+        tuple(tuple(tree.paths[i]) for i in range(len(sequences))),
+    )
+
+
+class _Walk:
+    def __init__(
+        self, sequences: Sequence[tuple[int, ...]], order: Sequence[int], least: int
+    ) -> None:
+        self.sequences, self.order, self.least = sequences, order, least
+        pairs = itertools.pairwise(order)
+        self.common = [_common(sequences[a], sequences[b]) for a, b in pairs]
+        """Leading tokens that neighbours in the order have in common."""
+        self.tokens: list[Ints] = []
+        self.positions: list[Ints] = []
+        self.last: list[Ints] = []
+        self.paths: dict[int, list[tuple[int, int]]] = {i: [] for i in order}
+        self.count = 0
+
+    def visit(self, first: int, stop: int, depth: int) -> None:
+        """Lay out the sequences `first` to `stop` of the order from the position `depth` on."""
+        while first < stop:
+            end, shared = first + 1, len(self.sequences[self.order[first]])
+            while end < stop and self.common[end - 1] - depth >= self.least:
+                shared, end = min(shared, self.common[end - 1]), end + 1
+            part = np.array(self.sequences[self.order[first]][depth:shared], np.int64)
+            start, place = self.count, len(self.last)
+            self.tokens.append(part)
+            self.positions.append(np.arange(depth, shared))
+            self.last.append(part)
+            self.count += len(part)
+            for i in self.order[first:end]:
+                self.paths[i].append((depth, start))
+            longer = next(
+                (j for j in range(first, end) if len(self.sequences[self.order[j]]) > shared), end
+            )
+            self.visit(longer, end, shared)
+            self.last[place] = np.full(len(part), self.count - 1)
+            first = end
+
+
+def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    most = min(len(a), len(b))
+    if a[:most] == b[:most]:
+        return most
+    left, right = np.array(a[:most]), np.array(b[:most])
+    return int((left != right).argmax())

@@ -1,0 +1,125 @@
+"""Attention over a packed row, for every architecture that calls transformers' interface.
+
+FlexAttention (Dong et al. 2024) on a GPU, whose kernels skip the blocks of the mask that hold
+nothing and give the same bits each time; scaled dot products with a whole mask elsewhere. T: tokens
+of the row, B: blocks of it.
+"""
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from .packing import Row
+
+NAME = "merge_study_tree"
+BLOCK = 128
+_LEAST_HEAD = 16
+"""FlexAttention's kernels multiply matrices of at least so many columns."""
+
+
+class UnsupportedAttentionError(Exception):
+    """An architecture's attention is more than scaled dot products under a mask."""
+
+
+@dataclass
+class Layout:
+    """A row's mask, in the forms that layers ask for; made once for all of them."""
+
+    last_T: Tensor
+    positions_T: Tensor
+    masks: dict[int | None, Tensor | BlockMask] = field(default_factory=dict)
+    calls: int = 0
+    """How often attention has asked: 0 says that the architecture does not pass it on."""
+
+    @classmethod
+    def of(cls, row: Row, device: torch.device) -> "Layout":
+        return cls(
+            torch.from_numpy(row.last_T).to(device), torch.from_numpy(row.positions_T).to(device)
+        )
+
+    def dense(self, window: int | None) -> Tensor:
+        """True where a token (row) sees another (column), [T, T]."""
+        if window not in self.masks:
+            places = torch.arange(len(self.last_T), device=self.last_T.device)
+            seen = (places <= places[:, None]) & (self.last_T >= places[:, None])
+            if window is not None:
+                seen &= self.positions_T[:, None] - self.positions_T < window
+            self.masks[window] = seen
+        mask = self.masks[window]
+        assert isinstance(mask, Tensor)
+        return mask
+
+    def blocks(self, window: int | None) -> BlockMask:
+        """The same for FlexAttention: which blocks of 128 tokens see which, wholly or in part."""
+        if window not in self.masks:
+            self.masks[window] = _blocks(self.last_T, self.positions_T, window)
+        mask = self.masks[window]
+        assert isinstance(mask, BlockMask)
+        return mask
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    layout: Layout | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls: heads of shape [1, heads, T, size] in, [1, T, heads, size] out."""
+    if layout is None or any(others.get(name) is not None for name in ("softcap", "s_aux")):
+        raise UnsupportedAttentionError(type(module).__name__)
+    layout.calls += 1
+    grouped = query.shape[1] != key.shape[1]
+    if query.is_cuda and min(query.shape[-1], value.shape[-1]) >= _LEAST_HEAD:
+        mask = layout.blocks(sliding_window)
+        out = _flex()(query, key, value, block_mask=mask, scale=scaling, enable_gqa=grouped)
+    else:
+        seen = layout.dense(sliding_window)
+        out = scaled_dot_product_attention(
+            query, key, value, attn_mask=seen, scale=scaling, enable_gqa=grouped
+        )
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, attend)
+
+
+@functools.cache
+def _flex() -> Any:
+    return torch.compile(flex_attention, dynamic=True)
+
+
+def _blocks(last_T: Tensor, positions_T: Tensor, window: int | None) -> BlockMask:
+    def seen(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        visible = (k <= q) & (last_T[k] >= q)
+        return visible if window is None else visible & (positions_T[q] - positions_T[k] < window)
+
+    last_B = last_T.view(-1, BLOCK)
+    places = torch.arange(len(last_B), device=last_T.device)
+    before = places <= places[:, None]
+    some = before & (last_B.amax(dim=1) >= BLOCK * places[:, None])
+    whole = before & (places != places[:, None])
+    whole &= last_B.amin(dim=1) >= BLOCK * places[:, None] + BLOCK - 1
+    if window is not None:
+        whole = torch.zeros_like(whole)
+    return BlockMask.from_kv_blocks(
+        *_listed(some & ~whole), *_listed(whole), BLOCK_SIZE=BLOCK, mask_mod=seen
+    )
+
+
+def _listed(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """How many columns each row has, and which, the chosen ones first."""
+    counts = chosen.sum(dim=1, dtype=torch.int32)
+    order = torch.argsort(chosen.int(), dim=1, descending=True, stable=True).int()
+    return counts[None, None], order[None, None]

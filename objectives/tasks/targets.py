@@ -1,0 +1,209 @@
+"""What a study's questions ask a model to learn, and how much each counts.
+
+Q: questions of one task.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from objectives.engines.engine import Prompt
+from objectives.engines.gradient.lessons import Alternative, Lesson, Mark
+from objectives.errors import TaskError
+
+from .multiple_choice import MultipleChoice
+from .retrieval import Retrieval, picks
+from .task import Asked, Question, Tokenizer
+
+if TYPE_CHECKING:
+    from .lm_eval.task import Document, Leaf, LmEvalTask
+
+T = TypeVar("T", bound=Question)
+_SPACES = ("", " ", "\n")
+_BETWEEN = (",", ", ")
+_MOST_TOKENS = 256
+"""Of a target text that are taught."""
+
+
+def lessons(
+    task: Asked, prompts_Q: Sequence[tuple[Prompt, ...]], tokenizer: Tokenizer
+) -> list[Lesson]:
+    """A lesson for each question of a task. Raises TaskError where a task has none to give."""
+    rising = task.weight >= 0
+    if isinstance(task, MultipleChoice):
+        pairs = zip(task.questions, prompts_Q, strict=True)
+        return [_choice(question, prompt, rising) for question, [prompt] in pairs]
+    if isinstance(task, Retrieval):
+        pairs = zip(task.questions, prompts_Q, strict=True)
+        return [_retrieval(task, q, prompt, tokenizer, rising) for q, [prompt] in pairs]
+    from .lm_eval.task import LmEvalTask
+
+    if not isinstance(task, LmEvalTask):
+        raise TaskError(f"{task.name}: a {type(task).__name__} has no text to learn from")
+    return [_document(task, document, rising) for document in task.questions]
+
+
+def chances(tasks: Sequence[Asked]) -> list[list[float]]:
+    """For each task how often each of its questions is drawn, as the objective counts them: all
+    add to 1."""
+    total = sum(abs(task.weight) for task in tasks)
+    return [[abs(task.weight) / total * share for share in _shares(task)] for task in tasks]
+
+
+def kept_out(questions: Sequence[T], share: float) -> tuple[tuple[T, ...], tuple[T, ...]]:
+    """The questions to learn from, and those that stay out to say which checkpoint is best.
+
+    A hash of its own decides, since the one that holds questions out of the search has been used
+    up; each part keeps the order and has at least one question where there are two."""
+    order = sorted(questions, key=lambda q: hashlib.blake2b(b"kept out %d" % q.id).digest())
+    count = min(max(1, round(share * len(order))), len(order) - 1) if share > 0 else 0
+    out = {id(question) for question in order[:count]}
+    parts = ([q for q in questions if (id(q) in out) == kept] for kept in (False, True))
+    inside, outside = (tuple(part) for part in parts)
+    return inside, outside
+
+
+def _shares(task: Asked) -> Iterator[float]:
+    """Each question's share in its task's score."""
+    if getattr(task, "by_size", True):
+        yield from [1 / len(task.questions)] * len(task.questions)
+        return
+    leaves = [getattr(question, "leaf", 0) for question in task.questions]
+    for leaf in leaves:
+        yield 1 / (len(set(leaves)) * leaves.count(leaf))
+
+
+def _choice(question: Question, prompt: Prompt, rising: bool) -> Lesson:
+    """The right option's token among the options'."""
+    right = {prompt.options[question.options.index(label)] for label in question.labels}
+    position = len(prompt.tokens) - 1
+    return Lesson(
+        (prompt.tokens,),
+        tuple(
+            Alternative(0, (Mark(position, (token,)),), token in right)
+            for token in dict.fromkeys(prompt.options)
+        ),
+        rising,
+    )
+
+
+def _retrieval(
+    task: Retrieval, question: Question, prompt: Prompt, tokenizer: Tokenizer, rising: bool
+) -> Lesson:
+    """The labels in ascending order, where any that is left may come next: its score is the mean
+    log-probability of the tokens."""
+    text, count = task.template.render(question), len(prompt.tokens)
+    for space in _SPACES:
+        for between in _BETWEEN:
+            writes = _Writes(text + space, between, tokenizer)
+            whole = writes.tokens(question.labels, ended=True)
+            said = tokenizer.decode(whole[count:], skip_special_tokens=True)
+            if whole[:count] == prompt.tokens and picks(said) == list(question.labels):
+                marks = writes.marks(question.labels, whole, count)
+                right = Alternative(0, marks, True, float(len(marks)))
+                return Lesson((whole[:-1],), (right,), rising)
+    raise TaskError(
+        f"{task.name}: after the prompt's end {text[-12:]!r} the tokenizer cannot write the answer "
+        f"{','.join(map(str, question.labels))}"
+    )
+
+
+class _Writes:
+    """Writes lists of labels after a text."""
+
+    def __init__(self, text: str, between: str, tokenizer: Tokenizer) -> None:
+        self._text, self._between, self._tokenizer = text, between, tokenizer
+
+    def tokens(self, labels: Sequence[int], ended: bool) -> tuple[int, ...]:
+        """The text and the labels; a list that is not ended has a comma after its last."""
+        listed = self._between.join(map(str, labels)) + ("" if ended else ",")
+        return tuple(self._tokenizer.encode(self._text + listed))
+
+    def marks(self, labels: Sequence[int], whole: tuple[int, ...], start: int) -> tuple[Mark, ...]:
+        """A mark for each token from `start` on; where a label begins, any that is left may."""
+        begins = {start: 0}
+        for i in range(1, len(labels)):
+            before = self.tokens(labels[:i], ended=False)
+            if whole[: len(before)] == before:
+                begins[len(before)] = i
+        marks = []
+        for place in range(start, len(whole)):
+            tokens = [whole[place]]
+            if place in begins:
+                i = begins[place]
+                for other in labels[i + 1 :]:
+                    row = self.tokens((*labels[:i], other), ended=i == len(labels) - 1)
+                    if row[:place] == whole[:place] and len(row) > place:
+                        tokens.append(row[place])
+            marks.append(Mark(place - 1, tuple(dict.fromkeys(tokens))))
+        return tuple(marks)
+
+
+def _document(task: "LmEvalTask", document: "Document", rising: bool) -> Lesson:
+    """A document of lm-eval, by the kind of its task."""
+    leaf = task.leaves[document.leaf]
+    kind = leaf.task.OUTPUT_TYPE
+    doc = leaf.instances[document.number][0].doc
+    if kind == "multiple_choice":
+        return _options(leaf, document.number, _gold(leaf, doc), rising)
+    if kind == "loglikelihood":
+        return _options(leaf, document.number, [0], rising)
+    if kind == "generate_until":
+        return _target(leaf, document.number, leaf.task.doc_to_target(doc), rising)
+    raise TaskError(f"{leaf.name}: {kind} has no right answer to learn")
+
+
+def _gold(leaf: "Leaf", doc: Any) -> list[int]:
+    """The numbers of the right choices."""
+    task = leaf.task
+    several = getattr(task, "multiple_input", 0)
+    right = task.doc_to_text(doc) if several else task.doc_to_target(doc)
+    if isinstance(right, str):
+        choices = task.doc_to_choice(doc)
+        right = choices.index(right) if right in choices else -1
+    golds = right if isinstance(right, list) else [right]
+    if not golds or not all(type(gold) is int and gold >= 0 for gold in golds):
+        raise TaskError(f"{leaf.name}: its doc_to_target names no choice but {right!r}")
+    return golds
+
+
+def _options(leaf: "Leaf", number: int, golds: list[int], rising: bool) -> Lesson:
+    """Continuations, compared by what the task's metric compares them by."""
+    from .lm_eval.prompts import Continuation
+
+    written, instances = leaf.written[number], leaf.instances[number]
+    count = len(instances)
+    if "acc_mutual_info" in getattr(leaf.task, "_metric_fn_list", {}):
+        count //= 2  # the rest asks for the choices without their context
+    sequences, alternatives = [], []
+    for i, request in enumerate(written.requests[:count]):
+        if not isinstance(request, Continuation):
+            raise TaskError(f"{leaf.name}: a {type(request).__name__} has no log-probability")
+        steps = request.steps
+        prompt = written.prompts[steps[0].prompt].tokens
+        tokens = [step.token for step in steps]
+        sequences.append((*prompt, *tokens[:-1]))
+        marks = tuple(Mark(len(prompt) - 1 + n, (token,)) for n, token in enumerate(tokens))
+        normed = leaf.metric.startswith("acc_norm")
+        length = float(max(1, len(instances[i].args[1].strip()))) if normed else 1.0
+        alternatives.append(Alternative(i, marks, i in golds, length))
+    return Lesson(tuple(sequences), tuple(alternatives), rising)
+
+
+def _target(leaf: "Leaf", number: int, target: Any, rising: bool) -> Lesson:
+    """The text that a document names as its answer."""
+    text = target[0] if isinstance(target, list) and target else target
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        text = str(text)
+    if not isinstance(text, str) or not text.strip():
+        raise TaskError(
+            f"{leaf.name}: its doc_to_target gives {target!r}, no text to learn; a search by "
+            "gradient needs one, or a task of kind multiple_choice or loglikelihood"
+        )
+    written = leaf.written[number]
+    prompt = written.prompts[getattr(written.requests[0], "prompt", 0)].tokens
+    delimiter = getattr(leaf.task.config, "target_delimiter", " ")
+    answer = leaf.writer.tok_encode(delimiter + text, add_special_tokens=False)[:_MOST_TOKENS]
+    whole = (*prompt, *answer)
+    marks = tuple(Mark(len(prompt) - 1 + n, (token,)) for n, token in enumerate(answer))
+    return Lesson((whole[:-1],), (Alternative(0, marks, True, float(len(marks))),), rising)

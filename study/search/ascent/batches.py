@@ -1,0 +1,85 @@
+"""Which questions each step of a search by gradient learns from.
+
+A task has as many places in a batch as its share in the objective, and goes through all its
+questions before one comes again. The order of a pass is a hash of the seed and the questions, so a
+batch is a function of the seed and the step alone.
+
+T: tasks, Q: questions of a task.
+"""
+
+import functools
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FEWEST = 1
+"""Places of a task in a batch, however small its share is."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question of a batch."""
+
+    task: int
+    question: int
+    """The place of the question among those of its task."""
+    weight: float
+    """What its loss is multiplied with. The expected sum over a batch is the whole objective."""
+
+
+class Batches:
+    """The batches of an ascent. `at(step)` does not depend on earlier calls."""
+
+    def __init__(
+        self,
+        ids_TQ: Sequence[Sequence[int]],
+        shares_TQ: Sequence[Sequence[float]],
+        size: int,
+        seed: int,
+    ) -> None:
+        """`ids_TQ` are the ids of the questions; `shares_TQ` are their shares in the objective, in
+        absolute value, which add up to 1; `size` is the number of questions in a batch."""
+        self._ids_TQ, self._shares_TQ, self._seed = ids_TQ, shares_TQ, seed
+        self._places_T = _places([math.fsum(shares_Q) for shares_Q in shares_TQ], size)
+        self._order = functools.cache(self._ordered)
+
+    @property
+    def size(self) -> int:
+        """Questions in a batch."""
+        return sum(self._places_T)
+
+    def at(self, step: int) -> tuple[Item, ...]:
+        """Return the batch of a step, counted from 0."""
+        items = []
+        for task, count in enumerate(self._places_T):
+            total = len(self._ids_TQ[task])
+            for place in range(step * count, (step + 1) * count):
+                question = self._order(task, place // total)[place % total]
+                weight = self._shares_TQ[task][question] * total / count
+                items.append(Item(task, question, weight))
+        return tuple(items)
+
+    def _ordered(self, task: int, epoch: int) -> tuple[int, ...]:
+        """The questions of a task in the order of one pass."""
+
+        def key(question: int) -> bytes:
+            text = f"{self._seed} {task} {epoch} {self._ids_TQ[task][question]} {question}"
+            return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+        return tuple(sorted(range(len(self._ids_TQ[task])), key=key))
+
+
+def parts(batch: Sequence[Item], count: int) -> tuple[tuple[Item, ...], ...]:
+    """Split a batch into parts that workers can take, each with every count-th item."""
+    return tuple(tuple(batch[start::count]) for start in range(min(count, len(batch))))
+
+
+def _places(shares_T: Sequence[float], size: int) -> tuple[int, ...]:
+    """Divide a batch among tasks in proportion to their shares, by largest remainders."""
+    exact_T = [round(share * size, 9) for share in shares_T]
+    places_T = [max(FEWEST, int(exact)) for exact in exact_T]
+    rest = sorted(range(len(exact_T)), key=lambda t: int(exact_T[t]) - exact_T[t])
+    for task in rest[: max(0, size - sum(places_T))]:
+        places_T[task] += 1
+    return tuple(places_T)

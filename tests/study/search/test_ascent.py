@@ -1,0 +1,182 @@
+"""The optimiser of a search by gradient, and the chain rule to a genome's parameters."""
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from objectives.merge.catalogue import METHODS
+from objectives.merge.recipe import MergeRecipe
+from study.config.genome import GenomeConfig, SpaceConfig
+from study.search.ascent.ascent import Ascent, Rule, combined, replayed
+from study.search.ascent.chain_rule import genome_gradient
+from study.search.genome import Genome
+from tests.support.models import point
+
+BOUNDS = {"a/weight": (0.0, 1.4), "a/density": (0.4, 1.0), "lambda": (-1.0, 3.0)}
+START = {"a/weight": 0.7, "a/density": 0.7, "lambda": 1.0}
+
+
+def gradients(count: int, seed: int = 0) -> list[dict[str, float]]:
+    rng = random.Random(seed)
+    return [{name: rng.gauss(0, 1) for name in BOUNDS} for _ in range(count)]
+
+
+def test_the_first_step_moves_each_parameter_by_the_rate_of_its_range() -> None:
+    ascent = Ascent(START, BOUNDS, Rule(steps=10, rate=0.05))
+    assert ascent.params == pytest.approx(START)
+    ascent.tell({"a/weight": 2.0, "a/density": -1e-3, "lambda": 0.0})
+    assert ascent.params == pytest.approx({"a/weight": 0.63, "a/density": 0.73, "lambda": 1.0})
+
+
+def test_adam_is_torchs_adam_on_the_shares_of_the_ranges() -> None:
+    torch = pytest.importorskip("torch")
+    low = np.array([low for low, _ in BOUNDS.values()])
+    width = np.array([high - low for low, high in BOUNDS.values()])
+    x = torch.tensor((np.array(list(START.values())) - low) / width, requires_grad=True)
+    adam = torch.optim.Adam([x], lr=0.01, betas=(0.9, 0.99), eps=1e-12)
+    ascent = Ascent(START, BOUNDS, Rule(steps=8, rate=0.01, decay=1.0))
+    for gradient in gradients(8):
+        x.grad = torch.tensor(np.array(list(gradient.values())) * width)
+        adam.step()
+        ascent.tell(gradient)
+    expected = low + x.detach().numpy() * width
+    assert list(ascent.params.values()) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_replay_proposes_the_same_bits() -> None:
+    rule, told = Rule(steps=20, pull=0.1), gradients(20)
+    ascent, proposed = Ascent(START, BOUNDS, rule), []
+    for gradient in told:
+        proposed.append(ascent.params)
+        ascent.tell(gradient)
+    again = [replayed(START, BOUNDS, rule, told[:count]).params for count in range(20)]
+    assert again == proposed
+
+
+def test_parameters_stay_within_their_bounds() -> None:
+    down = dict.fromkeys(BOUNDS, 1.0)
+    ascent = replayed(START, BOUNDS, Rule(steps=100, decay=1.0), [down] * 100)
+    assert ascent.params == {name: low for name, (low, _) in BOUNDS.items()}
+    assert ascent.finished
+
+
+def test_the_rate_falls_to_nothing_in_the_last_part() -> None:
+    rule = Rule(steps=10, rate=0.04, decay=0.5)
+    rates = [rule.rate_of(step) for step in range(11)]
+    assert rates[:6] == [0.04] * 6
+    assert rates[6:] == pytest.approx([0.032, 0.024, 0.016, 0.008, 0.0])
+
+
+def test_a_pull_brings_an_ascent_back_to_its_start() -> None:
+    away, still = [dict.fromkeys(BOUNDS, 1.0)] * 10, [dict.fromkeys(BOUNDS, 0.0)] * 60
+    free = replayed(START, BOUNDS, Rule(steps=70, decay=1.0), [*away, *still])
+    pulled = replayed(START, BOUNDS, Rule(steps=70, decay=1.0, pull=5.0), [*away, *still])
+    assert pulled.distance < 0.1 < free.distance
+
+
+def test_a_gradient_that_is_not_finite_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="gradient of lambda is nan"):
+        Ascent(START, BOUNDS, Rule(steps=1)).tell(START | {"lambda": float("nan")})
+
+
+def test_a_batch_in_parts_does_not_depend_on_their_order() -> None:
+    parts = gradients(7)
+    assert combined(parts) == combined(parts[::-1])
+    whole = sum(part["lambda"] for part in parts)
+    assert combined(parts)["lambda"] == pytest.approx(whole)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "one block": {"layer_granularity": 0},
+    "a block a layer": {"layer_granularity": 1},
+    "filters": {"layer_granularity": 2, "filters": ("self_attn", "mlp")},
+    "smooth": {"layer_granularity": 2, "filters": ("mlp",), "smooth": True},
+    "negative weights": {"layer_granularity": 2, "allow_negative_weights": True},
+    "signs dropped": {"layer_granularity": 2, "space": {"weight": [-1.0, 1.0]}},
+    "densities clamped": {"layer_granularity": 2, "space": {"density": [-0.5, 1.6]}},
+    "lambda": {"layer_granularity": 2, "space": {"lambda": [0.5, 1.5]}},
+    "a value that is set": {"layer_granularity": 2, "parameters": {"density": 0.6}},
+    "a set lambda": {"layer_granularity": 2, "parameters": {"lambda": 0.6}},
+    "epsilons bounded": {"layer_granularity": 1, "space": {"density": [0.02, 0.99]}},
+}
+
+
+def genome(method: str, space: Mapping[str, Any] | None = None, **fields: Any) -> Genome:
+    known = METHODS[method]
+    config = GenomeConfig(
+        models=("x", "y", "z")[: known.most],
+        base_model=None if known.base == "unused" else "base",
+        merge_method=method,
+        **fields,
+    )
+    return Genome(config, SpaceConfig.model_validate(space or {}), 4)
+
+
+def scalar(recipe: MergeRecipe) -> tuple[float, dict[str, Any], dict[str, Any], float]:
+    """A smooth function of every number of a recipe, and its derivative by each."""
+    total, slopes, parts = 2 * recipe.scale**2, [], []
+    for kind in (recipe.values, recipe.shared):
+        found = {}
+        for seed, (name, values) in enumerate(sorted(kind.items())):
+            array = np.array(values)
+            factor = np.random.default_rng(seed).normal(size=array.shape)
+            total += float((factor * (array + array**2)).sum())
+            found[name] = factor * (1 + 2 * array)
+        parts.append(found)
+    slopes = parts
+    return total, slopes[0], slopes[1], 4 * recipe.scale
+
+
+def check(made: Genome, params: Mapping[str, float], at: Callable[[float, int], float]) -> None:
+    """Compare with differences; `at` gives the two ends of a number's difference."""
+    _, values, shared, scale = scalar(made.recipe(params))
+    ours = genome_gradient(made, params, values, shared, scale)
+    assert list(ours) == list(made.space)
+    for name, value in params.items():
+        high, low = at(value, 1), at(value, -1)
+        ends = [scalar(made.recipe({**params, name: end}))[0] for end in (high, low)]
+        theirs = (ends[0] - ends[1]) / (high - low)
+        assert ours[name] == pytest.approx(theirs, rel=1e-5, abs=1e-5), name
+
+
+def methods_with(space: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[str]:
+    """The methods whose parameters can have these ranges and values."""
+    wanted = set(space) | set(parameters)
+    found = []
+    for name, known in METHODS.items():
+        has = {p.name for p in known.parameters} | ({"lambda"} if known.has_lambda else set())
+        if wanted <= has and any(p.is_searched for p in known.parameters):
+            found.append(name)
+    return found
+
+
+CASES = [
+    (method, option)
+    for option, fields in OPTIONS.items()
+    for method in methods_with(fields.get("space", {}), fields.get("parameters", {}))
+    if not (METHODS[method].pairwise and {"smooth", "filters"} & set(fields))
+    and not (method == "passthrough" and option == "one block")
+]
+
+
+@pytest.mark.parametrize(("method", "option"), CASES)
+def test_the_chain_rule_agrees_with_differences_of_a_function_of_the_recipe(
+    method: str, option: str
+) -> None:
+    fields = dict(OPTIONS[option])
+    if len(METHODS[method].parameters) == 1 and not METHODS[method].parameters[0].per_model:
+        fields["layer_granularity"] = 1  # a search wants two parameters
+    made = genome(method, **fields)
+    for seed in range(3):
+        check(made, point(made, seed), lambda value, sign: value + sign * 1e-6)
+
+
+def test_at_a_bound_the_derivative_is_that_of_the_side_inside() -> None:
+    made = genome("dare_ties", layer_granularity=2)
+    lowest = {name: r.low for name, r in made.space.items()}
+    check(made, lowest, lambda value, sign: value + (1e-7 if sign > 0 else 0.0))
+    highest = {name: r.high for name, r in made.space.items()}
+    check(made, highest, lambda value, sign: value - (1e-7 if sign < 0 else 0.0))

@@ -1,0 +1,74 @@
+"""Families, genomes and points for the tests of derivatives."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from objectives.merge.catalogue import METHODS
+from objectives.merge.recipe import MergeRecipe
+from objectives.models.sources import Sources
+from study.config.genome import GenomeConfig, SpaceConfig
+from study.search.genome import Genome
+from tests.support.models import MakeModel, point
+
+
+def finetunes(make_model: MakeModel, root: Path, spread: float) -> dict[str, Path]:
+    """Three finetunes of one base, as finetunes are: near it, and of uneven norms."""
+    folders = {
+        name: make_model(root / name, seed, layers=2, hidden=64)
+        for seed, name in enumerate(("base", "x", "y", "z"))
+    }
+    base = load_file(folders["base"] / "model.safetensors")
+    for seed, name in enumerate(("x", "y", "z"), 1):
+        generator = torch.Generator().manual_seed(seed)
+        near = {}
+        for key, tensor in base.items():
+            size = tensor.std() if tensor.ndim > 1 else 0.25
+            near[key] = tensor + spread * size * torch.randn(tensor.shape, generator=generator)
+        save_file(near, folders[name] / "model.safetensors", metadata={"format": "pt"})
+    return folders
+
+
+def genome(method: str, **fields: object) -> Genome:
+    known = METHODS[method]
+    space = {"lambda": {"low": 0.5, "high": 1.5}} if known.has_lambda else {}
+    config = GenomeConfig(
+        models=("x", "y", "z")[: known.most],
+        base_model=None if known.base == "unused" else "base",
+        merge_method=method,
+        **{"layer_granularity": 1} | ({} if method == "slerp" else {"filters": ("mlp",)}) | fields,
+    )
+    return Genome(config, SpaceConfig.model_validate(space), 2)
+
+
+def recipe_of(made: Genome, seed: int = 3) -> MergeRecipe:
+    """A merge away from the bounds, in float32."""
+    point_ = point(made, seed)
+    inside = {name: r.low + 0.2 * (r.high - r.low) for name, r in made.space.items()}
+    inside = {
+        name: low + 0.6 * (point_[name] - made.space[name].low) for name, low in inside.items()
+    }
+    return replace(made.recipe(inside), dtype="float32")
+
+
+def steps_of(made: Genome, share: float) -> dict[str, float]:
+    return {name.split("/")[-1]: share * (r.high - r.low) for name, r in made.space.items()}
+
+
+def sources_of(made: Genome, family: Mapping[str, Path]) -> Sources:
+    return Sources({label: family[label] for label in made.references}, made.reference)
+
+
+def changed(recipe: MergeRecipe, name: str, place: tuple[int, ...], by: float) -> MergeRecipe:
+    """The recipe with one of its values changed."""
+    if name == "lambda":
+        return replace(recipe, scale=recipe.scale + by)
+    kind = "values" if len(place) == 3 else "shared"
+    array = np.array(getattr(recipe, kind)[name])
+    array[place] += by
+    whole = recipe.to_dict()
+    return MergeRecipe.from_dict(whole | {kind: whole[kind] | {name: array.tolist()}})
