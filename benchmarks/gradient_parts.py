@@ -189,7 +189,8 @@ def main() -> None:  # noqa: C901, PLR0915
     count = sum(t.numel() for t in live.values())
     print(
         f"{given.size} {given.method} on {torch.cuda.get_device_name()}: "
-        f"{count / 1e6:.0f}M weights, {len(live)} tensors, {2 * M} numbers each; {len(texts)} questions, "
+        f"{count / 1e6:.0f}M weights, {len(live)} tensors, {2 * M} numbers each; "
+        f"{len(texts)} questions, "
         f"{sum(map(len, texts))} tokens, packed {len(row.tokens_T)}; "
         f"{'activations kept' if given.keep else 'recomputed by layer'}\n"
         f"  first step {first:.1f} s, then {whole:.3f} s, peak {peak:.1f} GiB allocated, "
