@@ -1,4 +1,4 @@
-"""python -m study: list the commands; python -m study NAME ...: run one of them."""
+"""All commands under one name: `merge-study COMMAND ...`, or `python -m study COMMAND ...`."""
 
 import importlib
 import inspect
@@ -12,48 +12,52 @@ COMMANDS = ("run", "plan", "status", "report", "export", "verify", "dashboard")
 
 
 def command_of(name: str) -> Callable[..., None]:
-    """The function behind a command."""
+    """Return the function of a command."""
     command: Callable[..., None] = getattr(importlib.import_module(f"study.{name}"), name)
     return command
 
 
-def listing() -> str:
-    """Every command with the first line of its help."""
+def listing(program: str) -> str:
+    """Return the help: every command with the first line of its description."""
     width = max(map(len, COMMANDS))
-    lines = [
-        f"  python -m study.{name:<{width}}  {inspect.getdoc(command_of(name))}"
-        for name in COMMANDS
-    ]
+    lines = [f"  {name:<{width}}  {inspect.getdoc(command_of(name))}" for name in COMMANDS]
     return "\n".join(
         [
-            "usage: python -m study COMMAND ..., or python -m study.COMMAND ...",
+            f"usage: {program} COMMAND ...",
+            "",
             *lines,
-            "--help after a command describes its options; --version is this program's.",
+            "",
+            f"{program} COMMAND --help describes the options of a command; --version shows the "
+            "version.",
         ]
     )
 
 
-def _without_command(arguments: list[str]) -> None:
-    """What `python -m study` does itself: list the commands, or give the version."""
+def _without_command(program: str, arguments: list[str]) -> None:
     from importlib.metadata import version
 
     if arguments[:1] == ["--version"]:
         print(f"merge-study {version('merge-study')}")
     elif arguments[:1] in ([], ["--help"], ["-h"]):
-        print(listing())
+        print(listing(program))
     else:
         from study.cli.session import fail
 
-        fail(f"{arguments[0]}: there is no such command; known are {', '.join(COMMANDS)}")
+        fail(f"unknown command {arguments[0]!r}; the commands are {', '.join(COMMANDS)}")
 
 
-def start(arguments: list[str]) -> NoReturn:
-    """Run what the arguments say, and end the process."""
+def start(program: str, arguments: list[str]) -> NoReturn:
+    """Run the command that the arguments name, and end the process."""
     if arguments and arguments[0] in COMMANDS:
         name, *rest = arguments
-        bounded(lambda: main(command_of(name), f"python -m study {name}", rest))
-    bounded(lambda: _without_command(arguments))
+        bounded(lambda: main(command_of(name), f"{program} {name}", rest))
+    bounded(lambda: _without_command(program, arguments))
+
+
+def console_script() -> NoReturn:
+    """The entry point of the console script `merge-study`."""
+    start("merge-study", sys.argv[1:])
 
 
 if __name__ == "__main__":
-    start(sys.argv[1:])
+    start("python -m study", sys.argv[1:])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -217,17 +218,26 @@ def test_options_that_hold_a_secret_are_hidden() -> None:
     assert "Def" not in text
 
 
-def test_the_package_lists_its_commands_and_runs_them() -> None:
-    listed = shell("study ").stdout
+@pytest.mark.parametrize(
+    "program",
+    [[sys.executable, "-m", "study"], [str(Path(sys.executable).with_name("merge-study"))]],
+    ids=["module", "script"],
+)
+def test_one_program_lists_all_commands_and_runs_them(program: list[str]) -> None:
+    def ran(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*program, *words], capture_output=True, text=True, env=environment())
+
+    listed = ran()
+    assert (listed.returncode, listed.stdout) == (0, ran("--help").stdout)
     for command in COMMANDS:
-        assert f"python -m study.{command} " in listed
-    version = shell("study --version").stdout
-    assert version.startswith("merge-study ")
-    within = shell("study status none.yaml")
-    assert (within.returncode, within.stderr) == (2, "error: none.yaml does not exist\n")
-    unknown = shell("study rum")
+        assert f"\n  {command} " in listed.stdout
+    assert ran("--version").stdout == f"merge-study {version('merge-study')}\n"
+    assert f"{program[-1]} status [OPTIONS]".rpartition("/")[2] in ran("status", "--help").stdout
+    refused = ran("status", "none.yaml")
+    assert (refused.returncode, refused.stderr) == (2, "error: none.yaml does not exist\n")
+    unknown = ran("rum")
     assert unknown.returncode == 2
-    assert "rum: there is no such command" in unknown.stderr
+    assert "unknown command 'rum'" in unknown.stderr
 
 
 @pytest.mark.parametrize(
