@@ -316,7 +316,7 @@ def test_a_task_that_old_trials_were_not_asked_is_named_and_not_summed(
     assert of_role(judgement, "best").cells(judgement.tasks)[1:] == ["- / -", "- / -", "-"]
     data = study.data()
     page = render(data, pictures(data))
-    assert "Without a complete search score: best trial" in page
+    assert "No score for: best trial" in page
 
 
 def test_a_database_from_before_replies_were_kept_goes_on_working(
