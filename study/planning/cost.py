@@ -1,7 +1,7 @@
-"""What a study will cost on a card: tokens, seconds, generations. Arithmetic only.
+"""The arithmetic of an estimate: tokens, seconds and generations.
 
-Rates are the makers' figures for dense bfloat16 and memory; the shares of them that a study gets
-were measured on NVIDIA H100s (benchmarks/results, 2026-11-24).
+The rates of a GPU are its maker's figures for dense bfloat16 and for memory. The shares of these
+rates that a study reaches were measured on NVIDIA H100s (benchmarks/results, 2026-11-24).
 """
 
 import math
@@ -13,13 +13,14 @@ from objectives.engines.memory import Sizes
 from study.search.sampler import default_population
 
 ENOUGH_GENERATIONS = 40
+"""Generations below which an estimate warns."""
 _SCORING_SHARE = 0.56
-"""Of the matrix rate, inside a trial: 553 to 562 of 989 TFLOP/s."""
-_TOGETHER = 0.8
-"""Of what several GPUs that share a model would do apart: two scored 1.6 times as fast as one."""
+"""Share of the matrix rate that scoring reaches: 553 to 562 of 989 TFLOP/s."""
+_SHARED_MODEL = 0.8
+"""Efficiency of GPUs that share a model: two of them scored 1.6 times as fast as one."""
 _MERGE_TIMES = 2.6
-"""As long as the bytes take at the memory rate, inside a trial: a merge of the task-arithmetic
-family with its loading took 0.077 to 0.080 s for 101 GB."""
+"""Time of merging and loading, relative to the time of moving the bytes at the memory rate. A merge
+of the task-arithmetic family took 0.077 to 0.080 s for 101 GB."""
 _MERGE_TIMES_OF = {
     "ties": 20,
     "slerp": 11,
@@ -38,19 +39,21 @@ _MERGE_TIMES_OF = {
     "arcee_fusion": 50,
     "passthrough": 4,
 }
-"""The same for other methods, most of which bring the memory of a GPU nowhere near its rate."""
+"""The same for other methods, which are not limited by the memory rate."""
 _LINK_SHARE = 0.9
+"""Share of the rate of the link to the host that copying reaches."""
 START_SECONDS = 60.0
-"""From the command to the first score."""
+"""Seconds from the command to the first score."""
 _OTHER_SECONDS = 0.05
-"""Of a trial: proposing and storing."""
+"""Seconds of a trial for proposing and storing it."""
 _BLOCK = 16
-"""vLLM shares whole blocks of so many tokens."""
+"""Tokens of a block; vLLM shares whole blocks between prompts."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU: bytes, FLOP/s in dense bfloat16, bytes/s of its memory and of its link to the host."""
+    """A GPU: its memory in bytes, its rate in FLOP/s of dense bfloat16, and the bandwidths of its
+    memory and of its link to the host in bytes/s."""
 
     name: str
     memory: float
@@ -74,41 +77,44 @@ CARDS = {
 
 @dataclass(frozen=True)
 class Tokens:
-    """Of one task in one trial."""
+    """The tokens of one task in one trial."""
 
     questions: int
     shared: int
-    """At the start of every prompt, in whole blocks; computed once."""
+    """Tokens of the common start of all prompts, in whole blocks; computed once."""
     own: int
-    """All others of all prompts."""
+    """The other tokens of all prompts."""
     decoded: int
-    """Answer tokens that are fed back: all but the last of each, at most."""
+    """Tokens of the answers that are fed back, at most: all but the last of each answer."""
 
     @property
     def computed(self) -> int:
+        """Tokens that a model computes."""
         return self.shared + self.own + self.decoded
 
     def sampled(self, share: float) -> "Tokens":
-        """Where a trial is asked this share of the task, by tokens."""
+        """Return the tokens if a trial is asked this share of the questions, measured in tokens."""
         asked, own = round(self.questions * share), round(self.own * share)
         return Tokens(asked, self.shared, own, round(self.decoded * share))
 
 
 def tokens_of(prompts: Sequence[Prompt]) -> Tokens:
-    """What a task's prompts cost with their common start computed once."""
+    """Return the tokens of a task's prompts."""
     shared = min((p.shared for p in prompts), default=0) // _BLOCK * _BLOCK
     own = sum(len(p.tokens) - shared for p in prompts)
     return Tokens(len(prompts), shared, own, sum(p.max_tokens - 1 for p in prompts))
 
 
 def scoring_seconds(weights: int, tokens: int, card: Card, gpus: int = 1) -> float:
-    """Two operations a weight and token (Kaplan et al. 2020, section 2.1), attention apart."""
-    together = 1 if gpus == 1 else _TOGETHER
-    return 2 * weights * tokens / (gpus * together * card.flops * _SCORING_SHARE)
+    """Return the seconds of computing the tokens: two operations for each weight and token (Kaplan
+    et al. 2020, section 2.1), without attention."""
+    efficiency = 1 if gpus == 1 else _SHARED_MODEL
+    return 2 * weights * tokens / (gpus * efficiency * card.flops * _SCORING_SHARE)
 
 
 def merge_seconds(sizes: Sizes, place: str, card: Card, method: str) -> float:
-    """Every source read once and the merge written, then a GPU's share copied into the model."""
+    """Return the seconds of merging and loading: every source is read once, the merge is written,
+    and each GPU copies its share into the model."""
     sources = sum(sizes.sources.values())
     times = _MERGE_TIMES_OF.get(method, _MERGE_TIMES)
     on_card = times * (sources + (sizes.gpus + 2) * sizes.model) / card.bandwidth
@@ -116,27 +122,31 @@ def merge_seconds(sizes: Sizes, place: str, card: Card, method: str) -> float:
 
 
 def trial_seconds(merge: float, scoring: float) -> float:
+    """Return the seconds of a trial."""
     return merge + scoring + _OTHER_SECONDS
 
 
 def seconds_of(rounds: Sequence[tuple[int, float]], workers: int) -> float:
-    """So many merges of so many seconds each, on so many workers."""
+    """Return the seconds of all rounds; a round is a number of merges and the seconds of each, and
+    ends when its last merge is finished."""
     return sum(math.ceil(count / workers) * each for count, each in rounds)
 
 
 def by_generation(trials: int, population: int) -> list[int]:
-    """How many trials can run at a time: a generation waits for the last of the one before."""
+    """Return the number of trials in each generation, which starts when the last one is finished."""
     return [population] * (trials // population) + [trials % population]
 
 
 def generations(trials: int, population: int) -> int:
+    """Return the number of whole generations."""
     return trials // population
 
 
 def coarser(
     layers: int, granularity: int, per_block: int, trials: int, population: int | None
 ) -> tuple[int, int] | None:
-    """The finest coarser granularity with enough generations, and its number of parameters."""
+    """Return the smallest larger layer_granularity that has enough generations, and its number of
+    parameters; None if there is none."""
     for wider in range(granularity + 1, layers + 1):
         if layers % wider:
             continue

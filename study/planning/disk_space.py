@@ -1,5 +1,5 @@
-"""What a run needs on the disk, looked at before anything slow begins: a folder that can be written
-for its results, and room for the merge that it exports in the end."""
+"""A check of the disk before anything slow starts: the folder of the results must be writable, and
+should have space for the final merge."""
 
 import contextlib
 import logging
@@ -15,54 +15,56 @@ from study.config.schema import StudyConfig
 log = logging.getLogger(__name__)
 
 _REPORT_BYTES = 16 << 20
-"""Written and removed again: more than a report takes."""
+"""Bytes that the check writes and removes; a report is smaller."""
 _BLOCK = bytes(1 << 20)
 
 
 def check_room(config: StudyConfig) -> None:
     """Raise ExportError if runs/NAME cannot be written.
 
-    A merge that has no room now is only a warning: the search and its verdict do not need it, and
-    room can be made while they run.
+    Too little space for the final merge is only a warning: the search and the verdict do not need
+    it, and space can be freed while they run.
     """
     folder = Path("runs", config.name)
     try:
-        with _made(folder):
+        with _temporary(folder):
             _check_folder(folder / "report")
             _try_writing(folder)
             free = shutil.disk_usage(folder).free
     except OSError as error:
         raise ExportError(
             f"the results cannot be written to {folder.absolute()}: {error.strerror or error}; "
-            "make it a folder that you can write, or run in another folder"
+            "make this folder writable, or run in another folder"
         ) from None
     size = merged_bytes(config.genome.base_model or config.genome.models[0], config.folder)
     if size is not None and free < size:
         log.warning(
-            "%s has room for %.2f GB, and the merge that is exported in the end takes %.2f GB: "
-            "make room before that, or export it elsewhere with study.export",
+            "%s has %.2f GB of free space, and the final merge takes %.2f GB: free some space before "
+            "the study ends, or export the merge to another disk with study.export",
             *(folder.absolute(), free / 1e9, size / 1e9),
         )
 
 
 @contextlib.contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """The folder is there; what was not there before is gone again in the end, if it is empty: a
-    study that is refused leaves nothing."""
-    new = [place for place in (folder, *folder.parents) if not place.exists()]
+def _temporary(folder: Path) -> Iterator[None]:
+    """Create the folder; on exit, remove it and its parents if they are new and empty.
+
+    A study that is refused thus leaves no folders.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     finally:
-        for place in new:
+        for path in new:
             with contextlib.suppress(OSError):
-                place.rmdir()
+                path.rmdir()
 
 
 def _check_folder(path: Path) -> None:
-    """What is there must be a folder that can be written. Raises OSError."""
+    """Raise OSError if the path exists and is not a writable folder."""
     if path.is_symlink() and not path.exists():
-        raise FileNotFoundError(0, f"{path.name} is a link to nothing")
+        raise FileNotFoundError(0, f"{path.name} is a broken link")
     if path.exists():
         if not path.is_dir():
             raise NotADirectoryError(0, f"{path.name} is not a folder")
@@ -71,7 +73,10 @@ def _check_folder(path: Path) -> None:
 
 
 def _try_writing(folder: Path) -> None:
-    """Raises OSError: also quotas and read-only file systems show then."""
+    """Write and remove a file, which also finds quotas and read-only file systems.
+
+    Raises OSError.
+    """
     path = folder / f".room.part-{os.getpid()}"
     try:
         with path.open("xb") as file:

@@ -12,7 +12,6 @@ from .style import (
     COLOURS,
     GREEN,
     GREY,
-    INK,
     MAX_LABELS,
     ORANGE,
     cycled,
@@ -22,11 +21,12 @@ from .style import (
     whole_numbers,
 )
 
-_LEVEL_COLOURS = {"base": INK, "best parent": ORANGE, "best uniform": GREEN}
+_LEVELS = {"best parent": ORANGE, "best uniform": GREEN}
+"""Baselines to draw. The base is left out: it often scores far below all trials."""
 
 
 def best_so_far(data: ReportData) -> Figure | None:
-    """Draw every trial, the best score so far and the baselines."""
+    """Draw every trial, the best score so far and the best parent and uniform merge."""
     history = data.scores
     if not history.values:
         return None
@@ -35,8 +35,8 @@ def best_so_far(data: ReportData) -> Figure | None:
     axes.scatter(numbers, history.values, s=14, color=GREY, label="trial", linewidths=0)
     axes.step(numbers, history.best_so_far(), where="post", color=BLUE, label="best so far")
     for name, value in history.levels().items():
-        colour = _LEVEL_COLOURS[name]
-        axes.axhline(value, color=colour, linewidth=1, linestyle="--", label=name)
+        if name in _LEVELS:
+            axes.axhline(value, color=_LEVELS[name], linewidth=1, linestyle="--", label=name)
     whole_numbers(axes, "search trial")
     legend_below(axes, 3)
     return figure

@@ -44,7 +44,8 @@ from study.search.state import best_search
 from study.setup.setup import Setup, build
 from study.verdict.judge import Judgement, judge
 from tests.support.commands import command
-from tests.support.paths import DEMO
+from tests.support.json_keys import key_paths
+from tests.support.paths import DEMO, ROOT
 
 TRIALS, POPULATION = 8, 4
 
@@ -316,7 +317,7 @@ def test_a_task_that_old_trials_were_not_asked_is_named_and_not_summed(
     assert of_role(judgement, "best").cells(judgement.tasks)[1:] == ["- / -", "- / -", "-"]
     data = study.data()
     page = render(data, pictures(data))
-    assert "Without a complete search score: best trial" in page
+    assert "No score for: best trial" in page
 
 
 def test_a_database_from_before_replies_were_kept_goes_on_working(
@@ -385,6 +386,25 @@ def test_what_questions_and_models_are_called_cannot_break_the_page(whole: Study
     page = render(data, {})
     assert "<script>" not in page
     assert "&lt;b&gt;&amp;" in page
+
+
+# The public formats
+
+KEYS = json.loads((ROOT / "tests" / "stored" / "keys.json").read_text())
+"""The keys of the documents that version 0.1.0 wrote."""
+MAY_BE_EMPTY = ("flips.tasks.", "never_right.tasks.", "verdict.parents_ensemble.")
+
+
+def test_report_verdict_and_status_keep_the_keys_of_their_json(whole: Study) -> None:
+    status = json.loads(command("status", whole.config, "--json", folder=whole.folder).stdout)
+    verdict = json.loads((whole.merge / "verdict.json").read_text())
+    report = whole.data().to_dict()
+    assert verdict.pop("exported") == verdict["final"]["trial"]
+    assert verdict == report["verdict"]
+    for name, data in (("report", report), ("status", status)):
+        keys, expected = key_paths(data, KEYS["names"]), set(KEYS[name])
+        assert keys <= expected
+        assert all(key.startswith(MAY_BE_EMPTY) for key in expected - keys)
 
 
 # The folder

@@ -110,7 +110,7 @@ def test_a_merge_without_room_is_a_warning(
     (here / "m" / "model.safetensors").write_bytes(data)
     genome = config.genome.model_copy(update={"base_model": str(here / "m")})
     check_room(config.model_copy(update={"genome": genome}))
-    assert "the merge that is exported in the end takes 2000000.00 GB" in caplog.text
+    assert "the final merge takes 2000000.00 GB" in caplog.text
 
 
 def test_the_size_of_a_merge_is_known_from_headers(here: Path) -> None:

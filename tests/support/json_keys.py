@@ -1,0 +1,18 @@
+"""The keys of a JSON document."""
+
+from collections.abc import Collection
+from typing import Any
+
+
+def key_paths(data: Any, names: Collection[str], path: str = "") -> set[str]:
+    """The paths of all keys, such as `merge.values.*`; `*` stands for the keys of an object at one
+    of the paths `names`, which are names of tasks, models or parameters."""
+    if isinstance(data, list):
+        return {key for item in data for key in key_paths(item, names, path)}
+    if not isinstance(data, dict):
+        return set()
+    keys = set()
+    for key, value in data.items():
+        inner = f"{path}.{'*' if path in names else key}".removeprefix(".")
+        keys |= {inner} | key_paths(value, names, inner)
+    return keys
