@@ -14,20 +14,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from objectives.errors import ExportError
-from objectives.files.atomic_files import json_of, sha256, text_of, write_json
-from objectives.files.model_files import read_json
+from objectives.files.export_files import json_of, sha256, text_of, write_json
+from objectives.files.model_files import (
+    GENERATION_CONFIG,
+    TOKENIZER_CONFIG,
+    TOKENIZER_FILES,
+    read_json,
+)
 from objectives.merge.mergekit_yaml import to_mergekit
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.stream import MergeStream
 from objectives.models.checkpoint import Checkpoint
 from objectives.models.fingerprint import fingerprints
 from objectives.models.sources import Sources
-from objectives.models.special_tokens import GENERATION_FILE, merged_generation_config
-from objectives.models.tokenizer import FILES, TOKENIZER_CONFIG
+from objectives.models.special_tokens import merged_generation_config
 from objectives.models.vocabulary import BASE, UNION
 
 from .manifest import MERGEKIT_FILE, RECIPE_FILE, SUMS_FILE, read_sums, write_manifest
-from .target import checked, written_whole
+from .target import checked, replacing
 
 SHARD_BYTES = 5_000_000_000
 
@@ -51,7 +55,7 @@ def export(
     sizes = _sizes(recipe, sources)
     out = checked(out, overwrite, sum(sizes.values()))
     try:
-        with written_whole(out) as folder:
+        with replacing(out) as folder:
             _write_weights(recipe, sources, folder, sizes, shard_bytes)
             _write_texts(recipe, sources, references, folder, card)
             for name, text in (texts or {}).items():
@@ -172,12 +176,12 @@ def _write_texts(
         _copy_tokenizer(sources.tokenizer_checkpoint, folder)
     label, rows = sources.tokenizer_checkpoint.label, sources.vocabulary.size
     generation = merged_generation_config(label, tokenizer_checkpoint, config, rows)
-    write_json(folder / GENERATION_FILE, generation)
+    write_json(folder / GENERATION_CONFIG, generation)
 
 
 def _copy_tokenizer(tokenizer_checkpoint: Checkpoint, folder: Path) -> None:
     """Without a tokenizer's auto_map, which names code."""
-    for name in FILES:
+    for name in TOKENIZER_FILES:
         path = tokenizer_checkpoint.folder / name
         if not path.exists():
             continue

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from objectives.errors import ExportError
-from objectives.files.atomic_files import json_of, sha256, text_of, write_json
-from objectives.models.tokenizer import FILES
+from objectives.files.export_files import json_of, sha256, text_of, write_json
+from objectives.files.model_files import TOKENIZER_FILES
 
 MERGEKIT_FILE, RECIPE_FILE, SUMS_FILE = "mergekit_config.yml", "recipe.json", "SHA256SUMS"
 MANIFEST_FILE = "manifest.json"
@@ -20,7 +20,7 @@ EXPORTING = ".exporting"
 """The file that is locked in a folder while an export writes into it."""
 _PROGRAM = "merge-study"
 _EARLIER = (
-    *FILES, MERGEKIT_FILE, RECIPE_FILE, SUMS_FILE, "README.md", "config.json",
+    *TOKENIZER_FILES, MERGEKIT_FILE, RECIPE_FILE, SUMS_FILE, "README.md", "config.json",
     "generation_config.json", "model.safetensors.index.json", "study.json", "verdict.json",
 )  # fmt: skip
 _SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")

@@ -8,9 +8,8 @@ from typing import Any
 from transformers import AutoConfig
 
 from objectives.errors import SourceError
-from objectives.files.model_files import read_json
+from objectives.files.model_files import GENERATION_CONFIG, read_json
 
-GENERATION_FILE = "generation_config.json"
 _EOS, _PAD = "eos_token_id", "pad_token_id"
 
 
@@ -43,7 +42,7 @@ def end_tokens(
     own = _ids(stored, f"{label}: {folder / 'config.json'}", rows)
     if not generation:
         return EndTokens(own)
-    path = folder / GENERATION_FILE
+    path = folder / GENERATION_CONFIG
     named = read_generation_config(label, folder).get(_EOS)
     if named is None:
         return EndTokens(own)
@@ -56,7 +55,7 @@ def end_tokens(
 
 def read_generation_config(label: str, folder: Path) -> dict[str, Any]:
     """The folder's generation_config.json; empty if there is none. Raises SourceError."""
-    path = folder / GENERATION_FILE
+    path = folder / GENERATION_CONFIG
     return read_json(label, path) if path.exists() else {}
 
 

@@ -9,22 +9,10 @@ from transformers import AutoTokenizer
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from objectives.errors import SourceError
-from objectives.files.model_files import read_json
+from objectives.files.model_files import TOKENIZER_CONFIG, read_json
 
 log = logging.getLogger(__name__)
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
-FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    TOKENIZER_CONFIG,
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 _PANIC = "PanicException"
 """What the tokenizers library raises for some broken files; it is no Exception."""
 _ANY_OF = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")

@@ -294,7 +294,7 @@ def test_an_exported_folder_is_whole(whole: tuple[Path, str, str], tmp_path: Pat
     assert json.loads((out / "verdict.json").read_text())["exported"] == 12
     again = command("export", config, "--out", out, folder=config.parent)
     assert again.returncode == 2
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr
     over = command("export", config, "--out", out, "--overwrite", folder=config.parent)
     assert over.returncode == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
