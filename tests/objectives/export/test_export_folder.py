@@ -128,7 +128,7 @@ def test_a_file_that_was_changed_since_is_not_replaced(
     out = write(tmp_path / "m")
     with (out / name).open("ab") as file:
         file.write(b" more")
-    with pytest.raises(ExportError, match=f"{name} \\(changed since it was exported\\)"):
+    with pytest.raises(ExportError, match=f"{name} \\(changed since the export\\)"):
         write(out)
     assert (out / name).read_bytes().endswith(b" more")
 
@@ -158,7 +158,7 @@ def test_a_folder_of_something_else_is_not_replaced(
     for name, text in {**files, "thesis.txt": "years of work"}.items():
         (out / name).write_text(text)
     before = everything(out)
-    with pytest.raises(ExportError, match="is no exported merge"):
+    with pytest.raises(ExportError, match="is not an exported merge"):
         write(out)
     assert everything(out) == before
 
