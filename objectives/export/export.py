@@ -1,4 +1,4 @@
-"""A merge as a Hugging Face folder, through the same stream that engines are fed from."""
+"""Write a merge as a Hugging Face folder, from the same stream that engines load."""
 
 import json
 import math
@@ -14,20 +14,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from objectives.errors import ExportError
-from objectives.files.atomic_files import json_of, sha256, text_of, write_json
-from objectives.files.model_files import read_json
+from objectives.files.export_files import json_of, sha256, text_of, write_json
+from objectives.files.model_files import (
+    GENERATION_CONFIG,
+    TOKENIZER_CONFIG,
+    TOKENIZER_FILES,
+    read_json,
+)
 from objectives.merge.mergekit_yaml import to_mergekit
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.stream import MergeStream
 from objectives.models.checkpoint import Checkpoint
 from objectives.models.fingerprint import fingerprints
 from objectives.models.sources import Sources
-from objectives.models.special_tokens import GENERATION_FILE, merged_generation_config
-from objectives.models.tokenizer import FILES, TOKENIZER_CONFIG
+from objectives.models.special_tokens import merged_generation_config
 from objectives.models.vocabulary import BASE, UNION
 
 from .manifest import MERGEKIT_FILE, RECIPE_FILE, SUMS_FILE, read_sums, write_manifest
-from .target import checked, written_whole
+from .target import checked, replacing
 
 SHARD_BYTES = 5_000_000_000
 
@@ -42,28 +46,28 @@ def export(
     shard_bytes: int = SHARD_BYTES,
     texts: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write weights, config, tokenizer, recipe, mergekit YAML and model card; gives the folder.
+    """Write weights, config, tokenizer, recipe, mergekit YAML and model card; return the folder.
 
-    `references` says where each label's model comes from, `texts` holds further files by name.
-    The folder appears whole or not at all. With `overwrite` it takes the place of an earlier
-    export, never of other files. Raises ExportError.
+    `references` are the sources' names or paths by label, `texts` are further files by name. The
+    folder is written atomically. With `overwrite` it replaces an earlier export, but never other
+    files. Raises ExportError.
     """
     sizes = _sizes(recipe, sources)
     out = checked(out, overwrite, sum(sizes.values()))
     try:
-        with written_whole(out) as folder:
+        with replacing(out) as folder:
             _write_weights(recipe, sources, folder, sizes, shard_bytes)
             _write_texts(recipe, sources, references, folder, card)
             for name, text in (texts or {}).items():
                 (folder / name).write_text(text, encoding="utf-8")
             write_manifest(folder)
-    except (OSError, SafetensorError) as error:  # safetensors has its own word for a full disk
+    except (OSError, SafetensorError) as error:  # SafetensorError: a full disk
         raise ExportError(f"cannot write {out}: {error}") from None
     return out
 
 
 def identity(recipe: MergeRecipe, sources: Sources) -> dict[str, Any]:
-    """What makes a merge: its numbers and its sources. Two folders with the same are the same."""
+    """Return the recipe and the sources' fingerprints; equal for merges with equal weights."""
     data: dict[str, Any] = {"recipe": recipe.to_dict(), "sources": fingerprints(sources)}
     if sources.config_source is not None:
         data["config_source"] = sources.config_label(recipe.alone)
@@ -73,35 +77,37 @@ def identity(recipe: MergeRecipe, sources: Sources) -> dict[str, Any]:
 def holds(
     folder: Path, recipe: MergeRecipe, sources: Sources, texts: Mapping[str, str] | None = None
 ) -> bool:
-    """Whether a folder is this merge with these texts, exported before."""
+    """Return whether a folder is an earlier export of this merge with these texts."""
     try:
         stored = json_of(folder / RECIPE_FILE)
         same = all(text_of(folder / name) == text for name, text in (texts or {}).items())
-        whole = all((folder / name).is_file() for name in read_sums(folder))
+        complete = all((folder / name).is_file() for name in read_sums(folder))
     except ExportError:
         return False
-    return same and whole and bool(stored == identity(recipe, sources))
+    return same and complete and bool(stored == identity(recipe, sources))
 
 
 def changed_weights(folder: Path) -> list[str]:
-    """Weight files that are not what was exported, or gone. Raises ExportError where the folder
-    does not say what was exported."""
+    """Return the names of weight files that were changed, removed or added since the export.
+
+    Raises ExportError if the folder does not list the exported files.
+    """
     try:
         sums = read_sums(folder)
     except ExportError as error:
         raise ExportError(
-            f"{error}; {SUMS_FILE} says what was exported: export the merge again"
+            f"{error}; {SUMS_FILE} lists what was exported: export the merge again"
         ) from None
     unlisted = [path.name for path in folder.glob("*.safetensors") if path.name not in sums]
     try:
         changed = [name for name, digest in sums.items() if sha256(folder / name) != digest]
     except OSError as error:
-        raise ExportError(f"{folder}: a weight file cannot be read: {error}") from None
+        raise ExportError(f"{folder}: cannot read a weight file: {error}") from None
     return changed + unlisted
 
 
 def _sizes(recipe: MergeRecipe, sources: Sources) -> dict[str, int]:
-    """Bytes of each tensor."""
+    """Return the size of each tensor in bytes."""
     itemsize = torch.empty(0, dtype=getattr(torch, recipe.dtype)).element_size()
     return {info.name: math.prod(info.shape) * itemsize for info in sources.layout}
 
@@ -113,11 +119,11 @@ def _write_weights(
     sizes: Mapping[str, int],
     shard_bytes: int,
 ) -> None:
-    shards = _planned(sizes, shard_bytes)
+    shards = _plan_shards(sizes, shard_bytes)
     tensors = MergeStream(sources).tensors(recipe)
     for file, names in shards.items():
         save_file(_take(tensors, names), folder / file, metadata={"format": "pt"})
-        (folder / file).chmod(0o644)  # safetensors makes files that only their owner reads
+        (folder / file).chmod(0o644)  # safetensors writes files with mode 0600
     if len(shards) > 1:
         index = {
             "metadata": {"total_size": sum(sizes.values())},
@@ -126,8 +132,8 @@ def _write_weights(
         write_json(folder / "model.safetensors.index.json", index)
 
 
-def _planned(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
-    """File names and the tensors that go into each, in the order of the stream."""
+def _plan_shards(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
+    """Return the names of the tensors in each file, in the order of the stream."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
@@ -144,12 +150,13 @@ def _planned(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
 
 
 def _take(tensors: Iterator[tuple[str, Tensor]], names: list[str]) -> dict[str, Tensor]:
-    taken = {}
+    """Return the next tensors of the stream, which must have these names."""
+    shard = {}
     for expected in names:
         name, tensor = next(tensors)
         assert name == expected
-        taken[name] = tensor.contiguous()
-    return taken
+        shard[name] = tensor.contiguous()
+    return shard
 
 
 def _write_texts(
@@ -165,27 +172,27 @@ def _write_texts(
     merge = to_mergekit(recipe, references, _tokenizer_source(recipe, sources, references))
     (folder / MERGEKIT_FILE).write_text(yaml.safe_dump(merge, sort_keys=False), encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
-    tokenizer_checkpoint = sources.tokenizer_checkpoint.folder
+    checkpoint = sources.tokenizer_checkpoint
     if sources.tokenizer_source == UNION:
         _save_tokenizer(sources.vocabulary.tokenizer, folder)
     else:
-        _copy_tokenizer(sources.tokenizer_checkpoint, folder)
-    label, rows = sources.tokenizer_checkpoint.label, sources.vocabulary.size
-    generation = merged_generation_config(label, tokenizer_checkpoint, config, rows)
-    write_json(folder / GENERATION_FILE, generation)
+        _copy_tokenizer(checkpoint, folder)
+    rows = sources.vocabulary.size
+    generation = merged_generation_config(checkpoint.label, checkpoint.folder, config, rows)
+    write_json(folder / GENERATION_CONFIG, generation)
 
 
-def _copy_tokenizer(tokenizer_checkpoint: Checkpoint, folder: Path) -> None:
-    """Without a tokenizer's auto_map, which names code."""
-    for name in FILES:
-        path = tokenizer_checkpoint.folder / name
+def _copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+    """Copy the tokenizer's files, without `auto_map`, which refers to Python code."""
+    for name in TOKENIZER_FILES:
+        path = checkpoint.folder / name
         if not path.exists():
             continue
         if name == TOKENIZER_CONFIG and "auto_map" in (
-            settings := read_json(tokenizer_checkpoint.label, path)
+            settings := read_json(checkpoint.label, path)
         ):
-            kept = {key: value for key, value in settings.items() if key != "auto_map"}
-            write_json(folder / name, kept)
+            without = {key: value for key, value in settings.items() if key != "auto_map"}
+            write_json(folder / name, without)
         else:
             shutil.copyfile(path, folder / name)
 
@@ -193,15 +200,18 @@ def _copy_tokenizer(tokenizer_checkpoint: Checkpoint, folder: Path) -> None:
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
     try:
         tokenizer.save_pretrained(folder)
-    except Exception as error:  # of a full disk it raises a bare Exception
+    except Exception as error:  # a bare Exception if the disk is full
         raise ExportError(f"cannot write the tokenizer to {folder}: {error}") from None
 
 
 def _tokenizer_source(
     recipe: MergeRecipe, sources: Sources, references: Mapping[str, str]
 ) -> str | None:
-    """mergekit's key of this name. It takes no models of other vocabularies without it, and knows
-    no base where a method has none."""
+    """Return the value of mergekit's key `tokenizer_source`; None to leave it out.
+
+    mergekit needs it for models with different vocabularies, and refuses `base` for a method
+    without a base model.
+    """
     if sources.tokenizer_source == UNION:
         return UNION
     if sources.tokenizer_source != BASE:

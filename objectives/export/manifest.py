@@ -1,7 +1,7 @@
-"""Which files an export has written, with their digests: nothing else is ever replaced or removed.
+"""The list of files that an export has written. No other file is ever replaced or removed.
 
-`manifest.json` lists them. Folders from before it have their weights in SHA256SUMS, and files whose
-names are known.
+`manifest.json` lists the files with their digests. Older exports lack it; they list their weights
+in SHA256SUMS, and the names of their other files are known.
 """
 
 import os
@@ -11,27 +11,27 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from objectives.errors import ExportError
-from objectives.files.atomic_files import json_of, sha256, text_of, write_json
-from objectives.models.tokenizer import FILES
+from objectives.files.export_files import json_of, sha256, text_of, write_json
+from objectives.files.model_files import TOKENIZER_FILES
 
 MERGEKIT_FILE, RECIPE_FILE, SUMS_FILE = "mergekit_config.yml", "recipe.json", "SHA256SUMS"
 MANIFEST_FILE = "manifest.json"
 EXPORTING = ".exporting"
-"""The file that is locked in a folder while an export writes into it."""
+"""The name of a file that an export locks while it writes into the folder."""
 _PROGRAM = "merge-study"
-_EARLIER = (
-    *FILES, MERGEKIT_FILE, RECIPE_FILE, SUMS_FILE, "README.md", "config.json",
+_OLDER_FILES = (
+    *TOKENIZER_FILES, MERGEKIT_FILE, RECIPE_FILE, SUMS_FILE, "README.md", "config.json",
     "generation_config.json", "model.safetensors.index.json", "study.json", "verdict.json",
 )  # fmt: skip
 _SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
-_SHOWN = 5
+_MAX_NAMES = 5
 
 Digests = Mapping[str, str | None]
-"""SHA-256 by path in the folder; None where it was not recorded."""
+"""SHA-256 by path in the folder; None if it is not recorded."""
 
 
 def write_manifest(folder: Path) -> None:
-    """Record every file of an export, the weights in the format of sha256sum too."""
+    """Write manifest.json, which lists all files, and SHA256SUMS, which lists the weights."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != EXPORTING)
     digests = {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
     weights = {name: digest for name, digest in digests.items() if name.endswith(".safetensors")}
@@ -42,7 +42,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """The digests in SHA256SUMS by name. Raises ExportError with the line that is none."""
+    """Return the digests in SHA256SUMS by file name. Raises ExportError with the invalid line."""
     path, sums = folder / SUMS_FILE, {}
     for number, line in enumerate(text_of(path).splitlines(), 1):
         match = _SUM.fullmatch(line)
@@ -56,16 +56,16 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def recorded(folder: Path) -> Digests:
-    """The files that an export has written into a folder. Raises ExportError where none has."""
+    """Return the files that an export has written. Raises ExportError if the folder is not one."""
     try:
         if (folder / MANIFEST_FILE).is_symlink() or not (folder / MANIFEST_FILE).exists():
-            return _recorded_earlier(folder)
+            return _recorded_by_older(folder)
         data = json_of(folder / MANIFEST_FILE)
         digests = data["files"]
-        recipe_is_there = (folder / RECIPE_FILE).is_file()
+        has_recipe = (folder / RECIPE_FILE).is_file()
         if (
             data["written_by"] != _PROGRAM
-            or not recipe_is_there
+            or not has_recipe
             or not all(
                 isinstance(digest, str) and _is_inside(name) for name, digest in digests.items()
             )
@@ -73,49 +73,49 @@ def recorded(folder: Path) -> Digests:
             raise ValueError
     except (ExportError, AttributeError, KeyError, TypeError, ValueError):
         raise ExportError(
-            f"{folder} is no exported merge and is not overwritten; choose another folder"
+            f"{folder} is not an exported merge and is not overwritten; choose another folder"
         ) from None
     return {**digests, MANIFEST_FILE: None}
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raise ExportError where a folder holds anything but what an export has written there."""
+    """Check that a folder holds only unchanged files of an export. Raises ExportError."""
     digests = recorded(folder)
-    strange = [*_strange(folder, digests)]
-    if not strange:
+    foreign = [*_foreign(folder, digests)]
+    if not foreign:
         changed = (n for n, digest in digests.items() if digest and _differs(folder / n, digest))
-        strange = [f"{name} (changed since it was exported)" for name in changed]
-    if strange:
-        more = f" and {len(strange) - _SHOWN} more" if strange[_SHOWN:] else ""
+        foreign = [f"{name} (changed since the export)" for name in changed]
+    if foreign:
+        more = f" and {len(foreign) - _MAX_NAMES} more" if foreign[_MAX_NAMES:] else ""
         raise ExportError(
-            f"{folder} is not overwritten, for it holds what no export wrote: "
-            f"{', '.join(strange[:_SHOWN])}{more}; move that away, or choose another folder"
+            f"{folder} is not overwritten, because it contains files that no export wrote: "
+            f"{', '.join(foreign[:_MAX_NAMES])}{more}; move them, or choose another folder"
         )
 
 
 def remove(folder: Path) -> None:
-    """Remove an exported folder, file by file, as recorded. Raises ExportError and OSError."""
+    """Remove an exported folder, but only its recorded files. Raises ExportError and OSError."""
     digests = recorded(folder)
-    last = (RECIPE_FILE, SUMS_FILE, MANIFEST_FILE)  # by which the rest is known
+    last = (RECIPE_FILE, SUMS_FILE, MANIFEST_FILE)  # the other files are identified by these
     for name in sorted(digests, key=last.__contains__):
         (folder / name).unlink(missing_ok=True)
     for parent, _, _ in os.walk(folder, topdown=False):
         os.rmdir(parent)
 
 
-def _recorded_earlier(folder: Path) -> Digests:
-    """What an export before manifest.json has written."""
+def _recorded_by_older(folder: Path) -> Digests:
+    """Return the files of an export of a version without manifest.json. Raises ExportError."""
     recipe = json_of(folder / RECIPE_FILE)
     if not isinstance(recipe, dict) or recipe.keys() != {"recipe", "sources"}:
         raise ExportError(f"{folder / RECIPE_FILE} is not the recipe of a merge")
     sums = read_sums(folder)
     if any(not name.endswith(".safetensors") or "/" in name for name in sums):
-        raise ExportError(f"{folder / SUMS_FILE} names other files than weights")
-    return {**dict.fromkeys(_EARLIER), **sums}
+        raise ExportError(f"{folder / SUMS_FILE} lists files that are not weights")
+    return {**dict.fromkeys(_OLDER_FILES), **sums}
 
 
-def _strange(folder: Path, digests: Digests) -> Iterator[str]:
-    """What is there and not recorded: files, folders, links and whatever else."""
+def _foreign(folder: Path, digests: Digests) -> Iterator[str]:
+    """Yield the names of files, folders, links and special files that are not recorded."""
     parents = {str(parent) for name in digests for parent in PurePosixPath(name).parents}
     for entry in _entries(folder, parents):
         name = entry.relative_to(folder).as_posix()
@@ -130,7 +130,7 @@ def _strange(folder: Path, digests: Digests) -> Iterator[str]:
 
 
 def _entries(folder: Path, parents: set[str]) -> Iterator[Path]:
-    """What is in the folder, and in those of its folders that have recorded files."""
+    """Yield the entries of the folder and of its subfolders that have recorded files."""
     for entry in sorted(folder.iterdir()):
         yield entry
         if entry.is_dir() and not entry.is_symlink() and entry.name in parents:

@@ -1,1 +1,1 @@
-"""Files of other people's models and questions, read within bounds, and files written whole."""
+"""Bounded reading of files from any source, and atomic writing of folders."""

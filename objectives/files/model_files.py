@@ -1,7 +1,7 @@
-"""The files of a model's folder, which may come from anywhere: only regular files, only inside it.
+"""Read the files of a model's folder, whose source is not trusted.
 
-A folder in the cache of Hugging Face holds links to that cache's blobs; no other link is followed
-out of a model's folder.
+Only regular files in the folder are read. Links may only lead out of it to the blobs of the Hugging
+Face cache.
 """
 
 import json
@@ -12,48 +12,63 @@ from typing import Any
 
 from objectives.errors import SourceError
 
+from .text_files import UnreadableFile, read_bytes
+
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+GENERATION_CONFIG = "generation_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 _TEXTS = ("*.json", "*.jinja", "*.model", "*.tiktoken", "vocab.txt", "merges.txt")
 _MORE_TEXTS = "additional_chat_templates"
 _LFS = b"version https://git-lfs.github.com/spec/"
 _LFS_BYTES = 1024
 _BOM = b"\xef\xbb\xbf"
-_LARGEST = 64 << 20
-"""Bytes of a JSON file that is read whole: an index of a model of 100,000 tensors has 10 MB."""
-_DEEPEST = 64
+_MAX_JSON_BYTES = 64 << 20
+"""The index of a model of 100,000 tensors has 10 MB."""
+_MAX_DEPTH = 64
 
 
 def check_texts(label: str, folder: Path) -> None:
-    """Check the files of configuration and tokenizer. Raises SourceError."""
+    """Check the configuration and tokenizer files of a folder. Raises SourceError."""
     for path in _texts(folder):
         check_file(label, folder, path)
 
 
 def _texts(folder: Path) -> Iterator[Path]:
-    for place in (folder, folder / _MORE_TEXTS):
+    for parent in (folder, folder / _MORE_TEXTS):
         for pattern in _TEXTS:
-            yield from sorted(place.glob(pattern))
+            yield from sorted(parent.glob(pattern))
 
 
 def check_file(label: str, folder: Path, path: Path) -> None:
-    """Refuse what is not a whole regular file of the folder. Raises SourceError."""
+    """Check that a path is a regular file of the folder and not a pointer. Raises SourceError."""
     where = f"{label}: {str(path)!r}" if not str(path).isprintable() else f"{label}: {path}"
     try:
         real = path.resolve(strict=True)
-        kind = real.stat()
+        status = real.stat()
     except (OSError, RuntimeError, ValueError) as error:
-        reason = "is a link to nothing" if path.is_symlink() else f"cannot be read: {error}"
+        reason = "is a broken link" if path.is_symlink() else f"cannot be read: {error}"
         raise SourceError(f"{where} {reason}; download the model again") from None
     if not _belongs(real, folder):
         raise SourceError(
-            f"{where} leads out of the model's folder, to {real}; put a copy of that file "
-            "in its place, if it belongs to the model"
+            f"{where} is a link out of the model's folder, to {real}; if that file belongs to the "
+            "model, replace the link with a copy of it"
         )
-    if not stat.S_ISREG(kind.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise SourceError(f"{where} is not a regular file")
-    if kind.st_size <= _LFS_BYTES and _begins(path, _LFS):
+    if status.st_size <= _LFS_BYTES and _starts_with(path, _LFS):
         raise SourceError(
             f"{where} is a Git LFS pointer, not the file itself; "
             "run git lfs pull in that folder, or download the model again"
@@ -61,7 +76,7 @@ def check_file(label: str, folder: Path, path: Path) -> None:
 
 
 def _belongs(real: Path, folder: Path) -> bool:
-    """Whether a resolved path is inside the folder, or a blob of the cache of Hugging Face."""
+    """Return whether a resolved path is in the folder or a blob of the Hugging Face cache."""
     root = folder.resolve()
     if real.is_relative_to(root):
         return True
@@ -76,20 +91,19 @@ def _belongs(real: Path, folder: Path) -> bool:
     return real.is_relative_to(cache) and "blobs" in real.relative_to(cache).parts[:2]
 
 
-def _begins(path: Path, text: bytes) -> bool:
+def _starts_with(path: Path, text: bytes) -> bool:
     with path.open("rb") as file:
         return file.read(len(text)) == text
 
 
 def read_json(label: str, path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file. Raises SourceError."""
+    """Return the mapping in a JSON file. Raises SourceError."""
     try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST + 1)
+        data = read_bytes(path, _MAX_JSON_BYTES)
+    except UnreadableFile as error:
+        raise SourceError(f"{label}: {error}") from None
     except OSError as error:
         raise SourceError(f"{label}: cannot read {path}: {error.strerror}") from None
-    if len(data) > _LARGEST:
-        raise SourceError(f"{label}: {path} is larger than {_LARGEST >> 20} MiB")
     if data.startswith(_BOM):
         raise SourceError(
             f"{label}: {path} begins with a byte order mark, which transformers does not read; "
@@ -104,8 +118,8 @@ def read_json(label: str, path: Path) -> dict[str, Any]:
         raise SourceError(f"{label}: {path} is not JSON: {reason[:200]}") from None
     if not isinstance(value, dict):
         raise SourceError(f"{label}: {path} is not a mapping of keys to values")
-    if _depth_exceeds(value, _DEEPEST):
-        raise SourceError(f"{label}: {path} is nested more than {_DEEPEST} levels deep")
+    if _depth_exceeds(value, _MAX_DEPTH):
+        raise SourceError(f"{label}: {path} is nested more than {_MAX_DEPTH} levels deep")
     return value
 
 
@@ -122,14 +136,17 @@ def _depth_exceeds(value: Any, limit: int) -> bool:
 
 
 def weight_files(label: str, folder: Path) -> list[Path]:
-    """The safetensors files that transformers reads: model.safetensors, else those that the index
-    names. A folder that has neither gives all that it has. Raises SourceError."""
+    """Return the safetensors files that transformers reads.
+
+    These are model.safetensors or, if that is missing, the files that the index names. If the
+    folder has neither, all its safetensors files are returned. Raises SourceError.
+    """
     single, index = folder / SINGLE, folder / INDEX
     if single.exists() or single.is_symlink():
         paths = [single]
     elif index.exists() or index.is_symlink():
         check_file(label, folder, index)
-        paths = _of_index(label, folder, index)
+        paths = _files_in_index(label, folder, index)
     else:
         paths = sorted(folder.glob("*.safetensors"))
     for path in paths:
@@ -137,10 +154,10 @@ def weight_files(label: str, folder: Path) -> list[Path]:
     return paths
 
 
-def _of_index(label: str, folder: Path, index: Path) -> list[Path]:
+def _files_in_index(label: str, folder: Path, index: Path) -> list[Path]:
     files = read_json(label, index).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
-        raise SourceError(f"{label}: {index} has no weight_map that names a file for each tensor")
+        raise SourceError(f"{label}: {index} has no weight_map with a file for each tensor")
     names = sorted(set(files.values()))
     for name in names:
         if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
@@ -150,7 +167,7 @@ def _of_index(label: str, folder: Path, index: Path) -> list[Path]:
             )
         if not _exists(folder / name):
             raise SourceError(
-                f"{label}: {index} names the file {name[:200]!r}, which is not there; "
+                f"{label}: {index} names the file {name[:200]!r}, which does not exist; "
                 "download the model again"
             )
     if not names:
@@ -161,5 +178,5 @@ def _of_index(label: str, folder: Path, index: Path) -> list[Path]:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a name that no file can have
+    except OSError:  # not a valid file name
         return False

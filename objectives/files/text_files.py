@@ -1,4 +1,4 @@
-"""Text files that a user names, read with bounds: a pipe is not waited for, a device not read."""
+"""Read files that a user names, within bounds; pipes and devices are refused."""
 
 import os
 import stat
@@ -28,15 +28,15 @@ _TYPES = (
 
 
 class UnreadableFile(Exception):
-    """A file is no text that can be read: names the file, the reason and the remedy."""
+    """A file cannot be read as text; the message names the file, the reason and the remedy."""
 
 
 def read_text(path: Path, max_bytes: int) -> str:
-    """Return the UTF-8 text of a regular file, without a byte order mark and with \\n as line ends.
+    """Return the UTF-8 text of a regular file, without its byte order mark.
 
-    Raises FileNotFoundError and UnreadableFile.
+    Line ends become a line feed. Raises FileNotFoundError and UnreadableFile.
     """
-    data = _read(path, max_bytes)
+    data = read_bytes(path, max_bytes)
     for start, name in _FORMATS:
         if data.startswith(start):
             raise UnreadableFile(f"cannot read {path}: it is {name}")
@@ -54,8 +54,11 @@ def read_text(path: Path, max_bytes: int) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _read(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a regular file. Opening does not block, so that a pipe is refused at once."""
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """Return the contents of a regular file. Opening a pipe does not block.
+
+    Raises FileNotFoundError, and UnreadableFile for anything else that cannot be read.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -65,8 +68,8 @@ def _read(path: Path, max_bytes: int) -> bytes:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            kind = next((name for test, name in _TYPES if test(status.st_mode)), "no file")
-            raise UnreadableFile(f"cannot read {path}: it is {kind}; name a regular file")
+            kind = next((name for test, name in _TYPES if test(status.st_mode)), "not a file")
+            raise UnreadableFile(f"cannot read {path}: it is {kind}; choose a regular file")
         chunks, size = [], 0
         if status.st_size > max_bytes:
             raise UnreadableFile(_too_large(path, max_bytes))
@@ -77,10 +80,10 @@ def _read(path: Path, max_bytes: int) -> bytes:
         raise UnreadableFile(f"cannot read {path}: {error}") from None
     finally:
         os.close(descriptor)
-    if size > max_bytes:  # files of /proc state no size
+    if size > max_bytes:  # the stated size of files in /proc is 0
         raise UnreadableFile(_too_large(path, max_bytes))
     return b"".join(chunks)
 
 
 def _too_large(path: Path, max_bytes: int) -> str:
-    return f"cannot read {path}: it is larger than {max_bytes:,} bytes, the most that is read"
+    return f"cannot read {path}: it is larger than {max_bytes:,} bytes, the maximum"

@@ -1,1 +1,1 @@
-"""Model folders: where they are, what they hold, and how tensors and vocabularies are read."""
+"""Locate and check model folders; read their tensors, configs, tokenizers and vocabularies."""

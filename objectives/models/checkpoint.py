@@ -1,4 +1,4 @@
-"""A checkpoint: one folder of safetensors, read one tensor at a time through the page cache."""
+"""A checkpoint: one folder of safetensors files, of which one tensor at a time is read."""
 
 import logging
 import re
@@ -26,21 +26,22 @@ DTYPES = {
     "F32": torch.float32,
     "F64": torch.float64,
 }
-_ADAPTER = "it is an adapter: write model+adapter, with the model it was trained on"
+_ADAPTER = "it is an adapter: write model+adapter, with the model that it was trained on"
 _PACKED = re.compile(
     r"\.(qweight|qzeros|weight_packed|weight_scale|weight_scale_inv|weight_scale_2|absmax"
     r"|quant_map|SCB|weight_format)(\.|$)|_(blocks|scales|scale_inv)$"
 )
-"""Tensors that stand beside packed weights: GPTQ, AWQ, compressed-tensors, FP8, bitsandbytes."""
+"""Names of tensors of quantized models: GPTQ, AWQ, compressed-tensors, FP8, bitsandbytes."""
 
 
 class Checkpoint:
-    """One model folder. Files are memory-mapped; nothing is read before a tensor is asked for.
+    """One model folder. Files are memory-mapped, so tensors are read only when they are used.
 
-    Of a model that reads images too, `config` and the tensors are those of its text part.
+    Of a model that also reads images, `config` and the tensors are those of its text part.
     """
 
     def __init__(self, label: str, folder: Path) -> None:
+        """Open and check the folder. Raises SourceError."""
         self.label, self.folder = label, folder
         self.config = self._read_config()
         self._quantization = self.config.get("quantization_config")
@@ -49,24 +50,24 @@ class Checkpoint:
         self.parsed = whole
         """The config as transformers reads it."""
         if text is not None:
-            log.info("%s: of %s the text part is merged", label, whole.model_type)
+            log.info("%s: only the text part of %s is merged", label, whole.model_type)
             self.config, self.parsed = text, parse(label, folder / CONFIG, text)
         names = self.config.get("architectures")
         self.architecture = architecture(label, folder / CONFIG, names, self.parsed)
         self.paths = weight_files(label, folder)
-        """Its safetensors files."""
+        """The safetensors files."""
         self._files = self._open()
         self._stored: dict[str, tuple[Any, str]] = {}
-        """Each tensor's file and its name there."""
+        """The file of each tensor, and the tensor's name in it."""
         self._collect(text is not None)
-        self._check_plain()
+        self._check_not_quantized()
 
     def _read_config(self) -> dict[str, Any]:
         path = self.folder / CONFIG
         if not path.exists() and not path.is_symlink():
             raise SourceError(
                 f"{self.label}: {self.folder} has no config.json; "
-                + (_ADAPTER if self._is_adapter else "is it a model folder?")
+                + (_ADAPTER if self._is_adapter else "choose the folder of a model")
             )
         check_file(self.label, self.folder, path)
         check_texts(self.label, self.folder)
@@ -74,34 +75,36 @@ class Checkpoint:
 
     def _open(self) -> list[Any]:
         if not self.paths:
-            raise SourceError(f"{self.label}: {self.folder} has no .safetensors files{self._other}")
+            raise SourceError(
+                f"{self.label}: {self.folder} has no .safetensors files{self._alternative}"
+            )
         files = []
         for path in self.paths:
             try:
                 files.append(safe_open(path, framework="pt"))
             except (OSError, SafetensorError) as error:
                 raise SourceError(
-                    f"{self.label}: {path} is not a whole safetensors file ({error}); "
+                    f"{self.label}: {path} is not a complete safetensors file ({error}); "
                     "download it again"
                 ) from None
         return files
 
     def _collect(self, is_part: bool) -> None:
-        """Refuse a tensor that two files hold: only one of them can be meant."""
-        place: dict[str, Path] = {}
+        """Find the file of each tensor. Raises SourceError if a tensor is in two files."""
+        paths: dict[str, Path] = {}
         for path, file in zip(self.paths, self._files, strict=True):
             for stored in file.keys():  # noqa: SIM118
                 name = text_name(stored) if is_part else stored
-                if name in place:
+                if name in paths:
                     raise SourceError(
-                        f"{self.label}: tensor {name} is in both {place[name].name} and "
-                        f"{path.name} of {self.folder}; move the file that is not meant away"
+                        f"{self.label}: tensor {name} is in both {paths[name].name} and "
+                        f"{path.name} of {self.folder}; remove the wrong file from the folder"
                     )
-                place[name] = path
+                paths[name] = path
                 self._stored[name] = (file, stored)
 
-    def _check_plain(self) -> None:
-        """Refuse packed weights, with the name of their quantization."""
+    def _check_not_quantized(self) -> None:
+        """Check that the weights are not quantized. Raises SourceError."""
         settings = self._quantization
         packed = next((name for name in self.names if _PACKED.search(name)), None)
         if packed is None:
@@ -109,31 +112,30 @@ class Checkpoint:
         if packed is None:
             if settings:
                 log.warning(
-                    "%s: its weights are plain, so the quantization_config of its config.json is "
-                    "left out",
+                    "%s: its weights are not quantized; the quantization_config in config.json is "
+                    "ignored",
                     self.label,
                 )
             return
         method = settings.get("quant_method") if isinstance(settings, dict) else None
         raise SourceError(
-            f"{self.label}: its weights are quantized ({method or 'no quant_method is named'}; "
-            f"tensor {packed}), and packed numbers cannot be merged; use the model that was "
-            "quantized, or a copy with weights in bfloat16"
+            f"{self.label}: its weights are quantized ({method or 'unknown method'}; tensor "
+            f"{packed}) and cannot be merged; use the original model, or a copy with weights in bfloat16"
         )
 
     @property
-    def _other(self) -> str:
-        """What the folder has instead, and what to do with it."""
+    def _alternative(self) -> str:
+        """What the folder contains instead of safetensors files, and the remedy."""
         if self._is_adapter:
             return f"; {_ADAPTER}"
         if any(self.folder.glob("*.bin")):
             return (
-                ", but .bin files, which can run code when they are read: if you trust them, "
+                ", but .bin files, which can run code when they are loaded: if you trust them, "
                 "convert them with transformers: AutoModelForCausalLM.from_pretrained(FOLDER, "
                 'dtype="auto").save_pretrained(OTHER), and the same for its tokenizer'
             )
         if any(self.folder.glob("*.gguf")):
-            return ", but a .gguf: that is quantized for inference; use the model it was made from"
+            return ", but a .gguf file, which is quantized for inference; use the original model"
         return ""
 
     @property
@@ -142,6 +144,7 @@ class Checkpoint:
 
     @property
     def names(self) -> frozenset[str]:
+        """The names of all tensors."""
         return frozenset(self._stored)
 
     @cached_property
@@ -152,8 +155,10 @@ class Checkpoint:
 
     @cached_property
     def tied(self) -> bool:
-        """Whether the head is the embedding. As in transformers, a head that is stored and differs
-        is not tied, whatever the config says."""
+        """Whether the head is the embedding.
+
+        As in transformers, a stored head that differs is not tied, whatever the config says.
+        """
         if not getattr(self.parsed, "tie_word_embeddings", False):
             return False
         head, embedding = "lm_head.weight", self._embedding
@@ -162,26 +167,32 @@ class Checkpoint:
         return torch.equal(self.read(head), self.read(embedding))
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor from the file's header."""
         file, stored = self._stored[name]
         return tuple(file.get_slice(stored).get_shape())
 
     def dtype(self, name: str) -> str:
+        """Return the dtype of a tensor from the file's header; a key of DTYPES if supported."""
         file, stored = self._stored[name]
         return str(file.get_slice(stored).get_dtype())
 
     def read(self, name: str) -> Tensor:
+        """Return a tensor as it is stored."""
         file, stored = self._stored[name]
         tensor: Tensor = file.get_tensor(stored)
         return tensor
 
     def stored_name(self, weight: WeightInfo) -> str | None:
-        """What this checkpoint calls the weight; a tied head reads the embedding."""
+        """Return the name of a weight in this checkpoint; a tied head has the embedding's name.
+
+        Returns None if the checkpoint lacks the weight.
+        """
         tied_names = list(weight.tied_names or ())
         own = [weight.name, *(weight.aliases or ())]
-        wanted = [*tied_names, *own] if tied_names and self.tied else [*own, *tied_names]
-        return next((name for name in wanted if name in self._stored), None)
+        names = [*tied_names, *own] if tied_names and self.tied else [*own, *tied_names]
+        return next((name for name in names if name in self._stored), None)
 
     def has_own(self, weight: WeightInfo) -> bool:
-        """Whether the weight is stored here and not tied to another."""
+        """Return whether the weight is stored in this checkpoint and not tied to another."""
         own = {weight.name, *(weight.aliases or ())}
         return bool(own & self.names) and not (weight.tied_names and self.tied)

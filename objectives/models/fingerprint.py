@@ -1,4 +1,4 @@
-"""What identifies a source: its config, its vocabulary, its shapes and samples of its bytes."""
+"""Fingerprints of sources: digests of config, vocabulary, shapes and samples of the weights."""
 
 import hashlib
 import json
@@ -6,18 +6,18 @@ import json
 import torch
 from torch import Tensor
 
+from objectives.files.windows import windows
+
 from .sources import Sources
 
-_WHOLE = 1 << 20
-_WINDOW = 4096
 _WINDOWS = 16
 
 
 def fingerprints(sources: Sources) -> dict[str, str]:
-    """A digest for each model label.
+    """Return a digest for each source's label.
 
-    Tensors up to 1 MiB count whole, of larger ones sixteen windows of 4 KiB, so a model of many
-    gigabytes takes a moment and any retraining shows.
+    Tensors of up to 1 MiB are covered completely, larger ones by sixteen windows of 4 KiB. So a
+    model of many gigabytes takes a moment, and any retraining changes the digest.
     """
     return {label: _digest(sources, label) for label in sources.checkpoints}
 
@@ -38,8 +38,4 @@ def _digest(sources: Sources, label: str) -> str:
 
 def _samples(tensor: Tensor) -> list[bytes]:
     data = tensor.contiguous().flatten().view(torch.uint8)
-    if data.numel() <= _WHOLE:
-        return [data.numpy().tobytes()]
-    step = (data.numel() - _WINDOW) // (_WINDOWS - 1)
-    starts = range(0, data.numel() - _WINDOW + 1, step)
-    return [data[start : start + _WINDOW].numpy().tobytes() for start in starts]
+    return [data[part].numpy().tobytes() for part in windows(data.numel(), _WINDOWS)]

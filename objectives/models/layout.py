@@ -1,7 +1,7 @@
-"""The tensors of an architecture in their order, and the layer that each belongs to.
+"""The tensors of an architecture in their order, each with its layer.
 
-mergekit's tables come first. An architecture that they lack is read from the class of transformers
-itself, built without memory.
+They are read from mergekit's tables. If those lack an architecture, its model class of transformers
+is instantiated without memory.
 """
 
 import re
@@ -24,7 +24,7 @@ _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_exp
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of the merge: its shape there, and the layer whose setting it takes."""
+    """One tensor of the merge, with its layer and its shape in the merge."""
 
     name: str
     layer: int
@@ -33,39 +33,45 @@ class TensorInfo:
 
 
 def architecture(label: str, path: Path, names: Any, config: Any) -> str:
-    """The architecture that a config names, which must be the language model that transformers
-    makes of the config. Raises SourceError."""
-    made = _language_model(config)
+    """Return the architecture of a config.
+
+    `names` is the value of `architectures` in config.json. Raises SourceError if it does not name
+    the causal language model that transformers creates from the config.
+    """
+    model_class = _language_model(config)
     if not names:
-        remedy = f'; add "architectures": ["{made}"] to it' if made else ""
-        raise SourceError(f"{label}: {path} names no architectures{remedy}")
+        remedy = f'; add "architectures": ["{model_class}"] to it' if model_class else ""
+        raise SourceError(f"{label}: {path} has no architectures{remedy}")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise SourceError(f"{label}: {path}: architectures must be a list of names, not {names!r}")
-    if made is None or made not in names:
+    if model_class is None or model_class not in names:
         raise SourceError(
             f"{label}: {path}: architecture {', '.join(map(repr, names[:4]))} is not one that can "
-            f"be merged: transformers makes {made or 'no causal language model'} of model_type "
-            f"{config.model_type}"
+            f"be merged: for model_type {config.model_type} transformers creates "
+            f"{model_class or 'no causal language model'}"
         )
     if any((getattr(config, key, None) or 0) > 1 for key in _EXPERTS):
         raise SourceError(
-            f"{label}: {made} is a mixture of experts, which cannot be merged here: "
-            "its tensors have other names in its files than in a running model"
+            f"{label}: {model_class} is a mixture of experts, which cannot be merged: its tensors "
+            "have different names in its files and in a running model"
         )
-    return made
+    return model_class
 
 
 def _language_model(config: Any) -> str | None:
-    made: Any = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    name: str | None = made if isinstance(made, str) or made is None else made[0]
+    names: Any = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    name: str | None = names if isinstance(names, str) or names is None else names[0]
     return name
 
 
 def weights_of(
     label: str, path: Path, name: str, config: Any, stored: frozenset[str]
 ) -> tuple[int, list[tuple[int, WeightInfo]]]:
-    """The number of layers, and each weight with its layer: -1 before the first, the number of
-    layers after the last. `stored` are the tensors of the model's files. Raises SourceError."""
+    """Return the number of layers, and the weights in their order, each with its layer.
+
+    The layer is -1 before the first layer, and the number of layers after the last. `stored` are
+    the names of the tensors in the model's files. Raises SourceError.
+    """
     infos = [
         info
         for info in NAME_TO_ARCH.get(name, [])
@@ -91,16 +97,17 @@ def weights_of(
 
 
 def empty_model(label: str, path: Path, config: Any) -> Any:
-    """The language model of a config, without memory for its tensors. Raises SourceError."""
+    """Return the language model of a config without memory for its tensors. Raises SourceError."""
     try:
         with no_init_weights(), torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
             model.tie_weights()
             return model
-    except Exception as error:  # a model raises whatever its values make it
+    except Exception as error:  # invalid values may cause any error
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise SourceError(
-            f"{label}: transformers cannot make a model of {path}: {type(error).__name__}: {reason}"
+            f"{label}: transformers cannot create the model of {path}: {type(error).__name__}: "
+            f"{reason}"
         ) from None
 
 
@@ -115,7 +122,7 @@ def _inferred(label: str, path: Path, config: Any) -> tuple[int, list[tuple[int,
     for name, parameter in model.named_parameters(remove_duplicate=False):
         layer = _LAYER.search(name)
         passed = passed or layer is not None
-        place = int(layer[1]) if layer else num_layers if passed else -1
+        index = int(layer[1]) if layer else num_layers if passed else -1
         source = tied.get(name) or _embedding_of(model, name)
         weight = WeightInfo(
             name=name,
@@ -123,14 +130,14 @@ def _inferred(label: str, path: Path, config: Any) -> tuple[int, list[tuple[int,
             optional=source is not None,
             tied_names=None if source is None else (source,),
         )
-        weights.append((place, weight))
+        weights.append((index, weight))
     return num_layers, weights
 
 
 def _embedding_of(model: Any, name: str) -> str | None:
-    """The embedding's name, for the head: a finetune may tie what the reference has apart."""
+    """Return the embedding's name if `name` is the head, which a finetune may tie; else None."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    names = {id(module): place for place, module in model.named_modules()}
+    names = {id(module): path for path, module in model.named_modules()}
     if head is None or embedding is None or name != f"{names[id(head)]}.weight":
         return None
     return f"{names[id(embedding)]}.weight"

@@ -1,7 +1,7 @@
-"""The text part of a model that reads images too: the language model in it, as a model of its own.
+"""Extract the text part of a model that also reads images, as a language model of its own.
 
-Its config is the text part's, and its tensors have the names that they have in such a language
-model, so that it merges, runs and is exported as one. What sees is left out.
+Its config is that of the text part, and its tensors get the names of the language model, so that it
+is merged, run and exported as one. The vision part is left out.
 """
 
 import re
@@ -14,11 +14,11 @@ from objectives.errors import SourceError
 
 from .model_config import FOREIGN
 
-_ALIKE = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
-"""Text parts that transformers has no language model for, and what they are: a text has one
-position where an image has three, so the three parts of their rope are alike."""
+_EQUIVALENT = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
+"""Text parts without a language model in transformers, and the equivalent model types. The tokens
+of a text have the same position in all three parts of the multimodal rope."""
 _LABELS = ("id2label", "label2id")
-"""Of classifiers."""
+"""Keys of classifiers."""
 _IMAGE_ONLY = ("mrope_section", "mrope_interleaved")
 _PREFIXES = (
     (re.compile(r"^(?:model\.)?language_model\.(model|lm_head)\."), r"\1."),
@@ -28,26 +28,29 @@ _PREFIXES = (
 
 
 def text_config(label: str, path: Path, parsed: Any) -> dict[str, Any] | None:
-    """The config.json of the text part; None if the model reads text alone. Raises SourceError."""
+    """Return the config.json of the text part; None if the model reads only text.
+
+    Raises SourceError.
+    """
     if "text_config" not in type(parsed).sub_configs:
         return None
     text: Any = getattr(parsed, "text_config", None)
-    kind = getattr(text, "model_type", None)
-    plain = _ALIKE.get(str(kind), str(kind))
-    architecture = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(plain)
+    own_type = getattr(text, "model_type", None)
+    model_type = _EQUIVALENT.get(str(own_type), str(own_type))
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
     if not isinstance(architecture, str):
         raise SourceError(
             f"{label}: {path}: {parsed.model_type} has no text part that transformers can run as a "
-            f"language model ({kind})"
+            f"language model ({own_type})"
         )
     config = {
         key: value for key, value in text.to_dict().items() if key not in (*FOREIGN, *_LABELS)
     }
     rope = config.get("rope_parameters")
-    if plain != kind and isinstance(rope, dict):
-        kept = {key: value for key, value in rope.items() if key not in (*_IMAGE_ONLY, "type")}
-        config["rope_parameters"] = kept | (
-            {"rope_type": "default"} if kept.get("rope_type") == "mrope" else {}
+    if model_type != own_type and isinstance(rope, dict):
+        text_rope = {k: value for k, value in rope.items() if k not in (*_IMAGE_ONLY, "type")}
+        config["rope_parameters"] = text_rope | (
+            {"rope_type": "default"} if text_rope.get("rope_type") == "mrope" else {}
         )
     special: dict[str, Any] = {
         key: value
@@ -56,11 +59,11 @@ def text_config(label: str, path: Path, parsed: Any) -> dict[str, Any] | None:
     }
     tied = any(getattr(part, "tie_word_embeddings", False) for part in (parsed, text))
     special["tie_word_embeddings"] = tied
-    return config | special | {"model_type": plain, "architectures": [architecture]}
+    return config | special | {"model_type": model_type, "architectures": [architecture]}
 
 
 def text_name(stored: str) -> str:
-    """A tensor's name in the language model, from its name in the file."""
+    """Return a tensor's name in the language model, from its name in the file."""
     for pattern, replacement in _PREFIXES:
         if pattern.match(stored):
             return pattern.sub(replacement, stored)

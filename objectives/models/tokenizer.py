@@ -1,4 +1,4 @@
-"""Tokenizers of model folders, and the one that has the tokens of several."""
+"""Load the tokenizers of model folders, and combine the tokens of several."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,35 +9,23 @@ from transformers import AutoTokenizer
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from objectives.errors import SourceError
-from objectives.files.model_files import read_json
+from objectives.files.model_files import TOKENIZER_CONFIG, read_json
 
 log = logging.getLogger(__name__)
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
-FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    TOKENIZER_CONFIG,
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 _PANIC = "PanicException"
-"""What the tokenizers library raises for some broken files; it is no Exception."""
+"""The tokenizers library raises this for some damaged files; it is not an Exception."""
 _ANY_OF = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
 def load_tokenizer(label: str, folder: Path) -> Any:
-    """The folder's tokenizer, None where it has no files of one. Raises SourceError."""
+    """Return a folder's tokenizer; None if it has no tokenizer files. Raises SourceError."""
     if not any((folder / name).exists() for name in _ANY_OF):
         return None
     _check_code(label, folder)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except BaseException as error:  # broken files raise whatever their parser raises
+    except BaseException as error:  # damaged files may cause any error
         if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
             raise
         reason = " ".join(str(error).split())[:200]
@@ -45,26 +33,25 @@ def load_tokenizer(label: str, folder: Path) -> Any:
 
 
 def _check_code(label: str, folder: Path) -> None:
-    """Say so if a tokenizer needs code that comes with it."""
+    """Check that a tokenizer needs no code that comes with it. Raises SourceError."""
     path = folder / TOKENIZER_CONFIG
     settings = read_json(label, path) if path.exists() else {}
-    kind = settings.get("tokenizer_class")
+    class_name = settings.get("tokenizer_class")
     if "auto_map" not in settings or (folder / "tokenizer.json").exists():
         return
-    if not isinstance(kind, str) or tokenizer_class_from_name(kind) is None:
+    if not isinstance(class_name, str) or tokenizer_class_from_name(class_name) is None:
         raise SourceError(
-            f"{label}: the tokenizer of {folder}, {kind!r}, needs code that comes with the model "
-            "(auto_map), and such code is never run; save it as a tokenizer.json"
+            f"{label}: the tokenizer of {folder}, {class_name!r}, needs code that comes with the "
+            "model (auto_map), and such code is never run; save it as a tokenizer.json"
         )
 
 
 def add_tokens_of(tokenizer: Any, others: Sequence[Any], rows: Mapping[int, int]) -> None:
-    """Add each other tokenizer's further tokens to the first, in the order of the tokenizers and
-    of their numbers.
+    """Add the tokens of other tokenizers, in the order of the tokenizers and of the token ids.
 
-    `rows` says how many rows the model of each has: a token beyond them is left out. What a
-    tokenizer calls an added token keeps its flags; other tokens become plain added tokens, which
-    match where they stand, as in mergekit.
+    `rows` are the rows of each tokenizer's model, by its index; tokens beyond them are left out.
+    Added tokens keep their flags. As in mergekit, other tokens become added tokens without flags,
+    which match anywhere in a text.
     """
     known = set(tokenizer.get_vocab())
     for i, other in enumerate(others):
@@ -74,6 +61,6 @@ def add_tokens_of(tokenizer: Any, others: Sequence[Any], rows: Mapping[int, int]
             added.get(row, token) for token, row in ordered if token not in known and row < rows[i]
         ]
         if new:
-            log.info("the merge takes %d tokens of %s", len(new), other.name_or_path)
+            log.info("added %d tokens of %s to the merge", len(new), other.name_or_path)
             tokenizer.add_tokens(new)
             known = set(tokenizer.get_vocab())

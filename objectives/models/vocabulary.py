@@ -1,13 +1,12 @@
-"""Vocabularies differ between finetunes: which rows embedding and head of a merge have.
+"""The rows of a merge's embedding and head, if the vocabularies of its models differ.
 
-`base`: the reference's tokens in the reference's rows, padding and all. A token that a model
-lacks takes the reference's own row there, which leaves it out of the merge.
+`base`: the reference's tokens in the reference's rows, including padding. For a token that a model
+lacks, the model gets the reference's row, so that it does not change that row of the merge.
 
-`union`: those tokens, then each model's further ones in the order of the models, by row.
-`model:LABEL`: that model's tokens in that model's rows. In both a token that a model lacks is
-filled as mergekit fills it: by the row of the only model that has it, by the base's row if that has
-it, else by the mean of the rows of all that have it; by zeros where nobody does. There is no
-padding.
+`union`: the reference's tokens, then the additional tokens of each model, in the order of the
+models and of their rows. `model:LABEL`: that model's tokens in that model's rows. In both, there is
+no padding, and rows that a model lacks are filled as in mergekit: from the base if it has the token,
+else with the mean of the rows of all models that have it, or with zeros if none has it.
 """
 
 import logging
@@ -29,7 +28,7 @@ BASE, UNION, MODEL = "base", "union", "model:"
 
 
 class Model(Protocol):
-    """What is needed of a checkpoint here."""
+    """The part of a checkpoint that this module uses."""
 
     label: str
     folder: Path
@@ -37,20 +36,20 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Rows are numbered as in the merge, models are labels."""
+    """The merge's rows. Tensors are indexed by row, mappings by the model's label."""
 
     size: int
     rows: Mapping[str, Tensor | None]
-    """For each row the model's row, -1 where it has none; None where all rows agree."""
-    givers: Mapping[str, Tensor]
-    """For each row whether the model's is among those that fill it where another model has none."""
+    """The model's row for each row, -1 if it has none; None if all rows are the same."""
+    donors: Mapping[str, Tensor]
+    """For each row, whether the model's row is used to fill the row of models that lack it."""
     fills_exactly: bool
-    """Whether a filled row may need more bits than the model's own have."""
+    """Whether a filled row may need a wider dtype than the model has."""
     tokenizer: Any
-    """The merge's tokenizer, None where the reference has none."""
+    """The merge's tokenizer; None if the reference has none."""
 
     def absent(self, model: str) -> Tensor:
-        """The rows that the model lacks."""
+        """Return the indices of the rows that the model lacks."""
         rows = self.rows[model]
         return torch.empty(0, dtype=torch.int64) if rows is None else (rows < 0).nonzero()[:, 0]
 
@@ -58,26 +57,30 @@ class Vocabulary:
 def vocabulary(
     models: Sequence[Model], sizes: Mapping[str, int], reference: Model, source: str, has_base: bool
 ) -> Vocabulary:
-    """The merge's rows. `sizes` are the rows of each model's embedding; the reference counts as a
-    base with `has_base`. A folder without a tokenizer is taken to number its tokens like the
-    reference. Raises SourceError.
+    """Return the merge's vocabulary.
+
+    `sizes` are the numbers of rows of each model's embedding. With `has_base` the reference is the
+    base. A model without tokenizer files is assumed to have the reference's token ids. Raises
+    SourceError.
     """
     tokenizers = {model.label: load_tokenizer(model.label, model.folder) for model in models}
-    ours = tokenizers[reference.label]
+    own = tokenizers[reference.label]
     if source == BASE:
         return _of_reference(models, sizes, reference, tokenizers)
-    named = reference.label if source == UNION else source.removeprefix(MODEL)
-    if ours is None or tokenizers[named] is None:
-        lacking = reference.label if ours is None else named
-        raise SourceError(f"{lacking}: tokenizer_source: {source} wants tokenizer files there")
-    tokens = {label: (ours if t is None else t).get_vocab() for label, t in tokenizers.items()}
+    label_of_source = reference.label if source == UNION else source.removeprefix(MODEL)
+    if own is None or tokenizers[label_of_source] is None:
+        without = reference.label if own is None else label_of_source
+        raise SourceError(
+            f"{without}: tokenizer_source: {source} needs tokenizer files in the model's folder"
+        )
+    tokens = {label: (own if t is None else t).get_vocab() for label, t in tokenizers.items()}
     if source == UNION:
         others = [m.label for m in models if m is not reference and tokenizers[m.label] is not None]
         rows = {i: sizes[label] for i, label in enumerate(others)}
-        add_tokens_of(ours, [tokenizers[label] for label in others], rows)
-        tokenizer = ours
+        add_tokens_of(own, [tokenizers[label] for label in others], rows)
+        tokenizer = own
     else:
-        tokenizer = tokenizers[named]
+        tokenizer = tokenizers[label_of_source]
     return _aligned(tokenizer, tokens, sizes, reference.label if has_base else None)
 
 
@@ -87,20 +90,20 @@ def _of_reference(
     reference: Model,
     tokenizers: Mapping[str, Any],
 ) -> Vocabulary:
-    size, ours = sizes[reference.label], tokenizers[reference.label]
+    size, own = sizes[reference.label], tokenizers[reference.label]
     rows: dict[str, Tensor | None] = {reference.label: None}
     for model in models:
-        theirs = tokenizers[model.label]
+        other = tokenizers[model.label]
         if model is not reference:
-            known = None if ours is None or theirs is None else theirs.get_vocab()
-            found = _rows_of(
-                {} if ours is None else ours.get_vocab(), known, size, sizes[model.label]
+            ids = None if own is None or other is None else other.get_vocab()
+            of_model = _rows_of(
+                {} if own is None else own.get_vocab(), ids, size, sizes[model.label]
             )
-            rows[model.label] = found
-            if found is not None and (absent := int((found < 0).sum())):
-                log.info("%s: %d tokens take the rows of %s", model.label, absent, reference.label)
-    every = torch.ones(size, dtype=torch.bool)
-    return Vocabulary(size, rows, {reference.label: every}, False, ours)
+            rows[model.label] = of_model
+            if of_model is not None and (absent := int((of_model < 0).sum())):
+                log.info("%s: %d tokens get the rows of %s", model.label, absent, reference.label)
+    every_row = torch.ones(size, dtype=torch.bool)
+    return Vocabulary(size, rows, {reference.label: every_row}, False, own)
 
 
 def _aligned(
@@ -109,35 +112,35 @@ def _aligned(
     sizes: Mapping[str, int],
     base: str | None,
 ) -> Vocabulary:
-    wanted: dict[str, int] = tokenizer.get_vocab()
-    size = max(wanted.values()) + 1
-    rows = {label: _rows_of(wanted, tokens[label], size, sizes[label]) for label in tokens}
+    merged: dict[str, int] = tokenizer.get_vocab()
+    size = max(merged.values()) + 1
+    rows = {label: _rows_of(merged, tokens[label], size, sizes[label]) for label in tokens}
     has = {
         label: torch.ones(size, dtype=torch.bool) if r is None else r >= 0
         for label, r in rows.items()
     }
-    givers = dict(has)
+    donors = dict(has)
     if base is not None:
-        givers = {
-            label: here if label == base else here & ~has[base] for label, here in has.items()
-        }
-    for label, found in rows.items():
-        if found is not None and (absent := int((found < 0).sum())):
-            log.info("%s: %d tokens of the merge are filled", label, absent)
-    return Vocabulary(size, rows, givers, True, tokenizer)
+        donors = {label: own if label == base else own & ~has[base] for label, own in has.items()}
+    for label, of_model in rows.items():
+        if of_model is not None and (absent := int((of_model < 0).sum())):
+            log.info("%s: the rows of %d tokens are filled", label, absent)
+    return Vocabulary(size, rows, donors, True, tokenizer)
 
 
 def _rows_of(
-    wanted: Mapping[str, int], known: Mapping[str, int] | None, size: int, own: int
+    merged: Mapping[str, int], ids: Mapping[str, int] | None, size: int, own_rows: int
 ) -> Tensor | None:
-    """For each of `size` rows the row of a model that knows these tokens and has `own` rows.
+    """Return a model's row for each of the merge's `size` rows, -1 if it has none.
 
-    Rows without a token keep their number, and all do where no tokens are known.
+    `merged` and `ids` are the token ids of the merge and of the model, whose embedding has
+    `own_rows` rows. Rows without a token keep their index, and all rows do if `ids` is None.
+    Returns None if every row keeps its index.
     """
     rows = torch.arange(size)
-    if known is not None:
-        for token, row in wanted.items():
+    if ids is not None:
+        for token, row in merged.items():
             if row < size:
-                rows[row] = known.get(token, -1)
-    rows[rows >= own] = -1
-    return None if size == own and torch.equal(rows, torch.arange(size)) else rows
+                rows[row] = ids.get(token, -1)
+    rows[rows >= own_rows] = -1
+    return None if size == own_rows and torch.equal(rows, torch.arange(size)) else rows

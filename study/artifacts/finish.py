@@ -11,7 +11,7 @@ from rich.console import Console
 
 from objectives.errors import ExportError
 from objectives.export.export import holds
-from objectives.export.target import sweep
+from objectives.export.target import remove_leftovers
 from storage.identity import study_identity
 from storage.scores import ScoreStore
 from storage.studies import store_verdict, stored_fingerprint
@@ -114,7 +114,7 @@ def _exported(
     for out in (usual, named(usual, identity)):
         if holds(out, recipe, setup.sources, verdict):
             return out
-    sweep(folder)
+    remove_leftovers(folder)
     out = merge_place(usual, identity, url, setup.config.name)
     export_trial(setup, record, trials.all(), out, judgement, answers, url, True, identity)
     return out

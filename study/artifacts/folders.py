@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError
 
 from objectives.errors import ExportError
 from objectives.export.manifest import check_replaceable
-from objectives.files.atomic_files import json_of
+from objectives.files.export_files import json_of
 from study.reporting.page import DATA_FILE, PICTURES
 
 from .model_card import STUDY_FILE

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from objectives.errors import ExportError
-from objectives.files.atomic_files import json_of
+from objectives.files.export_files import json_of
 from storage.database.url import redacted, sqlite_path
 from storage.errors import StorageError
 from study.cli.escaping import printable

@@ -294,14 +294,14 @@ def test_an_exported_folder_is_whole(whole: tuple[Path, str, str], tmp_path: Pat
     assert json.loads((out / "verdict.json").read_text())["exported"] == 12
     again = command("export", config, "--out", out, folder=config.parent)
     assert again.returncode == 2
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr
     over = command("export", config, "--out", out, "--overwrite", folder=config.parent)
     assert over.returncode == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
     (out / "recipe.json").unlink()
     other = command("export", config, "--out", out, "--overwrite", folder=config.parent)
     assert other.returncode == 2
-    assert "is no exported merge" in other.stderr
+    assert "is not an exported merge" in other.stderr
 
 
 def test_a_large_merge_is_written_in_shards_with_an_index(
@@ -449,7 +449,7 @@ def spoilt(tmp_path: Path, name: str) -> Path:
     [
         ("no-config", "no-config: .* has no config.json"),
         ("no-weights", "no-weights: .* has no .safetensors files"),
-        ("truncated", "truncated: .*model.safetensors is not a whole safetensors file"),
+        ("truncated", "truncated: .*model.safetensors is not a complete safetensors file"),
         ("list-config", "list-config: .*config.json is not a mapping"),
         ("no-index", "no-index: .*index.json is not a mapping"),
         ("bad-tokenizer", "bad-tokenizer: cannot load the tokenizer of"),

@@ -323,7 +323,9 @@ def test_a_source_that_is_gone_is_named(make_model: MakeModel, tmp_path: Path) -
     folders = {name: make_model(tmp_path / name, i) for i, name in enumerate(("a", "b"))}
     sources = Sources(folders, "a")
     shutil.rmtree(tmp_path / "b")
-    with pytest.raises(SourceError, match=r"b: .* has no config.json; is it a model folder\?"):
+    with pytest.raises(
+        SourceError, match=r"b: .* has no config.json; choose the folder of a model"
+    ):
         choose_engine(config_with(), "vllm").start(sources, 40)
 
 

@@ -208,14 +208,14 @@ def test_a_kill_leaves_nothing_half_made_and_two_workers_merge_once(
         (lambda f: (f / "adapter_config.json").unlink(), "has no adapter_config.json"),
         (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
         (lambda f: (f / "adapter_config.json").write_text("{"), "is not JSON"),
-        (lambda f: (f / "adapter_config.json").write_text("{}"), "names no peft_type"),
+        (lambda f: (f / "adapter_config.json").write_text("{}"), "has no peft_type"),
         (lambda f: (f / "adapter_model.safetensors").write_bytes(b"x"), "does not fit"),
         (
             lambda f: save_file(
                 {n: t for n, t in load_file(f / "adapter_model.safetensors").items() if "s.3" in n},
                 f / "adapter_model.safetensors",
             ),
-            "tensors are in one of them only",
+            "tensors are in only one of them",
         ),
     ],
 )

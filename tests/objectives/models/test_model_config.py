@@ -155,20 +155,20 @@ def test_a_head_that_is_stored_and_differs_is_not_tied(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": None}, r'names no architectures; add "architectures": \["MistralForC'),
+        ({"architectures": None}, r'has no architectures; add "architectures": \["MistralForC'),
         ({"architectures": "MistralForCausalLM"}, "must be a list of names"),
         ({"architectures": ["LlamaForCausalLM"]}, "makes MistralForCausalLM of model_type mistral"),
         ({"model_type": None}, "has no model_type"),
-        ({"model_type": "mine"}, "model_type 'mine' is not one that transformers"),
+        ({"model_type": "mine"}, "does not support model_type 'mine'"),
         ({"model_type": "mine", "auto_map": {"AutoConfig": "a.B"}}, "'mine' needs code .* never"),
         ({"model_type": ["mistral"]}, r"model_type \['mistral'\] is not one"),
         ({"model_type": "t5", "architectures": ["T5Model"]}, "no causal language model"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers: 1000000000; must be at most"),
         ({"num_hidden_layers": 1e300}, "num_hidden_layers"),
         ({"num_hidden_layers": "many"}, "num_hidden_layers"),
-        ({"hidden_size": 10**15}, "10000000|cannot make a model"),
-        ({"vocab_size": 99}, r"embed_tokens.weight is \[38, 16\] in the model's files, and \[99"),
-        ({"rope_parameters": {"rope_type": "none", "rope_theta": 1.0}}, "cannot make a model"),
+        ({"hidden_size": 10**15}, "10000000|cannot create the model"),
+        ({"vocab_size": 99}, r"embed_tokens.weight is \[38, 16\] in the model's files, but \[99"),
+        ({"rope_parameters": {"rope_type": "none", "rope_theta": 1.0}}, "cannot create the model"),
     ],
 )
 def test_a_config_that_describes_no_such_model_is_named(

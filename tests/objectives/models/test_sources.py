@@ -72,7 +72,7 @@ def test_a_missing_tensor_is_named(family: dict[str, Path], tmp_path: Path) -> N
 
 def test_an_unknown_dtype_is_named(family: dict[str, Path], tmp_path: Path) -> None:
     folder = _broken(family, tmp_path, lambda t: t.update({NAME: t[NAME].to(torch.int8)}))
-    with pytest.raises(SourceError, match=f"x: tensor {NAME} is stored as I8"):
+    with pytest.raises(SourceError, match=f"x: tensor {NAME} has the dtype I8"):
         Sources({"base": family["base"], "x": folder}, "base")
 
 
@@ -81,7 +81,7 @@ def test_values_that_are_not_finite_are_found(family: dict[str, Path], tmp_path:
         tensors[NAME][3, 3] = float("nan")
 
     sources = Sources({"base": family["base"], "x": _broken(family, tmp_path, spoil)}, "base")
-    with pytest.raises(SourceError, match=f"x: tensor {NAME} holds NaN or infinity"):
+    with pytest.raises(SourceError, match=f"x: tensor {NAME} contains NaN or infinity"):
         sources.check_values()
 
 

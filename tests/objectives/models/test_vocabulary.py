@@ -289,10 +289,10 @@ def test_a_vocabulary_without_tokenizer_files_is_refused(
     for path in bare.glob("tokenizer*"):
         path.unlink()
     with pytest.raises(
-        SourceError, match="bare: tokenizer_source: model:bare wants tokenizer files"
+        SourceError, match="bare: tokenizer_source: model:bare needs tokenizer files"
     ):
         Sources({"base": folders["base"], "bare": bare}, "base", "model:bare")
-    with pytest.raises(SourceError, match="bare: tokenizer_source: union wants tokenizer files"):
+    with pytest.raises(SourceError, match="bare: tokenizer_source: union needs tokenizer files"):
         Sources({"bare": bare, "base": folders["base"]}, "bare", "union")
     union = Sources({"base": folders["base"], "bare": bare}, "base", "union")
     assert union.vocabulary.rows["bare"] is None

@@ -68,7 +68,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ('{"study": ' * 20_000, "nested too deeply"),
         ('{"study": 1e999}', "study.json: "),
         ("\xff", "is not JSON"),
-        (b"\xff\xfe", "cannot be read"),
+        (b"\xff\xfe", "cannot read"),
         ("9" * 5000, "is not JSON"),
     ],
 )
