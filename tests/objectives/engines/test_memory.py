@@ -22,14 +22,14 @@ def test_sources_are_kept_in_the_first_place_that_has_room(
 ) -> None:
     if place == "gpu" and host == 0:
         host = 2e9
-    assert MISTRALS.place("auto", int(memory), int(host)) == place
+    assert MISTRALS.choose_residence("auto", int(memory), int(host)) == place
 
 
 def test_a_study_that_does_not_fit_is_refused_with_a_table() -> None:
     with pytest.raises(EngineError, match=r"(?s)does not fit.*source x +14.48 GB.*sources file"):
-        MISTRALS.place("auto", int(16e9), int(128e9))
+        MISTRALS.choose_residence("auto", int(16e9), int(128e9))
     with pytest.raises(EngineError, match=r"engine.sources: gpu"):
-        MISTRALS.place("gpu", int(48e9), int(128e9))
+        MISTRALS.choose_residence("gpu", int(48e9), int(128e9))
 
 
 def test_sizes_come_from_the_headers() -> None:
@@ -118,6 +118,6 @@ def test_the_limit_of_a_control_group_applies(
 
 
 def test_sources_on_the_gpu_need_no_memory_of_the_host() -> None:
-    assert MISTRALS.place("auto", int(141e9), 0) == "gpu"
+    assert MISTRALS.choose_residence("auto", int(141e9), 0) == "gpu"
     with pytest.raises(EngineError, match="does not fit"):
-        MISTRALS.place("auto", int(80e9), 0)
+        MISTRALS.choose_residence("auto", int(80e9), 0)
