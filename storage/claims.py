@@ -27,6 +27,7 @@ from storage.database.optuna_internals import (
 from storage.database.tables import claims, database_now
 
 from .errors import STUDY_DELETED, StorageError
+from .gradients import StoredGradient, insert_gradient
 from .scores import SEARCH, StoredScores, insert_scores
 from .trials import FAILURE, RESULT, TASKS
 
@@ -111,11 +112,13 @@ class Claims:
         tasks: Mapping[str, float],
         result: Mapping[str, Any],
         scores: Mapping[str, StoredScores],
+        gradient: StoredGradient | None = None,
     ) -> None:
         """Complete a trial and store its results, in one transaction.
 
-        `tasks` are the mean scores by task, `scores` those of each question. Raises TrialLost, and
-        StorageError if the study was deleted.
+        `tasks` are the mean scores by task, `scores` those of each question, and `gradient` is what
+        a step of a search by gradient has computed. Raises TrialLost, and StorageError if the study
+        was deleted.
         """
 
         def work() -> None:
@@ -124,6 +127,8 @@ class Claims:
                 if trial is None:
                     return
                 insert_scores(session, trial_id, SEARCH, scores)
+                if gradient is not None:
+                    insert_gradient(session, self._study_id, trial_id, gradient)
                 _set_attribute(session, trial_id, TASKS, dict(tasks))
                 _set_attribute(session, trial_id, RESULT, dict(result))
                 stored, type_ = TrialValueModel.value_to_stored_repr(value)

@@ -45,6 +45,16 @@ trial_answers = Table(
     Column("logprobs", LargeBinary),
 )
 
+trial_gradients = Table(
+    "trial_gradients",
+    metadata,
+    Column("trial_id", ForeignKey("trials.trial_id", ondelete="CASCADE"), primary_key=True),
+    Column("study_id", ForeignKey("studies.study_id", ondelete="CASCADE"), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("slot", Integer, nullable=False),
+    Column("gradient", LargeBinary, nullable=False),
+)
+
 workers = Table(
     "study_workers",
     metadata,
@@ -72,9 +82,9 @@ claims = Table(
 )
 
 REQUIRED_TABLES = (trial_scores, workers, claims)
-OUR_TABLES = (*REQUIRED_TABLES, trial_answers)
-"""Databases of older versions lack `trial_answers`: they can be read without it, and it is created
-when such a database is opened for writing."""
+OUR_TABLES = (*REQUIRED_TABLES, trial_answers, trial_gradients)
+"""Databases of older versions lack some of these: they can be read without, and the missing tables
+are created when such a database is opened for writing."""
 
 OPTUNA_TABLES = {
     *("studies", "study_directions", "study_user_attributes", "study_system_attributes"),

@@ -26,8 +26,24 @@ _MOST_SECONDS = 1e9
 
 
 class SearchConfig(Section):
-    """What a trial of the search is asked and what it is ranked by. docs/search.md has figures."""
+    """How the search proposes merges, and what its trials are asked. docs/search.md and
+    docs/gradient.md have figures."""
 
+    algorithm: Literal["cmaes", "gradient"] = "cmaes"
+    """gradient follows the derivative of the objective by the parameters of the merge."""
+    steps: Whole = Field(default=48, ge=1, le=100_000)
+    """Steps of each ascent; gradient only. study.trials may stop the search earlier."""
+    ascents: Whole = Field(default=1, ge=1, le=1000)
+    """Ascents from different starts, which several workers can share; gradient only."""
+    batch: Whole = Field(default=96, ge=1, le=_MOST_QUESTIONS)
+    """Questions of a step; gradient only."""
+    rate: Number = Field(default=0.03, gt=0, le=1)
+    """How far a step moves a parameter at most, as a share of its range; gradient only."""
+    pull: Number = Field(default=0.0, ge=0)
+    """Weight of the squared distance from the start, in shares of the ranges; gradient only."""
+    kept_out: Number = Field(default=0.25, gt=0, lt=1)
+    """Share of the search questions that no step uses: they decide when an ascent ends, and which
+    of its points is offered; gradient only."""
     soft: Number = Field(default=1.0, ge=0, le=1)
     """Share of the probability of the right answer in what CMA-ES ranks trials by; the rest is
     the score. The score is reported in any case."""
@@ -222,9 +238,33 @@ class StudyConfig(Section):
         copy._task_folders, copy._benchmarks = tuple(task_folders), benchmarks
         return copy
 
+    @model_validator(mode="after")
+    def _search_ends_with_its_ascents(self) -> Self:
+        by_gradient = self.search.algorithm == "gradient"
+        for key in ("steps", "ascents", "batch", "rate", "pull", "kept_out"):
+            if key in self.search.model_fields_set and not by_gradient:
+                raise ValueError(f"search.{key}: needs search.algorithm: gradient")
+        for key in ("soft", "questions"):
+            if key in self.search.model_fields_set and by_gradient:
+                raise ValueError(f"search.{key}: has no effect on search.algorithm: gradient")
+        if by_gradient and self.engine.kind == "vllm":
+            raise ValueError("engine.kind: search.algorithm: gradient needs transformers")
+        if by_gradient and self.engine.tensor_parallel_size > 1:
+            raise ValueError("engine.tensor_parallel_size: gradient uses one GPU per worker")
+        if self.most_trials < self.study.trials:
+            study = self.study.model_copy(update={"trials": self.most_trials})
+            object.__setattr__(self, "study", study)
+        return self
+
+    @property
+    def most_trials(self) -> int:
+        """The number of search trials after which there are no further ones."""
+        search = self.search
+        return search.steps * search.ascents if search.algorithm == "gradient" else MOST_TRIALS
+
     def of_trials(self, trials: int) -> Self:
-        """The same study with this budget of search trials."""
-        study = self.study.model_copy(update={"trials": trials})
+        """Return the same study with this budget of search trials, or all that there are."""
+        study = self.study.model_copy(update={"trials": min(trials, self.most_trials)})
         copy = self.model_copy(update={"study": study})
         copy._trials = self._trials or self.study.trials
         return copy

@@ -25,7 +25,7 @@ from storage.database.url import redacted
 from storage.trials import GENERATION, TrialRecord, Trials
 from study.cli.options import Wandb
 from study.search.genome import Genome
-from study.search.sampler import Replay
+from study.search.sampler import Proposals
 from study.search.state import SearchState, Slot, best_search, slot_of
 from study.setup.setup import Setup
 
@@ -44,7 +44,7 @@ class WandbMonitor(Monitor):
     """Logs a study to Weights & Biases. Of several workers, the first one logs for all."""
 
     def __init__(
-        self, setup: Setup, trials: Trials, claims: Claims, replay: Replay, options: Wandb
+        self, setup: Setup, trials: Trials, claims: Claims, replay: Proposals, options: Wandb
     ) -> None:
         self._setup, self._trials, self._claims = setup, trials, claims
         self._replay, self._options = replay, options
@@ -90,7 +90,7 @@ class Tracker:
     def __init__(
         self,
         setup: Setup,
-        replay: Replay,
+        replay: Proposals,
         study: optuna.Study,
         send: Callable[[Mapping[str, Any]], None],
     ) -> None:

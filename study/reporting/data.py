@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from objectives.scoring import Scores
+from storage.gradients import GradientStore
 from storage.identity import study_identity
 from storage.scores import ScoreStore
 from storage.studies import stored_fingerprint, stored_start
@@ -108,7 +109,8 @@ def report_data(
     data."""
     records = trials.all()
     population = int(stored_fingerprint(trials.study)["population"])
-    replay = setup.rules.sampler(population, stored_start(trials.study)).replay
+    gradients = GradientStore(trials.database, trials.study._study_id)
+    replay = setup.rules.sampler(population, stored_start(trials.study), gradients).replay
     state = SearchState.of(records, population)
     jobs = Jobs(setup.genome, replay, setup.config.study.trials, setup.rules.sampled)
     merge = _reported_merge(judgement, records)

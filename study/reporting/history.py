@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from storage.trials import GENERATION, TrialRecord
 from study.search.history import search_trials
-from study.search.sampler import Replay
+from study.search.sampler import Proposals
 from study.search.state import SearchState
 
 ENOUGH_TRIALS = 100
@@ -50,7 +50,7 @@ class TimeSpent:
     """Seconds of a search trial by part: the median of each generation."""
 
 
-def convergence(state: SearchState, replay: Replay) -> list[Distribution]:
+def convergence(state: SearchState, replay: Proposals) -> list[Distribution]:
     """Return the distribution that each generation is sampled from."""
     distributions: list[Distribution] = []
     first: NDArray[np.float64] | None = None

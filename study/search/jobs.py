@@ -9,7 +9,7 @@ from objectives.merge.recipe import MergeRecipe
 from storage.trials import BASELINE, KIND, TrialRecord
 
 from .genome import Genome
-from .sampler import Replay
+from .sampler import Proposals
 from .state import CANDIDATE, Evaluations, SearchState, Slot
 
 ROLE, AFTER = "role", "after"
@@ -31,7 +31,9 @@ class Job:
 class Jobs:
     """The work of a study with `budget` search trials; no search if nothing can be searched."""
 
-    def __init__(self, genome: Genome, replay: Replay, budget: int, sampled: bool = False) -> None:
+    def __init__(
+        self, genome: Genome, replay: Proposals, budget: int, sampled: bool = False
+    ) -> None:
         """`sampled`: a trial is asked a part of the questions, which the baselines' answers
         determine first."""
         self._genome, self._replay = genome, replay
@@ -95,12 +97,8 @@ class Jobs:
         None while other workers run all jobs that can be started.
         """
         state = self.state(records)
-        taken = state.complete | state.begun
-        baselines = [b for b in self._baselines if b.name not in taken]
-        if baselines:
-            b = baselines[turn % len(baselines)]
-            attributes = {BASELINE: b.name, KIND: b.kind}
-            return Job(f"baseline {b.name}", b.params, b.recipe, attributes)
+        if (job := self._baseline_job(state, turn)) is not None:
+            return job
         if self._sampled and state.begun & {b.name for b in self._baselines}:
             return None
         free = [
@@ -140,6 +138,16 @@ class Jobs:
             params = _top(finished, 1 if role == BEST else top_count(after))
         attributes = {CANDIDATE: name, KIND: CANDIDATE, ROLE: role, AFTER: after}
         return Job(name, params, self._genome.recipe(params), attributes)
+
+    def _baseline_job(self, state: SearchState, turn: int) -> Job | None:
+        """Return one of the baselines that no worker has, or None."""
+        taken = state.complete | state.begun
+        free = [b for b in self._baselines if b.name not in taken]
+        if not free:
+            return None
+        b = free[turn % len(free)]
+        attributes = {BASELINE: b.name, KIND: b.kind}
+        return Job(f"baseline {b.name}", b.params, b.recipe, attributes)
 
     def _slot_job(self, slot: Slot, finished: Evaluations) -> Job:
         params = self._replay.propose(slot, finished)

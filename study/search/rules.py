@@ -8,16 +8,23 @@ from typing import Any
 from objectives.sampling import Sample
 from objectives.scoring import QuestionSet
 from objectives.tasks.task import WholeTask
+from storage.gradients import GradientStore
 from storage.scores import ScoreStore
 from storage.trials import GENERATION, TrialRecord
 from study.config.schema import StudyConfig
 
+from .ascent.ascent import Rule
+from .ascent.jobs import ASCENT, AscentJobs
+from .ascent.kept_out import kept_out_samples
+from .ascent.replay import AscentReplay
 from .genome import Genome
 from .jobs import Jobs
-from .sampler import Replay, ReplaySampler, default_population, start_of
+from .sampler import Proposals, Replay, ReplaySampler, default_population, start_of
 from .schedule import Schedule
 from .warm_start import distribution
 
+_DIFFERENCE = 0.02
+"""How far a number is moved for its derivative, as a share of its range."""
 _SHARE, _MANY = 0.25, 400
 """The share of the questions that a trial is asked by default, if there are at least so many
 (docs/search.md)."""
@@ -39,15 +46,46 @@ class SearchRules:
     def population(self, workers: int = 1) -> int:
         """Return the CMA-ES population of a new study that is started with so many workers."""
         study = self.config.study
+        if self.by_gradient:
+            return self.config.search.ascents
         if study.population is not None:
             return study.population
         population = default_population(len(self.genome.space), study.trials)
         return math.ceil(population / workers) * workers if study.fit_population else population
 
-    def sampler(self, population: int, origin: Mapping[str, Any] | None) -> ReplaySampler:
-        """Return the sampler; `origin` is the stored start of a study that continues another one
-        (`storage.studies.stored_start`), or None."""
+    @property
+    def by_gradient(self) -> bool:
+        """Whether the search follows a gradient."""
+        return self.config.search.algorithm == "gradient"
+
+    @property
+    def differences(self) -> dict[str, float] | None:
+        """How far each parameter of the merge method is moved for its derivative, in its own units;
+        None if the search needs no gradient."""
+        if not self.by_gradient:
+            return None
+        space = self.genome.space
+        return {name.split("/")[-1]: _DIFFERENCE * (r.high - r.low) for name, r in space.items()}
+
+    def sampler(
+        self,
+        population: int,
+        origin: Mapping[str, Any] | None,
+        gradients: GradientStore | None = None,
+    ) -> ReplaySampler:
+        """Return the sampler.
+
+        `origin` is the stored start of a study that continues another one
+        (`storage.studies.stored_start`), or None. `gradients` are those that the study has stored;
+        without them only the start of a search by gradient is known.
+        """
         study, space = self.config.study, self.genome.space
+        if self.by_gradient:
+            search = self.config.search
+            rule = Rule(search.steps, rate=search.rate, pull=search.pull)
+            start = start_of(space, study.seed, self.config.random_init)
+            ascents = AscentReplay(space, study.seed, population, rule, start, gradients)
+            return ReplaySampler(ascents, space)
         if origin is not None:
             mean, sigma, cov = distribution(origin)
             replay = Replay(space, study.seed, population, sigma, [float(x) for x in mean], cov)
@@ -55,13 +93,17 @@ class SearchRules:
         start = start_of(space, study.seed, self.config.random_init)
         return ReplaySampler(Replay(space, study.seed, population, study.sigma, start), space)
 
-    def jobs(self, replay: Replay) -> Jobs:
+    def jobs(self, replay: Proposals) -> Jobs:
         """Return the work of the study, up to the config's number of trials."""
+        if isinstance(replay, AscentReplay):
+            return AscentJobs(self.genome, replay, self.config.study.trials)
         return Jobs(self.genome, replay, self.config.study.trials, self.sampled)
 
     @property
     def share(self) -> float:
         """The share of the search questions, measured in tokens, that a trial is asked."""
+        if self.by_gradient:
+            return 1.0
         configured = self.config.search.questions
         if configured is not None:
             return configured
@@ -77,6 +119,9 @@ class SearchRules:
     def ranking_text(self) -> str:
         """What a trial is asked and what it is ranked by, in words."""
         count, soft = self.questions.questions, self.config.search.soft
+        if self.by_gradient:
+            batch = self.config.search.batch
+            return f"a step follows the gradient of {batch} of {count} questions"
         part = f"{100 * self.share:.3g}% of " if self.sampled else ""
         share = "" if soft == 1 else f"{100 * soft:.3g}% the "
         by = f"{share}probability of right answers" if soft else "score"
@@ -94,6 +139,8 @@ class SearchRules:
     ) -> Mapping[str, Sample]:
         """Return what a trial was asked of each task, computed from the trials before it; empty if
         it was asked all questions."""
+        if ASCENT in record.attributes:
+            return kept_out_samples(self.questions.tasks, self.config.search.kept_out)
         schedule = self.schedule(answers)
         if schedule is None or not record.sampled:
             return {}

@@ -7,7 +7,7 @@ one does, and a failed trial is proposed again in its slot.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,34 @@ from study.config.genome import Range
 
 from .cma import Optimizer
 from .state import Evaluations, SearchState, Slot
+
+
+class Proposals(Protocol):
+    """What a search proposes, as a function of what a study has stored.
+
+    `finished` holds at least the slots of all earlier generations.
+    """
+
+    population: int
+    """Slots of a generation."""
+
+    def propose(self, slot: Slot, finished: Evaluations) -> dict[str, float]:
+        """Return the parameters for a slot."""
+        ...
+
+    def mean(self, generation: int, finished: Evaluations) -> dict[str, float]:
+        """Return the point around which a generation lies, within the bounds."""
+        ...
+
+    def distribution(
+        self, generation: int, finished: Evaluations
+    ) -> tuple[NDArray[np.float64], float]:
+        """Return that point and the step size, in shares of each range."""
+        ...
+
+    def deviations(self, generation: int, finished: Evaluations) -> dict[str, float]:
+        """Return the standard deviation of a generation along each parameter."""
+        ...
 
 
 class Replay:
@@ -96,7 +124,7 @@ class Replay:
 class ReplaySampler(BaseSampler):
     """`Replay` as an Optuna sampler, for `study.optimize` as well as for this project's loop."""
 
-    def __init__(self, replay: Replay, space: Mapping[str, Range]) -> None:
+    def __init__(self, replay: Proposals, space: Mapping[str, Range]) -> None:
         self.replay = replay
         self._space = {name: FloatDistribution(r.low, r.high) for name, r in space.items()}
 

@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from study.config.schema import EngineConfig, StudyConfig
 
 if TYPE_CHECKING:  # they take seconds to import
     from objectives.engines.engine import Engine
+    from objectives.merge.stores import Store
     from objectives.models.sources import Sources
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,8 @@ GPU_BATCH_TOKENS = 8192
 """Of a step: no other size scored faster on an H100 (benchmarks/results)."""
 _KINDS = ("auto", "vllm", "transformers")
 _THREADS = " threads"
+_SOURCES_SHARE = 0.75
+"""The most of a GPU's free memory that the sources of a search by gradient may take."""
 _START = 4
 """How many times longer than a merge vLLM's start may take."""
 
@@ -45,6 +49,9 @@ class EngineChoice:
     """Bytes of the host that are this engine's share; None where it has no neighbours."""
     threads: int | None = None
     """CPU threads that the study has stored; None leaves them as they are."""
+    differences: Mapping[str, float] | None = None
+    """How far each parameter of the merge method is moved for its derivative; None if the search
+    needs no gradient."""
     generation_ends: bool = True
     """Whether end tokens of generation_config.json end answers."""
 
@@ -103,7 +110,26 @@ class EngineChoice:
         from objectives.engines.transformers import TransformersEngine
 
         ends = sources.end_tokens(self.generation_ends)
-        return TransformersEngine(sources, self.device, self.dtype, self.batch_tokens, ends)
+        common = (sources, self.device, self.dtype, self.batch_tokens, ends)
+        if self.differences is None:
+            return TransformersEngine(*common)
+        from objectives.engines.gradient.engine import GradientEngine
+
+        return GradientEngine(*(sources, self.differences, *common[1:]), store=self._store(sources))
+
+    def _store(self, sources: "Sources") -> "Store | None":
+        """Return where a search by gradient keeps its sources; None for their files."""
+        place = self.config.sources
+        if self.on_cpu or place == "file":
+            return None
+        from objectives.merge.stores import Resident, Streamed, size
+
+        device = torch.device(self.device)
+        needed = sum(size(sources, label) for label in sources.checkpoints)
+        fits = needed < _SOURCES_SHARE * torch.cuda.mem_get_info(device)[0]
+        if place == "gpu" or (place == "auto" and fits):
+            return Resident(sources, device)
+        return Streamed(sources, device, pinned=place == "pinned")
 
     def _vllm(self, sources: "Sources", longest: int) -> "Engine":
         from objectives.engines.vllm.engine import VllmEngine
@@ -162,6 +188,9 @@ def choose_engine(config: StudyConfig, kind: str | None = None, probe: bool = Tr
     for as long as the process lives.
     """
     asked = config.engine
+    by_gradient = config.search.algorithm == "gradient"
+    if by_gradient and kind not in (None, "auto", "transformers"):
+        raise ConfigError(f"engine: {kind}: search.algorithm: gradient needs transformers")
     kind = kind or asked.kind
     if kind not in _KINDS:
         raise ConfigError(f"engine: unknown kind {kind}; known are {', '.join(_KINDS)}")
@@ -169,8 +198,9 @@ def choose_engine(config: StudyConfig, kind: str | None = None, probe: bool = Tr
     device = asked.device or ("cuda" if there else "cpu")
     has_vllm = importlib.util.find_spec("vllm") is not None
     if kind == "auto":
-        kind = "vllm" if device == "cuda" and there and has_vllm else "transformers"
-        if device == "cuda" and not has_vllm:
+        usable = device == "cuda" and there and has_vllm and not by_gradient
+        kind = "vllm" if usable else "transformers"
+        if device == "cuda" and not has_vllm and not by_gradient:
             log.warning("vllm is not installed: the engine is transformers, which is slower")
     if kind == "vllm":
         _check_vllm(asked, device, there, has_vllm)

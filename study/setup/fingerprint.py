@@ -12,6 +12,7 @@ from objectives.merge import masks
 from objectives.models.fingerprint import fingerprints
 from objectives.models.sources import Sources
 from objectives.scoring import QuestionSet
+from study.search.ascent.jobs import ASCENT_SCHEME
 from study.search.rules import SearchRules
 from study.search.schedule import SCHEME
 from study.search.warm_start import start_text
@@ -40,10 +41,29 @@ def fingerprint(
     } | _merge_facts(rules, sources)
     if config.study.start_from is not None:
         facts["start_from"] = config.study.start_from if origin is None else start_text(origin)
+    if rules.by_gradient:
+        return facts | _ascent_facts(rules) | _space_facts(rules, sources, held_out)
     if config.search.soft:
         facts["search.soft"] = str(config.search.soft)
     if rules.sampled:
         facts["search.questions"] = f"{rules.share}, {SCHEME}"
+    return facts | _space_facts(rules, sources, held_out)
+
+
+def _ascent_facts(rules: SearchRules) -> dict[str, str]:
+    search = rules.config.search
+    return {
+        "search.algorithm": f"gradient, {ASCENT_SCHEME}",
+        "search.steps": str(search.steps),
+        "search.batch": str(search.batch),
+        "search.rate": str(search.rate),
+        "search.pull": str(search.pull),
+        "search.kept_out": str(search.kept_out),
+    }
+
+
+def _space_facts(rules: SearchRules, sources: Sources, held_out: QuestionSet) -> dict[str, str]:
+    facts = {}
     for name, r in rules.genome.space.items():
         begin = "" if r.start is None else f" from {r.start}"
         facts[f"space {name}"] = f"{r.low} to {r.high}{begin}"

@@ -3,8 +3,10 @@
 import contextlib
 import gc
 from collections.abc import Iterator
+from dataclasses import replace
 
 from storage.claims import Claims
+from storage.gradients import GradientStore
 from storage.heartbeat import Heartbeat
 from storage.scores import ScoreStore
 from storage.studies import stored_start
@@ -32,7 +34,7 @@ def join_study(
         database = open_database(setup, url, interrupts)
         stack.callback(database.engine.dispose)
         trials, population, worker_id = enter_study(setup, database, choice, num_workers)
-        choice = as_stored(choice, trials.study)
+        choice = replace(as_stored(choice, trials.study), differences=setup.rules.differences)
         workers = Workers(database, trials.study._study_id)
         heartbeat = Heartbeat(workers, worker_id, setup.config.study.grace)
         stack.enter_context(heartbeat)
@@ -44,13 +46,14 @@ def join_study(
         stack.callback(gc.unfreeze)
         heartbeat.doing = "looking for work"
         answers = ScoreStore(database)
+        gradients = GradientStore(database, trials.study._study_id)
         yield Worker(
             setup=setup,
             trials=trials,
             answers=answers,
             claims=Claims(database, trials.study._study_id, worker_id),
             workers=workers,
-            sampler=setup.rules.sampler(population, stored_start(trials.study)),
+            sampler=setup.rules.sampler(population, stored_start(trials.study), gradients),
             engine=engine,
             engine_name=choice.signature,
             interrupts=interrupts,

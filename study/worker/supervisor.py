@@ -15,6 +15,7 @@ import torch
 
 from objectives.engines.host_memory import available
 from objectives.engines.vllm.child import without_ctrl_c
+from storage.gradients import GradientStore
 from storage.scores import ScoreStore
 from storage.studies import store_budget, stored_start
 from storage.trials import TrialRecord, Trials
@@ -95,8 +96,9 @@ def supervise(
             code = _run_all(specs, gpus, deadline, trials, monitors, interrupts)
         use_stored_threads(trials.study)
         records = trials.all()
-        replay = setup.rules.sampler(population, stored_start(trials.study)).replay
-        reached = setup.rules.jobs(replay).done(records)
+        gradients = GradientStore(database, trials.study._study_id)
+        sampler = setup.rules.sampler(population, stored_start(trials.study), gradients)
+        reached = setup.rules.jobs(sampler.replay).done(records)
         if code and not (reached and _is_judged(setup, ScoreStore(database), records)):
             raise SystemExit(code)
         return setup, trials, reached

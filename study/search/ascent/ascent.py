@@ -74,6 +74,11 @@ class Ascent:
         return dict(zip(self._names, values_N.tolist(), strict=True))
 
     @property
+    def shares_N(self) -> Doubles:  # noqa: N802
+        """The next point, in shares of the ranges."""
+        return self._x_N.copy()
+
+    @property
     def finished(self) -> bool:
         """Whether the planned number of steps is reached."""
         return self.step >= self._rule.steps

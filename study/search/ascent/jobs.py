@@ -1,0 +1,158 @@
+"""What remains to be done in a study that searches by gradient: baselines, the steps of each
+ascent and its checkpoints, and the final merges."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from storage.trials import KIND, RESULT, TrialRecord
+from study.search.genome import Genome
+from study.search.jobs import AFTER, ROLE, Job, Jobs
+from study.search.state import CANDIDATE, SearchState, Slot
+
+from .replay import AscentReplay
+
+ASCENT_SCHEME = "adam 1, batches 1"
+"""Which optimiser and batches a study was begun with; another one would take other steps."""
+ASCENT, STEPS = "ascent", "steps"
+"""Attributes of a checkpoint: which ascent it belongs to, and after how many steps."""
+CHECKPOINT, LATE = "best checkpoint", "mean of the last steps"
+"""The roles of the final merges."""
+KEPT_LOSS = "kept_out_loss"
+"""The loss on the questions that are kept out of the batches, in a checkpoint's result."""
+EVERY = 4
+"""Steps from one checkpoint to the next."""
+_PATIENCE = 6
+"""An ascent ends early after so many checkpoints without a lower loss."""
+_LATE = 0.25
+"""The share of the steps over which the points of an ascent are averaged."""
+
+
+@dataclass(frozen=True)
+class StepJob(Job):
+    """A step of an ascent: the gradient of a batch's loss at `params`."""
+
+    slot: Slot = field(default_factory=lambda: Slot(0, 0))
+
+
+@dataclass(frozen=True)
+class CheckpointJob(Job):
+    """A point of an ascent, to be scored on the questions that are kept out of the batches."""
+
+
+class AscentJobs(Jobs):
+    """The work of a study that takes `budget` steps, shared equally among its ascents."""
+
+    def __init__(self, genome: Genome, replay: AscentReplay, budget: int) -> None:
+        super().__init__(genome, replay, budget)
+        self._ascents = replay.population
+        self._planned = replay.steps
+        self._steps = min(replay.steps, budget // self._ascents) if genome.space else 0
+
+    def searched(self, records: Sequence[TrialRecord]) -> bool:
+        """Return whether all baselines are scored and every ascent has ended."""
+        state = self.state(records)
+        losses = _kept_losses(records)
+        return all(b.name in state.complete for b in self._baselines) and all(
+            self._next_of(ascent, state, losses) is None for ascent in range(self._ascents)
+        )
+
+    def next(self, records: Sequence[TrialRecord], turn: int = 0) -> Job | None:
+        """Return the first job that no worker has, or the one `turn` places further on.
+
+        None while other workers run all jobs that can be started.
+        """
+        state = self.state(records)
+        if (job := self._baseline_job(state, turn)) is not None:
+            return job
+        taken = state.complete | state.begun
+        losses = _kept_losses(records)
+        jobs = [self._next_of(ascent, state, losses) for ascent in range(self._ascents)]
+        free = [
+            job
+            for job in jobs
+            if job is not None
+            and job.key not in taken
+            and not (isinstance(job, StepJob) and job.slot in state.running)
+        ]
+        if free:
+            return free[turn % len(free)]
+        return self.next_final_job(records, turn) if self.searched(records) else None
+
+    def idle_job(self, records: Sequence[TrialRecord]) -> Job | None:
+        """Return None: an ascent has no use for other merges."""
+        return None
+
+    def final_jobs(self, records: Sequence[TrialRecord]) -> list[Job]:
+        """Return the merges that the ascents lead to so far: the checkpoint with the lowest loss
+        on the questions that are kept out of the batches, and the mean of the last steps of the
+        ascent that it belongs to.
+
+        Empty before the first checkpoint, and if the final merges of a longer search are scored.
+        """
+        state, losses = self.state(records), _kept_losses(records)
+        after = sum(self._taken(ascent, state) for ascent in range(self._ascents))
+        if not losses or any(r.attributes.get(AFTER, 0) > after for r in records if r.complete):
+            return []
+        steps, ascent = min(losses, key=lambda place: (losses[place], place))
+        best = self._replay.propose(Slot(steps, ascent), state.finished)
+        last = max(s for s, a in losses if a == ascent)
+        first = last - max(1, math.floor(_LATE * last)) + 1
+        points = [
+            self._replay.propose(Slot(step, ascent), state.finished)
+            for step in range(first, last + 1)
+        ]
+        late = {name: math.fsum(p[name] for p in points) / len(points) for name in best}
+        return [
+            self._merge(CHECKPOINT, f"{CHECKPOINT} of {after} steps", best, after),
+            self._merge(LATE, f"{LATE} of {after} steps", late, after),
+        ]
+
+    def _merge(self, role: str, name: str, params: Mapping[str, float], after: int) -> Job:
+        attributes = {CANDIDATE: name, KIND: CANDIDATE, ROLE: role, AFTER: after}
+        return Job(name, params, self._genome.recipe(params), attributes)
+
+    def _next_of(
+        self, ascent: int, state: SearchState, losses: Mapping[tuple[int, int], float]
+    ) -> Job | None:
+        """Return the job that an ascent waits for; None if the ascent has ended."""
+        taken = self._taken(ascent, state)
+        is_due = taken > 0 and (taken % EVERY == 0 or taken == self._planned)
+        if is_due and (taken, ascent) not in losses:
+            return self._checkpoint_job(taken, ascent, state)
+        if taken >= self._steps or _has_converged(ascent, losses):
+            return None
+        slot = Slot(taken, ascent)
+        params = self._replay.propose(slot, state.finished)
+        return StepJob(slot.name, params, self._genome.recipe(params), slot.attributes, slot=slot)
+
+    def _checkpoint_job(self, steps: int, ascent: int, state: SearchState) -> Job:
+        params = self._replay.propose(Slot(steps, ascent), state.finished)
+        name = f"checkpoint after step {steps} of ascent {ascent}"
+        attributes = {CANDIDATE: name, KIND: CANDIDATE, ASCENT: ascent, STEPS: steps}
+        return CheckpointJob(name, params, self._genome.recipe(params), attributes)
+
+    def _taken(self, ascent: int, state: SearchState) -> int:
+        """Return how many steps of an ascent are finished without a gap, within the budget."""
+        for step in range(self._steps):
+            if Slot(step, ascent) not in state.finished:
+                return step
+        return self._steps
+
+
+def _kept_losses(records: Sequence[TrialRecord]) -> dict[tuple[int, int], float]:
+    """Return the loss of each checkpoint, by its number of steps and its ascent."""
+    losses: dict[tuple[int, int], float] = {}
+    for record in records:
+        if record.complete and ASCENT in record.attributes:
+            place = record.attributes[STEPS], record.attributes[ASCENT]
+            losses.setdefault(place, float(record.attributes[RESULT][KEPT_LOSS]))
+    return losses
+
+
+def _has_converged(ascent: int, losses: Mapping[tuple[int, int], float]) -> bool:
+    """Return whether an ascent's latest checkpoints have no lower loss than an earlier one."""
+    of_ascent = [losses[place] for place in sorted(losses) if place[1] == ascent]
+    if len(of_ascent) <= _PATIENCE:
+        return False
+    return min(of_ascent[-_PATIENCE:]) >= min(of_ascent[:-_PATIENCE])

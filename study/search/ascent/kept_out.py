@@ -1,0 +1,36 @@
+"""The search questions that no step of an ascent uses.
+
+They decide when an ascent ends and which of its points is offered. Held-out questions are not
+among them.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from objectives.sampling import Sample
+from objectives.tasks.targets import kept_out
+from objectives.tasks.task import Task, WholeTask
+
+
+def kept_out_samples(tasks: Sequence[Task | WholeTask], share: float) -> Mapping[str, Sample]:
+    """Return for each task the questions that are kept out, as a sample of equal probabilities.
+
+    The score of the sample is the mean over its questions. Tasks that score all their answers
+    together have no sample: they are asked all questions.
+    """
+    samples = {}
+    for task in tasks:
+        if isinstance(task, WholeTask):
+            continue
+        _, outside = kept_out(task.questions, share)
+        identities = set(map(id, outside))
+        asked_S = np.array(
+            [q for q, x in enumerate(task.questions) if id(x) in identities], np.intp
+        )
+        if len(asked_S):
+            count = len(task.questions)
+            probabilities_S = np.full(len(asked_S), len(asked_S) / count)
+            zeros_Q = np.zeros(count)
+            samples[task.name] = Sample(asked_S, probabilities_S, zeros_Q, zeros_Q)
+    return samples

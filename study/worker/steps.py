@@ -1,0 +1,117 @@
+"""Takes the steps of a search by gradient, and computes the loss of its checkpoints.
+
+T: tasks, Q: questions of one task.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from objectives.engines.gradient.engine import GradientEngine
+from objectives.engines.gradient.lessons import Lesson
+from objectives.scoring import QuestionSet
+from objectives.tasks.targets import chances, kept_out, lessons
+from storage.gradients import StoredGradient
+from study.search.ascent.batches import Batches, Item
+from study.search.ascent.chain_rule import genome_gradient
+from study.search.ascent.jobs import StepJob
+from study.search.rules import SearchRules
+
+_ASCENT_SEEDS = 1_000_003
+"""What the seeds of a study's ascents differ by."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step stores."""
+
+    probability: float
+    """The weighted sum over tasks of the mean probability of right answers in the batch."""
+    tasks: Mapping[str, float]
+    """That mean of each task."""
+    loss: float
+    """The weighted mean of the losses, whose derivative the gradient is."""
+    asked: int
+    gradient: StoredGradient
+
+
+class StepTaker:
+    """Computes gradients at points of an ascent. What a step learns from depends on the seed, the
+    step and the ascent alone."""
+
+    def __init__(self, engine: GradientEngine, rules: SearchRules) -> None:
+        self._engine, self._rules = engine, rules
+        self._search = rules.config.search
+
+    def take(self, job: StepJob) -> StepResult:
+        """Return the result of a step. Raises EngineError, and TaskError if a task has no text to
+        learn from."""
+        batch = self._batches(job.slot.number).at(job.slot.generation)
+        chosen = [self._lessons[item.task][item.question] for item in batch]
+        weights = [item.weight for item in batch]
+        step = self._engine.step(job.recipe, chosen, weights)
+        by = step.gradient
+        gradient = genome_gradient(self._rules.genome, job.params, by.values, by.shared, by.scale)
+        tasks = self._probabilities(batch, step.losses_Q)
+        return StepResult(
+            math.fsum(task.weight * tasks[task.name] for task in self._rules.questions.tasks),
+            tasks,
+            math.fsum(w * loss for w, loss in zip(weights, step.losses_Q, strict=True)),
+            len(batch),
+            StoredGradient(job.slot.generation, job.slot.number, gradient),
+        )
+
+    def kept_out_loss(self) -> float:
+        """Return the loss of the loaded merge on the questions that no batch contains."""
+        flat = [lesson for lessons_Q in self._kept_lessons for lesson in lessons_Q]
+        shares = [share for shares_Q in chances(self._kept.tasks) for share in shares_Q]
+        losses = self._engine.losses(flat)
+        return math.fsum(share * loss for share, loss in zip(shares, losses, strict=True))
+
+    def _probabilities(self, batch: Sequence[Item], losses: Sequence[float]) -> dict[str, float]:
+        tasks = self._rules.questions.tasks
+        by_task: list[list[float]] = [[] for _ in tasks]
+        for item, loss in zip(batch, losses, strict=True):
+            by_task[item.task].append(math.exp(-loss) if loss > 0 else -loss)
+        return {
+            task.name: math.fsum(values) / len(values) if values else 0.0
+            for task, values in zip(tasks, by_task, strict=True)
+        }
+
+    def _batches(self, ascent: int) -> Batches:
+        seed = self._rules.config.study.seed + ascent * _ASCENT_SEEDS
+        ids_TQ = [[question.id for question in task.questions] for task in self._learned.tasks]
+        return Batches(ids_TQ, chances(self._learned.tasks), self._search.batch, seed)
+
+    @cached_property
+    def _parts(self) -> tuple[QuestionSet, QuestionSet]:
+        """The questions of the batches, and those that are kept out of them."""
+        questions = self._rules.questions
+        pairs = [kept_out(task.questions, self._search.kept_out) for task in questions.tasks]
+        learned, kept = (
+            [t.with_questions(p[n]) for t, p in zip(questions.tasks, pairs, strict=True) if p[n]]
+            for n in (0, 1)
+        )
+        return QuestionSet(learned, questions.tokenizer), QuestionSet(kept, questions.tokenizer)
+
+    @property
+    def _learned(self) -> QuestionSet:
+        return self._parts[0]
+
+    @property
+    def _kept(self) -> QuestionSet:
+        return self._parts[1]
+
+    @cached_property
+    def _lessons(self) -> list[list[Lesson]]:
+        return _lessons_of(self._learned)
+
+    @cached_property
+    def _kept_lessons(self) -> list[list[Lesson]]:
+        return _lessons_of(self._kept)
+
+
+def _lessons_of(questions: QuestionSet) -> list[list[Lesson]]:
+    pairs = zip(questions.tasks, questions.prompts_of_tasks, strict=True)
+    return [lessons(task, prompts_Q, questions.tokenizer) for task, prompts_Q in pairs]
