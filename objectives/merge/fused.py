@@ -1,8 +1,8 @@
-"""Merges of the task-arithmetic family, one kernel a tensor.
+"""Merges of the task-arithmetic family, with one kernel for each tensor.
 
-DARE divides by the L1 sum of what its mask leaves. A mask keeps the elements whose draw is below
-the density, so that sum is a function of the density alone: it is counted once for each of the
-65,536 densities that can be told apart, and a merge then reads every tensor once.
+DARE divides by the L1 norm of the masked delta. A mask keeps the elements whose draw is below the
+density, so this norm is a function of the density. It is computed once for each of the 65,536
+distinguishable densities, and a merge then reads every tensor only once.
 
 M: models of the recipe without its base.
 """
@@ -28,18 +28,18 @@ from .stores import Store
 log = logging.getLogger(__name__)
 
 _CHUNK = 16
-"""Tensors whose numbers are made and copied to the device at once."""
-_MOST_MODELS = 10
-"""TIES with normalization keeps a table of every set of models."""
+"""The number of tensors whose parameters are computed and copied to the device together."""
+_MAX_MODELS = 10
+"""TIES with normalization needs a table with an entry for every subset of the models."""
 
 
 def covers(recipe: MergeRecipe) -> bool:
-    """Whether there is a kernel for it."""
-    return METHODS[recipe.method].has_kernel and len(recipe.models) <= _MOST_MODELS
+    """Return whether there is a kernel for a recipe."""
+    return METHODS[recipe.method].has_kernel and len(recipe.models) <= _MAX_MODELS
 
 
 class Fused:
-    """Merges recipe after recipe over the tensors of a store, on the store's device."""
+    """Merges one recipe after another over the tensors of a store, on the store's device."""
 
     def __init__(self, store: Store, layout: Sequence[TensorInfo]) -> None:
         self._store, self._layout = store, layout
@@ -48,7 +48,7 @@ class Fused:
         self._magnitudes: dict[tuple[str, str], NDArray[np.int64]] = {}
 
     def tensors(self, recipe: MergeRecipe) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the merge with its name, in the recipe's dtype, on the device."""
+        """Yield the names and the merged tensors, in the recipe's dtype, on the device."""
         models = [model for model in recipe.models if model != recipe.base]
         method = METHODS[recipe.method]
         if method.drops:
@@ -58,7 +58,7 @@ class Fused:
         walk = self._store.walk((info, labels) for info in self._layout)
         for place, (info, held) in enumerate(walk):
             i = place % _CHUNK
-            if i == 0:  # the device merges what it has while the next numbers are made
+            if i == 0:  # computed while the device is still merging the last ones
                 infos = self._layout[place : place + _CHUNK]
                 settings = [recipe.at(info.name, info.layer) for info in infos]
                 numbers, draws = self._numbers(recipe, models, infos, settings)
@@ -83,14 +83,14 @@ class Fused:
             yield info.name, out
 
     def _count(self, recipe: MergeRecipe, models: Sequence[str]) -> None:
-        """Tables of the L1 sums, for the models that have none yet."""
+        """Compute the tables of L1 norms of models that have none yet."""
         seed, base = recipe.mask_seed, recipe.base
         assert base is not None
         first = self._layout[0].name
         new = [model for model in models if (seed, model, first) not in self._tables]
         if not new:
             return
-        log.info("counting the L1 sums of %s", ", ".join(new))
+        log.info("computing the L1 norms of %s", ", ".join(new))
         for info, held in self._store.walk((info, [base, *new]) for info in self._layout):
             for model in new:
                 place = (seed, model, info.name)
@@ -107,7 +107,7 @@ class Fused:
         infos: Sequence[TensorInfo],
         settings: Sequence[Setting],
     ) -> tuple[Tensor, Tensor]:
-        """What `kernels.mix` takes for each of some tensors, one row each."""
+        """Return `numbers` and `draws` of `kernels.mix`, one row for each tensor."""
         M = len(models)
         numbers = np.ones((len(settings), 3 * M + 2), np.float32)
         draws = np.zeros((len(settings), 2 * M), np.int64)
@@ -123,12 +123,12 @@ class Fused:
                     below = masks.threshold(density)
                     draws[i, m], draws[i, M + m] = self._keys[place], below
                     numbers[i, M + m] = sums.ratio(int(table[-1]), int(table[below]), quantum)
-        return self._sent(numbers), self._sent(draws)
+        return self._to_device(numbers), self._to_device(draws)
 
     def _shares(
         self, recipe: MergeRecipe, models: Sequence[str], settings: Sequence[Setting]
     ) -> Tensor:
-        """For each tensor and each set of models that agree, one over the sum of their weights."""
+        """Return 1 / the sum of weights, by tensor and by the set of models that agree in sign."""
         if not (recipe.normalize and METHODS[recipe.method].elects):
             return torch.ones(len(settings), 1, device=self._store.device)
         weights = np.array([_weights(setting, models) for setting in settings], np.float32)
@@ -137,10 +137,10 @@ class Fused:
             agree = (np.arange(2 ** len(models)) >> m & 1).astype(bool)
             sums_[:, agree] += weights[:, m : m + 1]
         shares = 1 / np.where(sums_ == 0, np.float32(1), sums_)
-        return self._sent(shares)
+        return self._to_device(shares)
 
-    def _sent(self, array: NDArray[Any]) -> Tensor:
-        """On the device in its turn: nothing waits for what was queued before."""
+    def _to_device(self, array: NDArray[Any]) -> Tensor:
+        """Queue a copy to the device without waiting for it."""
         tensor, device = torch.from_numpy(array), self._store.device
         if device.type == "cuda":
             tensor = tensor.pin_memory()
@@ -166,7 +166,10 @@ class Fused:
                 numbers[at] = self._smallest(name, held[base], held[model], model, kept)
 
     def _smallest(self, name: str, base: Tensor, model: Tensor, label: str, kept: int) -> Tensor:
-        """The `kept`-th largest of |model - base|, a scalar: found by its bits, half at a time."""
+        """Return the `kept`-th largest of |model - base|, a scalar.
+
+        Its upper 16 bits are found first, then its lower 16 bits.
+        """
         place = (label, name)
         if place not in self._magnitudes:
             counts = kernels.magnitudes(base, model)
@@ -180,15 +183,15 @@ class Fused:
 
 
 def _weights(setting: Setting, models: Sequence[str]) -> list[float]:
-    given = dict(zip(setting.models, setting.weights, strict=True))
-    return [given[model] for model in models]
+    by_model = dict(zip(setting.models, setting.weights, strict=True))
+    return [by_model[model] for model in models]
 
 
 def _kept(setting: Setting, models: Sequence[str]) -> list[float]:
-    given = dict(zip(setting.models, setting.densities, strict=True))
-    return [given[model] for model in models]
+    by_model = dict(zip(setting.models, setting.densities, strict=True))
+    return [by_model[model] for model in models]
 
 
 def _signed(word: int) -> int:
-    """A 64-bit word as torch's int64 holds it."""
+    """Return a 64-bit word as a signed integer."""
     return word - (1 << 64) if word >> 63 else word

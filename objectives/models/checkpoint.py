@@ -120,7 +120,7 @@ class Checkpoint:
         method = settings.get("quant_method") if isinstance(settings, dict) else None
         raise SourceError(
             f"{self.label}: its weights are quantized ({method or 'unknown method'}; tensor "
-            f"{packed}) and cannot be merged; use the original model, or a copy with weights in bfloat16"
+            f"{packed}) and cannot be merged; use the original model, or a copy in bfloat16"
         )
 
     @property

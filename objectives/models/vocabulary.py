@@ -5,8 +5,8 @@ lacks, the model gets the reference's row, so that it does not change that row o
 
 `union`: the reference's tokens, then the additional tokens of each model, in the order of the
 models and of their rows. `model:LABEL`: that model's tokens in that model's rows. In both, there is
-no padding, and rows that a model lacks are filled as in mergekit: from the base if it has the token,
-else with the mean of the rows of all models that have it, or with zeros if none has it.
+no padding, and rows that a model lacks are filled as in mergekit: from the base if it has the
+token, else with the mean of the rows of all models that have it, or with zeros if none has it.
 """
 
 import logging
