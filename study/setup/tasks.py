@@ -59,7 +59,8 @@ def lm_eval_tasks(
         )
     for task in wanted:
         _not_beside(config, task.name)
-    from objectives.tasks.lm_eval.load import LmEval, Rules, Wanted
+    from objectives.tasks.lm_eval.groups import TaskRequest
+    from objectives.tasks.lm_eval.load import LmEval, Rules
 
     rules = Rules(
         config.task_folders,
@@ -73,7 +74,7 @@ def lm_eval_tasks(
     )
     theirs = LmEval(rules, tokenizer, context)
     tasks = theirs.tasks(
-        [Wanted(task.name, task.weight, task.metric, _scoring(task)) for task in wanted]
+        [TaskRequest(task.name, task.weight, task.metric, _scoring(task)) for task in wanted]
     )
     return {task.name: task for task in tasks}
 

@@ -139,7 +139,7 @@ def cached(home: Path, model: Path, *commits: str) -> Path:
 
 def test_a_folder_of_the_hubs_cache_is_its_snapshot(model: Path, tmp_path: Path) -> None:
     root = cached(tmp_path / "hub", model, "aaaa", "bbbb")
-    with pytest.raises(SourceError, match=r"several snapshots or none \(aaaa, bbbb\); name one"):
+    with pytest.raises(SourceError, match=r"several snapshots or none \(aaaa, bbbb\); choose one"):
         locate(str(root), tmp_path)
     (root / "refs").mkdir()
     (root / "refs" / "main").write_text("bbbb\n")

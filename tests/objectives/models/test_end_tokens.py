@@ -184,7 +184,7 @@ class Numbers:
         return "".join(map(chr, tokens))
 
 
-@pytest.mark.parametrize(("rows", "needs"), [(122, "'z', number 122"), (49, "'1', number 49")])
+@pytest.mark.parametrize(("rows", "needs"), [(122, "'z', id 122"), (49, "'1', id 49")])
 def test_a_question_that_needs_a_token_without_a_row_is_refused(rows: int, needs: str) -> None:
     """Of its text, or of an option."""
     text = "which?" if rows < 100 else "which z?"

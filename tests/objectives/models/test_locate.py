@@ -161,11 +161,11 @@ def test_it_is_merged_once_and_again_when_it_changes(
 CHILD = """
 import logging, sys, time
 from pathlib import Path
-from objectives.merge import adapter
+from objectives.files import atomic_files
 from objectives.models.locate import locate
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)
 if sys.argv[2] == "slow":
-    adapter.sync = lambda path: time.sleep(60)
+    atomic_files.sync = lambda path: time.sleep(60)
 print(locate(sys.argv[1], Path()))
 """
 
@@ -242,7 +242,7 @@ def test_a_cache_that_cannot_be_written_is_named(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(SourceError, match="XDG_CACHE_HOME names another place"):
+    with pytest.raises(SourceError, match="set XDG_CACHE_HOME to another folder"):
         locate(f"{base}+{adapter}", tmp_path)
 
 
@@ -269,7 +269,7 @@ def test_an_adapter_alone_a_pickle_and_a_gguf_say_what_to_do(
     for name, message in (
         ("adapter_config.json", r"it is an adapter: write model\+adapter"),
         ("pytorch_model.bin", "convert them with transformers"),
-        ("model.gguf", "use the model it was made from"),
+        ("model.gguf", "use the original model"),
     ):
         folder = tmp_path / name.partition(".")[0]
         folder.mkdir()
@@ -331,5 +331,5 @@ def test_the_hubs_cache_serves_revisions_offline(
     assert found == [str(snapshots / (letter * 40)) for letter in "abb"]
     assert Path(adapted).parent == cache
     assert "bbbb+lora-" in adapted
-    assert unknown.startswith("error: org/name@v2: no folder")
-    assert absent.startswith("error: org/absent: no folder")
+    assert unknown.startswith("error: org/name@v2: there is no folder")
+    assert absent.startswith("error: org/absent: there is no folder")

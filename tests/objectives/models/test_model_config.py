@@ -157,11 +157,14 @@ def test_a_head_that_is_stored_and_differs_is_not_tied(
     [
         ({"architectures": None}, r'has no architectures; add "architectures": \["MistralForC'),
         ({"architectures": "MistralForCausalLM"}, "must be a list of names"),
-        ({"architectures": ["LlamaForCausalLM"]}, "makes MistralForCausalLM of model_type mistral"),
+        (
+            {"architectures": ["LlamaForCausalLM"]},
+            "model_type mistral transformers creates MistralForCausalLM",
+        ),
         ({"model_type": None}, "has no model_type"),
         ({"model_type": "mine"}, "does not support model_type 'mine'"),
         ({"model_type": "mine", "auto_map": {"AutoConfig": "a.B"}}, "'mine' needs code .* never"),
-        ({"model_type": ["mistral"]}, r"model_type \['mistral'\] is not one"),
+        ({"model_type": ["mistral"]}, r"does not support model_type \['mistral'\]"),
         ({"model_type": "t5", "architectures": ["T5Model"]}, "no causal language model"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers: 1000000000; must be at most"),
         ({"num_hidden_layers": 1e300}, "num_hidden_layers"),

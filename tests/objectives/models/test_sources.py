@@ -60,7 +60,9 @@ def test_a_shape_that_differs_is_named_with_both_shapes(
     family: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = _broken(family, tmp_path, lambda t: t.update({NAME: torch.zeros(24, 15)}))
-    with pytest.raises(SourceError, match=rf"x and base .* {NAME} is \[24, 15\] and \[24, 16\]"):
+    with pytest.raises(
+        SourceError, match=rf"x and base .* {NAME} has the shapes \[24, 15\] and \[24, 16\]"
+    ):
         Sources({"base": family["base"], "x": folder}, "base")
 
 

@@ -130,7 +130,7 @@ def test_options_in_another_order_and_before_a_stray_number_are_recognised() -> 
 )
 def test_a_list_that_is_not_recognised_is_never_taken_for_0_to_3(options: str) -> None:
     for label in (1, 5):
-        with pytest.raises(BadRow, match="list of options is not recognised"):
+        with pytest.raises(BadRow, match="list of options is not recognized"):
             asked(options, label)
 
 
@@ -296,7 +296,7 @@ def test_a_question_is_read_however_the_file_is_laid_out(tmp_path: Path, data: s
             b'{"input_field": "a", "input_field": "b", "output_field": 1}',
             "'input_field' is repeated",
         ),
-        (b'{"input_field": "\\ud83d a", "output_field": 1}', r"q\.jsonl:1: .*broken character"),
+        (b'{"input_field": "\\ud83d a", "output_field": 1}', r"q\.jsonl:1: .*invalid character"),
         (b'{"input_field": "\\u0000 a", "output_field": 1}', r"q\.jsonl:1: .*NUL"),
         (b'{"data": [1]}', r"its fields are data"),
         (b"", "has no questions"),

@@ -22,7 +22,8 @@ from objectives.merge.recipe import MergeRecipe
 from objectives.models.sources import Sources
 from objectives.models.tokenizer import load_tokenizer
 from objectives.scoring import QuestionSet, TaskScores
-from objectives.tasks.lm_eval.load import LmEval, Rules, Wanted
+from objectives.tasks.lm_eval.groups import TaskRequest
+from objectives.tasks.lm_eval.load import LmEval, Rules
 from objectives.tasks.lm_eval.task import LmEvalTask
 from objectives.tasks.scorer import Scoring
 from study.config.load import load_config
@@ -196,7 +197,7 @@ def load(tmp_path: Path, tasks: Path) -> Load:
             (folder / f"{name}.yaml").write_text(cached + text)
         tokenizer = load_tokenizer("model", DEMO / "models" / "numeric")
         given = {"folders": (folder, tasks)} | rules
-        wanted = Wanted(name, 1.0, metric, given.pop("scoring", Scoring()))
+        wanted = TaskRequest(name, 1.0, metric, given.pop("scoring", Scoring()))
         return LmEval(Rules(**given), tokenizer, CONTEXT).tasks([wanted])[0]
 
     return loaded
@@ -219,15 +220,15 @@ def task_text(name: str, **fields: Any) -> str:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "there is no metric acc,none; there are exact_match,none"),
+        ({}, "there is no metric acc,none; it has exact_match,none"),
         ({"generation_kwargs": {"do_sample": True}}, "do_sample and a temperature above 0"),
         ({"generation_kwargs": {"temperature": 0.7}}, "do_sample and a temperature above 0"),
-        ({"generation_kwargs": {"num_beams": 4}}, "generation_kwargs.num_beams: is not there"),
-        ({"generation_kwargs": {"max_gen_toks": 256}}, "max_gen_toks: 256 must be from 1 to 255"),
-        ({"output_type": "loglikelihood_rolling"}, "output_type loglikelihood_rolling is not th"),
+        ({"generation_kwargs": {"num_beams": 4}}, "generation_kwargs.num_beams is not supported"),
+        ({"generation_kwargs": {"max_gen_toks": 256}}, "max_gen_toks: 256 must be 1 to 255"),
+        ({"output_type": "loglikelihood_rolling"}, "output_type loglikelihood_rolling is not su"),
         ({"unsafe_code": True}, "unsafe_code"),
         ({"doc_to_image": "x"}, "images and audio"),
-        ({"dataset_path": "none.jsonl"}, "dataset_path is a JSON or JSONL file"),
+        ({"dataset_path": "none.jsonl"}, "dataset_path must be a JSON or JSONL file"),
         ({"test_split": "tests"}, "cannot be loaded: KeyError"),
         ({"output_type": "loglikelihood", "doc_to_target": ""}, "continuation has 0 tokens"),
     ],
@@ -249,8 +250,8 @@ def test_what_a_study_cannot_ask_is_refused_by_name(
 @pytest.mark.parametrize(
     ("name", "metric", "message"),
     [
-        ("searched", "exact_match,first", "there is no filter first; there are digit, whole"),
-        ("both", "f1,none", r"the group has no score f1,none; .* gives acc,\(any\)"),
+        ("searched", "exact_match,first", "there is no filter first; it has digit, whole"),
+        ("both", "f1,none", r"the group has no score f1,none; .* has acc,\(any\)"),
     ],
 )
 def test_a_metric_that_is_not_there_is_named(
@@ -262,7 +263,7 @@ def test_a_metric_that_is_not_there_is_named(
 
 def test_a_tag_is_no_task(load: Load) -> None:
     load("odd", "exact_match,none", task_text("odd", tag="mine"))
-    with pytest.raises(TaskError, match=r"it is a tag.*name its tasks \(odd\)"):
+    with pytest.raises(TaskError, match=r"it is a tag.*list its tasks \(odd\)"):
         load("mine", "exact_match,none")
 
 
@@ -272,15 +273,19 @@ def test_common_benchmarks_are_refused_also_inside_a_group(
     group = "group: mine\ntask: [mmlu_mine]\naggregate_metric_list: [{metric: exact_match}]\n"
     load("mmlu_mine_train", "exact_match,none", task_text("mmlu_mine_train"))
     for name, text in (("mmlu_mine", task_text("mmlu_mine")), ("mine", group)):
-        with pytest.raises(TaskError, match=r"mmlu_mine: a common benchmark.*i-understand-the-dep"):
+        with pytest.raises(
+            TaskError, match=r"mmlu_mine: this is a common benchmark.*i-understand-the-dep"
+        ):
             load(name, "exact_match,none", text)
     assert load("mine", "exact_match,none", benchmarks=None).questions
     assert load("mine", "exact_match,none", benchmarks=True).questions
-    assert "mmlu_mine: a common benchmark" in caplog.text
+    assert "mmlu_mine: this is a common benchmark" in caplog.text
 
 
 def test_a_task_that_is_nowhere_says_where_it_was_looked_for(load: Load) -> None:
-    with pytest.raises(TaskError, match=r"nope: there is no such task in .*both.*lm-eval's own"):
+    with pytest.raises(
+        TaskError, match=r"nope: there is no such task in .*both.*lm-eval has none either"
+    ):
         load("nope")
     with pytest.raises(TaskError, match=r"torn: .*torn.yaml cannot be read"):
         load("torn", text="task: [")
@@ -309,14 +314,14 @@ def test_a_hook_that_raises_is_named(load: Load, tmp_path: Path) -> None:
 
 FAULTS = {
     "raise ValueError('oh dear')": "failed: ValueError: oh dear",
-    "return {'exact_match': float('nan')}": "exact_match is nan, which is no number",
-    "return {'exact_match': float('inf')}": "exact_match is inf, which is no number",
-    "return {'exact_match': None}": "exact_match is None, which is no number",
-    "return {'exact_match': '1'}": "exact_match is '1', which is no number",
-    "return {'exact_match': [1]}": "exact_match is [1], which is no number",
+    "return {'exact_match': float('nan')}": "exact_match is nan, which is not a number",
+    "return {'exact_match': float('inf')}": "exact_match is inf, which is not a number",
+    "return {'exact_match': None}": "exact_match is None, which is not a number",
+    "return {'exact_match': '1'}": "exact_match is '1', which is not a number",
+    "return {'exact_match': [1]}": "exact_match is [1], which is not a number",
     "return None": "TypeError: 'NoneType' object is not iterable",
-    "return {}": "gives no exact_match, only nothing; for a document that does not count return",
-    "return {'exact': 1}": "gives no exact_match, only exact; for a document",
+    "return {}": "returns no exact_match, only nothing; for a document that does not count return",
+    "return {'exact': 1}": "returns no exact_match, only exact; for a document",
     "raise SystemExit(0)": "failed: SystemExit: 0",
 }
 
@@ -386,7 +391,7 @@ def test_a_metric_that_a_hook_does_not_give_is_named(load: Load, tmp_path: Path)
     (tmp_path / "own" / "hits.py").write_text("def hits(doc, results):\n    return {'hits': 1}\n")
     task = load("odd", "acc,none", task_text("odd") + "process_results: !function hits.hits\n")
     with pytest.raises(
-        TaskError, match=r"no metric acc; its process_results gives hits \(docu.* 0"
+        TaskError, match=r"no metric acc; its process_results returns hits \(docu.* 0"
     ):
         _rights(task, "0")
 

@@ -10,7 +10,8 @@ import yaml
 
 from objectives.errors import TaskError
 from objectives.models.tokenizer import load_tokenizer
-from objectives.tasks.lm_eval.load import LmEval, Rules, Wanted
+from objectives.tasks.lm_eval.groups import TaskRequest
+from objectives.tasks.lm_eval.load import LmEval, Rules
 from objectives.tasks.lm_eval.task import LmEvalTask
 from objectives.tasks.questions.split import held_out
 from tests.support.paths import DEMO
@@ -53,7 +54,7 @@ def write(tmp_path: Path) -> Write:
 def load(folder: Path, *names: str, share: float = SHARE, **rules: Any) -> list[LmEvalTask]:
     tokenizer = load_tokenizer("model", DEMO / "models" / "numeric")
     theirs = LmEval(Rules((folder,), held_out=share, **rules), tokenizer, 256)
-    return theirs.tasks([Wanted(name, 1.0, "acc,none") for name in names])
+    return theirs.tasks([TaskRequest(name, 1.0, "acc,none") for name in names])
 
 
 def prompts(task: LmEvalTask) -> dict[str, str]:
@@ -200,7 +201,7 @@ def test_a_question_in_its_own_prompt_is_pointed_out(
 ) -> None:
     write("few", {"test": documents(0, 20)})
     load(tmp_path, "few", share=0)
-    assert "one may stand in its own prompt with its answer; set fewshot_split" in caplog.text
+    assert "so a prompt may contain its own question and answer; set fewshot_split" in caplog.text
     caplog.clear()
     write("told", {"test": documents(0, 20)}, fewshot_split="test")
     load(tmp_path, "told", share=0)

@@ -123,7 +123,7 @@ def test_any_question_that_is_written_out_is_read_back(
     assert question.cue == ending.strip().removesuffix(":")
     row = choice(f"{labels[0]}. thing", text + ending)
     if options[-1] > 9:
-        with pytest.raises(BadRow, match="is no single digit"):
+        with pytest.raises(BadRow, match="has more than one digit"):
             multiple_choice.parse(row)
         return
     single = multiple_choice.parse(row)
@@ -153,7 +153,7 @@ def test_bad_rows_are_refused_with_their_line_and_skipped_on_request(
         read_questions(path, "multiple_choice", multiple_choice.parse)
     found = read_questions(path, "multiple_choice", multiple_choice.parse, "skip")
     assert len(found) == 1
-    assert "2 bad rows left out" in caplog.text
+    assert "left out 2 bad rows" in caplog.text
 
 
 def test_the_same_question_with_two_labels_is_refused(tmp_path: Path) -> None:
@@ -245,5 +245,5 @@ def test_an_empty_field_is_refused(parse: Callable[[Any], Question]) -> None:
     for row in ({"output_field": 1}, {"input_field": "a"}):
         with pytest.raises(BadRow, match=r"has no (in|out)put_field; its fields are"):
             parse(row)
-    with pytest.raises(BadRow, match="input_field is 1, and must be a text"):
+    with pytest.raises(BadRow, match="input_field is 1; it must be a text"):
         parse({"input_field": 1, "output_field": 1})

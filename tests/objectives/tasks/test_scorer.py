@@ -76,7 +76,7 @@ def test_a_call_that_fails_is_repeated_with_growing_waits(
     assert Scoring(concurrency, retries=3).each(KEYS, name, work) == {key: key for key in KEYS}
     assert failures[6] == 3
     lines = [message for message in caplog.messages if message.startswith("document 6 ")]
-    waits = [float(line.split("trying again in ")[1].split()[0]) for line in lines]
+    waits = [float(line.split("retrying in ")[1].split()[0]) for line in lines]
     assert waits == pytest.approx([0.01, 0.02, 0.04])
     assert "ConnectionError: the judge is away" in lines[0]
 

@@ -63,12 +63,12 @@ def test_fewer_examples_on_request_and_no_more_than_there_are() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("preamble: x", "needs a text `turn`"),
+        ("preamble: x", "needs the key `turn`"),
         ("{", "cannot read"),
         ("turn: '{{ question }}{{ nothing }}'", "nothing"),
         ("turn: '{% x'", "x"),
         ("turn: a\nexample: b", "unknown key example"),
-        ("turn: a\nexamples: [1]", "needs question and answer"),
+        ("turn: a\nexamples: [1]", "it needs the texts question and answer"),
     ],
 )
 def test_a_broken_template_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
@@ -78,7 +78,7 @@ def test_a_broken_template_says_what_is_wrong(tmp_path: Path, text: str, message
 
 
 def test_a_missing_template_names_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(TemplateProblem, match="named ones are multiple_choice_kdd"):
+    with pytest.raises(TemplateProblem, match="available by name are multiple_choice_kdd"):
         load_template("nope", tmp_path)
 
 
@@ -90,7 +90,7 @@ def test_an_option_that_is_no_token_of_its_own_is_refused() -> None:
             return [hash(text)]
 
     task = MultipleChoice("t", 1.0, (CHOICE,), load_template("plain", Path()))
-    with pytest.raises(TaskError, match="let the template's turn end in a line break"):
+    with pytest.raises(TaskError, match="end the template's turn with a line break"):
         task.prompts(Whole())
 
 

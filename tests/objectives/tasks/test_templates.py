@@ -106,7 +106,7 @@ FAULTY = {
     "{{ '{0.__class__}'.format(question) }}": "unsafe",
     "{{ namespace.__init__.__globals__ }}": "unsafe",
     "{{ question.encode() }}": "unsafe",
-    "{{ question.strip }}": "is no text",
+    "{{ question.strip }}": "cannot be converted to text",
     "{{ question": "unexpected end of template",
     "{{ " + "(" * 20_000: "nested too deeply",
     "{{ '\ud83d' }}": "surrogates not allowed",
@@ -138,7 +138,7 @@ def test_a_template_that_is_asked_often_does_not_run_out_of_its_budget() -> None
 
 def test_a_template_that_never_asks_the_question_is_refused(tmp_path: Path) -> None:
     for turn in ('"hello\\n"', "5", "''"):
-        with pytest.raises(TemplateProblem, match="does not ask the question"):
+        with pytest.raises(TemplateProblem, match="does not contain the question"):
             loaded(tmp_path, f"turn: {turn}").render(QUESTION)
     template = loaded(tmp_path, 'turn: "{{ question[:0] }}Answer:\\n"')
     task = MultipleChoice("t", 1.0, (QUESTION, Question("Other?", "", (0,), (0, 1))), template)
@@ -169,7 +169,7 @@ def test_a_value_of_a_template_is_the_text_that_stands_there(
     [
         ("preamble: [1]\n" + TURN, "preamble is .* must be a text"),
         ("examples: 5\n" + TURN, "examples must be a list"),
-        ("examples: [{question: , answer: 1}]\n" + TURN, "an example needs question and answer"),
+        ("examples: [{question: , answer: 1}]\n" + TURN, "it needs the texts question and answer"),
         (TURN + TURN, "'turn' is repeated, line 2"),
         ("<<: {a: 1}\n" + TURN, "unknown key '<<'"),
         ("preamble: !!python/object:os.system x\n" + TURN, "cannot read template"),
@@ -199,7 +199,7 @@ def test_options_that_a_tokenizer_does_not_tell_apart_are_refused() -> None:
             return [0 if c.isdigit() else ord(c) for c in text]
 
     task = MultipleChoice("t", 1.0, (QUESTION,), load_template("plain", Path()))
-    with pytest.raises(TaskError, match="no different tokens for the answers 0, 1, 2"):
+    with pytest.raises(TaskError, match="the same token for several of the answers 0, 1, 2"):
         task.prompts(Words())  # type: ignore[arg-type]
 
 
