@@ -56,22 +56,22 @@ class Fused:
         labels = models if recipe.base is None else [recipe.base, *models]
         dtype = getattr(torch, recipe.dtype)
         walk = self._store.walk((info, labels) for info in self._layout)
-        for place, (info, held) in enumerate(walk):
-            i = place % _CHUNK
+        for index, (info, by_model) in enumerate(walk):
+            i = index % _CHUNK
             if i == 0:  # computed while the device is still merging the last ones
-                infos = self._layout[place : place + _CHUNK]
+                infos = self._layout[index : index + _CHUNK]
                 settings = [recipe.at(info.name, info.layer) for info in infos]
                 numbers, draws = self._numbers(recipe, models, infos, settings)
                 shares = self._shares(recipe, models, settings)
-            base = None if recipe.base is None else held[recipe.base]
+            base = None if recipe.base is None else by_model[recipe.base]
             if method.trims and recipe.base is not None:
                 densities = dict(zip(models, _kept(settings[i], models), strict=True))
-                self._cut(numbers[i], info.name, held, recipe.base, densities)
+                self._cut(numbers[i], info.name, by_model, recipe.base, densities)
             out = torch.empty(info.shape, dtype=dtype, device=self._store.device)
             kernels.mix(
                 out,
                 base,
-                [held[model] for model in models],
+                [by_model[model] for model in models],
                 numbers[i],
                 draws[i],
                 shares[i],
@@ -91,14 +91,14 @@ class Fused:
         if not new:
             return
         log.info("computing the L1 norms of %s", ", ".join(new))
-        for info, held in self._store.walk((info, [base, *new]) for info in self._layout):
+        for info, by_model in self._store.walk((info, [base, *new]) for info in self._layout):
             for model in new:
-                place = (seed, model, info.name)
-                low, high = masks.key(*place)
-                self._keys[place] = _signed(low | high << 32)
-                quantum = sums.quantum(held[model].float() - held[base].float())
-                table = kernels.tally(held[base], held[model], self._keys[place], quantum)
-                self._tables[place] = table.numpy(), quantum
+                key = (seed, model, info.name)
+                low, high = masks.key(*key)
+                self._keys[key] = _signed(low | high << 32)
+                quantum = sums.quantum(by_model[model].float() - by_model[base].float())
+                table = kernels.tally(by_model[base], by_model[model], self._keys[key], quantum)
+                self._tables[key] = table.numpy(), quantum
 
     def _numbers(
         self,
@@ -118,10 +118,10 @@ class Fused:
             numbers[i, 3 * M + 1] = recipe.scale
             if METHODS[recipe.method].drops:
                 for m, density in enumerate(_kept(setting, models)):
-                    place = (recipe.mask_seed, models[m], info.name)
-                    table, quantum = self._tables[place]
+                    key = (recipe.mask_seed, models[m], info.name)
+                    table, quantum = self._tables[key]
                     below = masks.threshold(density)
-                    draws[i, m], draws[i, M + m] = self._keys[place], below
+                    draws[i, m], draws[i, M + m] = self._keys[key], below
                     numbers[i, M + m] = sums.ratio(int(table[-1]), int(table[below]), quantum)
         return self._to_device(numbers), self._to_device(draws)
 
@@ -150,31 +150,31 @@ class Fused:
         self,
         numbers: Tensor,
         name: str,
-        held: Mapping[str, Tensor],
+        by_model: Mapping[str, Tensor],
         base: str,
         densities: Mapping[str, float],
     ) -> None:
         """Write the smallest magnitudes that TIES keeps into a tensor's row of numbers."""
         for m, (model, density) in enumerate(densities.items()):
             at = 2 * len(densities) + m
-            kept = max(1, int(density * held[model].numel()))
-            if density >= 1 or held[model].numel() == 0:
+            kept = max(1, int(density * by_model[model].numel()))
+            if density >= 1 or by_model[model].numel() == 0:
                 numbers[at] = 0.0
             elif density <= 0:
                 numbers[at] = math.inf
             else:
-                numbers[at] = self._smallest(name, held[base], held[model], model, kept)
+                numbers[at] = self._smallest(name, by_model[base], by_model[model], model, kept)
 
     def _smallest(self, name: str, base: Tensor, model: Tensor, label: str, kept: int) -> Tensor:
         """Return the `kept`-th largest of |model - base|, a scalar.
 
         Its upper 16 bits are found first, then its lower 16 bits.
         """
-        place = (label, name)
-        if place not in self._magnitudes:
+        key = (label, name)
+        if key not in self._magnitudes:
             counts = kernels.magnitudes(base, model)
-            self._magnitudes[place] = counts.flip(0).cumsum(0).cpu().numpy()
-        from_top = self._magnitudes[place]
+            self._magnitudes[key] = counts.flip(0).cumsum(0).cpu().numpy()
+        from_top = self._magnitudes[key]
         above = int(np.searchsorted(from_top, kept))
         high, rest = len(from_top) - 1 - above, kept - int(from_top[above - 1] if above else 0)
         counts = kernels.magnitudes_within(base, model, high)

@@ -22,7 +22,7 @@ class Question:
     """The numbers of the options; lettered options are numbered from 0."""
     letters: str = field(default="", kw_only=True)
     """The letter of each option; empty if the options are numbered."""
-    place: str = field(default="", compare=False, kw_only=True)
+    location: str = field(default="", compare=False, kw_only=True)
     """The file and the line of the question."""
 
     def answer(self, option: int) -> str:

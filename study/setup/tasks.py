@@ -144,7 +144,7 @@ def _fitting(config: StudyConfig, exam: QuestionSet, context: int | None) -> Que
         pairs = list(zip(task.questions, sizes, strict=True))
         long = [(question, size) for question, size in pairs if size > context]
         if long and task.name not in skips:
-            remedy = ", or set on_bad: skip" if long[0][0].place else ""
+            remedy = ", or set on_bad: skip" if long[0][0].location else ""
             raise TaskError(
                 f"{_too_long(task.name, long, context)}; shorten the question or the template "
                 f"(num_fewshot){remedy}"
@@ -160,7 +160,7 @@ def _too_long(name: str, long: Sequence[tuple[Question, int]], context: int) -> 
     question, size = long[0]
     count = f" ({len(long)} such questions)" if len(long) > 1 else ""
     return (
-        f"{question.place or name}: the prompt has {size} tokens with its answer, and the models "
+        f"{question.location or name}: the prompt has {size} tokens with its answer, and the models "
         f"take {context}{count}"
     )
 

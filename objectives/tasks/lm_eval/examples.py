@@ -36,7 +36,7 @@ def held_out_documents(task: Any, share: float) -> frozenset[str]:
     return frozenset(t for t in texts if held_out(Question(t, "", (), ()), share))
 
 
-def keep_apart(task: Any, held: frozenset[str]) -> None:
+def keep_apart(task: Any, held_out_texts: frozenset[str]) -> None:
     """Make a task draw its examples only from documents that do not ask the same as any in `held`.
 
     Raises TaskError if too few documents are left, or if the task's own code draws the examples.
@@ -44,7 +44,7 @@ def keep_apart(task: Any, held: frozenset[str]) -> None:
     count = task.config.num_fewshot
     if not count:
         return
-    if not held:
+    if not held_out_texts:
         _warn_of_own_answers(task)
         return
     name = task.task_name
@@ -56,8 +56,8 @@ def keep_apart(task: Any, held: frozenset[str]) -> None:
     documents = list(task.eval_docs)
     with templates_compiled_once():
         keys = _Keys(task, documents)
-        banned: set[Key] = {(text,) for text in held}
-        banned.update(*(keys.of(doc) for doc in documents if as_json(doc) in held))
+        banned: set[Key] = {(text,) for text in held_out_texts}
+        banned.update(*(keys.of(doc) for doc in documents if as_json(doc) in held_out_texts))
         pool = list(task.sampler.df)
         pool_keys = [keys.of(doc) for doc in pool]
     allowed = [k for k, own in enumerate(pool_keys) if own.isdisjoint(banned)]

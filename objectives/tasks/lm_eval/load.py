@@ -89,15 +89,22 @@ class LmEval:
                 check_kind(task.task_name, task)
                 self._set_fewshot(task)
             loaded.append((request, tasks, by_size))
-        held = self._held_out([task for _, tasks, _ in loaded for task in tasks])
-        return [self._task(request, tasks, by_size, held) for request, tasks, by_size in loaded]
+        held_out_texts = self._held_out([task for _, tasks, _ in loaded for task in tasks])
+        return [
+            self._task(request, tasks, by_size, held_out_texts)
+            for request, tasks, by_size in loaded
+        ]
 
     def _task(
-        self, request: TaskRequest, tasks: Sequence[Any], by_size: bool, held: frozenset[str]
+        self,
+        request: TaskRequest,
+        tasks: Sequence[Any],
+        by_size: bool,
+        held_out_texts: frozenset[str],
     ) -> LmEvalTask:
         leaves, questions = [], []
         for number, task in enumerate(tasks):
-            leaf = self._leaf(task, request, held)
+            leaf = self._leaf(task, request, held_out_texts)
             leaves.append(leaf)
             questions += [
                 Document(as_json(instances[0].doc), "", (), (), number, k)
@@ -188,7 +195,7 @@ class LmEval:
                 )
             log.warning(what)
 
-    def _leaf(self, task: Any, request: TaskRequest, held: frozenset[str]) -> Leaf:
+    def _leaf(self, task: Any, request: TaskRequest, held_out_texts: frozenset[str]) -> Leaf:
         """Build the requests of a task. Raises TaskError."""
         name, metric, filter_name = task.task_name, request.metric_name, request.filter_name
         filters = {ensemble.name: ensemble for ensemble in task._filters}
@@ -202,7 +209,7 @@ class LmEval:
         if not callable(task.aggregation().get(metric, len)):
             raise TaskError(f"{name}: the aggregation of {metric} is not one of lm-eval's own")
         with failing_as(name, "its examples cannot be drawn"), seeded():
-            keep_apart(task, held)
+            keep_apart(task, held_out_texts)
         instances = self._instances(name, task)
         cache_rendering(task, [of_doc[0].doc for of_doc in instances.values()])
         log.info("task %s of lm-eval, %d documents, from %s", name, len(instances), file_of(task))

@@ -126,7 +126,7 @@ class Writer(TemplateLM):  # type: ignore[misc]
         settings = normalize_gen_kwargs(gen_kwargs, _DEFAULT_MAX_TOKENS)
         if settings["do_sample"]:
             raise TaskError(
-                f"{name}: generation_kwargs: do_sample and a temperature above 0 randomize answers; "
+                f"{name}: generation_kwargs: do_sample and a temperature above 0 randomize it; "
                 "a study needs greedy answers, so that a merge has one score; remove them"
             )
         max_tokens = settings.pop("max_gen_toks")

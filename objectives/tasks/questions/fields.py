@@ -24,7 +24,7 @@ class Fields:
     """Question fields that may be missing."""
 
 
-KNOWN = (
+KNOWN_FIELDS = (
     Fields(("input_field",), "output_field"),  # KDD Cup 2024
     Fields(("input_field",), "target_field"),  # ShoppingMMLU
     Fields(("instruction", "input"), "output", optional=("input",)),  # Alpaca
@@ -35,11 +35,11 @@ _LISTS = ("options", "choices", "candidates", "endings")
 def fields_of(row: Row, fields: Fields | None) -> Fields:
     """Return `fields`, or the known fields that the row has. Raises BadRow if any is missing."""
     if fields is None:
-        for known in KNOWN:
-            if known.question[0] in row and known.answer in row:
-                return known
-        partial = [known for known in KNOWN if known.question[0] in row or known.answer in row]
-        fields = partial[0] if partial else KNOWN[0]
+        for candidate in KNOWN_FIELDS:
+            if candidate.question[0] in row and candidate.answer in row:
+                return candidate
+        partial = [f for f in KNOWN_FIELDS if f.question[0] in row or f.answer in row]
+        fields = partial[0] if partial else KNOWN_FIELDS[0]
     required = [*fields.question, fields.answer, *([fields.options] if fields.options else [])]
     for name in required:
         if name not in row and name not in fields.optional:

@@ -53,19 +53,19 @@ def read_questions(
     bad: list[str] = []
     contradictory: set[str] = set()
     repeated = 0
-    for place, row in read_rows(path):
+    for location, row in read_rows(path):
         if len(bad) == _MAX_BAD_ROWS and on_bad == "refuse":
             break
         try:
-            question = dataclasses.replace(_parsed(row, kind, parse), place=place)
+            question = dataclasses.replace(_parsed(row, kind, parse), location=location)
         except BadRow as error:
-            bad.append(f"{place}: {error}")
+            bad.append(f"{location}: {error}")
             continue
-        first, other = by_text.setdefault(question.text, (place, question))
+        first, other = by_text.setdefault(question.text, (location, question))
         if other.labels != question.labels:
-            bad.append(f"{place}: the same question as {first} with another label")
+            bad.append(f"{location}: the same question as {first} with another label")
             contradictory.add(question.text)
-        elif first != place:
+        elif first != location:
             repeated += 1
     if bad and on_bad == "refuse":
         count = f"{len(bad)}{' or more' if len(bad) >= _MAX_BAD_ROWS else ''}"
@@ -166,6 +166,6 @@ def _parsed(row: Any, kind: str, parse: Callable[[Row], Question]) -> Question:
 
 def _check_kind(row: Row, kind: str) -> None:
     stated = row.get("task_type")
-    known = _KINDS.get(stated.strip().lower()) if isinstance(stated, str) else None
-    if known not in (None, kind):
+    stated_kind = _KINDS.get(stated.strip().lower()) if isinstance(stated, str) else None
+    if stated_kind not in (None, kind):
         raise BadRow(f"task_type is {stated}, but the kind of the task is {kind}")

@@ -323,7 +323,7 @@ def test_a_file_of_gigabytes_is_refused_unread(tmp_path: Path) -> None:
 def test_a_question_knows_its_line(tmp_path: Path) -> None:
     path = tmp_path / "q.json"
     path.write_text(f"[\n{json.dumps({'input_field': 'Other?', 'output_field': 0})},\n{GOOD}\n]")
-    places = {question.text: question.place for question in read(path)}
+    places = {question.text: question.location for question in read(path)}
     assert places == {"Other?": f"{path}:2, row 1", LIST: f"{path}:3, row 2"}
 
 
@@ -362,7 +362,7 @@ def test_any_rows_are_questions_or_a_named_error(
         for question in questions:
             assert set(question.labels) <= set(question.options)
             assert question.text.encode()
-            assert question.place.startswith(f"{path}:")
+            assert question.location.startswith(f"{path}:")
 
 
 @given(
