@@ -160,8 +160,8 @@ def _too_long(name: str, long: Sequence[tuple[Question, int]], context: int) -> 
     question, size = long[0]
     count = f" ({len(long)} such questions)" if len(long) > 1 else ""
     return (
-        f"{question.location or name}: the prompt has {size} tokens with its answer, and the models "
-        f"take {context}{count}"
+        f"{question.location or name}: the prompt has {size} tokens with its answer, and the "
+        f"models take {context}{count}"
     )
 
 

@@ -35,7 +35,7 @@ def population(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return scores, np.where(varies, 0.5, usual), np.where(varies, 0.25, 0.01)
 
 
-def test_questions_are_drawn_with_their_chances_and_at_their_cost() -> None:
+def test_questions_are_drawn_with_their_inclusion_probabilities_at_the_expected_cost() -> None:
     generator = np.random.default_rng(0)
     importance, costs = generator.random(QUESTIONS) ** 3, generator.integers(20, 200, QUESTIONS)
     wanted = inclusion_probabilities(importance, costs.astype(float), 0.5 * costs.sum())
@@ -52,7 +52,7 @@ def test_questions_are_drawn_with_their_chances_and_at_their_cost() -> None:
     assert (np.abs(drawn / 4000 - wanted) <= 4.5 * error + 1e-9).all()
 
 
-def test_questions_that_count_for_nothing_are_drawn_alike() -> None:
+def test_questions_of_importance_zero_have_equal_inclusion_probabilities() -> None:
     """As those of a task with weight 0."""
     assert inclusion_probabilities(np.zeros(10), np.ones(10), 4.0) == pytest.approx(
         np.full(10, 0.4)
@@ -61,7 +61,7 @@ def test_questions_that_count_for_nothing_are_drawn_alike() -> None:
     assert mixed == pytest.approx([1.0, 1.0, 0.5, 0.5])
 
 
-def test_all_are_drawn_where_the_budget_is_enough() -> None:
+def test_all_questions_are_drawn_if_the_budget_suffices() -> None:
     assert inclusion_probabilities(np.array([1.0, 0.0]), np.array([5.0, 7.0]), 12.0).tolist() == [
         1.0,
         1.0,
@@ -69,7 +69,7 @@ def test_all_are_drawn_where_the_budget_is_enough() -> None:
 
 
 @pytest.mark.parametrize("hint", ["right", "wrong"])
-def test_the_estimate_has_no_bias_and_knows_its_error(hint: str) -> None:
+def test_the_estimate_is_unbiased_and_its_variance_is_correct(hint: str) -> None:
     """Over many samples of one population, also where what was expected is nonsense."""
     scores, expected, variance = population(1)
     expected = expected if hint == "right" else 1 - expected
@@ -87,7 +87,7 @@ def test_the_estimate_has_no_bias_and_knows_its_error(hint: str) -> None:
     assert np.mean([e.variance for e in found]) == pytest.approx(scores.var(), rel=0.05)
 
 
-def test_a_sample_that_favours_what_varies_is_worth_several_times_as_many_questions() -> None:
+def test_sampling_by_variance_is_worth_several_times_as_many_questions() -> None:
     scores, expected, variance = population(3)
     generator, spread = np.random.default_rng(4), {}
     for name, importance in (("alike", np.ones(QUESTIONS)), ("varying", np.sqrt(variance))):
@@ -155,7 +155,7 @@ def trials_of(database: Database) -> list[TrialRecord]:
     return Trials(database, create_study(database, "s")).all()
 
 
-def test_a_schedule_asks_what_varies_and_the_same_after_a_restart(
+def test_a_schedule_samples_varying_questions_and_repeats_its_samples_after_a_restart(
     database: str, exam: QuestionSet
 ) -> None:
     storage = open_storage(database)
@@ -182,7 +182,7 @@ def test_a_schedule_asks_what_varies_and_the_same_after_a_restart(
     storage.engine.dispose()
 
 
-def test_only_the_sample_is_asked_and_the_rest_is_reckoned(exam: QuestionSet) -> None:
+def test_only_the_sample_is_asked_and_the_mean_is_estimated(exam: QuestionSet) -> None:
     engine = Parrot()
     whole = exam.evaluate(engine)
     expected = {t.name: np.linspace(0, 1, len(t.questions)) for t in exam.tasks}

@@ -70,7 +70,7 @@ def bits(tensor: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_merge_on_the_gpu_has_the_bits_of_the_cpus(
+def test_a_merge_on_the_gpu_has_the_same_bits_as_on_the_cpu(
     method: str, dtype: str, store: Store, sources: Sources
 ) -> None:
     ours, theirs = MergeStream(sources, store), MergeStream(sources)
@@ -85,7 +85,7 @@ def test_a_merge_on_the_gpu_has_the_bits_of_the_cpus(
 
 
 @pytest.mark.parametrize("method", [n for n, m in CATALOGUE.items() if not m.fused])
-def test_mergekits_methods_draw_on_the_gpu_what_they_draw_on_the_cpu(
+def test_mergekits_methods_use_the_same_random_numbers_on_gpu_and_cpu(
     method: str, store: Store, sources: Sources
 ) -> None:
     """Sums are added in an order of the device's own, so a few elements may round otherwise, or
@@ -107,7 +107,7 @@ def test_mergekits_methods_draw_on_the_gpu_what_they_draw_on_the_cpu(
         assert near.float().mean() > 0.999, name
 
 
-def test_the_same_recipe_gives_the_same_bits(store: Store, sources: Sources) -> None:
+def test_the_same_recipe_yields_the_same_bits(store: Store, sources: Sources) -> None:
     stream, asked = MergeStream(sources, store), recipe("dare_ties", 3, "bfloat16")
     first = {name: tensor.cpu() for name, tensor in stream.tensors(asked)}
     for _ in stream.tensors(recipe("dare_ties", 4, "bfloat16")):
@@ -116,7 +116,7 @@ def test_the_same_recipe_gives_the_same_bits(store: Store, sources: Sources) -> 
     assert all(torch.equal(bits(first[name]), bits(again[name])) for name in first)
 
 
-def test_a_merge_that_was_given_up_spoils_nothing(store: Store, sources: Sources) -> None:
+def test_an_abandoned_merge_does_not_affect_the_next(store: Store, sources: Sources) -> None:
     stream, asked = MergeStream(sources, store), recipe("dare_ties", 3, "bfloat16")
     whole = {name: tensor.cpu() for name, tensor in stream.tensors(asked)}
     for stop in (1, 2, 7):

@@ -129,7 +129,7 @@ def baseless(method: str, fields: dict[str, Any]) -> Genome:
 
 
 @pytest.mark.parametrize("method", RANDOM)
-def test_random_draws_are_those_of_seed_and_tensor(
+def test_random_draws_depend_on_seed_and_tensor(
     method: str, family: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = genome(method)
@@ -157,7 +157,7 @@ def test_random_draws_are_those_of_seed_and_tensor(
         assert torch.equal(ours[info.name], theirs), info.name
 
 
-def test_the_same_recipe_gives_the_same_weights_in_any_order(family: dict[str, Path]) -> None:
+def test_the_same_recipe_yields_the_same_weights_in_any_order(family: dict[str, Path]) -> None:
     made = genome("della")
     sources = sources_of(made, family)
     one = dict(MergeStream(sources).tensors(recipe_of(made)))
@@ -191,7 +191,7 @@ def test_large_tensors_are_sampled_the_same_each_time() -> None:
     assert shares[0] == pytest.approx(shares[1], abs=0.01)
 
 
-def test_elements_of_one_magnitude_are_sorted_alike_on_every_device() -> None:
+def test_elements_of_equal_magnitude_are_sorted_alike_on_every_device() -> None:
     """A GPU's sort keeps no order among them unless it is told to."""
     from objectives.merge.mergekit_methods import Draws
 
@@ -216,7 +216,7 @@ def test_elements_of_one_magnitude_are_sorted_alike_on_every_device() -> None:
     assert told.count(True) == 4
 
 
-def test_dellas_epsilon_leaves_the_chances_inside_0_to_1(family: dict[str, Path]) -> None:
+def test_dellas_epsilon_keeps_the_probabilities_within_0_and_1(family: dict[str, Path]) -> None:
     made = genome("della", {"density": [0.01, 1.0], "epsilon": [0.2, 0.5]}, smooth=True)
     sources = sources_of(made, family)
     for seed in range(3):
@@ -230,7 +230,7 @@ def test_dellas_epsilon_leaves_the_chances_inside_0_to_1(family: dict[str, Path]
         assert all(torch.isfinite(t).all() for _, t in MergeStream(sources).tensors(recipe))
 
 
-def test_models_that_agree_in_a_tensor_keep_it(family: dict[str, Path]) -> None:
+def test_equal_tensors_stay_unchanged(family: dict[str, Path]) -> None:
     """multislerp has no mean of deltas that are all zero: mergekit refuses them."""
     config = GenomeConfig(models=("x", "y", "z"), base_model="base", merge_method="multislerp")
     made = Genome(config, SpaceConfig(), 4)
@@ -241,7 +241,7 @@ def test_models_that_agree_in_a_tensor_keep_it(family: dict[str, Path]) -> None:
         assert torch.equal(merged[info.name], sources.read("x", info))
 
 
-def test_what_mergekit_cannot_merge_is_named(family: dict[str, Path]) -> None:
+def test_an_error_of_mergekit_is_reported_with_the_tensor(family: dict[str, Path]) -> None:
     made = genome("multislerp")
     recipe = MergeRecipe.from_dict(
         recipe_of(made).to_dict()
@@ -252,7 +252,7 @@ def test_what_mergekit_cannot_merge_is_named(family: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("method", OURS)
-def test_baselines_make_sense_for_every_method(method: str, family: dict[str, Path]) -> None:
+def test_every_method_has_meaningful_baselines(method: str, family: dict[str, Path]) -> None:
     made = genome(method)
     kinds = [baseline.kind for baseline in made.baselines()]
     assert kinds.count("parent") == len(made.models)
@@ -266,14 +266,14 @@ def test_baselines_make_sense_for_every_method(method: str, family: dict[str, Pa
 
 
 @pytest.mark.parametrize("method", OURS)
-def test_a_recipe_survives_json(method: str) -> None:
+def test_a_recipe_is_unchanged_by_json(method: str) -> None:
     import json
 
     recipe = recipe_of(genome(method))
     assert MergeRecipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
-def test_shared_parameters_stand_once_for_each_block() -> None:
+def test_shared_parameters_have_one_value_for_each_block() -> None:
     made = genome("sce", filters=("mlp",))
     assert list(made.space) == [
         "layers.0-1/mlp/select_topk",
@@ -285,7 +285,7 @@ def test_shared_parameters_stand_once_for_each_block() -> None:
     assert genome("model_stock").space == {}
 
 
-def test_a_method_with_nothing_to_search_is_done_with_its_baselines() -> None:
+def test_a_method_without_search_parameters_ends_after_its_baselines() -> None:
     made = genome("model_stock")
     jobs = Jobs(made, Replay(made.space, 0, 4, 0.2, []), 10)
     records: list[TrialRecord] = []
@@ -299,7 +299,7 @@ def test_a_method_with_nothing_to_search_is_done_with_its_baselines() -> None:
     assert jobs.done(records)
 
 
-def test_one_parameter_is_too_few_to_search() -> None:
+def test_a_single_parameter_cannot_be_searched() -> None:
     with pytest.raises(ConfigError, match="sce over 4 layers has one parameter"):
         genome("sce", layer_granularity=0)
     assert len(genome("sce", layer_granularity=0, filters=("mlp",)).space) == 2

@@ -60,7 +60,7 @@ def generated(folder: Path, prompts: list[Prompt]) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("add", [[END], []], ids=["further", "other"])
-def test_answers_end_where_generate_ends_them_and_so_do_the_exports(
+def test_answers_end_like_those_of_generate_also_after_export(
     family: dict[str, Path], tmp_path: Path, add: list[int]
 ) -> None:
     free = TransformersEngine(Sources(copied(family, tmp_path / "free", {}), "base"))
@@ -92,7 +92,7 @@ def test_answers_end_where_generate_ends_them_and_so_do_the_exports(
         ({"temperature": 0.6}, EndTokens((1,))),
     ],
 )
-def test_end_tokens_are_read_as_a_number_or_a_list(
+def test_end_tokens_may_be_a_number_or_a_list(
     family: dict[str, Path], tmp_path: Path, stored: object, expected: EndTokens
 ) -> None:
     sources = Sources(copied(family, tmp_path, stored), "base")
@@ -114,14 +114,14 @@ def test_end_tokens_are_read_as_a_number_or_a_list(
         "version https://git-lfs.github.com/spec/v1",
     ],
 )
-def test_a_generation_config_that_cannot_be_used_is_refused_by_name(
+def test_an_unusable_generation_config_is_refused(
     family: dict[str, Path], tmp_path: Path, stored: object
 ) -> None:
     with pytest.raises(SourceError, match=f"base: .*{GENERATION}"):
         Sources(copied(family, tmp_path, stored), "base")
 
 
-def test_an_export_names_end_tokens_that_only_config_json_has(
+def test_an_export_adds_end_tokens_that_only_config_json_has(
     family: dict[str, Path], tmp_path: Path
 ) -> None:
     folders = copied(family, tmp_path, {"temperature": 0.6, "do_sample": True})
@@ -185,7 +185,7 @@ class Numbers:
 
 
 @pytest.mark.parametrize(("rows", "needs"), [(122, "'z', id 122"), (49, "'1', id 49")])
-def test_a_question_that_needs_a_token_without_a_row_is_refused(rows: int, needs: str) -> None:
+def test_a_question_with_a_token_without_a_row_is_refused(rows: int, needs: str) -> None:
     """Of its text, or of an option."""
     text = "which?" if rows < 100 else "which z?"
     low = "".join(map(chr, range(40, 46))) if rows < 100 else text

@@ -61,7 +61,7 @@ def by_peft(base: Path, adapter: Path) -> dict[str, Tensor]:
     return dict(merged.state_dict())
 
 
-def test_a_model_with_an_adapter_is_what_peft_makes_of_it(
+def test_a_model_with_an_adapter_equals_pefts_merge(
     base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     folder = locate(f"{base}+{adapter}", tmp_path)
@@ -86,7 +86,7 @@ def test_a_model_with_an_adapter_is_what_peft_makes_of_it(
         ({}, 2),
     ],
 )
-def test_an_adapter_with_rows_of_its_own_computes_what_was_trained(
+def test_an_adapter_with_new_rows_computes_like_the_trained_model(
     make_model: MakeModel, tmp_path: Path, options: dict[str, Any], rows: int, tied: bool
 ) -> None:
     base = make_model(tmp_path / "base", 0, layers=1, tied=tied)
@@ -142,7 +142,7 @@ def test_a_generation_config_that_transformers_does_not_save_is_copied(
     assert (folder / "generation_config.json").read_text() == text
 
 
-def test_it_is_merged_once_and_again_when_it_changes(
+def test_an_adapter_is_merged_once_and_again_after_a_change(
     base: Path, adapter: Path, tmp_path: Path, cache: Path
 ) -> None:
     first = locate(f"{base}+{adapter}", tmp_path)
@@ -181,7 +181,7 @@ def child(reference: str, how: str = "whole") -> subprocess.Popen[str]:
     )
 
 
-def test_a_kill_leaves_nothing_half_made_and_two_workers_merge_once(
+def test_a_kill_leaves_no_unfinished_folder_and_two_workers_merge_once(
     base: Path, adapter: Path, cache: Path
 ) -> None:
     reference = f"{base}+{adapter}"
@@ -219,7 +219,7 @@ def test_a_kill_leaves_nothing_half_made_and_two_workers_merge_once(
         ),
     ],
 )
-def test_a_folder_that_is_no_adapter_is_refused(
+def test_a_folder_that_is_not_an_adapter_is_refused(
     base: Path, adapter: Path, tmp_path: Path, cache: Path, change: object, message: str
 ) -> None:
     broken = Path(shutil.copytree(adapter, tmp_path / "broken"))
@@ -237,7 +237,7 @@ def test_an_adapter_for_another_shape_is_refused(
         locate(f"{wider}+{adapter}", tmp_path)
 
 
-def test_a_cache_that_cannot_be_written_is_named(
+def test_an_unwritable_cache_is_reported(
     base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -246,7 +246,7 @@ def test_a_cache_that_cannot_be_written_is_named(
         locate(f"{base}+{adapter}", tmp_path)
 
 
-def test_references_are_told_apart(base: Path, tmp_path: Path) -> None:
+def test_references_are_split_into_model_and_adapter(base: Path, tmp_path: Path) -> None:
     plus = Path(shutil.copytree(base, tmp_path / "a+b"))
     assert locate("a+b", tmp_path) == plus
     assert located("a+b", tmp_path) == str(plus)
@@ -261,7 +261,7 @@ def test_references_are_told_apart(base: Path, tmp_path: Path) -> None:
             locate(text, tmp_path)
 
 
-def test_an_adapter_alone_a_pickle_and_a_gguf_say_what_to_do(
+def test_adapters_pickles_and_gguf_files_are_refused_with_the_remedy(
     base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(SourceError, match=r"no config\.json; it is an adapter: write model\+adap"):

@@ -97,7 +97,7 @@ def agrees_with_mergekit(sources: Sources, recipe: MergeRecipe, tmp_path: Path) 
 
 @pytest.mark.parametrize("source", ["union", "model:longer", "model:other"])
 @pytest.mark.parametrize("method", ["task_arithmetic", "sce"])
-def test_rows_are_mergekits_for_every_token(
+def test_rows_equal_mergekits_for_every_token(
     folders: dict[str, Path], source: str, method: str, tmp_path: Path
 ) -> None:
     sources = Sources(folders, "base", source)
@@ -171,7 +171,7 @@ def test_tied_heads_have_the_merges_rows_once(make_model: MakeModel, tmp_path: P
     assert apart.merged_config("float32")["tie_word_embeddings"] is False
 
 
-def test_padding_is_dropped_where_mergekit_drops_it(make_model: MakeModel, tmp_path: Path) -> None:
+def test_padding_is_dropped_as_in_mergekit(make_model: MakeModel, tmp_path: Path) -> None:
     folders = {
         "base": make_model(tmp_path / "base", 0, words=WORDS, rows=16),
         "x": make_model(tmp_path / "x", 1, words=[*WORDS, "more"], rows=12),
@@ -183,7 +183,7 @@ def test_padding_is_dropped_where_mergekit_drops_it(make_model: MakeModel, tmp_p
     assert Sources(folders, "base", "model:base").vocabulary.size == 16
 
 
-def test_half_precision_is_widened_only_where_rows_are_averaged(
+def test_half_precision_is_widened_only_if_rows_are_averaged(
     make_model: MakeModel, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     half = {
@@ -201,7 +201,7 @@ def test_half_precision_is_widened_only_where_rows_are_averaged(
 
 
 @pytest.mark.parametrize("source", ["union", "model:longer"])
-def test_engine_export_and_sizes_follow(
+def test_engine_export_and_memory_estimate_use_the_merges_vocabulary(
     folders: dict[str, Path], source: str, tmp_path: Path
 ) -> None:
     sources, recipe = Sources(folders, "base", source), recipe_of(folders)
@@ -227,7 +227,9 @@ def test_engine_export_and_sizes_follow(
     assert taken.model == taken.sources["base"] == stored
 
 
-def test_special_tokens_are_those_of_the_vocabulary(make_model: MakeModel, tmp_path: Path) -> None:
+def test_special_tokens_are_those_of_the_merges_vocabulary(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
     base = make_model(tmp_path / "base", 0, words=WORDS)
     turned = make_model(tmp_path / "turned", 1, words=["</s>", "<s>", *WORDS[2:]])
     config = (turned / "config.json").read_text()
@@ -266,7 +268,7 @@ def test_prompts_are_in_the_merges_tokens(tmp_path: Path) -> None:
     assert ours != theirs
 
 
-def test_kernels_see_the_merges_rows(
+def test_kernels_use_the_merges_rows(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("triton")

@@ -121,7 +121,7 @@ def expected(tasks: Path) -> dict[str, dict[str, Any]]:
         ("alike", "acc,none"),
     ],
 )
-def test_scores_are_lm_evals_own(
+def test_scores_equal_lm_evals(
     tasks: Path, expected: dict[str, dict[str, Any]], name: str, metric: str
 ) -> None:
     scores = ours(DEMO / "models" / "numeric", tasks, name, metric)
@@ -132,7 +132,7 @@ def test_scores_are_lm_evals_own(
         assert scores.error == pytest.approx(error, abs=1e-6)
 
 
-def test_the_numbers_of_the_oracle_say_something(expected: dict[str, dict[str, Any]]) -> None:
+def test_the_reference_scores_are_not_trivial(expected: dict[str, dict[str, Any]]) -> None:
     shares = [
         value
         for found in expected.values()
@@ -143,7 +143,7 @@ def test_the_numbers_of_the_oracle_say_something(expected: dict[str, dict[str, A
 
 
 @pytest.mark.parametrize("multiturn", [True, False])
-def test_chat_templates_and_examples_are_lm_evals_own(
+def test_chat_templates_and_examples_equal_lm_evals(
     tasks: Path, chatty: Path, multiturn: bool
 ) -> None:
     options = {"num_fewshot": 2, "apply_chat_template": True, "fewshot_as_multiturn": multiturn}
@@ -154,7 +154,7 @@ def test_chat_templates_and_examples_are_lm_evals_own(
         assert scores.mean == pytest.approx(found[name][metric], rel=1e-4, abs=1e-6)
 
 
-def test_texts_are_tokenised_as_by_lm_eval(chatty: Path) -> None:
+def test_texts_are_tokenized_like_lm_evals(chatty: Path) -> None:
     from objectives.tasks.lm_eval.prompts import Writer
 
     lm = HFLM(pretrained=str(chatty), dtype="float32", device="cpu")
@@ -166,7 +166,7 @@ def test_texts_are_tokenised_as_by_lm_eval(chatty: Path) -> None:
         assert writer._encode_pair(*pair) == lm._encode_pair(*pair)
 
 
-def test_a_documents_prompts_are_asked_once_and_share_their_start(tasks: Path) -> None:
+def test_equal_prompts_of_a_document_are_asked_once_and_share_a_prefix(tasks: Path) -> None:
     tokenizer = load_tokenizer("model", DEMO / "models" / "numeric")
     loaded = LmEval(Rules((tasks,)), tokenizer, CONTEXT)
     numbers = loaded.task("numbers", 1.0, "acc,none").prompts(tokenizer)
@@ -233,7 +233,7 @@ def task_text(name: str, **fields: Any) -> str:
         ({"output_type": "loglikelihood", "doc_to_target": ""}, "continuation has 0 tokens"),
     ],
 )
-def test_what_a_study_cannot_ask_is_refused_by_name(
+def test_unsupported_tasks_are_refused_with_the_reason(
     load: Load, fields: dict[str, Any], message: str
 ) -> None:
     metric = "acc,none" if not fields else "exact_match,none"
@@ -254,20 +254,20 @@ def test_what_a_study_cannot_ask_is_refused_by_name(
         ("both", "f1,none", r"the group has no score f1,none; .* has acc,\(any\)"),
     ],
 )
-def test_a_metric_that_is_not_there_is_named(
+def test_a_missing_metric_is_reported_with_the_available_ones(
     load: Load, name: str, metric: str, message: str
 ) -> None:
     with pytest.raises(TaskError, match=message):
         load(name, metric)
 
 
-def test_a_tag_is_no_task(load: Load) -> None:
+def test_a_tag_is_refused(load: Load) -> None:
     load("odd", "exact_match,none", task_text("odd", tag="mine"))
     with pytest.raises(TaskError, match=r"it is a tag.*list its tasks \(odd\)"):
         load("mine", "exact_match,none")
 
 
-def test_common_benchmarks_are_refused_also_inside_a_group(
+def test_common_benchmarks_are_refused_even_in_a_group(
     load: Load, caplog: pytest.LogCaptureFixture
 ) -> None:
     group = "group: mine\ntask: [mmlu_mine]\naggregate_metric_list: [{metric: exact_match}]\n"
@@ -282,7 +282,7 @@ def test_common_benchmarks_are_refused_also_inside_a_group(
     assert "mmlu_mine: this is a common benchmark" in caplog.text
 
 
-def test_a_task_that_is_nowhere_says_where_it_was_looked_for(load: Load) -> None:
+def test_a_missing_task_is_reported_with_the_searched_folders(load: Load) -> None:
     with pytest.raises(
         TaskError, match=r"nope: there is no such task in .*both.*lm-eval has none either"
     ):
@@ -304,7 +304,7 @@ def own_task(load: Load, folder: Path, hook: str, metric: str = "", retries: int
     return load("odd", f"{name},none", text, scoring=Scoring(retries=retries))
 
 
-def test_a_hook_that_raises_is_named(load: Load, tmp_path: Path) -> None:
+def test_an_error_in_a_hook_is_reported(load: Load, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "bad.py").write_text("def bad(*given):\n    raise ValueError('oh dear')\n")
     text = task_text("odd").replace("doc_to_text: '{{input_field}}'\n", "")
@@ -327,7 +327,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_document_that_is_not_scored_is_named_with_the_cause(
+def test_a_document_without_a_score_is_reported_with_the_reason(
     load: Load, tmp_path: Path, fault: str
 ) -> None:
     hook = (
@@ -346,7 +346,7 @@ def test_a_document_that_is_not_scored_is_named_with_the_cause(
     assert "\n" not in str(caught.value)
 
 
-def test_a_filter_or_an_aggregation_that_fails_is_named(load: Load, tmp_path: Path) -> None:
+def test_a_failing_filter_or_aggregation_is_reported(load: Load, tmp_path: Path) -> None:
     hook = (
         "def of(doc, results):\n    return {'own': 1}\n"
         "def total(marks):\n    raise OSError('the judge is away')\n"
@@ -371,7 +371,7 @@ def test_a_filter_or_an_aggregation_that_fails_is_named(load: Load, tmp_path: Pa
         _rights(task, "0")
 
 
-def test_a_filter_that_forgets_documents_does_not_leave_the_last_trials_answers(
+def test_a_filter_that_skips_documents_does_not_keep_answers_of_the_previous_trial(
     load: Load, tmp_path: Path
 ) -> None:
     task = own_task(load, tmp_path, "def of(doc, results):\n    return {'exact_match': 1}\n")
@@ -386,7 +386,7 @@ def test_a_filter_that_forgets_documents_does_not_leave_the_last_trials_answers(
         _rights(task, "0")
 
 
-def test_a_metric_that_a_hook_does_not_give_is_named(load: Load, tmp_path: Path) -> None:
+def test_a_metric_that_a_hook_does_not_return_is_reported(load: Load, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "hits.py").write_text("def hits(doc, results):\n    return {'hits': 1}\n")
     task = load("odd", "acc,none", task_text("odd") + "process_results: !function hits.hits\n")
@@ -409,7 +409,7 @@ def _rights(task: LmEvalTask, said: str, broken: int = 0) -> list[float]:
     )
 
 
-def test_an_answer_of_nan_counts_as_wrong_or_spoils_a_score_without_bounds(load: Load) -> None:
+def test_a_nan_answer_is_scored_as_wrong_or_makes_an_unbounded_score_the_worst(load: Load) -> None:
     task = load("hooked")
     whole = _rights(task, "0")
     assert set(whole) == {0.0, 1.0}
@@ -418,13 +418,13 @@ def test_an_answer_of_nan_counts_as_wrong_or_spoils_a_score_without_bounds(load:
     assert _rights(load("likely", "perplexity,none"), "0", broken=1) == [-1e6] * 12
 
 
-def test_a_score_without_a_value_is_the_worst(load: Load, tmp_path: Path) -> None:
+def test_an_undefined_score_becomes_the_worst(load: Load, tmp_path: Path) -> None:
     hook = "def of(doc, results):\n    return {'odd': float('nan')}\n"
     metric = "{metric: odd, aggregation: nanmean, higher_is_better: true}"
     assert _rights(own_task(load, tmp_path, hook, metric), "0") == [-1e6] * 12
 
 
-def test_the_error_of_a_score_that_is_no_mean_is_the_jackknifes(load: Load) -> None:
+def test_the_error_of_a_score_that_is_not_a_mean_is_estimated_by_a_jackknife(load: Load) -> None:
     """Of a mean in disguise, so that the right answer is known."""
     from objectives.tasks.lm_eval.task import _jackknifed
 
@@ -439,7 +439,7 @@ def test_the_error_of_a_score_that_is_no_mean_is_the_jackknifes(load: Load) -> N
     assert statistics.stdev(moved) == pytest.approx(statistics.stdev(many.values()), rel=0.5)
 
 
-def test_a_group_of_equal_weights_has_the_error_of_its_parts(
+def test_an_equally_weighted_group_has_the_combined_error_of_its_members(
     tasks: Path, expected: dict[str, dict[str, Any]]
 ) -> None:
     parts = [expected[name]["acc_stderr,none"] for name in ("hooked", "options")]
@@ -447,7 +447,7 @@ def test_a_group_of_equal_weights_has_the_error_of_its_parts(
     assert scores.error == pytest.approx(math.hypot(*parts) / 2, rel=0.1)
 
 
-def test_the_limit_takes_the_first_documents_or_those_that_a_seed_chooses(load: Load) -> None:
+def test_the_limit_selects_the_first_documents_or_random_ones(load: Load) -> None:
     whole = load("hooked").questions
     assert load("hooked", limit=5).questions == whole[:5]
     one, two = (load("hooked", limit=5, shuffle=seed).questions for seed in (1, 2))
@@ -468,7 +468,9 @@ def built(path: Path, tasks: Path, *more: Path) -> Setup:
     return build(load_config(path, [tasks, *more], False), check_values=False)
 
 
-def test_a_study_keeps_to_its_documents_and_to_its_tasks_code(tasks: Path, tmp_path: Path) -> None:
+def test_a_study_is_refused_after_its_documents_or_task_files_have_changed(
+    tasks: Path, tmp_path: Path
+) -> None:
     own = tmp_path / "own"
     shutil.copytree(tasks, own, ignore=shutil.ignore_patterns("cache"))
     path = study(tmp_path, "hooked", {"name": "numbers", "weight": -0.5})
@@ -490,7 +492,7 @@ def test_a_study_keeps_to_its_documents_and_to_its_tasks_code(tasks: Path, tmp_p
     assert {"search questions of hooked", "search questions of numbers"} <= changed
 
 
-def test_code_runs_only_from_a_folder_that_is_named(tmp_path: Path) -> None:
+def test_code_runs_only_from_folders_that_the_user_lists(tmp_path: Path) -> None:
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "mine.yaml").write_text("task: mine\ndoc_to_text: !function ran.it\n")
     (tmp_path / "tasks" / "ran.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\n")
@@ -503,7 +505,7 @@ def test_code_runs_only_from_a_folder_that_is_named(tmp_path: Path) -> None:
     assert (tmp_path / "mark").exists()
 
 
-def test_without_lm_eval_the_remedy_is_named(
+def test_without_lm_eval_the_error_says_how_to_install_it(
     tmp_path: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
@@ -511,7 +513,7 @@ def test_without_lm_eval_the_remedy_is_named(
         built(study(tmp_path, "hooked"), tasks)
 
 
-def test_a_chat_template_that_is_not_there_is_refused_if_it_is_asked_for(
+def test_a_missing_chat_template_is_refused_if_it_was_requested(
     tmp_path: Path, tasks: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -521,7 +523,7 @@ def test_a_chat_template_that_is_not_there_is_refused_if_it_is_asked_for(
         built(study(tmp_path, "numbers", apply_chat_template=True), tasks)
 
 
-def test_native_tasks_stand_beside_lm_evals(tmp_path: Path, tasks: Path) -> None:
+def test_native_tasks_and_tasks_of_lm_eval_can_be_combined(tmp_path: Path, tasks: Path) -> None:
     native = {"kind": "multiple_choice", "data": str(DEMO / "questions" / "choice.jsonl")}
     path = study(tmp_path, "numbers", {"name": "own", "prompt": "plain", **native}, limit=6)
     setup = built(path, tasks)
@@ -529,7 +531,7 @@ def test_native_tasks_stand_beside_lm_evals(tmp_path: Path, tasks: Path) -> None
     assert [len(task.questions) for task in setup.search.tasks] == [6, 6]
 
 
-def test_the_example_of_mergekit_evolves_files_can_be_asked() -> None:
+def test_the_mergekit_evolve_example_can_be_evaluated() -> None:
     folder = DEMO.parent / "mergekit-evolve"
     setup = built(folder / "evol_merge_config.yaml", folder / "tasks")
     assert [len(task.questions) for task in setup.search.tasks] == [60, 60, 71]

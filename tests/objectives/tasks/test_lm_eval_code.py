@@ -72,7 +72,7 @@ def test_a_hook_by_a_path_out_of_the_folder_is_refused(tasks: Path, tmp_path: Pa
     assert mark.exists()
 
 
-def test_a_file_that_is_included_from_elsewhere_is_refused(tasks: Path, tmp_path: Path) -> None:
+def test_a_file_included_from_another_folder_is_refused(tasks: Path, tmp_path: Path) -> None:
     mark = marking(tmp_path / "elsewhere")
     other = write(tmp_path / "elsewhere", "doc_to_text: !function evil.of\n", "part")
     for name in ("../elsewhere/part.yaml", str(other)):
@@ -126,7 +126,7 @@ def test_code_that_comes_with_documents_or_metrics_is_refused(tasks: Path, tmp_p
     assert not mark.exists()
 
 
-def test_a_group_keeps_to_the_same_rules(tasks: Path) -> None:
+def test_the_same_rules_apply_to_groups(tasks: Path) -> None:
     kwargs = {"data_files": str(tasks / "all.jsonl"), "trust_remote_code": True}
     write(tasks)
     group = {
@@ -174,7 +174,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("fault", HOSTILE)
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_what_is_wrong_in_a_task_file_is_an_error_that_names_the_task(
+def test_an_error_in_a_task_file_is_reported_with_the_task(
     tasks: Path, fault: str, share: float
 ) -> None:
     write(tasks, **HOSTILE[fault])
@@ -195,7 +195,7 @@ def test_what_is_wrong_in_a_task_file_is_an_error_that_names_the_task(
         "of = 5",
     ],
 )
-def test_a_module_of_hooks_that_fails_is_named(tasks: Path, code: str) -> None:
+def test_an_error_in_a_module_of_hooks_is_reported(tasks: Path, code: str) -> None:
     (tasks / "hooks.py").write_text(code)
     write(tasks, "process_docs: !function hooks.of\n")
     with pytest.raises(TaskError, match=r"^mine: "):
@@ -220,7 +220,7 @@ def test_a_module_of_hooks_that_fails_is_named(tasks: Path, code: str) -> None:
         "task: mine\nclass: 5\n",
     ],
 )
-def test_a_task_file_that_is_none_is_an_error(tasks: Path, text: str) -> None:
+def test_an_invalid_task_file_is_reported(tasks: Path, text: str) -> None:
     (tasks / "mine.yaml").write_text(text)
     with pytest.raises(TaskError, match=r"^mine: ") as caught:
         load(tasks)

@@ -116,7 +116,7 @@ def test_examples_come_from_documents_that_are_not_held_out(
         [row | {"label": 1 - row["label"]} for row in documents(0, 20)],
     ],
 )
-def test_copies_of_held_out_questions_in_the_training_split_are_no_examples(
+def test_copies_of_held_out_questions_are_excluded_from_the_examples(
     tmp_path: Path, write: Write, rows: list[dict[str, Any]]
 ) -> None:
     test = documents(0, 20, **({"source": "here"} if "source" in rows[0] else {}))
@@ -125,7 +125,7 @@ def test_copies_of_held_out_questions_in_the_training_split_are_no_examples(
     assert_clean(task, held_out_questions(task))
 
 
-def test_examples_that_are_no_questions_leave_the_prompts_as_they_were(
+def test_prompts_stay_unchanged_if_no_example_is_a_question(
     tmp_path: Path, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -136,7 +136,9 @@ def test_examples_that_are_no_questions_leave_the_prompts_as_they_were(
     assert "drawn from" not in caplog.text
 
 
-def test_examples_show_no_held_out_question_of_another_task(tmp_path: Path, write: Write) -> None:
+def test_examples_contain_no_held_out_question_of_another_task(
+    tmp_path: Path, write: Write
+) -> None:
     write("asked", {"test": documents(0, 20)}, num_fewshot=0)
     write("few", {"test": documents(100, 20), "train": documents(0, 20)}, training_split="train")
     asked, few = load(tmp_path, "asked", "few")
@@ -150,7 +152,7 @@ def test_examples_show_no_held_out_question_of_another_task(tmp_path: Path, writ
     assert all(other not in t for q, t in shown.items() for other in secret - {q})
 
 
-def test_prompts_that_agree_are_told_apart_by_their_targets(tmp_path: Path, write: Write) -> None:
+def test_equal_prompts_are_distinguished_by_their_targets(tmp_path: Path, write: Write) -> None:
     fields = {
         "output_type": "loglikelihood",
         "doc_to_text": "Write:",
@@ -166,7 +168,7 @@ def test_prompts_that_agree_are_told_apart_by_their_targets(tmp_path: Path, writ
         assert not [other for other in secret | {question} if other in prompt]
 
 
-def test_the_limit_does_not_let_held_out_documents_in(tmp_path: Path, write: Write) -> None:
+def test_the_limit_does_not_make_held_out_documents_examples(tmp_path: Path, write: Write) -> None:
     write("few", {"test": documents(0, 40)}, fewshot_split="test")
     [whole], [task] = load(tmp_path, "few"), load(tmp_path, "few", limit=4)
     assert len(task.questions) < 20
@@ -179,7 +181,7 @@ def test_too_few_documents_for_examples_are_an_error(tmp_path: Path, write: Writ
         load(tmp_path, "few")
 
 
-def test_a_sampler_with_documents_of_its_own_is_refused(tmp_path: Path, write: Write) -> None:
+def test_a_sampler_with_its_own_documents_is_refused(tmp_path: Path, write: Write) -> None:
     (tmp_path / "own.py").write_text(
         "from lm_eval.api.samplers import ContextSampler\n"
         "class Own(ContextSampler):\n"
@@ -196,7 +198,7 @@ def test_a_sampler_with_documents_of_its_own_is_refused(tmp_path: Path, write: W
         load(tmp_path, "few", share=0.3)
 
 
-def test_a_question_in_its_own_prompt_is_pointed_out(
+def test_a_warning_says_that_a_question_may_be_its_own_example(
     tmp_path: Path, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     write("few", {"test": documents(0, 20)})
@@ -209,7 +211,7 @@ def test_a_question_in_its_own_prompt_is_pointed_out(
 
 
 @pytest.mark.parametrize("count", ["two", -1, 1.5, [2]])
-def test_a_number_of_examples_that_is_none_is_named(
+def test_an_invalid_number_of_examples_is_reported(
     tmp_path: Path, write: Write, count: object
 ) -> None:
     write("few", {"test": documents(0, 20)}, num_fewshot=count)
