@@ -1,4 +1,4 @@
-"""The transformers engine against transformers' own generate, one prompt at a time."""
+"""The transformers engine is compared with transformers' generate, one prompt at a time."""
 
 import math
 from collections.abc import Iterator
@@ -26,13 +26,13 @@ def sources(family: dict[str, Path]) -> Sources:
 
 @pytest.fixture
 def engine(sources: Sources) -> Iterator[TransformersEngine]:
-    made = TransformersEngine(sources, batch_tokens=64)
-    yield made
-    made.close()
+    created = TransformersEngine(sources, batch_tokens=64)
+    yield created
+    created.close()
 
 
 def prompts(shared: int = 9, max_tokens: int = 7, count: int = 23) -> list[Prompt]:
-    """Prompts of many lengths behind a shared start."""
+    """Return prompts of many lengths with a shared prefix."""
     generator = torch.Generator().manual_seed(shared)
 
     def tokens(n: int) -> list[int]:
@@ -112,7 +112,7 @@ def test_answers_of_a_nan_model_are_marked_as_not_finite(
 def test_non_finite_logits_after_the_end_of_an_answer_are_ignored(
     sources: Sources, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One row has ended, the other goes on: NaN is then of the one that goes on alone."""
+    """One row has ended while the other continues; only the latter becomes non-finite."""
     asked = prompts(0, 3, 2)
     size = len(WORDS)
 
@@ -139,7 +139,7 @@ def test_a_merge_of_the_wrong_shape_is_refused(
 ) -> None:
     recipe = MergeRecipe.single("x", 4)
     whole = list(engine._stream.tensors(recipe))
-    for broken, message in [
+    for tensors, message in [
         (whole[:-1], "lacks 1 tensors; the first is lm_head.weight"),
         (
             [("model.extra", whole[0][1])],
@@ -147,7 +147,7 @@ def test_a_merge_of_the_wrong_shape_is_refused(
         ),
         ([(whole[0][0], whole[0][1][:-1])], r"the model expects \["),
     ]:
-        monkeypatch.setattr(engine._stream, "tensors", lambda _, b=broken: iter(b))
+        monkeypatch.setattr(engine._stream, "tensors", lambda _, b=tensors: iter(b))
         with pytest.raises(EngineError, match=message):
             engine.load(recipe)
 

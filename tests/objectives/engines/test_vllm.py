@@ -1,4 +1,4 @@
-"""The real vLLM on a CPU: its answers, and what goes wrong with it."""
+"""vLLM on a CPU: its answers, and its errors."""
 
 import dataclasses
 import importlib.util
@@ -58,20 +58,20 @@ def demo() -> Setup:
 
 
 def started(setup: Setup, **engine: object) -> VllmEngine:
-    made = choose_engine(config_with(**engine), "vllm").start(setup.sources, setup.longest)
-    assert isinstance(made, VllmEngine)
-    return made
+    engine = choose_engine(config_with(**engine), "vllm").start(setup.sources, setup.longest)
+    assert isinstance(engine, VllmEngine)
+    return engine
 
 
 @pytest.fixture(scope="module")
 def vllm(demo: Setup) -> Iterator[VllmEngine]:
-    made = started(demo)
-    yield made
-    made.close()
+    engine = started(demo)
+    yield engine
+    engine.close()
 
 
 def questions(setup: Setup) -> list[Prompt]:
-    """Some of each task: one token and seven, with two shared starts."""
+    """Return some prompts of each task, with answers of one and of seven tokens."""
     return [prompt for prompts in setup.search.prompts.values() for prompt in prompts[:40]]
 
 
@@ -100,7 +100,7 @@ def test_a_merge_overwrites_the_previous_one_completely(demo: Setup, vllm: VllmE
 
 
 def test_answers_are_in_the_order_of_the_prompts(demo: Setup, vllm: VllmEngine) -> None:
-    """Whatever is handed over first: several steps' worth, both tasks by turns, one asked twice."""
+    """The prompts fill several steps, alternate between two tasks, and one is asked twice."""
     vllm.load(recipe(demo, 1))
     first, second = demo.search.prompts.values()
     asked = [prompt for pair in zip(first, second, strict=False) for prompt in pair]
@@ -150,15 +150,15 @@ def test_answers_of_a_nan_model_are_marked_as_not_finite(demo: Setup, vllm: Vllm
 
 @pytest.fixture(scope="module")
 def broken(demo: Setup) -> Iterator[VllmEngine]:
-    """Goes wrong as a recipe's mask seed says; 0 is right."""
+    """An engine that fails in a way that the recipe's mask seed selects; 0 is no failure."""
     choice = choose_engine(config_with(), "vllm")
-    made = choice.start(demo.sources, demo.longest)
-    assert isinstance(made, VllmEngine)
-    made.close()
+    engine = choice.start(demo.sources, demo.longest)
+    assert isinstance(engine, VllmEngine)
+    engine.close()
     extension = "tests.support.broken_extension.BrokenExtension"
-    made._settings = dataclasses.replace(made._settings, extension=extension)
-    yield made
-    made.close()
+    engine._settings = dataclasses.replace(engine._settings, extension=extension)
+    yield engine
+    engine.close()
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_two_gpus_answer_like_one() -> None:
 
 
 def alive(group: int) -> bool:
-    """Whether a process of the group runs."""
+    """Return whether any process of the group is running."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -270,18 +270,18 @@ def test_vllms_processes_end_when_the_run_is_killed(tmp_path: Path) -> None:
 def test_a_prestarted_process_is_used(
     demo: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """vLLM keeps what a Python of its own found out about a model's class: here there is none."""
+    """vLLM caches the result of inspecting model classes in another process; here there is none."""
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
     vllm_child.prestart_if_likely("vllm", None, config_with().engine.eager)
     [(_, child, _)] = vllm_child._prestarted
     choice = choose_engine(config_with(), "vllm")
     choice.begin()
-    made = choice.start(demo.sources, demo.longest)
-    assert isinstance(made, VllmEngine)
-    assert made.pid == child.process.pid
-    made.load(recipe(demo, 1))
-    assert all(answer.finite for answer in made.answer(questions(demo)))
-    made.close()
+    engine = choice.start(demo.sources, demo.longest)
+    assert isinstance(engine, VllmEngine)
+    assert engine.pid == child.process.pid
+    engine.load(recipe(demo, 1))
+    assert all(answer.finite for answer in engine.answer(questions(demo)))
+    engine.close()
     assert not vllm_child._prestarted
     assert not (tmp_path / "modelinfos").exists()
 
@@ -342,12 +342,12 @@ def test_a_validation_error_of_vllm_is_reported_with_the_field() -> None:
 
     with pytest.raises(ValidationError) as caught:
         Given(blocks=-1)
-    told = "vLLM: blocks: Input should be greater than 0"
-    assert _described(caught.value) == ("EngineError", told)
+    expected = "vLLM: blocks: Input should be greater than 0"
+    assert _described(caught.value) == ("EngineError", expected)
 
 
 def test_a_signal_during_the_start_ends_vllms_process(demo: Setup) -> None:
-    """Its process stands still, so that it is sure to be starting."""
+    """The process is stopped, so that it is certainly still starting."""
     vllm_child.prestart_if_likely("vllm", None, True)
     [(_, child, _)] = vllm_child._prestarted
     assert child.process.pid is not None
@@ -368,9 +368,9 @@ def test_auto_without_a_gpu_is_transformers() -> None:
 
 
 def test_the_signature_contains_the_versions() -> None:
-    told = choose_engine(config_with(tensor_parallel_size=2, eager=False), "vllm").signature
+    expected = choose_engine(config_with(tensor_parallel_size=2, eager=False), "vllm").signature
     form = r"vllm 0\.\d+\S* on 2 x cpu with \S+, float32, compiled, 4096 tokens a batch, torch .+"
-    assert re.fullmatch(form + r", \d+ threads", told)
+    assert re.fullmatch(form + r", \d+ threads", expected)
     assert choose_engine(config_with(), "transformers").signature.startswith("transformers 5.")
 
 
@@ -386,7 +386,7 @@ def test_too_many_options_are_refused(demo: Setup, vllm: VllmEngine) -> None:
 def test_another_architecture_with_a_union_vocabulary_answers_like_transformers(
     tmp_path: Path,
 ) -> None:
-    """Qwen2 with tied heads, one model a token longer, by a method of mergekit's."""
+    """Qwen2 with tied heads and an additional token in one model, merged by mergekit's method."""
     words = [*WORDS, "more"]
     folders = {
         "base": make(tmp_path / "base", "qwen2", 0, hidden=64),
@@ -430,7 +430,7 @@ def test_tasks_of_lm_eval_get_the_same_answers_as_from_transformers(tmp_path: Pa
 
 @pytest.mark.parametrize(("kind", "device"), [("transformers", "cpu"), ("vllm", "cuda")])
 def test_an_unneeded_prestarted_process_is_discarded(kind: str, device: str) -> None:
-    """Begun before it was known which engine, or which device, it would be."""
+    """The process is started before the engine or the device is known."""
     vllm_child.prestart_if_likely("vllm", device, True)
     [(_, early, _)] = vllm_child._prestarted
     choose_engine(config_with(), kind).begin()
@@ -450,10 +450,10 @@ def test_auto_prestarts_no_process_without_a_gpu(
 
 
 def test_nan_in_one_question_does_not_spread_to_others(demo: Setup, tmp_path: Path) -> None:
-    """A cache of few blocks, which one question has after another."""
+    """The KV cache has few blocks, which one question after another uses."""
     asked = [p for p in questions(demo) if p.max_tokens == 1]
-    held = Counter(token for prompt in asked for token in set(prompt.tokens))
-    token = max((t for t in held if held[t] <= 60), key=lambda t: held[t])
+    counts = Counter(token for prompt in asked for token in set(prompt.tokens))
+    token = max((t for t in counts if counts[t] <= 60), key=lambda t: counts[t])
     shutil.copytree(DEMO / "models" / "numeric", tmp_path / "m")
     weights = {n: t.float() for n, t in load_file(tmp_path / "m" / "model.safetensors").items()}
     weights["model.embed_tokens.weight"][token] = 3.4e38
@@ -470,7 +470,7 @@ def test_nan_in_one_question_does_not_spread_to_others(demo: Setup, tmp_path: Pa
 
 
 def test_end_tokens_and_threads_match_transformers(demo: Setup, tmp_path: Path) -> None:
-    """Numbers with a comma end answers; a pad token has no row; two threads, as stored."""
+    """Tokens with a comma end answers, a pad token has no row, and two threads are stored."""
     folders = {n: shutil.copytree(DEMO / "models" / n, tmp_path / n) for n in ("base", "numeric")}
     vocabulary = demo.sources.vocabulary.tokenizer.get_vocab()
     ends = [2, *(i for token, i in vocabulary.items() if re.fullmatch(r"\W?\d+,", token))]

@@ -1,4 +1,4 @@
-"""Where an export may be written, and what it may replace: real merges of tiny models."""
+"""Where an export may be written and what it may replace, with merges of tiny models."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def as_before_manifests(folder: Path) -> Path:
-    """The folder as earlier versions wrote it."""
+    """Change the folder to the format of earlier versions."""
     (folder / MANIFEST_FILE).unlink()
     return folder
 
@@ -83,7 +83,7 @@ def add(name: str, text: str = "mine") -> Callable[[Path], None]:
 
 
 def list_all(folder: Path) -> None:
-    """What `sha256sum *` does before a model is published."""
+    """Write SHA256SUMS as `sha256sum *` does before a model is published."""
     add("model.gguf")(folder)
     with (folder / "SHA256SUMS").open("w") as sums:
         subprocess.run("sha256sum *", shell=True, cwd=folder, stdout=sums, check=True)
@@ -202,7 +202,7 @@ def test_a_long_name_is_shortened_for_the_temporary_folder(write: Write, tmp_pat
 def test_a_full_disk_leaves_the_earlier_export_unchanged(
     write: Write, tmp_path: Path, limit: int
 ) -> None:
-    """A limit on the size of files stands for it."""
+    """A full disk is simulated by a limit on the size of files."""
     out = write(tmp_path / "m")
     before, limits = everything(out), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))

@@ -1,4 +1,4 @@
-"""Which files of a model's folder are read: whole regular ones, inside it, as transformers does."""
+"""Only complete regular files in a model's folder are read, as transformers selects them."""
 
 import json
 import os
@@ -26,7 +26,7 @@ NAME = "model.layers.1.mlp.up_proj.weight"
 
 @pytest.fixture
 def model(family: dict[str, Path], tmp_path: Path) -> Path:
-    """A copy of x, to be changed."""
+    """A copy of the model x that a test may change."""
     return Path(shutil.copytree(family["x"], tmp_path / "model"))
 
 
@@ -125,7 +125,7 @@ def test_a_git_lfs_pointer_is_reported(model: Path, name: str) -> None:
 
 
 def cached(home: Path, model: Path, *commits: str) -> Path:
-    """The folder of a repository in a cache, whose snapshots are links to blobs."""
+    """Create the folder of a repository in a cache, whose snapshots are links to blobs."""
     root = home / "models--org--name"
     (root / "blobs").mkdir(parents=True)
     for path in model.iterdir():

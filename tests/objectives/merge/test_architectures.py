@@ -1,4 +1,4 @@
-"""Tiny models of several makes, through merge, engine, export and reload."""
+"""Tiny models of several architectures are merged, evaluated, exported and loaded again."""
 
 from pathlib import Path
 

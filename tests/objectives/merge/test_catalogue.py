@@ -1,4 +1,4 @@
-"""The table of methods against mergekit's registry: neither has what the other lacks."""
+"""The catalogue of methods is compared with mergekit's registry."""
 
 import pytest
 from mergekit import merge_methods

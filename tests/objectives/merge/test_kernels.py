@@ -25,7 +25,7 @@ pytest.importorskip("triton")
 
 @pytest.fixture(scope="module")
 def fused() -> Iterator[ModuleType]:
-    """The module with its kernels in the interpreter."""
+    """The module with kernels that run in Triton's interpreter."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         from objectives.merge import fused
@@ -35,7 +35,7 @@ def fused() -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def sources(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Sources:
-    """Models whose tensors end inside a block of the kernels, one of them in bfloat16."""
+    """Models whose tensors end within a block of the kernels, one of them in bfloat16."""
     root = tmp_path_factory.mktemp("kernels")
     folders = {
         name: make_model(
@@ -47,7 +47,7 @@ def sources(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def recipes(method: str) -> list[MergeRecipe]:
-    """A random one, and one at the edges: weights of 0 and below, densities of 0 and 1."""
+    """Return a random recipe, and one with weights of 0 and below and densities of 0 and 1."""
     config = GenomeConfig(
         models=("x", "y", "z"),
         base_model=None if method == "linear" else "base",
@@ -56,14 +56,14 @@ def recipes(method: str) -> list[MergeRecipe]:
         allow_negative_weights=True,
     )
     genome = Genome(config, SpaceConfig(), 2)
-    found = []
+    recipes = []
     for normalize in (True, False):
         whole = genome.recipe(point(genome, 3)).to_dict()
         edges = {"weight": (((0.0,), (-0.7,), (0.7,)),), "density": (((1.0,), (0.0,), (0.00002,)),)}
         for values in (whole["values"], {name: edges[name] for name in whole["values"]}):
             fields = {"normalize": normalize, "scale": 0.8, "dtype": "float32", "values": values}
-            found.append(MergeRecipe.from_dict(whole | fields))
-    return found
+            recipes.append(MergeRecipe.from_dict(whole | fields))
+    return recipes
 
 
 @pytest.mark.parametrize(

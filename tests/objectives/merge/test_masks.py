@@ -9,7 +9,7 @@ SHAPE = torch.Size([64, 33])
 
 
 def test_philox_yields_the_published_words() -> None:
-    """Known answers of Random123 for Philox 4x32-10."""
+    """The expected values are those of Random123 for Philox 4x32-10."""
     zeros = masks.philox(torch.zeros(1, dtype=torch.int64), (0, 0))
     assert zeros[0].tolist() == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
 

@@ -1,4 +1,4 @@
-"""Whole models: our stream against `mergekit-yaml` run on the recipe we export."""
+"""Merged models are compared with `mergekit-yaml` on the exported recipe."""
 
 import subprocess
 import sys
@@ -78,7 +78,7 @@ def test_a_merge_equals_mergekit_to_the_last_bit_but_one(
 
 
 def test_dare_has_the_same_distribution_as_in_mergekit(tmp_path: Path) -> None:
-    """Over a whole model: the same mean change, size of change, and share left untouched."""
+    """The mean change, its magnitude and the fraction of unchanged weights are compared."""
     genome = _genome("dare_ties", DEMO / "models", normalize=False)
     point = {n: 0.5 if n.endswith("density") else 0.7 for n in genome.space}
     recipe = genome.recipe(point)

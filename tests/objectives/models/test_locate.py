@@ -1,4 +1,4 @@
-"""Where models come from: the hub's cache, offline, and adapters that are merged once."""
+"""Locating models: the hub's cache, offline use, and adapters that are merged once."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def base(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA with weights that are not zero, as peft saves it."""
+    """A LoRA with non-zero weights, saved by peft."""
     return make_adapter(base, tmp_path_factory.mktemp("adapters") / "lora", 1)
 
 
@@ -104,7 +104,7 @@ def test_an_adapter_with_new_rows_computes_like_the_trained_model(
 
 
 def with_rows(base: Path, folder: Path, rows: int, options: dict[str, Any]) -> Any:
-    """A trained model with so many added tokens, saved as an adapter with its tokenizer."""
+    """Train a model with additional tokens, and save it as an adapter with its tokenizer."""
     model = AutoModelForCausalLM.from_pretrained(base)
     tokenizer = AutoTokenizer.from_pretrained(base)
     if rows:
@@ -146,9 +146,9 @@ def test_an_adapter_is_merged_once_and_again_after_a_change(
     base: Path, adapter: Path, tmp_path: Path, cache: Path
 ) -> None:
     first = locate(f"{base}+{adapter}", tmp_path)
-    made = first.stat().st_mtime_ns
+    modified = first.stat().st_mtime_ns
     assert locate(f"{base}+{adapter}", tmp_path) == first
-    assert first.stat().st_mtime_ns == made
+    assert first.stat().st_mtime_ns == modified
     other = Path(shutil.copytree(adapter, tmp_path / "lora"))
     assert locate(f"{base}+{other}", tmp_path) == first  # the same contents
     tensors = load_file(other / "adapter_model.safetensors")
@@ -192,10 +192,10 @@ def test_a_kill_leaves_no_unfinished_folder_and_two_workers_merge_once(
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert [p for p in cache.iterdir() if not p.name.startswith(".")] == []
-    told = [process.communicate()[0] for process in [child(reference) for _ in range(2)]]
-    assert sum("merging the adapter" in text for text in told) == 1
+    outputs = [process.communicate()[0] for process in [child(reference) for _ in range(2)]]
+    assert sum("merging the adapter" in text for text in outputs) == 1
     [folder] = [p for p in cache.iterdir() if not p.name.startswith(".")]
-    assert all(text.strip().endswith(str(folder)) for text in told)
+    assert all(text.strip().endswith(str(folder)) for text in outputs)
     assert not any(cache.glob(".*.part"))
     expected = by_peft(base, adapter)
     stored = load_file(folder / "model.safetensors")
@@ -222,10 +222,10 @@ def test_a_kill_leaves_no_unfinished_folder_and_two_workers_merge_once(
 def test_a_folder_that_is_not_an_adapter_is_refused(
     base: Path, adapter: Path, tmp_path: Path, cache: Path, change: object, message: str
 ) -> None:
-    broken = Path(shutil.copytree(adapter, tmp_path / "broken"))
-    change(broken)  # type: ignore[operator]
+    copy = Path(shutil.copytree(adapter, tmp_path / "broken"))
+    change(copy)  # type: ignore[operator]
     with pytest.raises(SourceError, match=message):
-        locate(f"{base}+{broken}", tmp_path)
+        locate(f"{base}+{copy}", tmp_path)
     assert not cache.exists() or all(p.name.endswith(".lock") for p in cache.iterdir())
 
 
@@ -280,7 +280,7 @@ def test_adapters_pickles_and_gguf_files_are_refused_with_the_remedy(
 
 
 def hub(home: Path, base: Path, **refs: str) -> Path:
-    """A cache as huggingface_hub lays it out, with commits under their names."""
+    """Create a cache in the layout of huggingface_hub, with commits by ref."""
     root = home / "hub" / "models--org--name"
     for ref, commit in refs.items():
         snapshot = root / "snapshots" / commit
@@ -293,7 +293,7 @@ def hub(home: Path, base: Path, **refs: str) -> Path:
 
 
 def offline(home: Path, *references: str) -> list[str]:
-    """What each gives in a process that keeps to the cache."""
+    """Return the folder or the error of each reference in an offline process."""
     code = (
         "import sys; from pathlib import Path\n"
         "from objectives.models.locate import locate\n"
@@ -319,7 +319,7 @@ def test_the_hubs_cache_serves_revisions_offline(
     base: Path, adapter: Path, tmp_path: Path, cache: Path
 ) -> None:
     snapshots = hub(tmp_path, base, main="a" * 40, v1="b" * 40) / "snapshots"
-    *found, adapted, unknown, absent = offline(
+    *folders, adapted, unknown, absent = offline(
         tmp_path,
         "org/name",
         "org/name@v1",
@@ -328,7 +328,7 @@ def test_the_hubs_cache_serves_revisions_offline(
         "org/name@v2",
         "org/absent",
     )
-    assert found == [str(snapshots / (letter * 40)) for letter in "abb"]
+    assert folders == [str(snapshots / (letter * 40)) for letter in "abb"]
     assert Path(adapted).parent == cache
     assert "bbbb+lora-" in adapted
     assert unknown.startswith("error: org/name@v2: there is no folder")

@@ -1,4 +1,4 @@
-"""What configs mean: models that compute alike are merged, models that do not are told apart."""
+"""Comparison of configs: models that compute alike are merged, others are refused."""
 
 import json
 import math
@@ -27,7 +27,7 @@ ROPE = {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}}
 
 
 def edited(folder: Path, out: Path, **changes: Any) -> Path:
-    """A copy of a model with other keys in its config.json; None drops one."""
+    """Copy a model and change keys of its config.json; None removes a key."""
     shutil.copytree(folder, out)
     config = json.loads((out / "config.json").read_text()) | changes
     kept = {key: value for key, value in config.items() if value is not None}

@@ -43,7 +43,7 @@ def test_shards_and_half_precision_are_read_alike(
 
 
 def _broken(family: dict[str, Path], tmp_path: Path, change: Callable[[Any], None]) -> Path:
-    """A copy of x with changed tensors."""
+    """Copy the model x and change tensors."""
     import shutil
 
     folder = Path(shutil.copytree(family["x"], tmp_path / "x"))

@@ -1,4 +1,4 @@
-"""lm-eval is the oracle: the same model folder and tasks, through it and through us."""
+"""Scores are compared with those of lm-eval for the same model folder and tasks."""
 
 import json
 import math
@@ -65,21 +65,21 @@ def chatty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def theirs(model: Path, tasks: Path, *names: str, **options: Any) -> dict[str, dict[str, Any]]:
-    """lm-eval's own numbers, with paths that need no current folder."""
+    """Return lm-eval's scores, with absolute paths."""
     from objectives.tasks.lm_eval.files import local_documents
 
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
     with local_documents():
         loaded = [manager.load([name]) for name in names]
     lm = HFLM(pretrained=str(model), dtype="float32", device="cpu", batch_size=4)
-    found = {}
+    scores = {}
     for name, part in zip(names, loaded, strict=True):
         asked = [part["groups"][name] if name in part["groups"] else part["tasks"][name]]
         results = simple_evaluate(
             lm, tasks=asked, task_manager=manager, log_samples=False, bootstrap_iters=2, **options
         )
-        found[name] = results["results"][name]
-    return found
+        scores[name] = results["results"][name]
+    return scores
 
 
 def ours(model: Path, tasks: Path, name: str, metric: str, **rules: Any) -> TaskScores:
@@ -88,11 +88,11 @@ def ours(model: Path, tasks: Path, name: str, metric: str, **rules: Any) -> Task
     return QuestionSet([task], tokenizer).evaluate(engine_of(model)).tasks[name]
 
 
-def engine_of(model: Path, known: dict[Path, Engine] = {}) -> Engine:  # noqa: B006
-    if model not in known:
-        known[model] = TransformersEngine(Sources({"model": model}, "model"))
-        known[model].load(MergeRecipe.single("model", 32))
-    return known[model]
+def engine_of(model: Path, cache: dict[Path, Engine] = {}) -> Engine:  # noqa: B006
+    if model not in cache:
+        cache[model] = TransformersEngine(Sources({"model": model}, "model"))
+        cache[model].load(MergeRecipe.single("model", 32))
+    return cache[model]
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +135,8 @@ def test_scores_equal_lm_evals(
 def test_the_reference_scores_are_not_trivial(expected: dict[str, dict[str, Any]]) -> None:
     shares = [
         value
-        for found in expected.values()
-        for key, value in found.items()
+        for results in expected.values()
+        for key, value in results.items()
         if key.startswith(("acc,", "exact_match,"))
     ]
     assert sum(0 < share < 1 for share in shares) >= 5
@@ -147,11 +147,11 @@ def test_chat_templates_and_examples_equal_lm_evals(
     tasks: Path, chatty: Path, multiturn: bool
 ) -> None:
     options = {"num_fewshot": 2, "apply_chat_template": True, "fewshot_as_multiturn": multiturn}
-    found = theirs(chatty, tasks, "options", "searched", **options)
+    results = theirs(chatty, tasks, "options", "searched", **options)
     rules = {"num_fewshot": 2, "chat_template": True, "multiturn": multiturn}
     for name, metric in (("options", "brier_score,none"), ("searched", "exact_match,digit")):
         scores = ours(chatty, tasks, name, metric, **rules)
-        assert scores.mean == pytest.approx(found[name][metric], rel=1e-4, abs=1e-6)
+        assert scores.mean == pytest.approx(results[name][metric], rel=1e-4, abs=1e-6)
 
 
 def test_texts_are_tokenized_like_lm_evals(chatty: Path) -> None:
@@ -184,7 +184,7 @@ def test_equal_prompts_of_a_document_are_asked_once_and_share_a_prefix(tasks: Pa
 
 @pytest.fixture
 def load(tmp_path: Path, tasks: Path) -> Load:
-    """load(name, metric, text=..., **rules): a task, of the file's own text if it is given."""
+    """A function load(name, metric, text=..., **rules) that loads a task, possibly from a text."""
 
     def loaded(
         name: str, metric: str = "acc,none", text: str | None = None, **rules: Any
@@ -196,9 +196,9 @@ def load(tmp_path: Path, tasks: Path) -> Load:
             cached = f"dataset_kwargs: {{cache_dir: {tmp_path / 'cache'}}}\n"
             (folder / f"{name}.yaml").write_text(cached + text)
         tokenizer = load_tokenizer("model", DEMO / "models" / "numeric")
-        given = {"folders": (folder, tasks)} | rules
-        wanted = TaskRequest(name, 1.0, metric, given.pop("scoring", Scoring()))
-        return LmEval(Rules(**given), tokenizer, CONTEXT).tasks([wanted])[0]
+        settings = {"folders": (folder, tasks)} | rules
+        wanted = TaskRequest(name, 1.0, metric, settings.pop("scoring", Scoring()))
+        return LmEval(Rules(**settings), tokenizer, CONTEXT).tasks([wanted])[0]
 
     return loaded
 
@@ -294,7 +294,7 @@ def test_a_missing_task_is_reported_with_the_searched_folders(load: Load) -> Non
 
 
 def own_task(load: Load, folder: Path, hook: str, metric: str = "", retries: int = 0) -> LmEvalTask:
-    """The task "odd", whose process_results is a function `of`; `metric` replaces its metrics."""
+    """Return the task "odd" with the function `of` as process_results, and possibly other metrics."""
     (folder / "own").mkdir(exist_ok=True)
     (folder / "own" / "odd.py").write_text(hook)
     text = task_text("odd") + "process_results: !function odd.of\n"
@@ -306,7 +306,9 @@ def own_task(load: Load, folder: Path, hook: str, metric: str = "", retries: int
 
 def test_an_error_in_a_hook_is_reported(load: Load, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "bad.py").write_text("def bad(*given):\n    raise ValueError('oh dear')\n")
+    (tmp_path / "own" / "bad.py").write_text(
+        "def bad(*arguments):\n    raise ValueError('oh dear')\n"
+    )
     text = task_text("odd").replace("doc_to_text: '{{input_field}}'\n", "")
     with pytest.raises(TaskError, match=r"odd: cannot be loaded: ValueError: oh dear"):
         load("odd", "exact_match,none", f"{text}doc_to_text: !function bad.bad\n")
@@ -337,7 +339,7 @@ def test_a_document_without_a_score_is_reported_with_the_reason(
     task = own_task(load, tmp_path, hook)
     [broken] = [q for q in task.questions if json.loads(q.text)["output_field"] == 2]
     with pytest.raises(ScorerError) as caught:
-        _rights(task, "0")
+        _scores(task, "0")
     start = json.loads(broken.text)["input_field"].split("\n")[0][:20]
     place = f"odd: process_results of document {broken.number} ("
     assert str(caught.value).startswith(place)
@@ -360,7 +362,7 @@ def test_a_failing_filter_or_aggregation_is_reported(load: Load, tmp_path: Path)
     text = text.replace("metric_list: null\n", "")
     task = load("odd", "own,none", text, scoring=Scoring(retries=0))
     with pytest.raises(ScorerError, match=r"odd: its aggregation failed: OSError: the judge is aw"):
-        _rights(task, "0")
+        _scores(task, "0")
     task = own_task(load, tmp_path, "def of(doc, results):\n    return {'exact_match': 1}\n")
 
     def broken(*_: object) -> None:
@@ -368,14 +370,14 @@ def test_a_failing_filter_or_aggregation_is_reported(load: Load, tmp_path: Path)
 
     task.leaves[0].filter.filters = [broken]
     with pytest.raises(ScorerError, match=r"odd: its filter none failed: OSError: the judge is aw"):
-        _rights(task, "0")
+        _scores(task, "0")
 
 
 def test_a_filter_that_skips_documents_does_not_keep_answers_of_the_previous_trial(
     load: Load, tmp_path: Path
 ) -> None:
     task = own_task(load, tmp_path, "def of(doc, results):\n    return {'exact_match': 1}\n")
-    _rights(task, "0")
+    _scores(task, "0")
 
     class Forgets:
         def apply(self, responses: list[Any], docs: list[Any]) -> list[Any]:
@@ -383,7 +385,7 @@ def test_a_filter_that_skips_documents_does_not_keep_answers_of_the_previous_tri
 
     task.leaves[0].filter.filters = [Forgets]
     with pytest.raises(ScorerError, match=r"odd: process_results of document 11 .*KeyError"):
-        _rights(task, "0")
+        _scores(task, "0")
 
 
 def test_a_metric_that_a_hook_does_not_return_is_reported(load: Load, tmp_path: Path) -> None:
@@ -393,17 +395,17 @@ def test_a_metric_that_a_hook_does_not_return_is_reported(load: Load, tmp_path: 
     with pytest.raises(
         TaskError, match=r"no metric acc; its process_results returns hits \(docu.* 0"
     ):
-        _rights(task, "0")
+        _scores(task, "0")
 
 
-def _rights(task: LmEvalTask, said: str, broken: int = 0) -> list[float]:
-    """The task's numbers where every answer is `said`, the first few of them NaN."""
+def _scores(task: LmEvalTask, text: str, non_finite: int = 0) -> list[float]:
+    """Return a task's numbers if every answer is `text` and the first few are not finite."""
     tokenizer = load_tokenizer("model", DEMO / "models" / "numeric")
-    tokens = tuple(tokenizer.encode(said))
+    tokens = tuple(tokenizer.encode(text))
     prompts = task.prompts(tokenizer)
     return task.scores(
         [
-            tuple(Answer(tokens, (-1.0,) * len(p.options), i >= broken) for p in asked)
+            tuple(Answer(tokens, (-1.0,) * len(p.options), i >= non_finite) for p in asked)
             for i, asked in enumerate(prompts)
         ]
     )
@@ -411,21 +413,21 @@ def _rights(task: LmEvalTask, said: str, broken: int = 0) -> list[float]:
 
 def test_a_nan_answer_is_scored_as_wrong_or_makes_an_unbounded_score_the_worst(load: Load) -> None:
     task = load("hooked")
-    whole = _rights(task, "0")
+    whole = _scores(task, "0")
     assert set(whole) == {0.0, 1.0}
-    assert _rights(task, "0", broken=4) == [0.0] * 4 + whole[4:]
-    assert _rights(task, "0", broken=12) == [0.0] * 12
-    assert _rights(load("likely", "perplexity,none"), "0", broken=1) == [-1e6] * 12
+    assert _scores(task, "0", non_finite=4) == [0.0] * 4 + whole[4:]
+    assert _scores(task, "0", non_finite=12) == [0.0] * 12
+    assert _scores(load("likely", "perplexity,none"), "0", non_finite=1) == [-1e6] * 12
 
 
 def test_an_undefined_score_becomes_the_worst(load: Load, tmp_path: Path) -> None:
     hook = "def of(doc, results):\n    return {'odd': float('nan')}\n"
     metric = "{metric: odd, aggregation: nanmean, higher_is_better: true}"
-    assert _rights(own_task(load, tmp_path, hook, metric), "0") == [-1e6] * 12
+    assert _scores(own_task(load, tmp_path, hook, metric), "0") == [-1e6] * 12
 
 
 def test_the_error_of_a_score_that_is_not_a_mean_is_estimated_by_a_jackknife(load: Load) -> None:
-    """Of a mean in disguise, so that the right answer is known."""
+    """The aggregation is a mean that is not recognized as one, so the correct error is known."""
     from objectives.tasks.lm_eval.task import _jackknifed
 
     leaf = load("hooked").leaves[0]

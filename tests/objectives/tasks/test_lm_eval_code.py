@@ -1,4 +1,4 @@
-"""Only code of the folders that the user named runs, and what is wrong in a task file is told."""
+"""Only code from the user's folders runs, and errors in task files are reported."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def tasks(tmp_path: Path) -> Path:
 
 
 def write(folder: Path, more: str = "", name: str = "mine", **fields: Any) -> Path:
-    """A task file; `more` is text at its end. A field of None is left out."""
+    """Write a task file, with the text `more` at its end. Fields that are None are left out."""
     kwargs = {"data_files": "all.jsonl", "cache_dir": str(folder.parent / "cache")}
     data = TASK | {"dataset_kwargs": kwargs} | fields
     text = yaml.safe_dump({key: value for key, value in data.items() if value is not None})
@@ -51,7 +51,7 @@ def load(*folders: Path, name: str = "mine", **rules: Any) -> LmEvalTask:
 
 
 def marking(folder: Path, module: str = "evil") -> Path:
-    """A module in `folder` that leaves a file when it runs, and has a function `of`."""
+    """Write a module that creates a file when it runs and has a function `of`."""
     folder.mkdir(exist_ok=True)
     mark = folder / "ran"
     text = f"open({str(mark)!r}, 'w').close()\ndef of(*given): return 'x'\n"

@@ -1,4 +1,4 @@
-"""Few-shot examples of lm-eval's tasks never show a held-out question."""
+"""Few-shot examples of lm-eval's tasks never contain a held-out question."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def documents(first: int, count: int, **more: Any) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """write(name, splits, **fields): a task in tmp_path, over documents by split."""
+    """A function write(name, splits, **fields) that writes a task and its documents by split."""
 
     def written(name: str, splits: dict[str, list[dict[str, Any]]], **fields: Any) -> None:
         files = {}
@@ -58,7 +58,7 @@ def load(folder: Path, *names: str, share: float = SHARE, **rules: Any) -> list[
 
 
 def prompts(task: LmEvalTask) -> dict[str, str]:
-    """Each question's prompt."""
+    """Return the prompt of each question."""
     return {
         requests[0].doc["question"]: requests[0].args[0]
         for leaf in task.leaves
@@ -71,7 +71,7 @@ def held_out_questions(task: LmEvalTask) -> set[str]:
 
 
 def assert_clean(task: LmEvalTask, secret: set[str], examples: int = 2) -> None:
-    """Each question stands once in its prompt, at the end, and no secret one in another's."""
+    """Check that each question is once in its prompt, at the end, and no secret one in another."""
     assert secret
     for question, prompt in prompts(task).items():
         assert prompt.endswith(question)
@@ -146,10 +146,10 @@ def test_examples_contain_no_held_out_question_of_another_task(
     text = "group: both\ntask: [asked, few]\naggregate_metric_list: [{metric: acc}]\n"
     (tmp_path / "both.yaml").write_text(text)
     [both] = load(tmp_path, "both")
-    shown = {question: text for question, text in prompts(both).items() if text.count("Item") > 1}
+    visible = {question: text for question, text in prompts(both).items() if text.count("Item") > 1}
     secret = held_out_questions(both)
-    assert len(shown) == 20
-    assert all(other not in t for q, t in shown.items() for other in secret - {q})
+    assert len(visible) == 20
+    assert all(other not in t for q, t in visible.items() for other in secret - {q})
 
 
 def test_equal_prompts_are_distinguished_by_their_targets(tmp_path: Path, write: Write) -> None:

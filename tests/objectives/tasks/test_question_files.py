@@ -151,8 +151,8 @@ def test_bad_rows_are_refused_with_their_line_or_skipped(
     path = write(tmp_path / "q.jsonl", rows)
     with pytest.raises(QuestionError, match=r"q\.jsonl:2: label 9 .*0 to 1 \(2 such rows\)"):
         read_questions(path, "multiple_choice", multiple_choice.parse)
-    found = read_questions(path, "multiple_choice", multiple_choice.parse, "skip")
-    assert len(found) == 1
+    questions = read_questions(path, "multiple_choice", multiple_choice.parse, "skip")
+    assert len(questions) == 1
     assert "left out 2 bad rows" in caplog.text
 
 
@@ -201,17 +201,17 @@ def test_the_split_of_a_question_does_not_depend_on_other_questions(
     texts: set[str], share: float
 ) -> None:
     questions = [Question(text, "", (0,), (0, 1)) for text in sorted(texts)]
-    kept, held = split(questions, share)
-    assert {*kept, *held} == set(questions)
+    kept, held_out_questions = split(questions, share)
+    assert {*kept, *held_out_questions} == set(questions)
     fewer_kept, fewer_held = split(questions[::-2], share)
     assert set(fewer_kept) <= set(kept)
-    assert set(fewer_held) <= set(held)
+    assert set(fewer_held) <= set(held_out_questions)
 
 
 def test_about_the_requested_fraction_is_held_out() -> None:
     questions = [Question(f"question {i}", "", (0,), (0, 1)) for i in range(4000)]
-    _, held = split(questions, 0.25)
-    assert len(held) == pytest.approx(1000, abs=5 * (4000 * 0.25 * 0.75) ** 0.5)
+    _, held_out_questions = split(questions, 0.25)
+    assert len(held_out_questions) == pytest.approx(1000, abs=5 * (4000 * 0.25 * 0.75) ** 0.5)
 
 
 @pytest.mark.parametrize(

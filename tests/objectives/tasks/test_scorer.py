@@ -1,4 +1,4 @@
-"""Scoring code of a task's own fails, hangs, and is slow because it waits."""
+"""A task's own scoring code that fails, hangs or waits."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def parting() -> Iterator[threading.Event]:
-    """Set at the end, so that threads that wait for it end."""
+    """An event that is set at the end of the test, so that threads waiting for it end."""
     event = threading.Event()
     yield event
     event.set()
@@ -43,7 +43,7 @@ def test_results_are_in_the_order_of_the_keys(concurrency: int) -> None:
 
 
 def test_the_given_number_of_calls_runs_concurrently() -> None:
-    together = threading.Barrier(3, timeout=20)
+    barrier = threading.Barrier(3, timeout=20)
     running, most = 0, 0
     lock = threading.Lock()
 
@@ -52,7 +52,7 @@ def test_the_given_number_of_calls_runs_concurrently() -> None:
         with lock:
             running += 1
             most = max(most, running)
-        together.wait()
+        barrier.wait()
         with lock:
             running -= 1
         return key

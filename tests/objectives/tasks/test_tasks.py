@@ -19,7 +19,7 @@ OTHER = Question("What?\n0. x\n1. y\n2. z", "Answer", (2,), (0, 1, 2))
 
 
 class Scripted:
-    """An engine that gives the answers it was made with."""
+    """An engine that returns prepared answers."""
 
     def __init__(self, answers: list[Answer]) -> None:
         self.answers = answers
@@ -86,7 +86,7 @@ def test_a_missing_template_is_reported_with_the_available_ones(tmp_path: Path) 
 
 def test_an_option_without_a_token_of_its_own_is_refused() -> None:
     class Whole(Characters):
-        """One token for a whole text."""
+        """Encode a whole text as one token."""
 
         def encode(self, text: str) -> list[int]:
             return [hash(text)]
@@ -175,5 +175,5 @@ def test_prompts_equal_the_tokens_of_their_texts() -> None:
     tokenizer = load_tokenizer("base", DEMO / "models" / "base")
     task = MultipleChoice("t", 1.0, (CHOICE, OTHER), load_template("plain", Path()))
     texts = [task.template.render(question) for question in task.questions]
-    made = [prompt.tokens for (prompt,) in task.prompts(tokenizer)]
-    assert made == [tuple(tokenizer.encode(text)) for text in texts]
+    encoded = [prompt.tokens for (prompt,) in task.prompts(tokenizer)]
+    assert encoded == [tuple(tokenizer.encode(text)) for text in texts]

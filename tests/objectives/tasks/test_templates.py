@@ -190,7 +190,7 @@ def test_an_unreadable_template_file_is_reported(
 
 def test_options_with_the_same_token_are_refused() -> None:
     class Words:
-        """A tokenizer that knows no digits."""
+        """A tokenizer without digits."""
 
         def __call__(self, text: list[str]) -> dict[str, list[list[int]]]:
             return {"input_ids": [self.encode(each) for each in text]}
