@@ -20,7 +20,8 @@ def main() -> None:
     given = parser.parse_args()
     config = load_config(given.config)
     url = study_url(config, given.storage)
-    trials = Trials(find_study(open_storage(url, create=False), config.name))
+    database = open_storage(url, create=False)
+    trials = Trials(database, find_study(database, config.name))
     searched = [t for t in trials.all() if t.complete and t.kind == "search"]
     whole = [
         (t.datetime_complete - t.datetime_start).total_seconds()

@@ -294,7 +294,7 @@ def test_a_missing_task_is_reported_with_the_searched_folders(load: Load) -> Non
 
 
 def own_task(load: Load, folder: Path, hook: str, metric: str = "", retries: int = 0) -> LmEvalTask:
-    """Return the task "odd" with the function `of` as process_results, and possibly other metrics."""
+    """Return the task "odd" with `of` as process_results, possibly with other metrics."""
     (folder / "own").mkdir(exist_ok=True)
     (folder / "own" / "odd.py").write_text(hook)
     text = task_text("odd") + "process_results: !function odd.of\n"
