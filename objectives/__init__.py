@@ -1,1 +1,1 @@
-"""What a merge is worth: merging, engines that answer, tasks that ask, and the score."""
+"""Evaluate merges: merge models, ask an engine the questions of tasks, and score the answers."""

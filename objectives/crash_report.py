@@ -1,6 +1,6 @@
-"""A fault of the program as a file: its traceback, the versions, and no secrets.
+"""Write a report about an unexpected error: traceback and versions, without secrets.
 
-Nothing here is slow to import.
+This module imports quickly.
 """
 
 import os
@@ -24,14 +24,14 @@ _URL = re.compile(r"([A-Za-z][\w+.-]*://)[^\s'\"]+")
 _PASSWORD = re.compile(
     r"(?i)\b(password|passwd|pwd|token|secret|api_key)(['\"]?\s*[=:]\s*['\"]?)[^\s'\"]+"
 )
-_SHORTEST = 4
-"""Characters of an environment variable below which it is no secret."""
+_MIN_SECRET_LENGTH = 4
+"""Shorter values of environment variables are not treated as secrets."""
 
 
 def write_fault(error: BaseException) -> str | None:
-    """Write the traceback of an error to a new file, and return its path.
+    """Write the traceback of an error to a new file and return its path.
 
-    None if no file can be written, as on a full disk.
+    Returns None if the file cannot be written, for example on a full disk.
     """
     try:
         number, path = tempfile.mkstemp(prefix="merge-study-fault-", suffix=".txt")
@@ -45,7 +45,7 @@ def write_fault(error: BaseException) -> str | None:
 def description(
     error: BaseException, arguments: Sequence[str], environment: Mapping[str, str]
 ) -> str:
-    """The command line, the versions and the traceback, without secrets."""
+    """Return the command line, the versions and the traceback, without secrets."""
     lines = [f"command: {shlex.join(_without_options(arguments))}"]
     lines += [f"python {platform.python_version()} on {platform.platform()}"]
     lines += [f"{name} {_version(name)}" for name in _PACKAGES if _version(name)]
@@ -54,25 +54,25 @@ def description(
 
 
 def without_secrets(text: str, environment: Mapping[str, str]) -> str:
-    """The text with URLs cut to their scheme and with no value of a secret variable in it."""
+    """Return the text with URLs reduced to their scheme and without values of secret variables."""
     text = _PASSWORD.sub(r"\1\2***", _URL.sub(r"\1***", text))
     for name, value in environment.items():
-        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST:
+        if _SECRET_NAME.search(name) and len(value) >= _MIN_SECRET_LENGTH:
             text = text.replace(value, "***")
     return text
 
 
 def _without_options(arguments: Sequence[str]) -> list[str]:
-    """The arguments, those of options that take a secret hidden."""
-    shown = []
+    """Return the arguments with the values of secret options masked."""
+    masked = []
     for before, word in zip(["", *arguments], arguments, strict=False):
         option, equals, _ = word.partition("=")
         if before in _SECRET_OPTION:
             word = "***"
         elif equals and option in _SECRET_OPTION:
             word = f"{option}=***"
-        shown.append(word)
-    return shown
+        masked.append(word)
+    return masked
 
 
 def _version(package: str) -> str:

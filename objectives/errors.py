@@ -1,19 +1,18 @@
-"""Errors of models, tasks and engines. Nothing here imports torch, so that commands can."""
+"""Errors of models, tasks and engines. This module imports quickly, without torch."""
 
 
 class ObjectiveError(Exception):
-    """Base of every error of this package."""
+    """The base class of all errors of this package."""
 
 
 class InputError(ObjectiveError):
-    """Base of what the user can correct before a study runs: models, question files, folders."""
+    """The base class of errors that the user can correct: models, question files, folders."""
 
 
 class SourceError(InputError):
-    """A source checkpoint cannot be merged: names the model, the tensor or file, and the reason.
+    """A source cannot be merged; the message names the model, the tensor or file, and the reason.
 
-    Characters that do not print are escaped, because the names in a model's files come from
-    strangers.
+    Control characters are escaped, because names in a model's files are not trusted.
     """
 
     def __init__(self, text: str) -> None:
@@ -21,35 +20,34 @@ class SourceError(InputError):
 
 
 class TaskError(InputError):
-    """A task cannot be used: names the task and says how to correct it."""
+    """A task cannot be used; the message names the task and the remedy."""
 
 
 class QuestionError(InputError):
-    """A question file cannot be used: names the file, the line and the remedy."""
+    """A question file cannot be used; the message names the file, the line and the remedy."""
 
 
 class ExportError(InputError):
-    """A model folder cannot be written: gives the reason."""
+    """A model folder cannot be written or read; the message contains the reason."""
 
 
 class MergeError(ObjectiveError):
-    """A merge has no result: names the tensor and gives the reason."""
+    """A merge cannot be computed; the message names the tensor and the reason."""
 
 
 class EvaluationError(ObjectiveError):
-    """Base of what fails while a merge is evaluated. A study retries such a trial."""
+    """The base class of failures while a merge is evaluated. A study retries such a trial."""
 
 
 class ScorerError(EvaluationError):
-    """A task's own code failed to score an answer: names the document and gives the reason.
+    """A task's own code could not score an answer; the message names the document and the reason.
 
-    The code may depend on a service that is unavailable, so the trial fails as it does when the
-    engine fails.
+    The code may depend on a service that is temporarily unavailable, so the trial may be retried.
     """
 
 
 class EngineError(EvaluationError):
-    """The engine could not load a merge, or could not answer with it."""
+    """The engine could not load a merge or could not answer."""
 
 
 class EngineMemoryError(EngineError):

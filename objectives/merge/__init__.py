@@ -1,1 +1,1 @@
-"""Recipes and sources in, merged tensors out."""
+"""Compute merged tensors from a recipe and sources."""

@@ -1,7 +1,7 @@
-"""The merge methods there are: the models each takes, its parameters, and where they are searched.
+"""The catalogue of merge methods: which models each takes, its parameters and their ranges.
 
-Plain data, so that a config is checked without mergekit. tests/test_catalogue.py holds the table
-against mergekit's own registry.
+This is plain data, so that a config can be checked without importing mergekit.
+tests/objectives/merge/test_catalogue.py compares the table with mergekit's registry.
 """
 
 import math
@@ -14,57 +14,61 @@ Value = float | int | bool
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a method, by mergekit's name."""
+    """One parameter of a method, with mergekit's name."""
 
     name: str
     default: Value | None = None
-    """mergekit's; None where it must be given."""
+    """mergekit's default; None if the parameter is required."""
     per_model: bool = True
-    """One number for each model, or one for all of them."""
+    """Whether each model has its own value, or all models share one."""
     low: float = math.nan
     high: float = math.nan
     start: float | None = None
-    """The range in which it is searched, and where that begins: None is the middle. Without a range
-    it is searched only if the config gives one."""
+    """The default search range and the starting point; None starts in the middle of the range.
+
+    Without a default range the parameter is searched only if the config has a range.
+    """
     limits: tuple[float, float] = (-math.inf, math.inf)
-    """What a config may give; a range stays above the first if that is `open`."""
+    """The values that a config may have. If `open`, a range must stay above the lower limit."""
     open: bool = False
     no_derivative: str = ""
     """Why a search by gradient cannot improve it; empty if it has a useful derivative."""
 
     @property
     def is_number(self) -> bool:
-        """Whole numbers and truth values are never searched."""
+        """Whether it is a real number; integers and booleans are never searched."""
         return self.default is None or type(self.default) is float
 
     @property
     def is_searched(self) -> bool:
+        """Whether it has a default search range."""
         return not math.isnan(self.low)
 
 
 @dataclass(frozen=True)
 class Method:
-    """What a merge method takes."""
+    """The properties of a merge method."""
 
     parameters: tuple[Parameter, ...] = ()
     base: Literal["needed", "optional", "unused"] = "needed"
-    """Whether deltas are taken from a base; an unused one gives architecture and vocabulary."""
+    """Whether the method uses a base. An unused base only defines architecture and vocabulary."""
     least: int = 1
-    """Models; a base among them counts in the task-arithmetic family alone."""
+    """The minimum number of models. A base among them counts only in the task-arithmetic family."""
     most: int | None = None
+    """The maximum number of models; None for no maximum."""
     normalize: bool | None = None
-    """What `normalize: null` means; None where there is no such parameter."""
+    """The meaning of `normalize: null`; None if the method has no such parameter."""
     has_lambda: bool = False
     fused: bool = False
-    """Whether the arithmetic is ours (methods.py); else it is mergekit's."""
+    """Whether this project computes it (methods.py), and not mergekit."""
     drops: bool = False
-    """Keeps a random share `density` of each delta and restores its L1 norm (DARE)."""
+    """Whether a random fraction `density` of each delta is kept and its L1 norm restored (DARE)."""
     trims: bool = False
-    """Keeps the largest entries of each delta, a share `density` of them (TIES)."""
+    """Whether the largest entries of each delta are kept, a fraction `density` of them (TIES)."""
     elects: bool = False
-    """Adds only the deltas that agree with the sign of their sum (TIES)."""
+    """Whether only the deltas that agree with the sign of their sum are added (TIES)."""
     pairwise: bool = False
-    """Interpolates between two of the models, which the values of `t` choose for each tensor."""
+    """Whether each tensor is interpolated between two models, which the values of `t` select."""
 
     @property
     def needs_base(self) -> bool:
@@ -77,21 +81,22 @@ class Method:
 
     @property
     def copies_one_model(self) -> bool:
-        """Whether it takes a single model and no base, so that its default is that model."""
+        """Whether it takes a single model and no base, so that by default it copies that model."""
         return self.base == "unused" and self.most == 1
 
     def parameter(self, name: str) -> Parameter | None:
+        """Return the parameter of this name; None if the method has none."""
         return next((p for p in self.parameters if p.name == name), None)
 
     def count(self, models: Sequence[str], base: str | None) -> int:
-        """How many of the models count against `least` and `most`."""
-        listed = self.has_lambda or self.base == "unused"
-        return len([model for model in models if listed or model != base])
+        """Return the number of models that `least` and `most` apply to."""
+        counts_base = self.has_lambda or self.base == "unused"
+        return len([model for model in models if counts_base or model != base])
 
 
 _WEIGHT = Parameter("weight", low=0.0, high=1.4)
 _RELATIVE = Parameter("weight", low=0.05, high=1.0)
-"""Where only the ratio of the weights counts, and their sum must not be zero."""
+"""For methods in which only the ratio of the weights matters and their sum must not be zero."""
 _DENSITY = Parameter("density", 1.0, low=0.4, high=1.0, limits=(0.0, 1.0), open=True)
 _GAMMA = Parameter("gamma", 0.01, low=0.0, high=0.1, start=0.01, limits=(0.0, 1.0))
 _EPSILON = Parameter("epsilon", 0.15, low=0.0, high=0.3, limits=(0.0, 0.5))
@@ -188,4 +193,4 @@ METHODS: Mapping[str, Method] = {
         (Parameter("scale", None, low=0.5, high=1.5),), "unused", least=1, most=1
     ),
 }
-"""Those that are fused first. `normalize` where mergekit-evolve has the method: its default."""
+"""Fused methods come first. `normalize` has mergekit-evolve's default if it has the method."""

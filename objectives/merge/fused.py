@@ -1,8 +1,8 @@
-"""Merges of the task-arithmetic family, one kernel a tensor.
+"""Merges of the task-arithmetic family, with one kernel for each tensor.
 
-DARE divides by the L1 sum of what its mask leaves. A mask keeps the elements whose draw is below
-the density, so that sum is a function of the density alone: it is counted once for each of the
-65,536 densities that can be told apart, and a merge then reads every tensor once.
+DARE divides by the L1 norm of the masked delta. A mask keeps the elements whose draw is below the
+density, so this norm is a function of the density. It is computed once for each of the 65,536
+distinguishable densities, and a merge then reads every tensor only once.
 
 M: models of the recipe without its base.
 """
@@ -28,18 +28,18 @@ from .stores import Store
 log = logging.getLogger(__name__)
 
 _CHUNK = 16
-"""Tensors whose numbers are made and copied to the device at once."""
-_MOST_MODELS = 10
-"""TIES with normalization keeps a table of every set of models."""
+"""The number of tensors whose parameters are computed and copied to the device together."""
+_MAX_MODELS = 10
+"""TIES with normalization needs a table with an entry for every subset of the models."""
 
 
 def covers(recipe: MergeRecipe) -> bool:
-    """Whether there is a kernel for it."""
-    return METHODS[recipe.method].has_kernel and len(recipe.models) <= _MOST_MODELS
+    """Return whether there is a kernel for a recipe."""
+    return METHODS[recipe.method].has_kernel and len(recipe.models) <= _MAX_MODELS
 
 
 class Fused:
-    """Merges recipe after recipe over the tensors of a store, on the store's device."""
+    """Merges one recipe after another over the tensors of a store, on the store's device."""
 
     def __init__(self, store: Store, layout: Sequence[TensorInfo]) -> None:
         self._store, self._layout = store, layout
@@ -48,7 +48,7 @@ class Fused:
         self._magnitudes: dict[tuple[str, str], NDArray[np.int64]] = {}
 
     def tensors(self, recipe: MergeRecipe) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the merge with its name, in the recipe's dtype, on the device."""
+        """Yield the names and the merged tensors, in the recipe's dtype, on the device."""
         models = [model for model in recipe.models if model != recipe.base]
         method = METHODS[recipe.method]
         if method.drops:
@@ -56,22 +56,22 @@ class Fused:
         labels = models if recipe.base is None else [recipe.base, *models]
         dtype = getattr(torch, recipe.dtype)
         walk = self._store.walk((info, labels) for info in self._layout)
-        for place, (info, held) in enumerate(walk):
-            i = place % _CHUNK
-            if i == 0:  # the device merges what it has while the next numbers are made
-                infos = self._layout[place : place + _CHUNK]
+        for index, (info, by_model) in enumerate(walk):
+            i = index % _CHUNK
+            if i == 0:  # computed while the device is still merging the last ones
+                infos = self._layout[index : index + _CHUNK]
                 settings = [recipe.at(info.name, info.layer) for info in infos]
                 numbers, draws = self._numbers(recipe, models, infos, settings)
                 shares = self._shares(recipe, models, settings)
-            base = None if recipe.base is None else held[recipe.base]
+            base = None if recipe.base is None else by_model[recipe.base]
             if method.trims and recipe.base is not None:
                 densities = dict(zip(models, _kept(settings[i], models), strict=True))
-                self._cut(numbers[i], info.name, held, recipe.base, densities)
+                self._cut(numbers[i], info.name, by_model, recipe.base, densities)
             out = torch.empty(info.shape, dtype=dtype, device=self._store.device)
             kernels.mix(
                 out,
                 base,
-                [held[model] for model in models],
+                [by_model[model] for model in models],
                 numbers[i],
                 draws[i],
                 shares[i],
@@ -83,22 +83,22 @@ class Fused:
             yield info.name, out
 
     def _count(self, recipe: MergeRecipe, models: Sequence[str]) -> None:
-        """Tables of the L1 sums, for the models that have none yet."""
+        """Compute the tables of L1 norms of models that have none yet."""
         seed, base = recipe.mask_seed, recipe.base
         assert base is not None
         first = self._layout[0].name
         new = [model for model in models if (seed, model, first) not in self._tables]
         if not new:
             return
-        log.info("counting the L1 sums of %s", ", ".join(new))
-        for info, held in self._store.walk((info, [base, *new]) for info in self._layout):
+        log.info("computing the L1 norms of %s", ", ".join(new))
+        for info, by_model in self._store.walk((info, [base, *new]) for info in self._layout):
             for model in new:
-                place = (seed, model, info.name)
-                low, high = masks.key(*place)
-                self._keys[place] = _signed(low | high << 32)
-                quantum = sums.quantum(held[model].float() - held[base].float())
-                table = kernels.tally(held[base], held[model], self._keys[place], quantum)
-                self._tables[place] = table.numpy(), quantum
+                key = (seed, model, info.name)
+                low, high = masks.key(*key)
+                self._keys[key] = _signed(low | high << 32)
+                quantum = sums.quantum(by_model[model].float() - by_model[base].float())
+                table = kernels.tally(by_model[base], by_model[model], self._keys[key], quantum)
+                self._tables[key] = table.numpy(), quantum
 
     def _numbers(
         self,
@@ -107,7 +107,7 @@ class Fused:
         infos: Sequence[TensorInfo],
         settings: Sequence[Setting],
     ) -> tuple[Tensor, Tensor]:
-        """What `kernels.mix` takes for each of some tensors, one row each."""
+        """Return `numbers` and `draws` of `kernels.mix`, one row for each tensor."""
         M = len(models)
         numbers = np.ones((len(settings), 3 * M + 2), np.float32)
         draws = np.zeros((len(settings), 2 * M), np.int64)
@@ -118,17 +118,17 @@ class Fused:
             numbers[i, 3 * M + 1] = recipe.scale
             if METHODS[recipe.method].drops:
                 for m, density in enumerate(_kept(setting, models)):
-                    place = (recipe.mask_seed, models[m], info.name)
-                    table, quantum = self._tables[place]
+                    key = (recipe.mask_seed, models[m], info.name)
+                    table, quantum = self._tables[key]
                     below = masks.threshold(density)
-                    draws[i, m], draws[i, M + m] = self._keys[place], below
+                    draws[i, m], draws[i, M + m] = self._keys[key], below
                     numbers[i, M + m] = sums.ratio(int(table[-1]), int(table[below]), quantum)
-        return self._sent(numbers), self._sent(draws)
+        return self._to_device(numbers), self._to_device(draws)
 
     def _shares(
         self, recipe: MergeRecipe, models: Sequence[str], settings: Sequence[Setting]
     ) -> Tensor:
-        """For each tensor and each set of models that agree, one over the sum of their weights."""
+        """Return 1 / the sum of weights, by tensor and by the set of models that agree in sign."""
         if not (recipe.normalize and METHODS[recipe.method].elects):
             return torch.ones(len(settings), 1, device=self._store.device)
         weights = np.array([_weights(setting, models) for setting in settings], np.float32)
@@ -137,10 +137,10 @@ class Fused:
             agree = (np.arange(2 ** len(models)) >> m & 1).astype(bool)
             sums_[:, agree] += weights[:, m : m + 1]
         shares = 1 / np.where(sums_ == 0, np.float32(1), sums_)
-        return self._sent(shares)
+        return self._to_device(shares)
 
-    def _sent(self, array: NDArray[Any]) -> Tensor:
-        """On the device in its turn: nothing waits for what was queued before."""
+    def _to_device(self, array: NDArray[Any]) -> Tensor:
+        """Queue a copy to the device without waiting for it."""
         tensor, device = torch.from_numpy(array), self._store.device
         if device.type == "cuda":
             tensor = tensor.pin_memory()
@@ -150,28 +150,31 @@ class Fused:
         self,
         numbers: Tensor,
         name: str,
-        held: Mapping[str, Tensor],
+        by_model: Mapping[str, Tensor],
         base: str,
         densities: Mapping[str, float],
     ) -> None:
         """Write the smallest magnitudes that TIES keeps into a tensor's row of numbers."""
         for m, (model, density) in enumerate(densities.items()):
             at = 2 * len(densities) + m
-            kept = max(1, int(density * held[model].numel()))
-            if density >= 1 or held[model].numel() == 0:
+            kept = max(1, int(density * by_model[model].numel()))
+            if density >= 1 or by_model[model].numel() == 0:
                 numbers[at] = 0.0
             elif density <= 0:
                 numbers[at] = math.inf
             else:
-                numbers[at] = self._smallest(name, held[base], held[model], model, kept)
+                numbers[at] = self._smallest(name, by_model[base], by_model[model], model, kept)
 
     def _smallest(self, name: str, base: Tensor, model: Tensor, label: str, kept: int) -> Tensor:
-        """The `kept`-th largest of |model - base|, a scalar: found by its bits, half at a time."""
-        place = (label, name)
-        if place not in self._magnitudes:
+        """Return the `kept`-th largest of |model - base|, a scalar.
+
+        Its upper 16 bits are found first, then its lower 16 bits.
+        """
+        key = (label, name)
+        if key not in self._magnitudes:
             counts = kernels.magnitudes(base, model)
-            self._magnitudes[place] = counts.flip(0).cumsum(0).cpu().numpy()
-        from_top = self._magnitudes[place]
+            self._magnitudes[key] = counts.flip(0).cumsum(0).cpu().numpy()
+        from_top = self._magnitudes[key]
         above = int(np.searchsorted(from_top, kept))
         high, rest = len(from_top) - 1 - above, kept - int(from_top[above - 1] if above else 0)
         counts = kernels.magnitudes_within(base, model, high)
@@ -180,15 +183,15 @@ class Fused:
 
 
 def _weights(setting: Setting, models: Sequence[str]) -> list[float]:
-    given = dict(zip(setting.models, setting.weights, strict=True))
-    return [given[model] for model in models]
+    by_model = dict(zip(setting.models, setting.weights, strict=True))
+    return [by_model[model] for model in models]
 
 
 def _kept(setting: Setting, models: Sequence[str]) -> list[float]:
-    given = dict(zip(setting.models, setting.densities, strict=True))
-    return [given[model] for model in models]
+    by_model = dict(zip(setting.models, setting.densities, strict=True))
+    return [by_model[model] for model in models]
 
 
 def _signed(word: int) -> int:
-    """A 64-bit word as torch's int64 holds it."""
+    """Return a 64-bit word as a signed integer."""
     return word - (1 << 64) if word >> 63 else word

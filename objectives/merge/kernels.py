@@ -1,7 +1,7 @@
 """The task-arithmetic family in Triton: one pass over the tensors, the same bits as methods.py.
 
-M: source models (the base apart), N: elements of a tensor. Nothing here is fused by the compiler
-that torch rounds twice, so the result does not depend on the device.
+M: source models without the base, N: elements of a tensor. The compiler must not fuse operations
+that torch rounds separately, so that the result does not depend on the device.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,14 @@ from torch import Tensor
 BLOCK, WARPS = 2048, 4
 _BINS = 65536
 _COPIES = 32
-"""Of the bins, so that fewer programs add to the same one at a time."""
+"""The number of copies of the bins, so that fewer programs add to the same bin at a time."""
 
 
 def tally(base: Tensor, model: Tensor, key: int, quantum: float) -> Tensor:
-    """L1 sums of `model - base` by random draw: entry t counts, in quanta, the elements whose
-    draw is below t. int64 of shape [65537], on the CPU. `key` is the Philox key, its first word
-    the low one.
+    """Return L1 norms of `model - base` by random draw, int64, [65537], on the CPU.
+
+    Entry t is the norm, in quanta, of the elements whose draw is below t. `key` is the Philox key
+    with its first word as the low one.
     """
     bins = torch.zeros(_BINS, dtype=torch.int64, device=base.device)
     keys = torch.tensor([key], device=base.device)
@@ -34,14 +35,14 @@ def tally(base: Tensor, model: Tensor, key: int, quantum: float) -> Tensor:
 
 
 def magnitudes(base: Tensor, model: Tensor) -> Tensor:
-    """How many elements of |model - base| begin with each 16 bits: int64 of shape [65536]."""
+    """Count the elements of |model - base| by their upper 16 bits, int64, [65536]."""
     bins = torch.zeros(_COPIES, _BINS, dtype=torch.int32, device=base.device)
     _histogram(bins, base, model, None)
     return bins.sum(dim=0)
 
 
 def magnitudes_within(base: Tensor, model: Tensor, high: int) -> Tensor:
-    """Of the elements that begin with the bits `high`, how many end with each 16 bits."""
+    """Count the elements whose upper 16 bits are `high` by their lower 16 bits, [65536]."""
     bins = torch.zeros(1, _BINS, dtype=torch.int32, device=base.device)
     _histogram(bins, base, model, torch.tensor([high], dtype=torch.int32, device=base.device))
     return bins[0]
@@ -80,8 +81,8 @@ def mix(
     `numbers`, float32 of shape [3 M + 2], holds the weights, the factors that restore the norm
     (DARE) and the smallest magnitudes kept (TIES), then the divisor and the scale. `draws`,
     int64 of shape [2 M], holds the Philox keys and the draws below which an element is kept.
-    `shares`, float32 of shape [2**M], holds what a mix is multiplied with where it is elected and
-    normalized, at the place whose bits are the models that agree.
+    `shares`, float32 of shape [2**M], holds the factor of an elected and normalized sum, at the
+    index whose bits are the models that agree.
     """
     count = out.numel()
     with torch.cuda.device_of(out):
@@ -107,9 +108,9 @@ def mix(
 
 @triton.jit
 def _draws(key, start, BLOCK: tl.constexpr):
-    """The 16-bit draws of elements start to start + BLOCK, as masks.py defines them.
+    """Return the 16-bit draws of the elements start to start + BLOCK, as defined in masks.py.
 
-    Products of 64 bits give both words in one instruction, where `tl.philox` takes two.
+    A 64-bit product has both words after one instruction; `tl.philox` needs two.
     """
     c0 = (start // 8 + tl.arange(0, BLOCK // 8)).to(tl.uint32)
     c1 = tl.zeros_like(c0)
@@ -132,7 +133,7 @@ def _draws(key, start, BLOCK: tl.constexpr):
 
 @triton.jit
 def _flipped(values, sign):
-    """`values` with another sign where `sign` has the bit of one: an instruction, not a choice."""
+    """Return `values`, negated if `sign` has the sign bit: one instruction without a branch."""
     return (values.to(tl.int32, bitcast=True) ^ sign).to(tl.float32, bitcast=True)
 
 

@@ -1,10 +1,10 @@
-"""Random masks that are a function of what they mask, not of when they were drawn.
+"""Random masks that depend only on the recipe's seed, the model and the tensor.
 
 Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") gives every
 element of every tensor a fixed 16-bit draw, keyed by (seed, model, tensor name). An element is
-kept where its draw is below the density, so masks are nested in the density and depend neither
-on order, device or shard, nor on any other density. Sixteen bits resolve a density to 1/65536,
-and eight elements share one evaluation of Philox.
+kept if its draw is below the density. So the mask of a lower density is a subset of that of a
+higher one, and masks do not depend on order, device or shard. Sixteen bits resolve a density to
+1/65536, and eight elements share one evaluation of Philox.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from torch import Tensor
 
 DRAW_BITS = 16
 SCHEME = "philox 4x32-10, 16 bits; sums in grains"
-"""Changes whenever the same recipe gives other weights, by its masks or by how sums are rounded:
-stored trials are then another study's."""
+"""Part of a study's fingerprint. Change it whenever the same recipe yields other weights, so that
+stored trials are not mixed with new ones."""
 _DRAWS = 128 // DRAW_BITS
 _ROUNDS = 10
 _MULTIPLY = (0xD2511F53, 0xCD9E8D57)
@@ -25,14 +25,14 @@ _LOW = 0xFFFFFFFF
 
 
 def key(seed: int, model: str, tensor: str) -> tuple[int, int]:
-    """The two 32-bit words of the Philox key."""
+    """Return the two 32-bit words of the Philox key."""
     text = f"{seed}\0{model}\0{tensor}".encode()
     digest = hashlib.blake2b(text, digest_size=8).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
 
 def philox(counters: Tensor, key: tuple[int, int]) -> Tensor:
-    """Four 32-bit words for each 64-bit counter, as int64 of shape [*counters.shape, 4]."""
+    """Return four 32-bit words for each 64-bit counter, int64, [*counters.shape, 4]."""
     c0, c1 = counters & _LOW, counters >> 32 & _LOW
     c2 = c3 = torch.zeros_like(counters)
     k0, k1 = key
@@ -45,7 +45,7 @@ def philox(counters: Tensor, key: tuple[int, int]) -> Tensor:
 
 
 def draws(key: tuple[int, int], shape: torch.Size, device: torch.device | str = "cpu") -> Tensor:
-    """A draw in [0, 2**16) for every element, int32 of the given shape.
+    """Return a draw in [0, 2**16) for every element, int32 of the given shape.
 
     Element i, in row-major order, takes 16-bit piece i % 8 of counter i // 8: the low half of
     the first word, its high half, the low half of the second word, and so on.
@@ -58,11 +58,11 @@ def draws(key: tuple[int, int], shape: torch.Size, device: torch.device | str = 
 
 
 def threshold(density: float) -> int:
-    """Draws below this are kept."""
+    """Return the draw below which elements are kept."""
     return int(min(max(density, 0.0), 1.0) * 2**DRAW_BITS + 0.5)
 
 
 def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
-    """High and low word of a 32 x 32 bit product: int64 wraps, its bits stay right."""
+    """Return the high and low words of a 32 x 32 bit product; int64 overflow keeps the bits."""
     product = a * b
     return product >> 32 & _LOW, product & _LOW

@@ -1,4 +1,4 @@
-"""A recipe in mergekit's own format, which `mergekit-yaml` accepts."""
+"""Write a recipe in mergekit's format, which `mergekit-yaml` accepts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +10,11 @@ from .recipe import MergeRecipe, slerp_pair
 def to_mergekit(
     recipe: MergeRecipe, references: Mapping[str, str], tokenizer_source: str | None = None
 ) -> dict[str, Any]:
-    """The recipe as a mergekit configuration.
+    """Return the recipe as a mergekit configuration.
 
-    `references` gives each label's folder or hub id. mergekit draws random masks of its own, so
-    for the dare and della methods its result has the same distribution as ours and not the same
-    bits.
+    `references` are the folders or hub ids of the models by label. mergekit draws other random
+    masks, so for the dare and della methods its result has the same distribution as ours, but not
+    the same bits.
     """
     method = METHODS[recipe.method]
     config: dict[str, Any] = {"merge_method": recipe.method}
@@ -26,16 +26,16 @@ def to_mergekit(
         config["slices"] = _slices(recipe, references)
     if recipe.base is not None:
         config["base_model"] = references[recipe.base]
-    whole: dict[str, Any] = dict(recipe.options)
+    shared: dict[str, Any] = dict(recipe.options)
     if method.normalize is not None and not method.pairwise:
-        whole["normalize"] = recipe.normalize
+        shared["normalize"] = recipe.normalize
     if recipe.scale != 1.0:
-        whole["lambda"] = recipe.scale
+        shared["lambda"] = recipe.scale
     if recipe.smooth:
         for name, values_KF in recipe.shared.items():
             lines = [_line([knot[f] for knot in values_KF]) for f in _sets(recipe)]
-            whole[name] = _filtered(recipe, lines)
-    config["parameters"] = whole | {"int8_mask": True}
+            shared[name] = _filtered(recipe, lines)
+    config["parameters"] = shared | {"int8_mask": True}
     config["dtype"], config["out_dtype"] = "float32", recipe.dtype
     if tokenizer_source is not None:
         config["tokenizer_source"] = tokenizer_source

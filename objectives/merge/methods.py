@@ -1,4 +1,4 @@
-"""Merge methods. Each takes tensors and gives a tensor: no files, no names, no config.
+"""Merge methods as functions of tensors, without files, names or configs.
 
 M: source models, *: the shape of the tensor being merged. All arithmetic is float32.
 """
@@ -13,7 +13,7 @@ from . import exact_sums as sums
 
 
 def linear(tensors_M: Sequence[Tensor], weights: Sequence[float], normalize: bool) -> Tensor:
-    """The weighted sum, or mean (Wortsman et al. 2022, "Model soups")."""
+    """Return the weighted sum or mean (Wortsman et al. 2022, "Model soups")."""
     mixed = sum_of(tensors_M, weights)
     return mixed / sum(weights) if normalize else mixed
 
@@ -62,9 +62,10 @@ def ties(
 
 
 def trim(delta: Tensor, density: float) -> Tensor:
-    """Keep the largest entries, a share `density` of them (Yadav et al. 2023, 3.1).
+    """Keep the largest entries, a fraction `density` of them (Yadav et al. 2023, 3.1).
 
-    All entries as large as the smallest one kept stay, so equal magnitudes share one fate.
+    All entries as large as the smallest one kept stay, so entries of equal magnitude are treated
+    alike.
     """
     if density >= 1 or delta.numel() == 0:
         return delta
@@ -72,7 +73,7 @@ def trim(delta: Tensor, density: float) -> Tensor:
 
 
 def smallest_kept(delta: Tensor, density: float) -> Tensor:
-    """The magnitude that `trim` cuts at, a scalar; infinity where it keeps nothing."""
+    """Return the smallest magnitude that `trim` keeps, a scalar; infinity if it keeps nothing."""
     if density <= 0:
         return torch.full((), math.inf, device=delta.device)
     kept = max(1, int(density * delta.numel()))
@@ -91,7 +92,7 @@ def drop_and_rescale(delta: Tensor, kept: Tensor) -> Tensor:
 
 
 def slerp(first: Tensor, second: Tensor, t: float) -> Tensor:
-    """Go the share t along the arc from the first tensor to the second (Shoemake 1985).
+    """Interpolate along the arc from the first tensor (t = 0) to the second (Shoemake 1985).
 
     Nearly parallel tensors (|cosine| above 0.9995) are interpolated linearly.
     """
@@ -106,7 +107,7 @@ def slerp(first: Tensor, second: Tensor, t: float) -> Tensor:
 
 
 def sum_of(tensors_M: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """The weighted sum, in the order given."""
+    """Return the weighted sum, added in the given order."""
     total = torch.zeros_like(tensors_M[0])
     for tensor, weight in zip(tensors_M, weights, strict=True):
         total = total + weight * tensor

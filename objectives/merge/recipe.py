@@ -1,4 +1,4 @@
-"""A merge as plain data: it crosses processes, stands in files, and never holds a tensor.
+"""A merge as plain data, which can be sent to other processes and stored in files.
 
 K: knots (blocks of layers, or the points `smooth` interpolates between), M: models,
 F: filters, and the rest that no filter matches.
@@ -18,7 +18,7 @@ ValuesKF = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class Setting:
-    """How one tensor is merged."""
+    """The parameters with which one tensor is merged."""
 
     models: tuple[str, ...]
     weights: tuple[float, ...] = ()
@@ -28,9 +28,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class MergeRecipe:
-    """Every number of one merge. Models are labels; `Sources` knows their folders.
+    """All parameters of one merge. Models are labels, whose folders `Sources` knows.
 
-    The same recipe over the same sources gives the same weights, wherever and whenever it runs.
+    The same recipe and sources yield the same weights on every machine.
     """
 
     method: str
@@ -42,78 +42,82 @@ class MergeRecipe:
     smooth: bool = False
     normalize: bool = False
     scale: float = 1.0
-    """mergekit's `lambda`: multiplies the mixed delta."""
+    """mergekit's `lambda`, by which the sum of the deltas is multiplied."""
     mask_seed: int = 0
     dtype: str = "bfloat16"
-    """What merged tensors are rounded to; the arithmetic before is float32."""
+    """The dtype of the merged tensors. They are computed in float32 and then rounded."""
     shared: Mapping[str, ValuesKF] = field(default_factory=dict)
-    """Parameters that all models have in common, as mergekit names them."""
+    """Parameters that all models share, by mergekit's name."""
     options: Mapping[str, Value] = field(default_factory=dict)
-    """Parameters of the whole merge that are not mergekit's defaults."""
+    """Parameters of the whole merge that differ from mergekit's defaults."""
 
     @classmethod
     def single(cls, model: str, num_layers: int, dtype: str = "bfloat16") -> "MergeRecipe":
-        """The recipe that gives one model back, unchanged."""
+        """Return the recipe that copies one model."""
         one = {"weight": (((1.0,),),)}
         return cls("linear", (model,), None, num_layers, one, normalize=True, dtype=dtype)
 
     @property
     def alone(self) -> str | None:
-        """The model that the merge gives back, if that is what it does by its form."""
+        """The label of the model that the recipe copies; None for any other recipe."""
         single = self.method == "linear" and self.base is None and len(self.models) == 1
         return self.models[0] if single else None
 
     @property
     def knots(self) -> int:
+        """The number of knots, K."""
         return len(next(iter([*self.values.values(), *self.shared.values()]), ((),)))
 
     def at(self, tensor: str, layer: int) -> Setting:
-        """The setting of one tensor; `layer` is -1 before the first layer, num_layers after."""
-        picked = self.numbers_at(tensor, layer)
+        """Return the setting of one tensor.
+
+        `layer` is -1 before the first layer and num_layers after the last.
+        """
+        values = self.numbers_at(tensor, layer)
         if METHODS[self.method].pairwise:
-            first, second, t = slerp_pair(picked["t"])
+            first, second, t = slerp_pair(values["t"])
             return Setting((self.models[first], self.models[second]), t=t)
-        weights = picked.get("weight", ())
-        return Setting(self.models, weights, picked.get("density", (1.0,) * len(weights)))
+        weights = values.get("weight", ())
+        return Setting(self.models, weights, values.get("density", (1.0,) * len(weights)))
 
     def _row(self, values_KMF: ValuesKMF, tensor: str, layer: int) -> tuple[float, ...]:
-        """One value a model, for this tensor."""
+        """Return one value for each model, for this tensor."""
         f = next((i for i, text in enumerate(self.filters) if text in tensor), len(self.filters))
         knots = len(values_KMF)
         if not self.smooth:
             inside = min(max(layer, 0), self.num_layers - 1)
             return tuple(model[f] for model in values_KMF[inside * knots // self.num_layers])
-        place = self._depth(layer) * (knots - 1)
-        left = int(place)
-        right, share = min(left + 1, knots - 1), place - left
+        position = self._depth(layer) * (knots - 1)
+        left = int(position)
+        right, share = min(left + 1, knots - 1), position - left
         ends = zip(values_KMF[left], values_KMF[right], strict=True)
         return tuple((1 - share) * a[f] + share * b[f] for a, b in ends)
 
     def _depth(self, layer: int) -> float:
-        """Where `smooth` reads its line: 0 outside the layers, 0 to 1 across them."""
+        """Return where `smooth` interpolates: 0 to 1 across the layers, 0 outside of them."""
         if not 0 <= layer < self.num_layers:
             return 0.0
         return layer / (self.num_layers - 1) if self.num_layers > 1 else 1.0
 
     def numbers_at(self, tensor: str, layer: int) -> dict[str, tuple[float, ...]]:
-        """Each parameter's value for every model at one tensor."""
+        """Return, by parameter, the value of every model at one tensor."""
         return {name: self._row(values, tensor, layer) for name, values in self.values.items()}
 
     def shared_at(self, tensor: str, layer: int) -> dict[str, float]:
-        """Each shared parameter's value at one tensor."""
-        found = {}
+        """Return the values of the shared parameters at one tensor."""
+        shared = {}
         for name, values_KF in self.shared.items():
-            [found[name]] = self._row(tuple((knot,) for knot in values_KF), tensor, layer)
-        return found
+            [shared[name]] = self._row(tuple((knot,) for knot in values_KF), tensor, layer)
+        return shared
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; what a method does not have is left out."""
+        """Return plain data, without parameters that the method does not have."""
         data = dataclasses.asdict(self)
         return {k: v for k, v in data.items() if v or k not in ("shared", "options")}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "MergeRecipe":
-        """The inverse of `to_dict`, also after a trip through JSON (lists for tuples)."""
+        """Return the recipe of `to_dict`'s data, which may have passed through JSON."""
         fields = dict(data)
         for key in ("values", "shared"):
             fields[key] = {name: _tuples(values) for name, values in fields.get(key, {}).items()}
@@ -122,24 +126,24 @@ class MergeRecipe:
 
 
 def slerp_pair(values: tuple[float, ...]) -> tuple[int, int, float]:
-    """The two models with the highest values, and how far to go from the first to the second.
+    """Return the indices of the two models with the highest values, and t between them.
 
-    mergekit-evolve's rule: t is the softmax share of the second, so it is at most a half.
+    As in mergekit-evolve, t is the softmax weight of the second model, which is at most 0.5.
     """
     first, second = sorted(range(len(values)), key=lambda i: (-values[i], i))[:2]
     return first, second, 1 / (1 + math.exp(min(values[first] - values[second], 700.0)))
 
 
 def labels(references: Sequence[str]) -> tuple[str, ...]:
-    """A short name for each model: the last part of its folder or hub id, or more where needed.
+    """Return a short, unique label for each model: the last part of its folder or hub id, or more.
 
-    A model with an adapter is called by the adapter.
+    The label of a model with an adapter is that of the adapter.
 
     >>> labels(["org/Mistral-7B", "models/base/", "other/base"])
     ('Mistral-7B', 'models--base', 'other--base')
     """
-    named = [reference.rpartition("+")[2] or reference for reference in references]
-    parts = [name.rstrip("/").split("@")[0].split("/") for name in named]
+    paths = [reference.rpartition("+")[2] or reference for reference in references]
+    parts = [path.rstrip("/").split("@")[0].split("/") for path in paths]
     short = [part[-1] for part in parts]
     longer = ["--".join(part[-2:]) for part in parts]
     return tuple(

@@ -1,7 +1,7 @@
-"""Where the sources live while a study runs, and how they reach the device that merges them.
+"""Where sources reside while a study runs, and how their tensors get to the merging device.
 
-A store walks through tensors: for each it holds those of several models on the device at once,
-contiguous, in the dtype of their files. What it gave is good until it is asked for the next.
+A store yields one tensor of the merge after another, with those of several models on the device,
+contiguous and in the dtype of their files. They are valid until the next one is requested.
 """
 
 import itertools
@@ -17,33 +17,36 @@ from objectives.errors import SourceError
 from objectives.models.layout import TensorInfo
 from objectives.models.sources import Sources
 
-Wanted = tuple[TensorInfo, Sequence[str]]
-"""A tensor and the labels of the models it is wanted from."""
-Held = tuple[TensorInfo, Mapping[str, Tensor]]
+Request = tuple[TensorInfo, Sequence[str]]
+"""A tensor and the labels of the models from which it is needed."""
+Loaded = tuple[TensorInfo, Mapping[str, Tensor]]
+"""A tensor, and the models' tensors on the device by label."""
 
 _SLOTS = 2
 _ALIGNED = 512
 
 
 class Store(Protocol):
+    """Yields tensors of several models on a device."""
+
     device: torch.device
 
-    def walk(self, wanted: Iterable[Wanted]) -> Iterator[Held]:
-        """Each tensor in turn, from the models it is wanted from."""
+    def walk(self, requests: Iterable[Request]) -> Iterator[Loaded]:
+        """Yield the requested tensors in their order."""
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
 
 
 class Files:
-    """Nothing is kept: tensors come through the page cache, onto a CPU."""
+    """Reads tensors from their files through the page cache, onto a CPU; keeps none in memory."""
 
     def __init__(self, sources: Sources) -> None:
         self.device = torch.device("cpu")
         self._sources = sources
 
-    def walk(self, wanted: Iterable[Wanted]) -> Iterator[Held]:
-        for info, labels in wanted:
+    def walk(self, requests: Iterable[Request]) -> Iterator[Loaded]:
+        for info, labels in requests:
             yield info, {label: self._sources.read(label, info).contiguous() for label in labels}
 
     def close(self) -> None:
@@ -51,10 +54,10 @@ class Files:
 
 
 class Resident:
-    """Every tensor of every model is on the device."""
+    """Keeps every tensor of every model on the device."""
 
     def __init__(self, sources: Sources, device: torch.device) -> None:
-        """Raises SourceError where a tensor is not finite."""
+        """Load all tensors. Raises SourceError if one is not finite."""
         self.device = device
         self._tensors: dict[tuple[str, str], Tensor] = {}
         finite: list[Tensor] = []
@@ -63,19 +66,21 @@ class Resident:
         copied = [torch.cuda.Event() for _ in stages]
         for label, info in itertools.product(sources.checkpoints, sources.layout):
             turn = len(finite) % _SLOTS
-            copied[turn].synchronize()  # the next is read from its file while this one is copied
+            copied[turn].synchronize()  # one tensor is read from its file while another is copied
             read = sources.read(label, info)
             tensor = _as(stages[turn], read.dtype, read.shape).copy_(read)
             tensor = tensor.to(device, non_blocking=True)
             copied[turn].record(torch.cuda.current_stream(device))
             self._tensors[label, info.name] = tensor
             finite.append(torch.isfinite(tensor).all())
-        for (label, name), each in zip(self._tensors, torch.stack(finite).tolist(), strict=True):
-            if not each:
-                raise _broken(label, name)
+        for (label, name), is_finite in zip(
+            self._tensors, torch.stack(finite).tolist(), strict=True
+        ):
+            if not is_finite:
+                raise _not_finite(label, name)
 
-    def walk(self, wanted: Iterable[Wanted]) -> Iterator[Held]:
-        for info, labels in wanted:
+    def walk(self, requests: Iterable[Request]) -> Iterator[Loaded]:
+        for info, labels in requests:
             yield info, {label: self._tensors[label, info.name] for label in labels}
 
     def close(self) -> None:
@@ -83,42 +88,42 @@ class Resident:
 
 
 class Streamed:
-    """Tensors come to the device while the ones before are merged, through two sets of buffers.
+    """Copies tensors to the device while earlier ones are merged, through two sets of buffers.
 
-    With `pinned` they are kept in page-locked host memory; else they come from the files through
-    the page cache each time.
+    With `pinned` they are kept in page-locked host memory; otherwise they are read from the files,
+    through the page cache, for each merge.
     """
 
     def __init__(self, sources: Sources, device: torch.device, pinned: bool) -> None:
-        """Raises SourceError where a tensor is not finite, or memory cannot be page-locked."""
+        """Raises SourceError if a tensor is not finite or if memory cannot be page-locked."""
         self.device, self._sources = device, sources
         room = {label: largest(sources, label) for label in sources.checkpoints}
         self._slots = [_Slot(room, device, staged=not pinned) for _ in range(_SLOTS)]
         self._side = torch.cuda.Stream(device)
-        self._side.wait_stream(torch.cuda.current_stream(device))  # is done with their memory
+        self._side.wait_stream(torch.cuda.current_stream(device))  # its earlier use of their memory
         self._reader = ThreadPoolExecutor(1, "sources")
         self._pinned = _Pinned(sources) if pinned else None
         self._turn = 0
         labels = list(sources.checkpoints)
-        for info, held in self.walk((info, labels) for info in sources.layout):
-            for label, tensor in held.items():
-                refuse_broken(label, info.name, tensor)
+        for info, by_model in self.walk((info, labels) for info in sources.layout):
+            for label, tensor in by_model.items():
+                check_finite(label, info.name, tensor)
 
-    def walk(self, wanted: Iterable[Wanted]) -> Iterator[Held]:
+    def walk(self, requests: Iterable[Request]) -> Iterator[Loaded]:
         ahead: list[tuple[Future[dict[str, Tensor]], TensorInfo, _Slot]] = []
-        queue = iter(wanted)
+        queue = iter(requests)
         while True:
             while len(ahead) < _SLOTS and (item := next(queue, None)) is not None:
                 slot = self._slots[self._turn % _SLOTS]
                 self._turn += 1
-                ahead.append((self._reader.submit(self._bring, slot, *item), item[0], slot))
+                ahead.append((self._reader.submit(self._load, slot, *item), item[0], slot))
             if not ahead:
                 return
-            bringing, info, slot = ahead.pop(0)
-            held = bringing.result()
+            loading, info, slot = ahead.pop(0)
+            by_model = loading.result()
             slot.arrived.wait(torch.cuda.current_stream(self.device))
             try:
-                yield info, held
+                yield info, by_model
             finally:
                 slot.done.record(torch.cuda.current_stream(self.device))
 
@@ -131,9 +136,9 @@ class Streamed:
             self._pinned = None
         self._slots.clear()
 
-    def _bring(self, slot: "_Slot", info: TensorInfo, labels: Sequence[str]) -> dict[str, Tensor]:
-        """Queue the copies of one tensor from several models into a slot's buffers."""
-        held = {}
+    def _load(self, slot: "_Slot", info: TensorInfo, labels: Sequence[str]) -> dict[str, Tensor]:
+        """Queue the copies of one tensor of several models into a slot's buffers."""
+        by_model = {}
         with torch.cuda.stream(self._side):
             slot.done.wait(self._side)
             if slot.staging:
@@ -145,14 +150,14 @@ class Streamed:
                     read = self._sources.read(label, info)
                     tensor = _as(slot.staging[label], read.dtype, read.shape)
                     tensor.copy_(read)
-                held[label] = _as(slot.buffers[label], tensor.dtype, tensor.shape)
-                held[label].copy_(tensor, non_blocking=True)
+                by_model[label] = _as(slot.buffers[label], tensor.dtype, tensor.shape)
+                by_model[label].copy_(tensor, non_blocking=True)
             slot.arrived.record(self._side)
-        return held
+        return by_model
 
 
 class _Slot:
-    """Device buffers for one tensor of every model; where staged, page-locked ones before them."""
+    """Device buffers for one tensor of every model, and page-locked host buffers if `staged`."""
 
     def __init__(self, room: Mapping[str, int], device: torch.device, staged: bool) -> None:
         self.buffers = {
@@ -167,7 +172,7 @@ class _Slot:
 
 
 class _Pinned:
-    """Every model's tensors in one page-locked piece of host memory each."""
+    """All tensors of each model in one page-locked block of host memory."""
 
     def __init__(self, sources: Sources) -> None:
         self.memories: list[Tensor] = []
@@ -186,23 +191,23 @@ class _Pinned:
             _check(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), total, 0))
 
 
-def refuse_broken(label: str, name: str, tensor: Tensor) -> None:
-    """Raise SourceError where a tensor is not finite."""
+def check_finite(label: str, name: str, tensor: Tensor) -> None:
+    """Raise SourceError if a tensor is not finite."""
     if not torch.isfinite(tensor).all():
-        raise _broken(label, name)
+        raise _not_finite(label, name)
 
 
-def _broken(label: str, name: str) -> SourceError:
-    return SourceError(f"{label}: tensor {name} holds NaN or infinity")
+def _not_finite(label: str, name: str) -> SourceError:
+    return SourceError(f"{label}: tensor {name} contains NaN or infinity")
 
 
 def largest(sources: Sources, label: str) -> int:
-    """Bytes of a model's largest tensor."""
+    """Return the size in bytes of a model's largest tensor."""
     return max(_size(sources, label, info) for info in sources.layout)
 
 
 def size(sources: Sources, label: str) -> int:
-    """Bytes of a model's tensors, as far as the merge needs them."""
+    """Return the size in bytes of a model's tensors that the merge needs."""
     return sum(_size(sources, label, info) for info in sources.layout)
 
 
@@ -211,7 +216,7 @@ def _size(sources: Sources, label: str, info: TensorInfo) -> int:
 
 
 def _as(memory: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
-    """The beginning of a piece of memory as a tensor."""
+    """Return the beginning of a block of memory as a tensor."""
     return memory[: math.prod(shape) * dtype.itemsize].view(dtype).view(tuple(shape))
 
 

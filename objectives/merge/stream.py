@@ -1,4 +1,4 @@
-"""A recipe and sources in, merged tensors out, one at a time."""
+"""Compute the merged tensors of a recipe, one at a time."""
 
 import importlib.util
 import logging
@@ -14,20 +14,20 @@ from objectives.models.sources import Sources
 from . import masks, mergekit_methods, methods
 from .catalogue import METHODS
 from .recipe import MergeRecipe, Setting
-from .stores import Files, Held, Store
+from .stores import Files, Loaded, Store
 
 log = logging.getLogger(__name__)
 
-DRAWS_KEPT = 1 << 30
-"""Bytes of random draws kept between merges; beyond them draws are made anew each time."""
+DRAWS_CACHE_BYTES = 1 << 30
+"""The size of the cache of random draws; draws beyond it are computed for each merge."""
 
 
 class MergeStream:
-    """Merges recipe after recipe over the same sources, a few tensors of each at a time.
+    """Merges one recipe after another over the same sources, a few tensors at a time.
 
-    On a GPU the task-arithmetic family runs in kernels of its own, with the same bits as the
-    reference arithmetic in methods.py; what is in neither is mergekit's. Random draws depend on
-    nothing that a search changes, so those of small models are kept in memory.
+    On a GPU the task-arithmetic family is computed by kernels, with the same bits as methods.py.
+    Methods in neither are computed by mergekit. Random draws do not depend on parameters that are
+    searched, so those of small models are cached.
     """
 
     def __init__(self, sources: Sources, store: Store | None = None) -> None:
@@ -36,29 +36,30 @@ class MergeStream:
         self._fused = None
         if self._store.device.type == "cuda":
             if importlib.util.find_spec("triton"):
-                from objectives.merge import fused
+                from . import fused  # triton is installed and is slow to import
 
                 self._covers = fused.covers
                 self._fused = fused.Fused(self._store, sources.layout)
             else:
-                log.warning("triton is not installed: merges take many times longer")
+                log.warning("triton is not installed, so merges take many times longer")
         self._draws: dict[tuple[int, str, str], Tensor] = {}
-        self._room = DRAWS_KEPT
+        self._room = DRAWS_CACHE_BYTES
 
     def tensors(self, recipe: MergeRecipe) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the merge with its name, in the recipe's dtype. Raises MergeError."""
+        """Yield the names and the merged tensors, in the recipe's dtype. Raises MergeError."""
         if self._fused is not None and self._covers(recipe):
             yield from self._fused.tensors(recipe)
             return
         dtype = getattr(torch, recipe.dtype)
         settings = [recipe.at(info.name, info.layer) for info in self.sources.layout]
-        for held, setting in zip(self._walk(recipe, settings), settings, strict=True):
-            yield held[0].name, self._merge(recipe, setting, *held).to(dtype)
+        for loaded, setting in zip(self._walk(recipe, settings), settings, strict=True):
+            yield loaded[0].name, self._merge(recipe, setting, *loaded).to(dtype)
 
     def close(self) -> None:
+        """Release the store's memory."""
         self._store.close()
 
-    def _walk(self, recipe: MergeRecipe, settings: Sequence[Setting]) -> Iterator[Held]:
+    def _walk(self, recipe: MergeRecipe, settings: Sequence[Setting]) -> Iterator[Loaded]:
         base = [] if recipe.base is None else [recipe.base]
         return self._store.walk(
             (info, list(dict.fromkeys([*base, *setting.models])))
@@ -66,32 +67,40 @@ class MergeStream:
         )
 
     def _merge(
-        self, recipe: MergeRecipe, setting: Setting, info: TensorInfo, held: Mapping[str, Tensor]
+        self,
+        recipe: MergeRecipe,
+        setting: Setting,
+        info: TensorInfo,
+        by_model: Mapping[str, Tensor],
     ) -> Tensor:
         method = METHODS[recipe.method]
         if not method.fused:
             draw = partial(self._drawn, recipe.mask_seed, info.name)
-            return mergekit_methods.merge(recipe, info, held, draw)
+            return mergekit_methods.merge(recipe, info, by_model, draw)
         if method.pairwise:
-            first, second = (held[model].float() for model in setting.models)
+            first, second = (by_model[model].float() for model in setting.models)
             return methods.slerp(first, second, setting.t)
         if method.base == "unused":
-            tensors = [held[model].float() for model in setting.models]
+            tensors = [by_model[model].float() for model in setting.models]
             return methods.linear(tensors, setting.weights, recipe.normalize)
-        return self._merge_deltas(recipe, setting, info, held)
+        return self._merge_deltas(recipe, setting, info, by_model)
 
     def _merge_deltas(
-        self, recipe: MergeRecipe, setting: Setting, info: TensorInfo, held: Mapping[str, Tensor]
+        self,
+        recipe: MergeRecipe,
+        setting: Setting,
+        info: TensorInfo,
+        by_model: Mapping[str, Tensor],
     ) -> Tensor:
         assert recipe.base is not None
-        base = held[recipe.base].float()
+        base = by_model[recipe.base].float()
         deltas, weights = [], []
         for model, weight, density in zip(
             setting.models, setting.weights, setting.densities, strict=True
         ):
             if model == recipe.base:
                 continue
-            delta = held[model].float() - base
+            delta = by_model[model].float() - base
             deltas.append(self._thin(recipe, delta, model, info.name, density))
             weights.append(weight)
         combine = methods.ties if METHODS[recipe.method].elects else methods.task_arithmetic
@@ -111,12 +120,12 @@ class MergeStream:
     def _drawn(
         self, seed: int, tensor: str, name: str, shape: torch.Size, device: torch.device
     ) -> Tensor:
-        """The draws of a tensor for one model, or whatever else they are named after."""
-        place = (seed, name, tensor)
-        if place not in self._draws:
-            drawn = masks.draws(masks.key(*place), shape, device)
+        """Return the draws of a tensor; `name` is a model or the number of a draw."""
+        key = (seed, name, tensor)
+        if key not in self._draws:
+            drawn = masks.draws(masks.key(*key), shape, device)
             if drawn.nbytes > self._room:
                 return drawn
             self._room -= drawn.nbytes
-            self._draws[place] = drawn
-        return self._draws[place].view(shape)
+            self._draws[key] = drawn
+        return self._draws[key].view(shape)

@@ -13,15 +13,9 @@ from objectives.errors import SourceError
 from objectives.files.model_files import CONFIG
 
 from .checkpoint import DTYPES, Checkpoint
+from .compatibility import check_compatible, vocabulary_size, without_axis
 from .layout import TensorInfo, empty_model, weights_of
-from .model_config import (
-    POSITIONS,
-    describe_differences,
-    differences,
-    parse,
-    with_positions,
-    without_foreign,
-)
+from .model_config import POSITIONS, differences, parse, with_positions, without_foreign
 from .special_tokens import EndTokens, end_tokens, without_stray_pad
 from .vocabulary import BASE, MODEL, Vocabulary, vocabulary
 
@@ -54,9 +48,9 @@ class Sources:
         self.reference = self.checkpoints[reference]
         self.num_layers, self.layout = self._read_layout()
         for checkpoint in self.checkpoints.values():
-            self._compare(checkpoint)
+            check_compatible(checkpoint, self.reference, self.layout, config_source)
         checkpoints = list(self.checkpoints.values())
-        sizes = {c.label: self._vocabulary_size(c) for c in checkpoints}
+        sizes = {c.label: vocabulary_size(c, self.layout) for c in checkpoints}
         self.vocabulary: Vocabulary = vocabulary(
             checkpoints, sizes, self.reference, self.tokenizer_source, has_base
         )
@@ -79,65 +73,6 @@ class Sources:
                 raise SourceError(f"{reference.label}: tensor {weight.name} is missing")
             layout.append(TensorInfo(weight.name, layer, reference.shape(stored), weight))
         return num_layers, tuple(layout)
-
-    def _compare(self, checkpoint: Checkpoint) -> None:
-        self._compare_configs(checkpoint)
-        for info in self.layout:
-            name = checkpoint.stored_name(info.weight)
-            if name is None:
-                raise SourceError(f"{checkpoint.label}: tensor {info.name} is missing")
-            if checkpoint.dtype(name) not in DTYPES:
-                raise SourceError(
-                    f"{checkpoint.label}: tensor {name} has the dtype {checkpoint.dtype(name)}; "
-                    f"supported are {', '.join(DTYPES)}"
-                )
-            shape = checkpoint.shape(name)
-            if _without(shape, info.weight.vocabulary_axis) != _without(
-                info.shape, info.weight.vocabulary_axis
-            ):
-                raise SourceError(
-                    f"{checkpoint.label} and {self.reference.label} cannot be merged: "
-                    f"tensor {info.name} has the shapes {list(shape)} and {list(info.shape)}"
-                )
-
-    def _compare_configs(self, checkpoint: Checkpoint) -> None:
-        """Check that a model computes like the reference. Raises SourceError.
-
-        With a config source, models may differ in POSITIONS.
-        """
-        reference = self.reference
-        both = f"{checkpoint.label} and {reference.label} cannot be merged"
-        if checkpoint.architecture != reference.architecture:
-            raise SourceError(
-                f"{both}: architectures {checkpoint.architecture} and {reference.architecture}"
-            )
-        differing = differences(checkpoint.parsed, reference.parsed)
-        resolvable = differing.keys() & POSITIONS
-        others = {key: pair for key, pair in differing.items() if key not in resolvable}
-        if others:
-            raise SourceError(
-                f"{both}: their config.json files differ in {describe_differences(others)}"
-            )
-        if resolvable and self.config_source is None:
-            raise SourceError(
-                f"{both}: their config.json files differ in {describe_differences(differing)}; if "
-                "a merge is still meaningful, set genome.config_source to base or to the model "
-                "whose values it should use"
-            )
-
-    def _vocabulary_size(self, checkpoint: Checkpoint) -> int:
-        """Return the number of rows of a model's embedding and head. Raises SourceError."""
-        sizes = {}
-        for info in self.layout:
-            axis, name = info.weight.vocabulary_axis, checkpoint.stored_name(info.weight)
-            if axis is not None and name is not None:
-                sizes[name] = checkpoint.shape(name)[axis]
-        if len(set(sizes.values())) > 1:
-            rows = ", ".join(f"{name} {size}" for name, size in sizes.items())
-            raise SourceError(
-                f"{checkpoint.label}: its embedding and head have different numbers of rows: {rows}"
-            )
-        return next(iter(sizes.values()), 0)
 
     def _sized(self, info: TensorInfo) -> TensorInfo:
         """Return the tensor's info with the merge's number of rows."""
@@ -171,7 +106,7 @@ class Sources:
 
     def _fill(self, info: TensorInfo, axis: int, indices: Tensor) -> Tensor:
         """Return rows of the merge as the mean of the donors' rows."""
-        filled = torch.zeros(len(indices), *_without(info.shape, axis))
+        filled = torch.zeros(len(indices), *without_axis(info.shape, axis))
         counts = torch.zeros(len(indices))
         for label, donates in self.vocabulary.donors.items():
             from_donor = donates[indices]
@@ -309,7 +244,3 @@ class Sources:
                     f"{label}: tensor {name} is {shapes[0]} in the model's files, but {shapes[1]} "
                     f"in the model that {path} describes"
                 )
-
-
-def _without(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
-    return shape if axis is None else shape[:axis] + shape[axis + 1 :]

@@ -53,14 +53,16 @@ def add_tokens_of(tokenizer: Any, others: Sequence[Any], rows: Mapping[int, int]
     Added tokens keep their flags. As in mergekit, other tokens become added tokens without flags,
     which match anywhere in a text.
     """
-    known = set(tokenizer.get_vocab())
+    existing = set(tokenizer.get_vocab())
     for i, other in enumerate(others):
         added = other.added_tokens_decoder
         ordered = sorted(other.get_vocab().items(), key=lambda item: item[1])
         new = [
-            added.get(row, token) for token, row in ordered if token not in known and row < rows[i]
+            added.get(row, token)
+            for token, row in ordered
+            if token not in existing and row < rows[i]
         ]
         if new:
             log.info("added %d tokens of %s to the merge", len(new), other.name_or_path)
             tokenizer.add_tokens(new)
-            known = set(tokenizer.get_vocab())
+            existing = set(tokenizer.get_vocab())

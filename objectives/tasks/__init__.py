@@ -1,1 +1,1 @@
-"""Tasks turn question files into prompts, and answers into scores."""
+"""Tasks: turn question files into prompts, and answers into scores."""

@@ -1,4 +1,4 @@
-"""Multiple choice: one token, the number of the right option."""
+"""Multiple choice: the answer is one token, the number or letter of an option."""
 
 import dataclasses
 import math
@@ -21,6 +21,8 @@ Scorer = Literal["official", "exact"]
 
 @dataclass(frozen=True)
 class MultipleChoice:
+    """A task of multiple-choice questions."""
+
     name: str
     weight: float
     questions: tuple[Question, ...]
@@ -29,20 +31,24 @@ class MultipleChoice:
     scorer: Scorer = "official"
 
     def with_questions(self, questions: Sequence[Question]) -> Self:
-        """The same task with these questions."""
+        """Return the same task with these questions."""
         return dataclasses.replace(self, questions=tuple(questions))
 
     def prompts(self, tokenizer: Tokenizer) -> list[tuple[Prompt, ...]]:
-        """Raises TaskError where two options of a question are the same token."""
-        made = prompts(self.name, self.questions, self.template, tokenizer, self.max_tokens)
-        for question, (prompt,) in zip(self.questions, made, strict=True):
+        """Return one prompt for each question.
+
+        Raises TaskError if two options of a question are the same token.
+        """
+        prompts_Q = prompts(self.name, self.questions, self.template, tokenizer, self.max_tokens)
+        for question, (prompt,) in zip(self.questions, prompts_Q, strict=True):
             if len(set(prompt.options)) < len(prompt.options):
                 names = ", ".join(map(question.answer, question.options))
                 raise TaskError(
-                    f"{self.name}: the tokenizer has no different tokens for the answers {names}; "
-                    "number the options from 0 or 1, or end the template's turn in a line break"
+                    f"{self.name}: the tokenizer has the same token for several of the answers "
+                    f"{names}; number the options from 0 or 1, or end the template's turn with a "
+                    "line break"
                 )
-        return made
+        return prompts_Q
 
     def score(
         self,
@@ -51,10 +57,11 @@ class MultipleChoice:
         answers: Sequence[Answer],
         tokenizer: Tokenizer,
     ) -> float:
+        """Return 1 if the answer selects the correct option, else 0."""
         [prompt], [answer] = prompts, answers
         if self.scorer == "exact":
-            right = prompt.options[question.options.index(question.labels[0])]
-            return float(answer.tokens[:1] == (right,))
+            correct = prompt.options[question.options.index(question.labels[0])]
+            return float(answer.tokens[:1] == (correct,))
         text = tokenizer.decode(answer.tokens, skip_special_tokens=True)
         if question.letters:
             return float(first_letter(text) == question.answer(question.labels[0]).lower())
@@ -63,26 +70,34 @@ class MultipleChoice:
     def soft(
         self, question: Question, prompts: Sequence[Prompt], answers: Sequence[Answer]
     ) -> float:
-        """The probability of the right option, among all tokens of the vocabulary."""
+        """Return the probability of the correct option among all tokens of the vocabulary."""
         [answer] = answers
         return math.exp(answer.logprobs[question.options.index(question.labels[0])])
 
 
 def first_digit(text: str) -> int | None:
-    """KDD Cup 2024's parser: the first character, white space aside, as a number."""
+    """Return the first character that is not white space, as a number; None if it is no digit.
+
+    This is the parser of the KDD Cup 2024.
+    """
     first = text.strip()[:1]
     return int(first) if first.isdecimal() else None
 
 
 def first_letter(text: str) -> str | None:
-    """The letter that an answer such as "B", "(b)" or "B. soap" begins with, in lower case."""
+    """Return the letter at the start of an answer such as "B", "(b)" or "B. soap", in lower case.
+
+    Returns None if there is no letter.
+    """
     match = re.match(r"\W*([a-z])(?![^\W_])", text, re.IGNORECASE)
     return match[1].lower() if match else None
 
 
 def parse(row: Row, fields: Fields | None = None) -> Question:
-    """A row of a question file. Raises BadRow."""
+    """Return the question in a row of a question file. Raises BadRow."""
     question = question_of(row, lambda raw, text: (label_in(raw, text),), fields)
     if not question.letters and question.options[-1] > 9:
-        raise BadRow(f"option {question.options[-1]} is no single digit, so no one token answers")
+        raise BadRow(
+            f"option {question.options[-1]} has more than one digit, so it is not a single token"
+        )
     return question

@@ -1,4 +1,4 @@
-"""Retrieval: pick the (mostly three) right ones of a numbered list."""
+"""Retrieval: the answer is the numbers of the correct candidates in a list, mostly three."""
 
 import dataclasses
 import math
@@ -21,6 +21,8 @@ PICKED = 3
 
 @dataclass(frozen=True)
 class Retrieval:
+    """A task of retrieval questions."""
+
     name: str
     weight: float
     questions: tuple[Question, ...]
@@ -29,10 +31,11 @@ class Retrieval:
     scorer: Scorer = "official"
 
     def with_questions(self, questions: Sequence[Question]) -> Self:
-        """The same task with these questions."""
+        """Return the same task with these questions."""
         return dataclasses.replace(self, questions=tuple(questions))
 
     def prompts(self, tokenizer: Tokenizer) -> list[tuple[Prompt, ...]]:
+        """Return one prompt for each question. Raises TaskError."""
         return prompts(self.name, self.questions, self.template, tokenizer, self.max_tokens, ",")
 
     def score(
@@ -42,7 +45,7 @@ class Retrieval:
         answers: Sequence[Answer],
         tokenizer: Tokenizer,
     ) -> float:
-        """hit@3, or with the exact scorer 1 where the answer is the labels and nothing else."""
+        """Return hit@3; with the exact scorer 1 if the answer is exactly the labels, else 0."""
         [answer] = answers
         picked = picks(tokenizer.decode(answer.tokens, skip_special_tokens=True))
         if self.scorer == "exact":
@@ -53,27 +56,28 @@ class Retrieval:
     def soft(
         self, question: Question, prompts: Sequence[Prompt], answers: Sequence[Answer]
     ) -> float:
-        """The probability that the first token begins a label.
+        """Return the probability that the first token is the start of a label.
 
-        Labels that begin with the same token (1 and 10, where digits are tokens) share it.
+        Labels that begin with the same token (1 and 10, if digits are tokens) are counted once.
         """
         [prompt], [answer] = prompts, answers
-        places = [question.options.index(label) for label in question.labels]
-        starts = {prompt.options[i]: math.exp(answer.logprobs[i]) for i in places}
+        indices = [question.options.index(label) for label in question.labels]
+        starts = {prompt.options[i]: math.exp(answer.logprobs[i]) for i in indices}
         return min(1.0, sum(starts.values()))
 
 
 def picks(text: str) -> list[int]:
-    """KDD Cup 2024's parser: digits, commas and spaces are kept, commas separate.
+    """Return the numbers in an answer, as the parser of the KDD Cup 2024 does.
 
-    Repeats stay, and so use up picks; what is no number between commas is passed over.
+    All characters except digits, commas and spaces are removed, and the rest is split at commas.
+    Parts that are not numbers are skipped. Repeated numbers stay and count as picks.
     """
-    kept = "".join(c for c in text if c.isdecimal() or c in ", ")
-    return [int(part) for part in kept.split(",") if part.strip().isdecimal()]
+    cleaned = "".join(c for c in text if c.isdecimal() or c in ", ")
+    return [int(part) for part in cleaned.split(",") if part.strip().isdecimal()]
 
 
 def parse(row: Row, fields: Fields | None = None) -> Question:
-    """A row of a question file. Raises BadRow."""
+    """Return the question in a row of a question file. Raises BadRow."""
     return question_of(row, _labels, fields)
 
 
@@ -88,7 +92,7 @@ def _labels(raw: Any, text: str) -> tuple[int, ...]:
         raise BadRow(f"label {shown(raw)} is not a list of numbers such as [1, 4, 9]")
     labels = tuple(sorted(int(item) for item in raw))
     if len(set(labels)) < len(labels):
-        raise BadRow(f"label {shown(raw)} names a candidate twice")
+        raise BadRow(f"label {shown(raw)} lists a candidate twice")
     return labels
 
 

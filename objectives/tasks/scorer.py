@@ -1,9 +1,9 @@
-"""How scoring code of a task's own is called: with a timeout, and again after a failure.
+"""Call a task's own scoring code with a timeout, and retry it after a failure.
 
-Such code may be a judge behind HTTP. It fails, hangs, and is slow because it waits. One call at a
-time runs in the main thread, where an alarm ends also what holds Python's lock, and where code that
-sets alarms of its own works. Several at a time run in threads, which cannot be ended: one that is
-late is abandoned, and does not keep the program from ending.
+Such code may be a judge behind HTTP: it may fail, hang, or wait for long. A single call at a time
+runs in the main thread, where an alarm also interrupts code that holds the GIL, and where code may
+set its own alarms. Concurrent calls run in threads, which cannot be ended; one that exceeds its
+timeout is abandoned, and does not keep the program from exiting.
 """
 
 import contextlib
@@ -27,15 +27,15 @@ K = TypeVar("K")
 T = TypeVar("T")
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
-"""Seconds before a failed call is repeated; they double from one to the other."""
-_AGAIN = 1.0
-"""Seconds after which an alarm rings once more, if the code has swallowed it."""
+"""Seconds before a failed call is retried; they double from the first to the longest."""
+_ALARM_INTERVAL = 1.0
+"""Seconds after which the alarm is raised again, if the code has caught the exception."""
 _LOGIN = re.compile(r"//[^\s/]*@")
 _QUERY = re.compile(r"(\w[\w.:/-]*)\?[^\s'\")]*=[^\s'\")]*")
 
 
-class _Late(BaseException):
-    """The time is over. No Exception, so that code which catches all of them does not score it."""
+class _TimedOut(BaseException):
+    """A call exceeded its timeout. No Exception, so that `except Exception` does not hide it."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,23 @@ class Scoring:
     """How the scoring code of one task is called."""
 
     concurrency: int = 1
-    """Calls at a time."""
+    """The number of concurrent calls."""
     timeout: float = 60.0
-    """Seconds that a call may take."""
+    """The timeout of a call in seconds."""
     retries: int = 4
-    """How often a call is repeated after a failure."""
+    """The number of retries after a failure."""
 
     def one(self, name: str, work: Callable[[], T], stretch: float = 1.0) -> T:
-        """What `work` returns; `stretch` multiplies the timeout. Raises ScorerError."""
+        """Return the result of `work`; `stretch` multiplies the timeout. Raises ScorerError."""
         return self._all([0], lambda _: name, lambda _: work(), self.timeout * stretch, 1)[0]
 
     def each(
         self, keys: Sequence[K], name: Callable[[K], str], work: Callable[[K], T]
     ) -> dict[K, T]:
-        """What `work` returns for each key, in their order; `name` is for messages.
+        """Return the result of `work` for each key, in their order.
 
-        Raises ScorerError after the last attempt of a key.
+        `name` returns a key's name for messages. Raises ScorerError if the last retry of a key
+        fails.
         """
         return self._all(keys, name, work, self.timeout, self.concurrency)
 
@@ -91,26 +92,26 @@ class Scoring:
             try:
                 with _alarm(timeout):
                     return work(key)
-            except (Exception, SystemExit, _Late) as error:
+            except (Exception, SystemExit, _TimedOut) as error:
                 wait = self._wait(name(key), attempt, error, timeout)
             time.sleep(wait)
             attempt += 1
 
     def _wait(self, name: str, attempt: int, error: BaseException, timeout: float) -> float:
-        """Seconds until the next attempt. Raises ScorerError if there is none."""
+        """Return the seconds until the next retry. Raises ScorerError if there is none."""
         reason = f"{type(error).__name__}: {_without_secrets(' '.join(str(error).split()))[:200]}"
-        if isinstance(error, _Late):
+        if isinstance(error, _TimedOut):
             reason = f"no result within {timeout:g} s (scorer_timeout)"
         if attempt >= self.retries:
             count = f" {attempt + 1} times" if attempt else ""
             raise ScorerError(f"{name} failed{count}: {reason}") from error
         wait: float = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT)
-        log.warning("%s failed: %s; trying again in %g s", name, reason, wait)
+        log.warning("%s failed: %s; retrying in %g s", name, reason, wait)
         return wait
 
 
 def _without_secrets(text: str) -> str:
-    """Without what may be a key in an address: what stands before an @ and in a query."""
+    """Return a text without possible secrets in URLs: user information and queries."""
     return _QUERY.sub(r"\1?***", _LOGIN.sub("//***@", text))
 
 
@@ -121,27 +122,27 @@ class _Raised:
 
 @dataclass
 class _Calls(Generic[K, T]):
-    """Calls in threads, so many at a time."""
+    """Concurrent calls in threads."""
 
     work: Callable[[K], T]
     timeout: float
     concurrency: int
     waiting: deque[tuple[float, K, int]]
-    """The time from which it may run, the key, and how many attempts have failed."""
+    """The time at which a call may start, its key, and the number of failed attempts."""
     _running: dict[int, tuple[float, K, int]] = field(default_factory=dict)
-    """By the number of the call: when it is late, the key, and the attempts before."""
+    """By the number of the call: the end of its timeout, its key, and the failed attempts."""
     _ended: "queue.Queue[tuple[int, T | _Raised]]" = field(default_factory=queue.Queue)
     _started: int = 0
 
     def next(self) -> tuple[K, int, T | _Raised]:
-        """The next call that ends or is late: its key, attempts before it, and what it gave."""
+        """Wait for a call that ends or times out; return its key, failed attempts and outcome."""
         while True:
             now = time.monotonic()
             self._start(now)
             for number, (end, key, attempt) in self._running.items():
                 if now >= end:
                     del self._running[number]
-                    return key, attempt, _Raised(_Late())
+                    return key, attempt, _Raised(_TimedOut())
             times = [end for end, _, _ in self._running.values()]
             if len(self._running) < self.concurrency:
                 times += [ready for ready, _, _ in self.waiting]
@@ -149,7 +150,7 @@ class _Calls(Generic[K, T]):
                 number, outcome = self._ended.get(timeout=max(0.0, min(times) - now))
             except queue.Empty:
                 continue
-            if number in self._running:  # else it was late, and has been abandoned
+            if number in self._running:  # else it timed out and was abandoned
                 _, key, attempt = self._running.pop(number)
                 return key, attempt, outcome
 
@@ -168,25 +169,25 @@ class _Calls(Generic[K, T]):
     def _call(self, number: int, key: K) -> None:
         try:
             outcome: T | _Raised = self.work(key)
-        except BaseException as error:  # it belongs to the thread that waits
+        except BaseException as error:  # handled in the waiting thread
             outcome = _Raised(error)
         self._ended.put((number, outcome))
 
 
 @contextlib.contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
-    """Raise _Late in the main thread when the time is over, also if the code swallows it."""
+    """Raise _TimedOut in the main thread after a timeout, and again if the code catches it."""
     rings: list[bool] = []
     ended: list[bool] = []
 
     def ring(number: int, frame: FrameType | None) -> None:
         if not ended:
             rings.append(True)
-            raise _Late
+            raise _TimedOut
 
     started = time.monotonic()
     handler = signal.signal(signal.SIGALRM, ring)
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _ALARM_INTERVAL)
     try:
         try:
             yield
@@ -195,8 +196,8 @@ def _alarm(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
-        if left:  # an alarm of somebody else's goes on
+        if left:  # an earlier alarm continues
             rest = max(left - (time.monotonic() - started), 0.001)
             signal.setitimer(signal.ITIMER_REAL, rest, interval)
     if rings:
-        raise _Late
+        raise _TimedOut

@@ -1,4 +1,4 @@
-"""What a task is: questions with a right answer, prompts for an engine, a score for each answer."""
+"""The interface of a task: questions, their prompts for an engine, and scores for the answers."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -13,30 +13,30 @@ class Question:
     """One row of a question file."""
 
     text: str
-    """Without the cue that asks for the answer."""
+    """The question without its cue."""
     cue: str
-    """The word before the final colon ("Answer", "Output"), or nothing."""
+    """The word before the final colon, such as "Answer" or "Output"; empty if there is none."""
     labels: tuple[int, ...]
-    """The right option, or the right candidates in ascending order."""
+    """The correct option, or the correct candidates in ascending order."""
     options: tuple[int, ...]
-    """The numbers that may be answered; of lettered options, their places from 0."""
+    """The numbers of the options; lettered options are numbered from 0."""
     letters: str = field(default="", kw_only=True)
-    """A letter for each option, where they are lettered: what is answered then."""
-    place: str = field(default="", compare=False, kw_only=True)
-    """Its file and line."""
+    """The letter of each option; empty if the options are numbered."""
+    location: str = field(default="", compare=False, kw_only=True)
+    """The file and the line of the question."""
 
     def answer(self, option: int) -> str:
-        """What an answer that names this option begins with."""
+        """Return the number or letter with which an answer selects this option."""
         return self.letters[self.options.index(option)] if self.letters else str(option)
 
     @property
     def id(self) -> int:
-        """64 bits of the text's hash: what a question is called in splits and stored answers."""
+        """A 64-bit hash of the text, which identifies the question in splits and stored scores."""
         return int.from_bytes(hashlib.blake2b(self.text.encode(), digest_size=8).digest(), "big")
 
     @property
     def key(self) -> object:
-        """What a study's fingerprint takes of it, beside its prompts."""
+        """The part of a study's fingerprint that the prompts do not cover."""
         return self.labels
 
 
@@ -44,7 +44,7 @@ class Tokenizer(Protocol):
     """The part of a transformers tokenizer that tasks use."""
 
     def __call__(self, text: list[str]) -> Mapping[str, Any]:
-        """Several texts at once, on all cores: `input_ids` holds what `encode` gives for each."""
+        """Encode several texts in parallel: `input_ids` has the result of `encode` for each."""
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -52,23 +52,23 @@ class Tokenizer(Protocol):
 
 
 class Asked(Protocol):
-    """What is asked, by whatever rule its answers are scored."""
+    """The part of a task's interface that does not depend on how answers are scored."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def weight(self) -> float:
-        """The task's share in the objective; a negative weight minimises its score."""
+        """The task's weight in the objective; a negative weight minimizes its score."""
 
     @property
     def questions(self) -> tuple[Question, ...]: ...
 
     def prompts(self, tokenizer: Tokenizer) -> list[tuple[Prompt, ...]]:
-        """The prompts of each question: one, where its answer is written, or several."""
+        """Return the prompts of each question. Raises TaskError."""
 
     def with_questions(self, questions: Sequence[Question]) -> Self:
-        """The same task with these questions."""
+        """Return the same task with these questions."""
 
 
 class Task(Asked, Protocol):
@@ -81,19 +81,21 @@ class Task(Asked, Protocol):
         answers: Sequence[Answer],
         tokenizer: Tokenizer,
     ) -> float:
-        """0 to 1: how right the answers to a question's prompts are."""
+        """Return the score, 0 to 1, of the answers to a question's prompts."""
 
     def soft(
         self, question: Question, prompts: Sequence[Prompt], answers: Sequence[Answer]
     ) -> float:
-        """0 to 1: the probability of a right answer at the first token."""
+        """Return the probability, 0 to 1, of the correct answer at the first token."""
 
 
 @runtime_checkable
 class WholeTask(Asked, Protocol):
-    """A task that scores all its answers together."""
+    """A task whose score is computed from all its answers together."""
 
     def scores(self, answers_Q: Sequence[Sequence[Answer]]) -> list[float]:
-        """A number for each question; their mean is the task's score, and their spread gives its
-        error, as if the score were a mean. Raises TaskError and ScorerError.
+        """Return a number for each question, [Q].
+
+        Their mean is the task's score, and the standard error of this mean is the score's standard
+        error. Raises TaskError and ScorerError.
         """

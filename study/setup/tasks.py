@@ -59,7 +59,8 @@ def lm_eval_tasks(
         )
     for task in wanted:
         _not_beside(config, task.name)
-    from objectives.tasks.lm_eval.load import LmEval, Rules, Wanted
+    from objectives.tasks.lm_eval.groups import TaskRequest
+    from objectives.tasks.lm_eval.load import LmEval, Rules
 
     rules = Rules(
         config.task_folders,
@@ -73,7 +74,7 @@ def lm_eval_tasks(
     )
     theirs = LmEval(rules, tokenizer, context)
     tasks = theirs.tasks(
-        [Wanted(task.name, task.weight, task.metric, _scoring(task)) for task in wanted]
+        [TaskRequest(task.name, task.weight, task.metric, _scoring(task)) for task in wanted]
     )
     return {task.name: task for task in tasks}
 
@@ -143,7 +144,7 @@ def _fitting(config: StudyConfig, exam: QuestionSet, context: int | None) -> Que
         pairs = list(zip(task.questions, sizes, strict=True))
         long = [(question, size) for question, size in pairs if size > context]
         if long and task.name not in skips:
-            remedy = ", or set on_bad: skip" if long[0][0].place else ""
+            remedy = ", or set on_bad: skip" if long[0][0].location else ""
             raise TaskError(
                 f"{_too_long(task.name, long, context)}; shorten the question or the template "
                 f"(num_fewshot){remedy}"
@@ -159,8 +160,8 @@ def _too_long(name: str, long: Sequence[tuple[Question, int]], context: int) -> 
     question, size = long[0]
     count = f" ({len(long)} such questions)" if len(long) > 1 else ""
     return (
-        f"{question.place or name}: the prompt has {size} tokens with its answer, and the models "
-        f"take {context}{count}"
+        f"{question.location or name}: the prompt has {size} tokens with its answer, and the "
+        f"models take {context}{count}"
     )
 
 

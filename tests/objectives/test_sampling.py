@@ -1,4 +1,4 @@
-"""Asking some of the questions: estimates without bias, and samples that follow from the trials."""
+"""Sampled questions: unbiased estimates, and samples that depend only on earlier trials."""
 
 import math
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ QUESTIONS = 200
 
 
 def population(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores of questions, what was expected of them, and how much each varies."""
+    """Return scores of questions, their expected scores, and their variances."""
     generator = np.random.default_rng(seed)
     varies = generator.random(QUESTIONS) < 0.3
     usual = (generator.random(QUESTIONS) < 0.7).astype(float)
@@ -35,7 +35,7 @@ def population(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return scores, np.where(varies, 0.5, usual), np.where(varies, 0.25, 0.01)
 
 
-def test_questions_are_drawn_with_their_chances_and_at_their_cost() -> None:
+def test_questions_are_drawn_with_their_inclusion_probabilities_at_the_expected_cost() -> None:
     generator = np.random.default_rng(0)
     importance, costs = generator.random(QUESTIONS) ** 3, generator.integers(20, 200, QUESTIONS)
     wanted = inclusion_probabilities(importance, costs.astype(float), 0.5 * costs.sum())
@@ -52,8 +52,8 @@ def test_questions_are_drawn_with_their_chances_and_at_their_cost() -> None:
     assert (np.abs(drawn / 4000 - wanted) <= 4.5 * error + 1e-9).all()
 
 
-def test_questions_that_count_for_nothing_are_drawn_alike() -> None:
-    """As those of a task with weight 0."""
+def test_questions_of_importance_zero_have_equal_inclusion_probabilities() -> None:
+    """Such are the questions of a task with weight 0."""
     assert inclusion_probabilities(np.zeros(10), np.ones(10), 4.0) == pytest.approx(
         np.full(10, 0.4)
     )
@@ -61,7 +61,7 @@ def test_questions_that_count_for_nothing_are_drawn_alike() -> None:
     assert mixed == pytest.approx([1.0, 1.0, 0.5, 0.5])
 
 
-def test_all_are_drawn_where_the_budget_is_enough() -> None:
+def test_all_questions_are_drawn_if_the_budget_suffices() -> None:
     assert inclusion_probabilities(np.array([1.0, 0.0]), np.array([5.0, 7.0]), 12.0).tolist() == [
         1.0,
         1.0,
@@ -69,25 +69,25 @@ def test_all_are_drawn_where_the_budget_is_enough() -> None:
 
 
 @pytest.mark.parametrize("hint", ["right", "wrong"])
-def test_the_estimate_has_no_bias_and_knows_its_error(hint: str) -> None:
-    """Over many samples of one population, also where what was expected is nonsense."""
+def test_the_estimate_is_unbiased_and_its_variance_is_correct(hint: str) -> None:
+    """For many samples of one population, also with meaningless expected scores."""
     scores, expected, variance = population(1)
     expected = expected if hint == "right" else 1 - expected
     chance = inclusion_probabilities(np.sqrt(variance), np.ones(QUESTIONS), 60)
-    generator, found = np.random.default_rng(2), []
+    generator, estimates = np.random.default_rng(2), []
     for _ in range(3000):
         asked = draw(chance, generator)
         sample = Sample(asked, chance[asked], expected, expected)
-        found.append(estimate(scores[asked], expected, sample))
-    means = np.array([e.mean for e in found])
+        estimates.append(estimate(scores[asked], expected, sample))
+    means = np.array([e.mean for e in estimates])
     spread = means.std(ddof=1)
     assert abs(means.mean() - scores.mean()) < 4 * spread / math.sqrt(len(means))
-    told = math.sqrt(np.mean([e.sampling_variance for e in found]))
-    assert told == pytest.approx(spread, rel=0.1)
-    assert np.mean([e.variance for e in found]) == pytest.approx(scores.var(), rel=0.05)
+    expected_error = math.sqrt(np.mean([e.sampling_variance for e in estimates]))
+    assert expected_error == pytest.approx(spread, rel=0.1)
+    assert np.mean([e.variance for e in estimates]) == pytest.approx(scores.var(), rel=0.05)
 
 
-def test_a_sample_that_favours_what_varies_is_worth_several_times_as_many_questions() -> None:
+def test_sampling_by_variance_is_worth_several_times_as_many_questions() -> None:
     scores, expected, variance = population(3)
     generator, spread = np.random.default_rng(4), {}
     for name, importance in (("alike", np.ones(QUESTIONS)), ("varying", np.sqrt(variance))):
@@ -102,7 +102,7 @@ def test_a_sample_that_favours_what_varies_is_worth_several_times_as_many_questi
 
 
 class Parrot:
-    """An engine that gives every prompt the same answer, and remembers what it was asked."""
+    """An engine that gives every prompt the same answer and records the prompts."""
 
     def __init__(self) -> None:
         self.asked: list[Prompt] = []
@@ -120,7 +120,7 @@ class Parrot:
 
 @pytest.fixture(scope="module")
 def exam() -> QuestionSet:
-    """Forty questions of one task, ten long ones of another."""
+    """Forty questions of one task, and ten long ones of another."""
     plain = load_template("plain", Path())
     choices = tuple(replace(CHOICE, text=f"{i:02d} {CHOICE.text}") for i in range(40))
     picks = tuple(replace(PICK, text=f"{i:02d} {'long ' * 20}{PICK.text}") for i in range(10))
@@ -131,9 +131,10 @@ def exam() -> QuestionSet:
     return QuestionSet(tasks, Characters())
 
 
-def told(database: Database, exam: QuestionSet, generation: int | None, number: int) -> None:
-    """A finished trial whose answers follow from its number: of every four questions one
-    varies."""
+def finish_trial(
+    database: Database, exam: QuestionSet, generation: int | None, number: int
+) -> None:
+    """Store a finished trial whose scores depend on its number: one question in four varies."""
     study = create_study(database, "s")
     attributes: dict[str, object] = {"baseline": f"b{number}", "kind": "uniform"}
     if generation is not None:
@@ -155,15 +156,15 @@ def trials_of(database: Database) -> list[TrialRecord]:
     return Trials(database, create_study(database, "s")).all()
 
 
-def test_a_schedule_asks_what_varies_and_the_same_after_a_restart(
+def test_a_schedule_samples_varying_questions_and_repeats_its_samples_after_a_restart(
     database: str, exam: QuestionSet
 ) -> None:
     storage = open_storage(database)
     for number in range(4):
-        told(storage, exam, None, number)
+        finish_trial(storage, exam, None, number)
     for generation in range(2):
         for slot in range(4):
-            told(storage, exam, generation, slot)
+            finish_trial(storage, exam, generation, slot)
     records = trials_of(storage)
     follow, late = (Schedule(exam, ScoreStore(storage), 0.4, 0.0, seed=7) for _ in range(2))
     by_generation = [follow.samples(g, records) for g in range(3)]
@@ -182,7 +183,7 @@ def test_a_schedule_asks_what_varies_and_the_same_after_a_restart(
     storage.engine.dispose()
 
 
-def test_only_the_sample_is_asked_and_the_rest_is_reckoned(exam: QuestionSet) -> None:
+def test_only_the_sample_is_asked_and_the_mean_is_estimated(exam: QuestionSet) -> None:
     engine = Parrot()
     whole = exam.evaluate(engine)
     expected = {t.name: np.linspace(0, 1, len(t.questions)) for t in exam.tasks}
@@ -194,9 +195,9 @@ def test_only_the_sample_is_asked_and_the_rest_is_reckoned(exam: QuestionSet) ->
     assert len(engine.asked) == part.asked == 6
     for name, task in part.tasks.items():
         assert np.isfinite(task.scores_Q).nonzero()[0].tolist() == [1, 3, 8]
-        given = whole.tasks[name].scores_Q[[1, 3, 8]]
-        assert task.scores_Q[[1, 3, 8]].tolist() == given.tolist()
-        gaps = (given - expected[name][[1, 3, 8]]) / np.array([0.5, 0.25, 1.0])
+        sampled = whole.tasks[name].scores_Q[[1, 3, 8]]
+        assert task.scores_Q[[1, 3, 8]].tolist() == sampled.tolist()
+        gaps = (sampled - expected[name][[1, 3, 8]]) / np.array([0.5, 0.25, 1.0])
         assert task.mean == pytest.approx(expected[name].mean() + gaps.sum() / len(task.scores_Q))
         assert task.error >= task.sampling_error > 0
     assert whole.sampling_error == 0

@@ -1,1 +1,1 @@
-"""Tasks of lm-evaluation-harness."""
+"""Tasks of lm-eval (EleutherAI's lm-evaluation-harness)."""

@@ -1,4 +1,4 @@
-"""What a study cannot ask of lm-eval, and what goes wrong while a task is loaded."""
+"""Check that a study can use a task of lm-eval, and report errors while it is loaded."""
 
 import contextlib
 import random
@@ -17,27 +17,30 @@ from objectives.errors import TaskError
 from .files import DOCUMENTS_MISSING, REMEDY
 
 LOADING = "cannot be loaded"
-_ASKED = ("generate_until", "multiple_choice", "loglikelihood")
+_SUPPORTED = ("generate_until", "multiple_choice", "loglikelihood")
 
 
 def check_kind(name: str, task: Any) -> None:
+    """Check that a task of this kind is supported. Raises TaskError."""
     if getattr(task, "UNSAFE_CODE", False):
-        raise TaskError(f"{name}: it runs what the model writes (unsafe_code), which is refused")
+        raise TaskError(
+            f"{name}: it runs code that the model generates (unsafe_code), which is refused"
+        )
     if getattr(task, "MULTIMODAL", False):
-        raise TaskError(f"{name}: images and audio are not there")
+        raise TaskError(f"{name}: images and audio are not supported")
     hook = task.config.process_results
     if hook is not None and not callable(hook):
         raise TaskError(f"{name}: process_results: {hook!r:.40} must be a !function MODULE.NAME")
-    if task.OUTPUT_TYPE not in _ASKED:
+    if task.OUTPUT_TYPE not in _SUPPORTED:
         raise TaskError(
-            f"{name}: output_type {task.OUTPUT_TYPE} is not there (it would take a prompt for "
-            f"every token of a document); there are {', '.join(_ASKED)}"
+            f"{name}: output_type {task.OUTPUT_TYPE} is not supported, because it needs a prompt "
+            f"for every token of a document; supported are {', '.join(_SUPPORTED)}"
         )
 
 
 @contextlib.contextmanager
 def failing_as(name: str, what: str) -> Iterator[None]:
-    """Raise TaskError, which names the task, for whatever its files, hooks and templates raise."""
+    """Raise errors of a task's files, hooks and templates as a TaskError that names the task."""
     try:
         yield
     except TaskError as error:
@@ -46,13 +49,13 @@ def failing_as(name: str, what: str) -> Iterator[None]:
         raise type(error)(f"{name}: {error}") from error
     except (Exception, SystemExit) as error:  # SystemExit: a hook that calls exit()
         if what == LOADING and isinstance(error, DOCUMENTS_MISSING):
-            message = f"{name}: its documents cannot be had: {cause(error)}; {REMEDY}"
+            message = f"{name}: its documents cannot be loaded: {describe(error)}; {REMEDY}"
             raise TaskError(message) from error
-        raise TaskError(f"{name}: {what}: {cause(error)}") from error
+        raise TaskError(f"{name}: {what}: {describe(error)}") from error
 
 
-def cause(error: BaseException) -> str:
-    """What was raised, in one line of bounded length."""
+def describe(error: BaseException) -> str:
+    """Return the type and the message of an error in one line of bounded length."""
     if isinstance(error, DatasetsError) and error.__cause__ is not None:
         error = error.__cause__  # "An error occurred while generating the dataset"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -60,7 +63,7 @@ def cause(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def seeded() -> Iterator[None]:
-    """lm-eval's seeds while a task is made, for hooks that draw."""
+    """Use lm-eval's seeds while a task is loaded, for hooks that use random numbers."""
     before = random.getstate(), np.random.get_state()
     random.seed(DEFAULT_RANDOM_SEED)
     np.random.seed(DEFAULT_OTHER_SEED)
@@ -73,7 +76,7 @@ def seeded() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bar for what takes a second."""
+    """Disable lm-eval's progress bar."""
     bar = lm_eval.api.task.tqdm
     lm_eval.api.task.tqdm = partial(tqdm, disable=True)
     try:

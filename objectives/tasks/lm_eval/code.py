@@ -1,7 +1,7 @@
-"""Whose code may run for tasks of lm-eval: that of the folders that the user named, and lm-eval's.
+"""Restrict the code that tasks of lm-eval may run to the user's folders and lm-eval's own package.
 
 lm-eval itself follows `include` and `!function` to any path, imports modules from the current
-folder, and fetches a metric that it does not know from the hub, as a program.
+folder, and downloads the code of unknown metrics from the hub.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from objectives.errors import TaskError
 
 
 class ForeignCodeError(TaskError):
-    """A task names code, or a file with code, outside of the folders whose code may run."""
+    """A task refers to code outside of the folders whose code may run."""
 
 
 @contextlib.contextmanager
 def only_from(folders: Sequence[Path]) -> Iterator[None]:
-    """While a task is loaded: refuse what lies elsewhere. Raises ForeignCodeError."""
+    """Refuse code from other folders while the context is entered. Raises ForeignCodeError."""
     roots = [folder.resolve() for folder in folders]
     roots.append(Path(lm_eval.tasks.__file__).resolve().parent)
     check = functools.partial(_check, roots)
@@ -55,11 +55,11 @@ def only_from(folders: Sequence[Path]) -> Iterator[None]:
 
 
 def check_trust(name: str, dataset_kwargs: Any) -> None:
-    """Refuse documents that come with a program of their own. Raises ForeignCodeError."""
+    """Check that the documents do not come with their own code. Raises ForeignCodeError."""
     if isinstance(dataset_kwargs, dict) and dataset_kwargs.get("trust_remote_code"):
         raise ForeignCodeError(
             f"{name}: dataset_kwargs: trust_remote_code: code that comes with documents is never "
-            "run; take the line out if the documents are plain files, or save them as JSON lines"
+            "run; remove the line if the documents are plain files, or save them as JSON lines"
         )
 
 
@@ -67,8 +67,8 @@ def _check(roots: Sequence[Path], what: str, path: Path) -> None:
     path = Path(os.path.realpath(path.expanduser()))
     if not any(path.is_relative_to(root) for root in roots):
         raise ForeignCodeError(
-            f"{what} is in {path.parent}, whose code may not run; if you trust it, name that "
-            f"folder too: --task-search-path {path.parent}"
+            f"{what} is in {path.parent}, whose code may not run; if you trust it, add "
+            f"--task-search-path {path.parent}"
         )
 
 
@@ -79,7 +79,7 @@ def _load_yaml(check: Any, load: Callable[..., Any], path: str | Path, **options
 
 def _function(check: Any, load: Callable[..., Any], name: str, folder: Path) -> Any:
     module = str(name).rpartition(".")[0]
-    beside = folder / f"{module.replace('.', '/')}.py"  # as lm-eval reads it
+    beside = folder / f"{module.replace('.', '/')}.py"  # as lm-eval resolves it
     if module and beside.exists():
         check(f"!function {name}", beside)
     elif module and _is_of_current_folder(module.split(".")[0]):
@@ -91,16 +91,16 @@ def _function(check: Any, load: Callable[..., Any], name: str, folder: Path) -> 
 
 
 def _is_of_current_folder(module: str) -> bool:
-    """Whether Python would find it only there, where `python -m` looks first."""
+    """Return whether Python would import a module only from the current folder."""
     if module in sys.modules:
         return False
     finder = importlib.machinery.PathFinder
     others = [f for f in sys.meta_path if f is not finder and hasattr(f, "find_spec")]
     if any(f.find_spec(module, None) is not None for f in others):
         return False
-    here = {"", ".", os.getcwd()}
-    elsewhere = [place for place in sys.path if place not in here]
-    if finder.find_spec(module, elsewhere) is not None:
+    current = {"", ".", os.getcwd()}
+    other_folders = [folder for folder in sys.path if folder not in current]
+    if finder.find_spec(module, other_folders) is not None:
         return False
     return finder.find_spec(module, [os.getcwd()]) is not None
 
@@ -108,8 +108,8 @@ def _is_of_current_folder(module: str) -> bool:
 def _metric(load: Callable[..., Any], name: str, hf_evaluate_metric: bool = False) -> Any:
     if hf_evaluate_metric or name not in metric_registry:
         raise ForeignCodeError(
-            f"metric {name} is not one of lm-eval's own, and would be fetched from the hub as "
-            "code; name another, or write it beside the task: metric: !function MODULE.NAME"
+            f"metric {name} is not one of lm-eval's own, and its code would be downloaded from the "
+            "hub; choose another, or define it beside the task: metric: !function MODULE.NAME"
         )
     return load(name)
 

@@ -1,4 +1,4 @@
-"""The files of lm-eval's tasks: where they lie, what they are made of, and their documents."""
+"""The files of lm-eval's tasks: their location, a digest of them, and their documents."""
 
 import contextlib
 import hashlib
@@ -16,20 +16,20 @@ _JSON = (".json", ".jsonl")
 _HOOK = re.compile(r"!function\s+['\"]?([\w.]+)\.\w+")
 _INCLUDE = re.compile(r"^include:\s*(.+)$", re.MULTILINE)
 DOCUMENTS_MISSING = (ConnectionError, FileNotFoundError, datasets.exceptions.DatasetsError)
-"""What is raised where it is a task's documents that cannot be had."""
+"""The errors that are raised if a task's documents cannot be loaded."""
 REMEDY = (
-    "dataset_path is a JSON or JSONL file, or json with dataset_kwargs: {data_files: FILE}, or a "
-    "hub id, which needs the network or a cache (HF_HOME) that has it"
+    "dataset_path must be a JSON or JSONL file, or json with dataset_kwargs: {data_files: FILE}, "
+    "or a hub id, which needs the network or a cached copy (HF_HOME)"
 )
 
 
 def file_of(task: Any) -> str:
-    """The YAML that a task was read from; `code` where there is none."""
+    """Return the path of the YAML file that defines a task; `code` if there is none."""
     return str((getattr(task.config, "metadata", None) or {}).get("config_source", "code"))
 
 
 def digest_of(tasks: Sequence[Any]) -> str:
-    """A hash of the tasks' files: YAML, what it includes, and its hooks' modules beside it."""
+    """Return a hash of the tasks' YAML files, the files they include, and the modules of hooks."""
     texts: dict[Path, str] = {}
     waiting = [Path(file_of(task)) for task in tasks]
     while waiting:
@@ -50,39 +50,39 @@ def digest_of(tasks: Sequence[Any]) -> str:
 
 @contextlib.contextmanager
 def local_documents() -> Iterator[None]:
-    """dataset_path may be a JSON file, and paths are also looked for beside the task's YAML."""
-    whole = ConfigurableTask.download
+    """Allow a JSON file as dataset_path, and resolve paths relative to the task's YAML file too."""
+    original = ConfigurableTask.download
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
 
-    def download(self: Any, given: dict[str, Any] | None = None, **more: Any) -> None:
+    def download(self: Any, dataset_kwargs: dict[str, Any] | None = None, **more: Any) -> None:
         folder = Path(file_of(self)).parent
-        check_trust(self.task_name, given)
-        given = {**(given or {}), "trust_remote_code": False}
+        check_trust(self.task_name, dataset_kwargs)
+        options = {**(dataset_kwargs or {}), "trust_remote_code": False}
         path = self.DATASET_PATH
         if isinstance(path, str) and path.endswith(_JSON):
-            given = {"data_files": path, **given}
+            options = {"data_files": path, **options}
             self.DATASET_PATH = "json"
-        if "data_files" in given:
-            given["data_files"] = _found(given["data_files"], folder)
+        if "data_files" in options:
+            options["data_files"] = _resolved(options["data_files"], folder)
         elif isinstance(path, str) and not Path(path).exists() and (folder / path).is_dir():
             self.DATASET_PATH = str(folder / path)
-        whole(self, given, **more)
+        original(self, options, **more)
 
     ConfigurableTask.download = download
     try:
         yield
     finally:
-        ConfigurableTask.download = whole
+        ConfigurableTask.download = original
         if not bars:
             datasets.enable_progress_bars()
 
 
-def _found(files: Any, folder: Path) -> Any:
-    """Relative paths from the current folder, as in lm-eval, or else from the task's."""
+def _resolved(files: Any, folder: Path) -> Any:
+    """Resolve paths relative to the current folder, as in lm-eval, or else to the task's folder."""
     if isinstance(files, dict):
-        return {split: _found(part, folder) for split, part in files.items()}
+        return {split: _resolved(part, folder) for split, part in files.items()}
     if isinstance(files, list | tuple):
-        return [_found(part, folder) for part in files]
+        return [_resolved(part, folder) for part in files]
     beside = folder / str(files)
     return str(beside) if beside.exists() and not Path(files).exists() else files

@@ -1,7 +1,7 @@
-"""Tasks of lm-eval: found, checked, and their requests built once a study.
+"""Find and check tasks of lm-eval, and build their requests once for a study.
 
-A task's files are code: hooks, and templates that can run anything. They are read only from
-folders that the user named, and from lm-eval's own package.
+A task's files are code: they have hooks, and templates that can run any code. They are read only
+from the user's folders and from lm-eval's own package.
 """
 
 import contextlib
@@ -11,73 +11,58 @@ import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import lm_eval
-from lm_eval.api.group import Group
 from lm_eval.defaults import DEFAULT_MAX_LENGTH, DEFAULT_OTHER_SEED
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import TaskIndex
 
 from objectives.errors import TaskError
 from objectives.tasks.questions.split import held_out
-from objectives.tasks.scorer import Scoring
 from objectives.tasks.task import Question
 
 from .checks import LOADING, check_kind, failing_as, quiet, seeded
 from .code import only_from
 from .examples import as_json, held_out_documents, keep_apart
 from .files import digest_of, file_of, local_documents
+from .groups import TaskRequest, has_task, leaves_of
 from .prompts import Writer
-from .task import Document, Leaf, LmEvalTask, remember
+from .rendering import cache_rendering
+from .task import Document, Leaf, LmEvalTask
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a study says of all its tasks of lm-eval."""
+    """The settings of a study for all its tasks of lm-eval."""
 
     folders: tuple[Path, ...]
-    """Where task files are looked for, and their code run."""
+    """The folders that are searched for tasks and whose code may run."""
     benchmarks: bool | None = False
-    """Whether common benchmarks may be searched against; None does not ask."""
+    """Whether common benchmarks may be optimized; None skips the check."""
     held_out: float = 0.0
     limit: int | None = None
-    """Search documents of each task of lm-eval at most; the held-out ones among them come too."""
+    """The maximum number of search documents of each task; held-out ones among them are extra."""
     shuffle: int | None = None
-    """A seed that chooses which documents `limit` leaves; None takes the first."""
+    """The seed of the random choice of the `limit` documents; None takes the first ones."""
     num_fewshot: int | None = None
     chat_template: bool = False
     multiturn: bool = True
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A task or group that a study names."""
-
-    name: str
-    weight: float
-    metric: str
-    """A metric and a filter, as "acc,none"."""
-    scoring: Scoring = field(default_factory=Scoring)
-
-    @property
-    def measure(self) -> str:
-        return self.metric.partition(",")[0]
-
-    @property
-    def chain(self) -> str:
-        return self.metric.partition(",")[2] or "none"
-
-
 class LmEval:
-    """lm-eval's tasks, as they are asked with one tokenizer. `context`: tokens the models take."""
+    """Loads tasks of lm-eval for one tokenizer."""
 
     def __init__(self, rules: Rules, tokenizer: Any, context: int | None) -> None:
+        """`context` is the maximum number of tokens of the models; None if unknown.
+
+        Raises TaskError if a folder does not exist.
+        """
         for folder in rules.folders:
             if not folder.is_dir():
                 raise TaskError(f"--task-search-path {folder}: there is no such folder")
@@ -85,45 +70,53 @@ class LmEval:
         self._writer = Writer(tokenizer, context or DEFAULT_MAX_LENGTH)
 
     def task(self, name: str, weight: float, metric: str) -> LmEvalTask:
-        """The one task of `tasks`."""
-        return self.tasks([Wanted(name, weight, metric)])[0]
+        """Return a single task or group. Raises TaskError."""
+        return self.tasks([TaskRequest(name, weight, metric)])[0]
 
-    def tasks(self, wanted: Sequence[Wanted]) -> list[LmEvalTask]:
-        """Tasks or groups by their names. Raises TaskError.
+    def tasks(self, requests: Sequence[TaskRequest]) -> list[LmEvalTask]:
+        """Return tasks or groups. Raises TaskError.
 
-        They are loaded together, so that the examples of none show held-out questions of another.
+        They are loaded together, so that the examples of one do not contain held-out questions of
+        another.
         """
         loaded = []
-        for one in wanted:
-            found = self._loaded(one.name)
-            with failing_as(one.name, "its members cannot be scored together"):
-                tasks, by_size = _leaves_of(one.name, found, one.measure, one.chain)
+        for request in requests:
+            entry = self._load(request.name)
+            with failing_as(request.name, "its members cannot be scored together"):
+                tasks, by_size = leaves_of(request, entry)
             for task in tasks:
                 self._check(task.task_name)
                 check_kind(task.task_name, task)
                 self._set_fewshot(task)
-            loaded.append((one, tasks, by_size))
-        held = self._held_out([task for _, tasks, _ in loaded for task in tasks])
-        return [self._task(one, tasks, by_size, held) for one, tasks, by_size in loaded]
+            loaded.append((request, tasks, by_size))
+        held_out_texts = self._held_out([task for _, tasks, _ in loaded for task in tasks])
+        return [
+            self._task(request, tasks, by_size, held_out_texts)
+            for request, tasks, by_size in loaded
+        ]
 
     def _task(
-        self, wanted: Wanted, tasks: Sequence[Any], by_size: bool, held: frozenset[str]
+        self,
+        request: TaskRequest,
+        tasks: Sequence[Any],
+        by_size: bool,
+        held_out_texts: frozenset[str],
     ) -> LmEvalTask:
         leaves, questions = [], []
         for number, task in enumerate(tasks):
-            leaf = self._leaf(task, wanted, held)
+            leaf = self._leaf(task, request, held_out_texts)
             leaves.append(leaf)
             questions += [
-                Document(as_json(requests[0].doc), "", (), (), number, k)
-                for k, requests in leaf.instances.items()
+                Document(as_json(instances[0].doc), "", (), (), number, k)
+                for k, instances in leaf.instances.items()
             ]
         origin = f"lm_eval {lm_eval.__version__}, files {digest_of(tasks)}"
         return LmEvalTask(
-            wanted.name, wanted.weight, tuple(leaves), by_size, tuple(questions), origin
+            request.name, request.weight, tuple(leaves), by_size, tuple(questions), origin
         )
 
     def _held_out(self, tasks: Sequence[Any]) -> frozenset[str]:
-        """The held-out documents of all tasks, as JSON, if one of them shows examples."""
+        """Return the held-out documents of all tasks, as JSON; empty if no task has examples."""
         if not any(task.config.num_fewshot for task in tasks):
             return frozenset()
         texts: frozenset[str] = frozenset()
@@ -132,23 +125,24 @@ class LmEval:
                 texts |= held_out_documents(task, self._rules.held_out)
         return texts
 
-    def _loaded(self, name: str) -> Any:
-        """lm-eval's Task or Group."""
+    def _load(self, name: str) -> Any:
+        """Return lm-eval's Task or Group. Raises TaskError."""
         self._check(name)
-        manager = self._given if _holds(self._given, name) else self._also_own(name)
+        in_folders = has_task(self._in_folders, name)
+        manager = self._in_folders if in_folders else self._all_after_check(name)
         if name not in manager.task_index:
             raise TaskError(self._missing(name))
         with failing_as(name, LOADING), seeded(), self._guards():
-            found = manager.load([name])
-        if not found["tasks"]:
+            loaded = manager.load([name])
+        if not loaded["tasks"]:
             raise TaskError(f"{name}: it is a group or tag without tasks")
-        if name in found["groups"]:
-            return found["groups"][name]
-        if name in found["tasks"]:
-            return found["tasks"][name]
+        if name in loaded["groups"]:
+            return loaded["groups"][name]
+        if name in loaded["tasks"]:
+            return loaded["tasks"][name]
         raise TaskError(
-            f"{name}: it is a tag, for which lm-eval gives no score of its own; name its tasks "
-            f"({', '.join(sorted(found['tasks']))}) or make a group of them"
+            f"{name}: it is a tag, for which lm-eval computes no score; list its tasks "
+            f"({', '.join(sorted(loaded['tasks']))}) or define a group of them"
         )
 
     @contextlib.contextmanager
@@ -157,79 +151,87 @@ class LmEval:
             yield
 
     @cached_property
-    def _given(self) -> Any:
-        """The tasks in the user's folders alone: lm-eval's own thousands take ten seconds."""
+    def _in_folders(self) -> Any:
+        """The tasks in the user's folders. Indexing lm-eval's own tasks takes ten seconds."""
         return TaskManager(include_path=list(self._rules.folders), include_defaults=False)
 
-    def _also_own(self, name: str) -> Any:
-        """lm-eval's own tasks too, unless the user's file of this name is broken."""
+    def _all_after_check(self, name: str) -> Any:
+        """Return all tasks. Raises TaskError if the user's file of this name is invalid."""
         for path in (p for folder in self._rules.folders for p in folder.rglob(f"{name}.yaml")):
             with failing_as(name, f"{path} cannot be read"):
                 TaskIndex.entry_from_path(path)
-        return self._whole
+        return self._all
 
     @cached_property
-    def _whole(self) -> Any:
-        log.info("looking through lm-eval's own tasks")
+    def _all(self) -> Any:
+        """The tasks in the user's folders and lm-eval's own."""
+        log.info("indexing lm-eval's own tasks")
         return TaskManager(include_path=list(self._rules.folders))
 
     def _missing(self, name: str) -> str:
-        there = self._given.all_tasks
-        near = difflib.get_close_matches(name, there, n=1)
-        shown = f"there are {', '.join(there[:8])}" if there else "they have no task"
-        shown = f"did you mean {near[0]}?" if near else shown
-        where = ", ".join(map(str, self._rules.folders))
-        looked = f"in {where} ({shown})" if where else "in a folder: --task-search-path gives none"
-        return f"{name}: there is no such task {looked}, nor among lm-eval's own"
+        available = self._in_folders.all_tasks
+        similar = difflib.get_close_matches(name, available, n=1)
+        hint = f"its tasks are {', '.join(available[:8])}" if available else "it has no tasks"
+        hint = f"did you mean {similar[0]}?" if similar else hint
+        folders = ", ".join(map(str, self._rules.folders))
+        if not folders:
+            return f"{name}: lm-eval has no such task; set --task-search-path for your own tasks"
+        return f"{name}: there is no such task in {folders} ({hint}), and lm-eval has none either"
 
     def _check(self, name: str) -> None:
-        """mergekit-evolve's rule: common benchmarks are not optimised against."""
+        """Refuse common benchmarks, as mergekit-evolve does. Raises TaskError."""
         from mergekit.evo.config import NAUGHTY_PREFIXES
 
         if self._rules.benchmarks is None or name.endswith("_train"):
             return
         if any(name.startswith(prefix) for prefix in NAUGHTY_PREFIXES):
-            what = f"{name}: a common benchmark, and a merge tuned on it says nothing by it"
+            what = (
+                f"{name}: this is a common benchmark, whose score means little after a search on it"
+            )
             if not self._rules.benchmarks:
                 raise TaskError(
-                    f"{what}; take other questions, or if you know what you do add "
+                    f"{what}; choose other questions, or if you accept that add "
                     "--i-understand-the-depths-of-the-evils-i-am-unleashing"
                 )
             log.warning(what)
 
-    def _leaf(self, task: Any, wanted: Wanted, held: frozenset[str]) -> Leaf:
-        name, metric, chain = task.task_name, wanted.measure, wanted.chain
-        chains = {ensemble.name: ensemble for ensemble in task._filters}
-        if chain not in chains:
-            raise TaskError(f"{name}: there is no filter {chain}; there are {', '.join(chains)}")
+    def _leaf(self, task: Any, request: TaskRequest, held_out_texts: frozenset[str]) -> Leaf:
+        """Build the requests of a task. Raises TaskError."""
+        name, metric, filter_name = task.task_name, request.metric_name, request.filter_name
+        filters = {ensemble.name: ensemble for ensemble in task._filters}
+        if filter_name not in filters:
+            raise TaskError(
+                f"{name}: there is no filter {filter_name}; it has {', '.join(filters)}"
+            )
         if not callable(task.config.process_results) and metric not in task.aggregation():
-            known = ", ".join(f"{m},{f}" for m in task.aggregation() for f in chains)
-            raise TaskError(f"{name}: there is no metric {metric},{chain}; there are {known}")
+            metrics = ", ".join(f"{m},{f}" for m in task.aggregation() for f in filters)
+            raise TaskError(f"{name}: there is no metric {metric},{filter_name}; it has {metrics}")
         if not callable(task.aggregation().get(metric, len)):
             raise TaskError(f"{name}: the aggregation of {metric} is not one of lm-eval's own")
         with failing_as(name, "its examples cannot be drawn"), seeded():
-            keep_apart(task, held)
+            keep_apart(task, held_out_texts)
         instances = self._instances(name, task)
-        remember(task, [requests[0].doc for requests in instances.values()])
+        cache_rendering(task, [of_doc[0].doc for of_doc in instances.values()])
         log.info("task %s of lm-eval, %d documents, from %s", name, len(instances), file_of(task))
-        return Leaf(name, task, instances, chains[chain], metric, self._writer, wanted.scoring)
+        chain = filters[filter_name]
+        return Leaf(name, task, instances, chain, metric, self._writer, request.scoring)
 
     def _set_fewshot(self, task: Any) -> None:
-        """A task that says 0 keeps it, as in lm-eval."""
-        given, own = self._rules.num_fewshot, task.get_config("num_fewshot")
-        if own is None or (given is not None and own != 0):
-            task.set_config("num_fewshot", given or 0)
+        """Set the number of examples. As in lm-eval, a task with num_fewshot: 0 keeps it."""
+        of_study, own = self._rules.num_fewshot, task.get_config("num_fewshot")
+        if own is None or (of_study is not None and own != 0):
+            task.set_config("num_fewshot", of_study or 0)
         count = task.config.num_fewshot
         if not isinstance(count, int) or count < 0:
-            raise TaskError(f"{task.task_name}: num_fewshot: {count!r} must be a number from 0")
+            raise TaskError(f"{task.task_name}: num_fewshot: {count!r} must be 0 or more")
         task.set_fewshot_seed(DEFAULT_OTHER_SEED)
 
     def _instances(self, name: str, task: Any) -> dict[int, list[Any]]:
-        """Each document's requests, of the documents that are wanted."""
+        """Return the requests of each selected document."""
         rules = self._rules
         with failing_as(name, "its requests cannot be built"), quiet(), seeded():
             task.build_all_requests(
-                **self._wanted(task),
+                **self._selection(task),
                 apply_chat_template=rules.chat_template,
                 fewshot_as_multiturn=rules.multiturn,
                 chat_template=self._writer.apply_chat_template if rules.chat_template else None,
@@ -237,12 +239,12 @@ class LmEval:
         instances = defaultdict(list)
         for instance in task.instances:
             instances[instance.doc_id].append(instance)
-        for requests in instances.values():
-            requests.sort(key=lambda instance: instance.idx)
+        for of_doc in instances.values():
+            of_doc.sort(key=lambda instance: instance.idx)
         return dict(instances)
 
-    def _wanted(self, task: Any) -> dict[str, Any]:
-        """Documents until `limit` of them are for the search, as lm-eval's own option."""
+    def _selection(self, task: Any) -> dict[str, Any]:
+        """Return lm-eval's option that selects documents until `limit` are search documents."""
         rules = self._rules
         if rules.limit is None:
             return {}
@@ -255,39 +257,6 @@ class LmEval:
         if rules.shuffle is None:
             return {"limit": last}
         return {"samples": sorted(order[:last])}
-
-
-def _holds(manager: Any, name: str, above: tuple[str, ...] = ()) -> bool:
-    """Whether a task is there with all the tasks that it names, in the groups `above` it."""
-    entry = manager.task_index.get(name)
-    if entry is None:
-        return False
-    if name in above:
-        raise TaskError(f"{above[0]}: the group {name} is a member of itself")
-    members = entry.cfg.get("task") if entry.cfg and "group" in entry.cfg else None
-    for member in members if isinstance(members, list) else [members]:
-        child = member.get("task") if isinstance(member, dict) else member
-        if isinstance(child, str) and not _holds(manager, child, (*above, name)):
-            return False
-    return True
-
-
-def _leaves_of(name: str, found: Any, metric: str, chain: str) -> tuple[list[Any], bool]:
-    """The tasks that make up a score, and whether each counts by its size."""
-    if not isinstance(found, Group):
-        return [found], True
-    for rule in found.aggregate_metric_list or []:
-        if rule.metric == metric and (rule.filter_list is None or chain in rule.filter_list):
-            return found.get_all_tasks(), rule.weight_by_size
-    rules = [
-        f"{rule.metric},{f}"
-        for rule in found.aggregate_metric_list or []
-        for f in rule.filter_list or ["(any)"]
-    ]
-    raise TaskError(
-        f"{name}: the group has no score {metric},{chain}; its aggregate_metric_list gives "
-        f"{', '.join(rules) or 'none'}"
-    )
 
 
 def _rank(seed: int | None, number: int) -> bytes:

@@ -1,8 +1,8 @@
-"""Requests of lm-eval as prompts of ours, tokenised by its rules.
+"""Convert lm-eval's requests to prompts, tokenized by lm-eval's rules.
 
-A continuation of n tokens becomes n prompts of one token each, which asks for its probability
-there, so that a model's prefix cache does the rest; prompts that agree are asked once. A request
-that generates becomes one prompt.
+A continuation of n tokens becomes n prompts, each of which asks for the probability of one token;
+the engine's prefix cache makes that cheap. Equal prompts are asked once. A request that generates
+text becomes one prompt.
 """
 
 import dataclasses
@@ -25,17 +25,17 @@ from objectives.engines.engine import Answer, Prompt
 from objectives.errors import TaskError
 from objectives.tasks.prompts.prompt import shared_start
 
-_MOST_OPTIONS = 128
-"""Of one prompt: vLLM gives no more log-probabilities at once."""
-_MOST_TOKENS = 256
-"""Of an answer whose task names no limit, as in lm-eval."""
+_MAX_OPTIONS = 128
+"""The maximum number of options of a prompt, which is vLLM's limit of log-probabilities."""
+_DEFAULT_MAX_TOKENS = 256
+"""The limit of an answer's tokens if the task has none, as in lm-eval."""
 _WITHOUT_EFFECT = {"do_sample", "temperature", "top_p", "top_k"}
-"""On a greedy answer."""
+"""Settings that do not affect greedy answers."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One token of a continuation: which prompt asks for it, as which of its options."""
+    """One token of a continuation, with the index of its prompt and of its option there."""
 
     prompt: int
     option: int
@@ -49,7 +49,7 @@ class Continuation:
     steps: tuple[Step, ...]
 
     def response(self, answers: Sequence[Answer], writer: "Writer") -> tuple[float, bool]:
-        """The log-probability, and whether it is what a greedy answer would say."""
+        """Return the log-probability, and whether the continuation is the greedy answer."""
         parts = [(answers[step.prompt], step) for step in self.steps]
         return (
             math.fsum(answer.logprobs[step.option] for answer, step in parts),
@@ -59,28 +59,29 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Text:
-    """A request for a text that ends before the first of some texts."""
+    """A request to generate text up to the first of the texts in `until`."""
 
     prompt: int
     until: tuple[str, ...]
 
     def response(self, answers: Sequence[Answer], writer: "Writer") -> str:
+        """Return the generated text."""
         return writer.text(answers[self.prompt].tokens, self.until)
 
 
 @dataclass(frozen=True)
 class Written:
-    """What one document asks: prompts, and how each request's response is read from answers."""
+    """The prompts of one document, and its requests, which find their responses in the answers."""
 
     prompts: tuple[Prompt, ...]
     requests: tuple[Continuation | Text, ...]
 
 
 class Writer(TemplateLM):  # type: ignore[misc]
-    """Stands where lm-eval has a model, and writes down what that would be asked."""
+    """Takes the place of lm-eval's model, and records the prompts for it."""
 
     def __init__(self, tokenizer: Any, context: int) -> None:
-        """`context` is the most tokens that the models take."""
+        """`context` is the maximum number of tokens of the models."""
         super().__init__()
         self.tokenizer = tokenizer
         self._context = context
@@ -88,7 +89,7 @@ class Writer(TemplateLM):  # type: ignore[misc]
         self.text = functools.lru_cache(maxsize=65536)(self._text)
 
     def written(self, instances: Sequence[Any], name: str) -> Written:
-        """The prompts of one document's requests, with nothing shared. Raises TaskError."""
+        """Return the prompts of one document, without a shared prefix. Raises TaskError."""
         page = _Page()
         requests: list[Continuation | Text] = []
         for instance in instances:
@@ -98,8 +99,8 @@ class Writer(TemplateLM):  # type: ignore[misc]
                 requests.append(self._generated(page, instance, name))
             else:
                 raise TaskError(
-                    f"{name}: {instance.request_type} is not there: it would take a prompt for "
-                    "every token of a document"
+                    f"{name}: {instance.request_type} is not supported, because it needs a prompt "
+                    "for every token of a document"
                 )
         special = frozenset(self.tokenizer.all_special_ids)
         return Written(page.prompts(special), tuple(requests))
@@ -115,35 +116,35 @@ class Writer(TemplateLM):  # type: ignore[misc]
         start = len(window) - len(tokens)
         return Continuation(
             tuple(
-                Step(*page.ask(tuple(window[: start + i]), token), token)
+                Step(*page.add_option(tuple(window[: start + i]), token), token)
                 for i, token in enumerate(tokens)
             )
         )
 
     def _generated(self, page: "_Page", instance: Any, name: str) -> Text:
-        context, given = instance.args[:2]
-        settings = normalize_gen_kwargs(given, _MOST_TOKENS)
+        context, gen_kwargs = instance.args[:2]
+        settings = normalize_gen_kwargs(gen_kwargs, _DEFAULT_MAX_TOKENS)
         if settings["do_sample"]:
             raise TaskError(
-                f"{name}: generation_kwargs: do_sample and a temperature above 0 draw answers at "
-                "random; a study asks greedily, so that a merge has one score: take them out"
+                f"{name}: generation_kwargs: do_sample and a temperature above 0 randomize it; "
+                "a study needs greedy answers, so that a merge has one score; remove them"
             )
-        most = settings.pop("max_gen_toks")
+        max_tokens = settings.pop("max_gen_toks")
         eos = self.tokenizer.eos_token_id
         end = None if eos is None else self.tokenizer.decode([eos], skip_special_tokens=False)
         until = tuple(handle_stop_sequences(settings.pop("until"), eos=end))
-        if odd := [stop for stop in until if not isinstance(stop, str)]:
-            raise TaskError(f"{name}: generation_kwargs.until: {odd[0]!r:.40} must be a text")
+        if invalid := [stop for stop in until if not isinstance(stop, str)]:
+            raise TaskError(f"{name}: generation_kwargs.until: {invalid[0]!r:.40} must be a text")
         if unknown := sorted(settings.keys() - _WITHOUT_EFFECT):
-            raise TaskError(f"{name}: generation_kwargs.{unknown[0]}: is not there")
-        if not 0 < most < self._context:
+            raise TaskError(f"{name}: generation_kwargs.{unknown[0]} is not supported")
+        if not 0 < max_tokens < self._context:
             raise TaskError(
-                f"{name}: generation_kwargs.max_gen_toks: {most} must be from 1 to "
-                f"{self._context - 1}: the models take {self._context} tokens"
+                f"{name}: generation_kwargs.max_gen_toks: {max_tokens} must be 1 to "
+                f"{self._context - 1}, because the models accept {self._context} tokens"
             )
-        tokens = self._for_generation(context)[-(self._context - most) :]
-        stops = self._stops(until) if most > 1 else frozenset()
-        return Text(page.generate(tuple(tokens), most, stops), until)
+        tokens = self._for_generation(context)[-(self._context - max_tokens) :]
+        stops = self._stops(until) if max_tokens > 1 else frozenset()
+        return Text(page.add_generation(tuple(tokens), max_tokens, stops), until)
 
     def _for_generation(self, context: str) -> list[int]:
         options = {}
@@ -154,7 +155,7 @@ class Writer(TemplateLM):  # type: ignore[misc]
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - one writer a study
     def _stops(self, until: tuple[str, ...]) -> frozenset[int]:
-        """The tokens whose text has one of `until` in it."""
+        """Return the tokens whose text contains one of `until`."""
         return frozenset(
             token
             for token, text in enumerate(self._vocabulary)
@@ -163,17 +164,17 @@ class Writer(TemplateLM):  # type: ignore[misc]
 
     @functools.cached_property
     def _vocabulary(self) -> list[str]:
-        every = [[token] for token in range(len(self.tokenizer))]
-        texts: list[str] = self.tokenizer.batch_decode(every, skip_special_tokens=False)
+        tokens = [[token] for token in range(len(self.tokenizer))]
+        texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=False)
         return texts
 
     def _text(self, tokens: tuple[int, ...], until: tuple[str, ...]) -> str:
-        """An answer as lm-eval would give it: no special tokens, and cut."""
-        said = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
-        cut: str = postprocess_generated_text(said, list(until), None)
-        return cut
+        """Return an answer as lm-eval does: without special tokens, and truncated at `until`."""
+        text = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+        truncated: str = postprocess_generated_text(text, list(until), None)
+        return truncated
 
-    # what lm-eval asks of a model
+    # lm-eval's interface of a model
 
     @property
     def eot_token_id(self) -> int:
@@ -199,7 +200,7 @@ class Writer(TemplateLM):  # type: ignore[misc]
     def apply_chat_template(
         self, messages: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """A conversation as one text, without its system turn where the template knows none."""
+        """Return a conversation as text, without system turns if the template refuses them."""
         render = functools.partial(
             self.tokenizer.apply_chat_template,
             tokenize=False,
@@ -213,7 +214,7 @@ class Writer(TemplateLM):  # type: ignore[misc]
         return text
 
     def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[Any]:
-        """The tokens of each context and continuation, in place of log-probabilities."""
+        """Return the tokens of each context and continuation instead of log-probabilities."""
         return [(before, tokens) for _, before, tokens in requests]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
@@ -224,39 +225,45 @@ class Writer(TemplateLM):  # type: ignore[misc]
 
 
 class _Page:
-    """The prompts of one document, each once."""
+    """The distinct prompts of one document."""
 
     def __init__(self) -> None:
-        self._asked: dict[tuple[int, ...], list[int]] = {}
+        self._by_tokens: dict[tuple[int, ...], list[int]] = {}
         self._prompts: list[tuple[tuple[int, ...], int, list[int], frozenset[int]]] = []
 
-    def ask(self, tokens: tuple[int, ...], option: int) -> tuple[int, int]:
-        """Ask for a token after others; gives the prompt and the option of it."""
-        places = self._asked.setdefault(tokens, [])
-        for place in places:
-            options = self._prompts[place][2]
-            if option not in options and len(options) < _MOST_OPTIONS:
+    def add_option(self, tokens: tuple[int, ...], option: int) -> tuple[int, int]:
+        """Add an option after these tokens; return the indices of its prompt and of it there."""
+        indices = self._by_tokens.setdefault(tokens, [])
+        for index in indices:
+            options = self._prompts[index][2]
+            if option not in options and len(options) < _MAX_OPTIONS:
                 options.append(option)
             if option in options:
-                return place, options.index(option)
-        places.append(len(self._prompts))
+                return index, options.index(option)
+        indices.append(len(self._prompts))
         self._prompts.append((tokens, 1, [option], frozenset()))
-        return places[-1], 0
+        return indices[-1], 0
 
-    def generate(self, tokens: tuple[int, ...], most: int, stops: frozenset[int]) -> int:
-        self._prompts.append((tokens, most, [], stops))
+    def add_generation(
+        self, tokens: tuple[int, ...], max_tokens: int, stops: frozenset[int]
+    ) -> int:
+        """Add a prompt for generated text; return its index."""
+        self._prompts.append((tokens, max_tokens, [], stops))
         return len(self._prompts) - 1
 
     def prompts(self, special: frozenset[int]) -> tuple[Prompt, ...]:
-        """`special`: tokens that an engine may leave out of its answer unless they are stops."""
+        """Return the prompts.
+
+        Options among the `special` tokens become stops, so that they are kept in the answer.
+        """
         return tuple(
-            Prompt(tokens, 0, most, tuple(options), stops | special.intersection(options))
-            for tokens, most, options, stops in self._prompts
+            Prompt(tokens, 0, max_tokens, tuple(options), stops | special.intersection(options))
+            for tokens, max_tokens, options, stops in self._prompts
         )
 
 
 def with_shared_start(written: Sequence[Written]) -> list[Written]:
-    """The same with what all their prompts have in common marked."""
+    """Return the same with the length of the prefix that all prompts share."""
     shared = shared_start([prompt.tokens for page in written for prompt in page.prompts])
     return [
         dataclasses.replace(

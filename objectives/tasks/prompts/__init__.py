@@ -1,1 +1,1 @@
-"""Prompt templates, rendered in a sandbox within limits."""
+"""Prompt templates, rendered in a sandbox with bounded time and memory."""

@@ -1,4 +1,4 @@
-"""What a prompt template may do: a budget in characters handled, and bounds for its values."""
+"""Limits of prompt templates: a budget for their work, and bounds for their values."""
 
 import contextvars
 import re
@@ -8,33 +8,36 @@ from typing import Any
 from jinja2.exceptions import SecurityError
 
 MAX_TEXT = 4_000_000
-"""Characters of one value; an item of a list counts as several."""
+"""The maximum weight of a value in characters; see `weight`."""
 MAX_SOURCE = 50_000
-"""Characters of a template."""
+"""The maximum number of characters of a template."""
 START, PER_RENDER, PER_CHARACTER = 20_000_000, 100_000, 40
-"""The budget of a template: at first, for each text that it makes, and for the text's question."""
+"""The budget of a template: its initial value, and its increase for each rendering and for each
+character of the question."""
 OPERATION, ITERATION = 250, 20
+"""The costs of an operation, and of an iteration of a loop."""
 _MAX_ITEMS, _ITEM = 100_000, 20
 _MAX_FORMAT = 10_000
-"""Characters of a text with places to fill in."""
+"""The maximum number of characters of a format string."""
 _MAX_NUMBER, _MAX_BITS = 100_000, 4096
 _GROWING = ("format", "indent", "join", "replace", "wordwrap")
-"""What makes a text as long as the product of its arguments."""
+"""Functions whose result may be as long as the product of their arguments."""
 
 
 class Refused(SecurityError):
-    """What a template asks for is too much, or not available."""
+    """A template exceeds a limit, or uses something that is not available."""
 
 
 class Budget:
-    """What a template may still do."""
+    """The work that a template may still do."""
 
     def __init__(self, size: int) -> None:
         self.left = START
         self.size = size
-        """Nodes of the template."""
+        """The number of nodes of the template."""
 
     def charge(self, cost: int) -> None:
+        """Subtract a cost. Raises Refused if the budget is exhausted."""
         self.left -= cost
         if self.left < 0:
             raise Refused("it runs for too long; simplify its loops")
@@ -44,7 +47,10 @@ current_budget: contextvars.ContextVar[Budget] = contextvars.ContextVar("budget"
 
 
 def weight(value: Any) -> int:
-    """Characters of a value, those of its parts included. Raises Refused."""
+    """Return the weight of a value: its characters, and a constant for each item in it.
+
+    Raises Refused if the value exceeds a limit.
+    """
     weight, items, left = 0, 0, [value]
     while left:
         part = left.pop()
@@ -66,12 +72,13 @@ def weight(value: Any) -> int:
 
 
 def weighed(value: Any) -> Any:
+    """Charge for a value and return it. Raises Refused."""
     current_budget.get().charge(OPERATION + weight(value))
     return value
 
 
 def check_call(name: str, values: Iterable[Any]) -> None:
-    """Charge for a call and refuse one whose result would be out of bounds. Raises Refused."""
+    """Charge for a call, and check that its result will be within the limits. Raises Refused."""
     values = list(values)
     numbers = [abs(v) for v in values if isinstance(v, int) and not isinstance(v, bool)]
     if any(number > _MAX_NUMBER for number in numbers):
@@ -86,7 +93,7 @@ def check_call(name: str, values: Iterable[Any]) -> None:
 
 
 def _widths(text: Any) -> list[int]:
-    """The numbers in a text that is to be filled in: widths, precisions, places."""
+    """Return the numbers in a format string, which may be widths and precisions. Raises Refused."""
     if not isinstance(text, str):
         return []
     if len(text) > _MAX_FORMAT:
@@ -100,13 +107,13 @@ def _widths(text: Any) -> list[int]:
 
 
 def check_product(operator: str, left: Any, right: Any) -> None:
-    """Raises Refused where a product or power has too many characters, items or digits."""
-    whole = isinstance(left, int) and isinstance(right, int)
+    """Check that a product or power will be within the limits. Raises Refused."""
+    integers = isinstance(left, int) and isinstance(right, int)
     if operator == "**":
-        if whole and left.bit_length() * abs(right) > _MAX_BITS:
+        if integers and left.bit_length() * abs(right) > _MAX_BITS:
             raise Refused("a power with too many digits")
         return
-    if whole:
+    if integers:
         if left.bit_length() + right.bit_length() > _MAX_BITS:
             raise Refused("a product with too many digits")
     elif isinstance(left, int) or isinstance(right, int):

@@ -1,7 +1,7 @@
 """Prompt templates: a preamble, worked examples, and the turn that asks a question.
 
-A template is a YAML file; `turn` is Jinja with `question` and `cue`, and ends where the answer
-begins. Templates that come with the project stand in templates/ and are named without ending.
+A template is a YAML file. Its `turn` is a Jinja template with the variables `question` and `cue`,
+and the answer follows it. The templates in templates/ can be used by their name without extension.
 """
 
 from collections.abc import Sequence
@@ -27,25 +27,30 @@ _MAX_BYTES, _MAX_NODES, _MAX_DEPTH = 1 << 17, 5_000, 20
 
 
 class TemplateProblem(TaskError):
-    """A prompt template is missing or broken."""
+    """A prompt template is missing or invalid."""
 
 
 @dataclass(frozen=True)
 class Example:
+    """A question with its answer, shown before the question that is asked."""
+
     question: str
     answer: str
 
 
 @dataclass(frozen=True)
 class Template:
+    """A prompt template as read from its file."""
+
     name: str
     turn: str
     preamble: str = ""
     separator: str = "\n\n"
-    """Stands after each example's answer."""
+    """The text after each example's answer."""
     examples: tuple[Example, ...] = ()
 
     def render(self, question: Question) -> str:
+        """Return the prompt of a question. Raises TemplateProblem."""
         text = self._start + self._ask(question.text, question.cue)
         try:
             text.encode()
@@ -55,28 +60,29 @@ class Template:
 
     @cached_property
     def _start(self) -> str:
-        """What all prompts begin with."""
-        shots = [
-            self._ask(shot.question, "") + shot.answer + self.separator for shot in self.examples
+        """The beginning of all prompts: the preamble and the examples."""
+        examples = [
+            self._ask(example.question, "") + example.answer + self.separator
+            for example in self.examples
         ]
-        return self.preamble + "".join(shots)
+        return self.preamble + "".join(examples)
 
     def _ask(self, question: str, cue: str) -> str:
         turn = self._turn
         try:
             return turn.render(question, cue)
-        except Exception as error:  # whatever a template can raise, division by zero and all
+        except Exception as error:  # a template may cause any error, such as division by zero
             raise TemplateProblem(self._message(error)) from None
 
     @cached_property
     def _turn(self) -> BoundedTemplate:
         try:
             turn = BoundedTemplate(self.turn)
-        except Exception as error:  # and whatever its compilation can raise
+        except Exception as error:  # the compilation may cause any error too
             raise TemplateProblem(self._message(error)) from None
         if not turn.asks:
             raise TemplateProblem(
-                f"template {self.name}: its turn does not ask the question; it needs "
+                f"template {self.name}: its turn does not contain the question; add "
                 "{{ question }}"
             )
         return turn
@@ -93,20 +99,21 @@ class Template:
 
 
 def named_templates() -> list[str]:
+    """Return the names of the templates that come with the project."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def load_template(name: str, folder: Path, shots: int | None = None) -> Template:
-    """A template by name, or by a file relative to `folder`, with its first `shots` examples.
+    """Load a template by its name, or from a file relative to `folder`.
 
-    Raises TemplateProblem.
+    Only its first `shots` examples are used; None uses all. Raises TemplateProblem.
     """
     path = _FOLDER / f"{name}.yaml" if name in named_templates() else folder / name
     try:
         text = read_text(path, _MAX_BYTES)
     except FileNotFoundError:
         raise TemplateProblem(
-            f"no template {name}: {path} does not exist; named ones are "
+            f"no template {name}: {path} does not exist; available by name are "
             f"{', '.join(named_templates())}"
         ) from None
     except UnreadableFile as error:
@@ -125,7 +132,7 @@ def load_template(name: str, folder: Path, shots: int | None = None) -> Template
 
 
 class _TextLoader(yaml.SafeLoader):
-    """YAML in which every value but null is the text that stands there: 1, yes, 2024-01-01."""
+    """Reads every scalar except null as text, for example 1, yes and 2024-01-01."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith(":null")]
@@ -159,7 +166,7 @@ class _TextLoader(yaml.SafeLoader):
 def _template(name: str, data: Any) -> Template:
     turn = data.get("turn") if isinstance(data, dict) else None
     if not isinstance(turn, str):
-        raise TemplateProblem(f"template {name} needs a text `turn`")
+        raise TemplateProblem(f"template {name} needs the key `turn` with a text")
     if unknown := set(data) - set(_FIELDS):
         key = min(map(str, unknown))
         key = key if key.isidentifier() else shown(key)
@@ -169,7 +176,7 @@ def _template(name: str, data: Any) -> Template:
             data.pop(key, None)
         elif not isinstance(data[key], str):
             raise TemplateProblem(
-                f"template {name}: {key} is {shown(data[key])}, and must be a text"
+                f"template {name}: {key} is {shown(data[key])}; it must be a text"
             )
     examples = data.pop("examples", None) or []
     if not isinstance(examples, list):
@@ -183,7 +190,7 @@ def _example(name: str, entry: Any) -> Example:
     )
     if not isinstance(question, str) or not isinstance(answer, str):
         raise TemplateProblem(
-            f"template {name}: an example needs question and answer, both texts, not {shown(entry)}"
+            f"template {name}: an example is {shown(entry)}; it needs the texts question and answer"
         )
     return Example(question.strip(), answer)
 
@@ -196,51 +203,51 @@ def prompts(
     max_tokens: int,
     after: str = "",
 ) -> list[tuple[Prompt, ...]]:
-    """One prompt for each question.
+    """Return one prompt for each question.
 
-    `after` stands after an option in an answer. Raises TaskError where an option is no token of
-    its own after the prompt.
+    `after` is the text that follows an option in an answer. Raises TaskError if an option does not
+    begin with a token of its own after the prompt, and TemplateProblem.
     """
     texts = [template.render(question) for question in questions]
     if len(texts) > 1 and len(set(texts)) == 1:
         raise TemplateProblem(
-            f"template {template.name}: all {len(texts)} questions have the same prompt; its turn "
-            "needs {{ question }}"
+            f"template {template.name}: all {len(texts)} questions have the same prompt; add "
+            "{{ question }} to its turn"
         )
     encoded = [tuple(tokens) for tokens in tokenizer(texts)["input_ids"]] if texts else []
     shared = shared_start(encoded)
-    known: dict[tuple[str, str], int] = {}
-    made: list[tuple[Prompt, ...]] = []
+    first_tokens: dict[tuple[str, str], int] = {}
+    prompts_Q: list[tuple[Prompt, ...]] = []
     for question, text, tokens in zip(questions, texts, encoded, strict=True):
         names = [question.answer(option) for option in question.options]
         for name in names:
-            if (question.cue, name) not in known:
-                known[question.cue, name] = _first_token(
+            if (question.cue, name) not in first_tokens:
+                first_tokens[question.cue, name] = _first_token(
                     task, text, tokens, name + after, tokenizer
                 )
-        options = tuple(known[question.cue, name] for name in names)
-        made.append((Prompt(tokens, shared, max_tokens, options),))
-    return made
+        options = tuple(first_tokens[question.cue, name] for name in names)
+        prompts_Q.append((Prompt(tokens, shared, max_tokens, options),))
+    return prompts_Q
 
 
 def shared_start(encoded: Sequence[tuple[int, ...]]) -> int:
-    """Leading tokens that all have in common, with at least one left to each."""
+    """Return the length of the longest common prefix that is shorter than every sequence."""
     if len(encoded) < 2:
         return 0
     first, last = min(encoded), max(encoded)
-    most = min(map(len, encoded)) - 1
-    return next((i for i in range(most) if first[i] != last[i]), most)
+    longest = min(map(len, encoded)) - 1
+    return next((i for i in range(longest) if first[i] != last[i]), longest)
 
 
 def _first_token(
     task: str, text: str, tokens: tuple[int, ...], answer: str, tokenizer: Tokenizer
 ) -> int:
-    """The token that an answer begins with, right after the prompt."""
+    """Return the first token of an answer after the prompt. Raises TaskError."""
     for space in ("", " ", "\n"):
         whole = tuple(tokenizer.encode(text + space + answer))
         if len(whole) > len(tokens) and whole[: len(tokens)] == tokens:
             return whole[len(tokens)]
     raise TaskError(
-        f"{task}: after the prompt's end {text[-12:]!r} the tokenizer has no token for the answer "
-        f"{answer!r}; let the template's turn end in a line break"
+        f"{task}: after the end of the prompt {text[-12:]!r} the tokenizer has no token for the "
+        f"answer {answer!r}; end the template's turn with a line break"
     )

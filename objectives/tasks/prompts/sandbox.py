@@ -1,8 +1,8 @@
-"""Jinja that runs in bounded time and memory: a template comes from anywhere.
+"""Run Jinja templates in bounded time and memory, because their source is not trusted.
 
-Every operation is charged to a budget, in characters handled plus a fixed amount, and what would
-make a text much longer than its parts is measured before it is done. There is no include, no
-import, no chance, and no attribute but those listed.
+Every operation is charged to a budget: a constant and the number of characters processed. The size
+of a result that may be much longer than its inputs is checked before it is computed. Templates have
+no include, no import, no random numbers, and only the listed attributes.
 """
 
 import functools
@@ -48,11 +48,11 @@ _METHODS: dict[type, frozenset[str]] = {
     dict: frozenset(("get", "items", "keys", "values")),
 }
 _OPEN = (LoopContext, Cycler, Joiner, Namespace)
-"""Types of Jinja's own of which every public attribute may be read."""
+"""Jinja's own types, of which all public attributes may be read."""
 
 
 class BoundedTemplate:
-    """A template's turn, compiled. Methods raise whatever the template raises."""
+    """A compiled template. Its methods may raise any exception, because the template may."""
 
     def __init__(self, source: str) -> None:
         if len(source) > MAX_SOURCE:
@@ -60,11 +60,12 @@ class BoundedTemplate:
         tree = _ENVIRONMENT.parse(source)
         names = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "load"}
         self.asks = "question" in names
-        """Whether the question is used at all."""
+        """Whether the template uses the variable `question`."""
         self._budget = Budget(_size(tree))
         self._template = _ENVIRONMENT.from_string(_Guard().visit(tree))
 
     def render(self, question: str, cue: str) -> str:
+        """Return the text of the template for a question."""
         self._budget.left += PER_RENDER + PER_CHARACTER * len(question)
         token = current_budget.set(self._budget)
         try:
@@ -74,14 +75,14 @@ class BoundedTemplate:
 
 
 def line_of(error: Exception) -> int | None:
-    """The line of a template at which an error arose."""
+    """Return the line of a template in which an error was raised; None if unknown."""
     if isinstance(error, TemplateSyntaxError):
         return error.lineno
-    line, place = None, error.__traceback__
-    while place is not None:
-        if place.tb_frame.f_code.co_filename in ("<unknown>", "<template>"):
-            line = place.tb_lineno
-        place = place.tb_next
+    line, entry = None, error.__traceback__
+    while entry is not None:
+        if entry.tb_frame.f_code.co_filename in ("<unknown>", "<template>"):
+            line = entry.tb_lineno
+        entry = entry.tb_next
     return line
 
 
@@ -90,7 +91,7 @@ def _size(node: nodes.Node) -> int:
 
 
 class _Guard(NodeTransformer):
-    """Puts what the sandbox does not see by itself through filters that charge for it."""
+    """Adds filters that charge for operations which the sandbox does not intercept."""
 
     def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
         if isinstance(
@@ -134,7 +135,7 @@ def _concat(*values: Any) -> str:
 
 
 def _joined(parts: Iterable[str]) -> str:
-    """The text of all parts, which `Environment.concat` is given too."""
+    """Join and charge for the parts of a text; also used as `Environment.concat`."""
     budget, length, texts = current_budget.get(), 0, []
     for part in parts:
         length += len(part)
@@ -149,17 +150,20 @@ def _as_text(value: Any) -> str:
     if isinstance(value, str | int | float | list | tuple | dict | Undefined) or value is None:
         weighed(value)
         return str(value)
-    raise Refused(f"a {type(value).__name__} is no text")
+    raise Refused(f"a {type(value).__name__} cannot be converted to text")
 
 
 @pass_context
 def _finalize(_context: Any, value: Any) -> str:
-    """Of what a template puts out. That it takes a context keeps Jinja from calling it early."""
+    """Convert a value that a template outputs to text.
+
+    The context argument keeps Jinja from calling it while a template is compiled.
+    """
     return _as_text(value)
 
 
 def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)  # keeps what Jinja notes on functions that take a context
+    @functools.wraps(function)  # keeps Jinja's markers of functions that take a context
     def bounded(*args: Any, **kwargs: Any) -> Any:
         check_call(name, [*args, *kwargs.values()])
         return weighed(function(*args, **kwargs))
@@ -200,7 +204,7 @@ class _Environment(SandboxedEnvironment):
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         if isinstance(__obj, Undefined):
-            return __obj()  # says what is undefined
+            return __obj()  # raises an error that names the undefined variable
         owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)
         name = getattr(__obj, "__name__", type(__obj).__name__).removeprefix("safe_")
         values = [value for key, value in kwargs.items() if not key.startswith("_")]

@@ -1,7 +1,7 @@
-"""The label of a multiple-choice row: one option's number or letter, alone or before its text.
+"""Parse the label of a multiple-choice row: an option's number or letter, alone or before its text.
 
-A label that names several options, or a number that is no option's ("1,2", "1 or 2", "1.5",
-"2-3", "1/2"), is refused, never cut to its first digit.
+A label that could mean several options or is not an option's number ("1,2", "1 or 2", "1.5", "2-3",
+"1/2") is refused; it is never truncated to its first digit.
 """
 
 import math
@@ -13,7 +13,7 @@ from .options import CIRCLED, number_of
 
 
 class BadRow(Exception):
-    """Why one row is no question."""
+    """A row is not a question; the message contains the reason."""
 
 
 _ALSO = r"(?:or|and|to|through|und|oder|bis|et|ou|y|o|&|/|\||\+|,|;|~|-|–|—)"
@@ -34,10 +34,7 @@ _ALSO_FIRST = re.compile(rf"\s*{_ALSO}(?!\w)", re.IGNORECASE)
 
 
 def label_in(raw: Any, text: str) -> int | str:
-    """Return the number or letter that a label of a question with this text names.
-
-    Raises BadRow.
-    """
+    """Return the number or letter in a label of a question with this text. Raises BadRow."""
     if isinstance(raw, list) and len(raw) == 1 and not isinstance(raw[0], list):
         raw = raw[0]
     if isinstance(raw, float) and math.isfinite(raw) and raw.is_integer():
@@ -47,8 +44,8 @@ def label_in(raw: Any, text: str) -> int | str:
     label = _of_text(raw.strip(), text) if isinstance(raw, str) else None
     if label is None:
         raise BadRow(
-            f"label {shown(raw)} does not begin with the number or letter of one option, as 2, "
-            '"2. soap" or "B"'
+            f"label {shown(raw)} does not begin with the number or letter of one option, such as "
+            '2, "2. soap" or "B"'
         )
     return label
 
@@ -67,7 +64,7 @@ def _of_text(raw: str, text: str) -> int | str | None:
 
 
 def _is_text(raw: str, name: str, mark: str, rest: str, text: str) -> bool:
-    """Whether what follows the name is one option's text or an explanation."""
+    """Return whether the text after the number or letter is an option's text or an explanation."""
     if mark and raw in text:
         return True
     bracketed = not raw.startswith(name)
@@ -79,12 +76,12 @@ def _is_text(raw: str, name: str, mark: str, rest: str, text: str) -> bool:
         return True
     dash = mark in ("-", "–", "—")
     if name.isalpha() and not dash:
-        return False  # "a soap" is no option a
+        return False  # "a soap" does not mean option a
     return not _ALSO_FIRST.match(rest) and not any(c.isdigit() for c in rest)
 
 
 def shown(value: Any) -> str:
-    """A value as JSON has it, cut, and without characters that a terminal would obey."""
+    """Return a value as a shortened text without control characters, for messages."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     short = reprlib.Repr()

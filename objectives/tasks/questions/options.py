@@ -1,7 +1,7 @@
-"""The options that a question lists, and whether it has a list that is not recognised.
+"""Find the options that a question lists, or that it has a list in an unknown format.
 
-Options are numbered (0. 1) 2: (3) [4] 5、 ⑥, "Option 1:") or lettered (A. b) C: (D) [E]), one on
-each line or all on one.
+Options are numbered (0. 1) 2: (3) [4] 5、 ⑥, "Option 1:") or lettered (A. b) C: (D) [E]), each on
+a line of its own or all on one line.
 """
 
 import itertools
@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from functools import cached_property
 
 CIRCLED = "\u2460-\u249b\u24ea\u24f5-\u24fe\u2776-\u2793"
-"""Numbers in circles, in parentheses and with a full stop, as one character."""
+"""Single characters that are numbers in circles, in parentheses or with a full stop."""
 _OPEN, _CLOSE, _AFTER = r"[(\[（【]", r"[)\]）】]", r"[.):．。）：、]"
 _BEFORE = r"^[ \t]*(?:[-*•][ \t]+)?(?:\*\*|__)?(?:(?:option|choice)[ \t]+)?"
 
 
 def _marks(before: str, name: str, after: str = "", single: str = "") -> re.Pattern[str]:
-    """A name in brackets, one before a full stop, colon or closing bracket, or `single`."""
+    """Match a name in brackets or before a full stop, colon or closing bracket, or `single`."""
     body = rf"(?:{_OPEN}[ \t]*({name})[ \t]*{_CLOSE}|({name})[ \t]*{_AFTER}{after})"
     return re.compile(before + body + single, re.MULTILINE | re.IGNORECASE)
 
@@ -52,24 +52,24 @@ Mark = tuple[int, int]
 
 
 class Options:
-    """What may be answered to a text; each part is looked for when it is asked for."""
+    """The options in a text. Each property is computed when it is first read."""
 
     def __init__(self, text: str) -> None:
         self._text = text
 
     @cached_property
     def numbers(self) -> tuple[int, ...]:
-        """Of the last numbered list, else of a scale ("1 to 5"); empty if there is neither."""
+        """The numbers of the last numbered list, or of a scale ("1 to 5"); or empty."""
         return _listed(self._text) or _scale(self._text) or _inline(self._text)
 
     @cached_property
     def letters(self) -> str:
-        """Of the lettered list, in the case of the text; empty if there is none."""
+        """The letters of the lettered list, in the text's case; empty if there is none."""
         return _letters(_LETTER, self._text) or _letters(_INLINE_LETTER, self._text)
 
     @cached_property
     def unknown(self) -> bool:
-        """Whether there is a list, and its marks are not recognised."""
+        """Whether there is a list whose format is unknown."""
         return not self.numbers and not self.letters and _has_list(self._text)
 
 
@@ -90,12 +90,12 @@ def _number(match: re.Match[str]) -> int:
 
 
 def number_of(text: str) -> int:
-    """The number that digits or one character such as ③ stand for."""
+    """Return the value of digits or of a single character such as ③."""
     return int(text) if text.isdecimal() else int(unicodedata.numeric(text))
 
 
 def _ascending(marks: Sequence[Mark]) -> list[Mark]:
-    """The marks at the end that count upwards, at least two."""
+    """Return the last marks with consecutive numbers; empty if there are fewer than two."""
     start = len(marks) - 1
     while start > 0 and marks[start - 1][1] == marks[start][1] - 1:
         start -= 1
@@ -103,28 +103,28 @@ def _ascending(marks: Sequence[Mark]) -> list[Mark]:
 
 
 def _shuffled(marks: Sequence[Mark]) -> tuple[int, ...]:
-    """The marks at the end that are 0 or 1 and the numbers after it in another order."""
+    """Return the numbers of the last marks if they are those from 0 or 1 upwards in any order."""
     numbers: list[int] = []
-    found: tuple[int, ...] = ()
+    longest: tuple[int, ...] = ()
     for _, number in reversed(marks):
         if number in numbers:
             break
         numbers.append(number)
         low, high = min(numbers), max(numbers)
         if len(numbers) > 2 and low in (0, 1) and high - low == len(numbers) - 1:
-            found = tuple(range(low, high + 1))
-    return found
+            longest = tuple(range(low, high + 1))
+    return longest
 
 
 def _earlier(marks: Sequence[Mark]) -> tuple[int, ...]:
-    """The last marks that count upwards from 0 or 1, whatever follows them."""
+    """Return the numbers of the last marks that count upwards from 0 or 1, anywhere in the text."""
     run: list[int] = []
-    found: list[int] = []
+    last: list[int] = []
     for _, number in marks:
         run = [*run, number] if run and number == run[-1] + 1 else [number]
         if len(run) > 1 and run[0] in (0, 1):
-            found = run
-    return tuple(found)
+            last = run
+    return tuple(last)
 
 
 def _scale(text: str) -> tuple[int, ...]:
@@ -134,7 +134,7 @@ def _scale(text: str) -> tuple[int, ...]:
 
 
 def _inline(text: str) -> tuple[int, ...]:
-    """The last list inside lines: from 0 or 1 upwards, other numbers between them or not."""
+    """Return the last list within a line that counts upwards from 0 or 1, with possible gaps."""
     numbers = [_number(match) for match in _INLINE_NUMBER.finditer(text)]
     for first in (0, 1):
         if chain := _chain(numbers, first):
@@ -143,23 +143,23 @@ def _inline(text: str) -> tuple[int, ...]:
 
 
 def _letters(pattern: re.Pattern[str], text: str) -> str:
-    """The letters of the last list that begins with A or a."""
+    """Return the letters of the last list that begins with A or a."""
     codes = [ord(match[1] or match[2]) for match in pattern.finditer(text)]
     upper, lower = (_chain(codes, ord(first)) for first in "Aa")
     return "".join(map(chr, upper if len(upper) >= len(lower) else lower))
 
 
 def _chain(numbers: Sequence[int], first: int) -> list[int]:
-    """The last `first` that its next number follows, and those after it."""
+    """Return the last chain of consecutive numbers that begins with `first`."""
     chain: list[int] = []
-    found: list[int] = []
+    last: list[int] = []
     for number in numbers:
         if number == first:
             chain = [first]
         elif chain and number == chain[-1] + 1:
             chain.append(number)
-            found = chain
-    return found
+            last = chain
+    return last
 
 
 def _has_list(text: str) -> bool:
@@ -175,5 +175,5 @@ def _has_list(text: str) -> bool:
 
 
 def _value(mark: str) -> int:
-    """A number to count with; that of a letter is beyond all numbers of options."""
+    """Return a number for comparisons; that of a letter is larger than all option numbers."""
     return int(mark) if mark.isdecimal() else 1000 + ord(mark)

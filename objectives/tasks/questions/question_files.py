@@ -1,7 +1,7 @@
-"""Question files in, questions out: JSONL or a JSON list, in the fields of KDD Cup 2024 or others.
+"""Read question files: JSONL or a JSON list, with the fields of the KDD Cup 2024 or others.
 
-Files in the wild differ: labels are ints, strings or lists; options count from 0 or from 1;
-prompts end in "Answer:", "Output:", another cue, or nothing.
+Files differ: labels are integers, strings or lists, options count from 0 or from 1, and questions
+end with "Answer:", "Output:", another cue, or none.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 OnBad = Literal["refuse", "skip"]
 Labels = Callable[[Any, str], Sequence[int | str]]
-"""The labels in an answer, as numbers or letters, of a question with this text."""
+"""Returns the labels in an answer, as numbers or letters, for a question with this text."""
 
 MAX_TEXT = 500_000
-"""Characters of a question."""
-_COUNTED = 1000
-"""Bad rows, after which no further ones are looked for."""
+"""The maximum number of characters of a question."""
+_MAX_BAD_ROWS = 1000
+"""The number of invalid rows after which reading stops."""
 _CUE = re.compile(r"(?:\n[ \t]*(\w[\w ]{0,30}?)|\s(Answer|Output))[ \t]*:\s*$", re.IGNORECASE)
 _KINDS = {
     "multiple-choice": "multiple_choice",
@@ -44,45 +44,45 @@ _KINDS = {
 def read_questions(
     path: Path, kind: str, parse: Callable[[Row], Question], on_bad: OnBad = "refuse"
 ) -> tuple[Question, ...]:
-    """Every question of a file, ordered by id, so that the order of rows does not matter.
+    """Return the questions of a file, ordered by id, independent of the order of rows.
 
-    Exact duplicates are dropped with a count; a question with two different labels, and any row
-    that `parse` refuses, raises QuestionError, or with on_bad "skip" is left out with a count.
+    Exact duplicates are dropped. Rows that `parse` refuses, and questions with different labels,
+    raise QuestionError, or are left out if on_bad is "skip". The numbers are logged.
     """
-    found: dict[str, tuple[str, Question]] = {}
+    by_text: dict[str, tuple[str, Question]] = {}
     bad: list[str] = []
-    torn: set[str] = set()
+    contradictory: set[str] = set()
     repeated = 0
-    for place, row in read_rows(path):
-        if len(bad) == _COUNTED and on_bad == "refuse":
+    for location, row in read_rows(path):
+        if len(bad) == _MAX_BAD_ROWS and on_bad == "refuse":
             break
         try:
-            question = dataclasses.replace(_parsed(row, kind, parse), place=place)
+            question = dataclasses.replace(_parsed(row, kind, parse), location=location)
         except BadRow as error:
-            bad.append(f"{place}: {error}")
+            bad.append(f"{location}: {error}")
             continue
-        first, known = found.setdefault(question.text, (place, question))
-        if known.labels != question.labels:
-            bad.append(f"{place}: the same question as {first} with another label")
-            torn.add(question.text)
-        elif first != place:
+        first, other = by_text.setdefault(question.text, (location, question))
+        if other.labels != question.labels:
+            bad.append(f"{location}: the same question as {first} with another label")
+            contradictory.add(question.text)
+        elif first != location:
             repeated += 1
     if bad and on_bad == "refuse":
-        count = f"{len(bad)}{' or more' if len(bad) >= _COUNTED else ''}"
+        count = f"{len(bad)}{' or more' if len(bad) >= _MAX_BAD_ROWS else ''}"
         more = f" ({count} such rows)" if len(bad) > 1 else ""
-        raise QuestionError(f"{bad[0]}{more}; mend it, or set on_bad: skip")
+        raise QuestionError(f"{bad[0]}{more}; correct it, or set on_bad: skip")
     if bad:
-        log.warning("%s: %d bad rows left out, first %s", path.name, len(bad), bad[0])
+        log.warning("%s: left out %d bad rows; the first is %s", path.name, len(bad), bad[0])
     if repeated:
         log.info("%s: %d exact duplicates dropped", path.name, repeated)
-    questions = [question for text, (_, question) in found.items() if text not in torn]
+    questions = [q for text, (_, q) in by_text.items() if text not in contradictory]
     if not questions:
         raise QuestionError(f"{path} has no questions")
     return tuple(sorted(questions, key=lambda q: q.id))
 
 
 def question_of(row: Row, labels: Labels, fields: Fields | None = None) -> Question:
-    """The question of a row, in the `fields` given or in those of a known format. Raises BadRow."""
+    """Return the question of a row, from `fields` or those of a known format. Raises BadRow."""
     fields = fields_of(row, fields)
     text, answer = with_options(text_of(row, fields), row, fields)
     if len(text) > MAX_TEXT:
@@ -91,7 +91,7 @@ def question_of(row: Row, labels: Labels, fields: Fields | None = None) -> Quest
         text.encode()
     except UnicodeEncodeError as error:
         part = shown(text[error.start : error.end])
-        raise BadRow(f"the question has a broken character, {part}") from None
+        raise BadRow(f"the question has an invalid character, {part}") from None
     if "\0" in text:
         raise BadRow("the question has a NUL character")
     body, cue = split_cue(text)
@@ -119,36 +119,36 @@ def _labelled(body: str, cue: str, labels: Sequence[int | str], row: Row) -> Que
 
 def _lettered(body: str, cue: str, label: str, options: Options) -> Question:
     if not options.letters:
-        raise BadRow(f"label {label} is a letter, and no lettered list of options is recognised")
-    place = options.letters.lower().find(label.lower())
-    if place < 0:
+        raise BadRow(f"label {label} is a letter, but no lettered list of options is recognized")
+    index = options.letters.lower().find(label.lower())
+    if index < 0:
         low, high = options.letters[0], options.letters[-1]
         raise BadRow(f"label {label} is not among the options {low} to {high}")
     numbers = tuple(range(len(options.letters)))
-    return Question(body, cue, (place,), numbers, letters=options.letters)
+    return Question(body, cue, (index,), numbers, letters=options.letters)
 
 
 def _check_unlisted(options: Options, numbers: Sequence[int], row: Row) -> None:
-    """A text without a numbered list has options 0 to 3, unless its list is not recognised."""
+    """Check that a question without a numbered list may have the options 0 to 3. Raises BadRow."""
     if options.letters:
         raise BadRow(
-            f"label {shown(numbers[0])} is a number, and the options are lettered "
+            f"label {shown(numbers[0])} is a number, but the options are lettered "
             f"{options.letters[0]} to {options.letters[-1]}"
         )
     if options.unknown:
         raise BadRow(
-            "its list of options is not recognised; number it as 0., 1) or (1), or letter it as "
-            "A. or (A)"
+            "its list of options is not recognized; number the options as 0., 1) or (1), or letter "
+            "them as A. or (A)"
         )
     if name := options_field(row):
         raise BadRow(
-            f"its list of options seems to be the field {name}; name it in the task, as in "
+            f"its options seem to be in the field {name}; set it in the task, for example "
             f"fields: {{question: ..., options: {name}, answer: ...}}"
         )
 
 
 def split_cue(text: str) -> tuple[str, str]:
-    """The question, and the word before a final colon on a line of its own, if there is one."""
+    """Split a text into the question and its cue, the word before a final colon; empty if none."""
     match = _CUE.search(text)
     if match is None:
         return text.strip(), ""
@@ -166,6 +166,6 @@ def _parsed(row: Any, kind: str, parse: Callable[[Row], Question]) -> Question:
 
 def _check_kind(row: Row, kind: str) -> None:
     stated = row.get("task_type")
-    known = _KINDS.get(stated.strip().lower()) if isinstance(stated, str) else None
-    if known not in (None, kind):
-        raise BadRow(f"task_type is {stated}, the task is of kind {kind}")
+    stated_kind = _KINDS.get(stated.strip().lower()) if isinstance(stated, str) else None
+    if stated_kind not in (None, kind):
+        raise BadRow(f"task_type is {stated}, but the kind of the task is {kind}")

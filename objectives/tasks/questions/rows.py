@@ -1,4 +1,4 @@
-"""The rows of a question file, each with its place: JSONL, a JSON list, or one JSON object."""
+"""Read the rows of a question file: JSONL, a JSON list, or a single JSON object."""
 
 import json
 import re
@@ -13,23 +13,23 @@ from objectives.files.text_files import UnreadableFile, read_text
 
 MAX_BYTES = 64 << 20
 MAX_ROW = 4 << 20
-"""Characters of one row."""
+"""The maximum number of characters of a row."""
 MAX_ROWS = 200_000
 
 _LINE = re.compile(r"\S[^\n]*")
 _SPACE = re.compile(r"[ \t\n\r]*")
-_NEEDED = "a question file is JSONL, a row on each line, or one JSON list"
+_FORMATS = "a question file is JSONL, with a row on each line, or one JSON list"
 
 
 @dataclass(frozen=True)
 class RepeatedKey:
-    """Stands in place of a JSON object in which a key is repeated."""
+    """The value of a JSON object in which a key is repeated."""
 
     key: str
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the place of each row, as file:line, and its JSON value. Raises QuestionError."""
+    """Yield the position of each row (FILE:LINE) and its JSON value. Raises QuestionError."""
     try:
         text = read_text(path, MAX_BYTES)
     except FileNotFoundError:
@@ -38,14 +38,14 @@ def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
         raise QuestionError(str(error)) from None
     start = _start(text)
     rows = _list_rows(path, text, start) if text.startswith("[", start) else _lines(path, text)
-    for number, (place, row) in enumerate(rows, 1):
+    for number, (location, row) in enumerate(rows, 1):
         if number > MAX_ROWS:
-            raise QuestionError(f"{place}: more than {MAX_ROWS:,} rows; use a part of the file")
-        yield place, row
+            raise QuestionError(f"{location}: more than {MAX_ROWS:,} rows; use a part of the file")
+        yield location, row
 
 
 def _start(text: str, position: int = 0) -> int:
-    """The position of the next character that is not white space."""
+    """Return the index of the next character that is not white space."""
     match = _SPACE.match(text, position)
     assert match is not None
     return match.end()
@@ -67,19 +67,19 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     for count, match in enumerate(_LINE.finditer(text)):
         number += text.count("\n", last, match.start())
         last = match.start()
-        place = f"{path}:{number}"
+        location = f"{path}:{number}"
         try:
-            yield place, _value(place, match[0].strip("\ufeff \t\r"))
+            yield location, _value(location, match[0].strip("\ufeff \t\r"))
         except QuestionError:
             whole = _whole(text) if count == 0 else None
             if whole is None:
                 raise
-            yield place, whole
+            yield location, whole
             return
 
 
 def _whole(text: str) -> Any:
-    """The one JSON object that a file holds over several lines, or None."""
+    """Return the JSON object that is the whole file, over several lines; None if there is none."""
     if len(text) > MAX_ROW or not text.startswith("{", _start(text)):
         return None
     try:
@@ -88,26 +88,28 @@ def _whole(text: str) -> Any:
         return None
 
 
-def _value(place: str, line: str) -> Any:
+def _value(location: str, line: str) -> Any:
     if len(line) > MAX_ROW:
-        raise QuestionError(_too_long(place, len(line)))
+        raise QuestionError(_too_long(location, len(line)))
     try:
         return _DECODER.decode(line)
     except json.JSONDecodeError as error:
-        hint = "" if line.startswith(("{", "[")) else f"; {_NEEDED}, not CSV or another format"
-        raise QuestionError(f"{place}: not JSON: {error.msg}, column {error.colno}{hint}") from None
+        hint = "" if line.startswith(("{", "[")) else f"; {_FORMATS}, not CSV or another format"
+        raise QuestionError(
+            f"{location}: not JSON: {error.msg}, column {error.colno}{hint}"
+        ) from None
     except ValueError as error:
-        raise QuestionError(f"{place}: not JSON: {error}") from None
+        raise QuestionError(f"{location}: not JSON: {error}") from None
     except RecursionError:
-        raise QuestionError(f"{place}: not a question: the JSON is nested too deeply") from None
+        raise QuestionError(f"{location}: not a question: the JSON is nested too deeply") from None
 
 
-def _too_long(place: str, size: int) -> str:
-    return f"{place}: the row has {size:,} characters, and at most {MAX_ROW:,} are read; {_NEEDED}"
+def _too_long(location: str, size: int) -> str:
+    return f"{location}: the row has {size:,} characters, more than {MAX_ROW:,}; {_FORMATS}"
 
 
 def _list_rows(path: Path, text: str, start: int) -> Iterator[tuple[str, Any]]:
-    """Rows of a list, decoded one at a time from a window of the text: memory stays bounded."""
+    """Yield the rows of a list, each decoded from a window of the text, in bounded memory."""
     position, line, counted = _start(text, start + 1), 1, 0
     window, base, number = "", 0, 0
     closed = text.startswith("]", position)
@@ -117,35 +119,35 @@ def _list_rows(path: Path, text: str, start: int) -> Iterator[tuple[str, Any]]:
         counted = position
         if not window or position - base > MAX_ROW:
             base, window = position, text[position : position + 2 * MAX_ROW]
-        place = f"{path}:{line}, row {number}"
-        row, end = _decoded(place, window, position - base, base + len(window) < len(text))
+        location = f"{path}:{line}, row {number}"
+        row, end = _decoded(location, window, position - base, base + len(window) < len(text))
         if base + end - position > MAX_ROW:
-            raise QuestionError(_too_long(place, base + end - position))
-        yield place, row
+            raise QuestionError(_too_long(location, base + end - position))
+        yield location, row
         position = _start(text, base + end)
         closed = text.startswith("]", position)
         if not closed and not text.startswith(",", position):
-            raise QuestionError(f"{place}: not JSON: no comma or ] after the row")
+            raise QuestionError(f"{location}: not JSON: the row is not followed by a comma or ]")
         if not closed:
             position = _start(text, position + 1)
     rest = _start(text, position + 1)
     if rest < len(text):
         line = 1 + text.count("\n", 0, rest)
-        raise QuestionError(f"{path}:{line}: not JSON: text after the list; {_NEEDED}")
+        raise QuestionError(f"{path}:{line}: not JSON: text after the list; {_FORMATS}")
 
 
-def _decoded(place: str, window: str, position: int, cut: bool) -> tuple[Any, int]:
-    """A value and its end. `cut`: more text follows the window."""
+def _decoded(location: str, window: str, position: int, cut: bool) -> tuple[Any, int]:
+    """Return a value and the index of its end. With `cut`, more text follows the window."""
     try:
         return _DECODER.raw_decode(window, position)
     except json.JSONDecodeError as error:
         unfinished = error.msg.startswith("Unterminated") or error.pos > len(window) - 16
         if cut and unfinished:
-            raise QuestionError(_too_long(place, len(window) - position)) from None
+            raise QuestionError(_too_long(location, len(window) - position)) from None
         line = window.count("\n", position, error.pos)
         where = f", {line} lines on" if line else ""
-        raise QuestionError(f"{place}: not JSON: {error.msg}{where}") from None
+        raise QuestionError(f"{location}: not JSON: {error.msg}{where}") from None
     except ValueError as error:
-        raise QuestionError(f"{place}: not JSON: {error}") from None
+        raise QuestionError(f"{location}: not JSON: {error}") from None
     except RecursionError:
-        raise QuestionError(f"{place}: not a question: the JSON is nested too deeply") from None
+        raise QuestionError(f"{location}: not a question: the JSON is nested too deeply") from None

@@ -1,4 +1,4 @@
-"""Which questions are held out from the search."""
+"""Split questions into those of the search and held-out ones."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,13 @@ from objectives.tasks.task import Question
 
 
 def held_out(question: Question, share: float) -> bool:
-    """Whether a question is kept from the search: a property of its text and of nothing else."""
+    """Return whether a question is held out, which depends only on its text and on `share`."""
     return question.id < share * 2**64
 
 
 def split(
     questions: Sequence[Question], share: float
 ) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
-    """Search and held-out questions, about `share` of them held out."""
-    kept = tuple(q for q in questions if not held_out(q, share))
-    return kept, tuple(q for q in questions if held_out(q, share))
+    """Return the search questions and the held-out questions, about a fraction `share` of all."""
+    search = tuple(q for q in questions if not held_out(q, share))
+    return search, tuple(q for q in questions if held_out(q, share))

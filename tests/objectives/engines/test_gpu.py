@@ -1,4 +1,4 @@
-"""On a GPU: `pytest -m gpu`. The device's merges have the bits of the CPU's reference."""
+"""Tests that need a GPU (`pytest -m gpu`): its merges have the same bits as the CPU's."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ METHODS = ("linear", "task_arithmetic", "ties", "dare_linear", "dare_ties", "sle
 
 @pytest.fixture(scope="module")
 def sources(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Sources:
-    """Tensors of up to a million elements, the vocabulary of one model a row longer."""
+    """Models with tensors of up to a million elements, one of them with an additional token."""
     root = tmp_path_factory.mktemp("gpu")
     folders = {
         name: make_model(
@@ -43,13 +43,13 @@ def sources(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(params=["gpu", "pinned", "file"])
 def store(request: pytest.FixtureRequest, sources: Sources) -> Iterator[Store]:
     device = torch.device("cuda")
-    made: Store
+    merge: Store
     if request.param == "gpu":
-        made = Resident(sources, device)
+        merge = Resident(sources, device)
     else:
-        made = Streamed(sources, device, pinned=request.param == "pinned")
-    yield made
-    made.close()
+        merge = Streamed(sources, device, pinned=request.param == "pinned")
+    yield merge
+    merge.close()
 
 
 def recipe(method: str, seed: int, dtype: str) -> MergeRecipe:
@@ -70,44 +70,43 @@ def bits(tensor: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_merge_on_the_gpu_has_the_bits_of_the_cpus(
+def test_a_merge_on_the_gpu_has_the_same_bits_as_on_the_cpu(
     method: str, dtype: str, store: Store, sources: Sources
 ) -> None:
     ours, theirs = MergeStream(sources, store), MergeStream(sources)
     for seed in (1, 2):
         asked = recipe(method, seed, dtype)
-        made = {name: tensor.cpu() for name, tensor in ours.tensors(asked)}
+        merge = {name: tensor.cpu() for name, tensor in ours.tensors(asked)}
         for name, tensor in theirs.tensors(asked):
             if method == "slerp":  # its dot products are added in an order of the device's own
-                assert torch.allclose(made[name].float(), tensor.float(), atol=1e-2), name
+                assert torch.allclose(merge[name].float(), tensor.float(), atol=1e-2), name
             else:
-                assert torch.equal(bits(made[name]), bits(tensor)), name
+                assert torch.equal(bits(merge[name]), bits(tensor)), name
 
 
 @pytest.mark.parametrize("method", [n for n, m in CATALOGUE.items() if not m.fused])
-def test_mergekits_methods_draw_on_the_gpu_what_they_draw_on_the_cpu(
+def test_mergekits_methods_use_the_same_random_numbers_on_gpu_and_cpu(
     method: str, store: Store, sources: Sources
 ) -> None:
-    """Sums are added in an order of the device's own, so a few elements may round otherwise, or
-    fall on the other side of a rank or a quartile."""
-    known = CATALOGUE[method]
+    """The order of sums differs, so a few elements may round differently or change their rank."""
+    entry = CATALOGUE[method]
     config = GenomeConfig(
-        models=("x", "y", "z")[: known.most],
-        base_model=None if known.base == "unused" else "base",
+        models=("x", "y", "z")[: entry.most],
+        base_model=None if entry.base == "unused" else "base",
         merge_method=method,
         layer_granularity=1,
     )
     genome = Genome(config, SpaceConfig(), 3)
     asked = genome.recipe(point(genome, 3))
-    made = {
+    merge = {
         name: tensor.cpu().float() for name, tensor in MergeStream(sources, store).tensors(asked)
     }
     for name, tensor in MergeStream(sources).tensors(asked):
-        near = torch.isclose(made[name], tensor.float(), rtol=1e-2, atol=1e-4)
+        near = torch.isclose(merge[name], tensor.float(), rtol=1e-2, atol=1e-4)
         assert near.float().mean() > 0.999, name
 
 
-def test_the_same_recipe_gives_the_same_bits(store: Store, sources: Sources) -> None:
+def test_the_same_recipe_yields_the_same_bits(store: Store, sources: Sources) -> None:
     stream, asked = MergeStream(sources, store), recipe("dare_ties", 3, "bfloat16")
     first = {name: tensor.cpu() for name, tensor in stream.tensors(asked)}
     for _ in stream.tensors(recipe("dare_ties", 4, "bfloat16")):
@@ -116,7 +115,7 @@ def test_the_same_recipe_gives_the_same_bits(store: Store, sources: Sources) -> 
     assert all(torch.equal(bits(first[name]), bits(again[name])) for name in first)
 
 
-def test_a_merge_that_was_given_up_spoils_nothing(store: Store, sources: Sources) -> None:
+def test_an_abandoned_merge_does_not_affect_the_next(store: Store, sources: Sources) -> None:
     stream, asked = MergeStream(sources, store), recipe("dare_ties", 3, "bfloat16")
     whole = {name: tensor.cpu() for name, tensor in stream.tensors(asked)}
     for stop in (1, 2, 7):

@@ -1,4 +1,4 @@
-"""The transformers engine against transformers' own generate, one prompt at a time."""
+"""The transformers engine is compared with transformers' generate, one prompt at a time."""
 
 import math
 from collections.abc import Iterator
@@ -26,13 +26,13 @@ def sources(family: dict[str, Path]) -> Sources:
 
 @pytest.fixture
 def engine(sources: Sources) -> Iterator[TransformersEngine]:
-    made = TransformersEngine(sources, batch_tokens=64)
-    yield made
-    made.close()
+    created = TransformersEngine(sources, batch_tokens=64)
+    yield created
+    created.close()
 
 
 def prompts(shared: int = 9, max_tokens: int = 7, count: int = 23) -> list[Prompt]:
-    """Prompts of many lengths behind a shared start."""
+    """Return prompts of many lengths with a shared prefix."""
     generator = torch.Generator().manual_seed(shared)
 
     def tokens(n: int) -> list[int]:
@@ -71,7 +71,7 @@ def close(ours: list[Answer], theirs: list[Answer]) -> bool:
 
 @pytest.mark.parametrize("max_tokens", [1, 7])
 @pytest.mark.parametrize("shared", [0, 9])
-def test_answers_equal_generates_own(
+def test_answers_equal_those_of_generate(
     engine: TransformersEngine, family: dict[str, Path], shared: int, max_tokens: int
 ) -> None:
     asked = prompts(shared, max_tokens)
@@ -80,7 +80,7 @@ def test_answers_equal_generates_own(
         assert close(engine.answer(asked), one_by_one(family[label], asked))
 
 
-def test_tasks_with_different_starts_and_lengths_mix(
+def test_tasks_with_different_prefixes_and_lengths_can_be_mixed(
     engine: TransformersEngine, family: dict[str, Path]
 ) -> None:
     asked = [*prompts(9, 1), *prompts(0, 7), *prompts(5, 7)][::-1]
@@ -88,7 +88,7 @@ def test_tasks_with_different_starts_and_lengths_mix(
     assert close(engine.answer(asked), one_by_one(family["y"], asked))
 
 
-def test_a_merge_leaves_nothing_of_the_one_before(engine: TransformersEngine) -> None:
+def test_a_merge_overwrites_the_previous_one_completely(engine: TransformersEngine) -> None:
     asked = prompts()
     engine.load(MergeRecipe.single("x", 4, "float32"))
     before = engine.answer(asked)
@@ -98,7 +98,9 @@ def test_a_merge_leaves_nothing_of_the_one_before(engine: TransformersEngine) ->
     assert engine.answer(asked) == before
 
 
-def test_a_model_of_nan_answers_and_says_so(sources: Sources, engine: TransformersEngine) -> None:
+def test_answers_of_a_nan_model_are_marked_as_not_finite(
+    sources: Sources, engine: TransformersEngine
+) -> None:
     huge = (((1e38,), (1e38,)),)
     recipe = MergeRecipe("task_arithmetic", ("x", "y"), "base", 4, {"weight": huge}, scale=1e30)
     engine.load(recipe)
@@ -107,10 +109,10 @@ def test_a_model_of_nan_answers_and_says_so(sources: Sources, engine: Transforme
     assert not any(answer.finite for answer in answers)
 
 
-def test_what_comes_after_an_answers_end_does_not_count(
+def test_non_finite_logits_after_the_end_of_an_answer_are_ignored(
     sources: Sources, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One row has ended, the other goes on: NaN is then of the one that goes on alone."""
+    """One row has ended while the other continues; only the latter becomes non-finite."""
     asked = prompts(0, 3, 2)
     size = len(WORDS)
 
@@ -137,7 +139,7 @@ def test_a_merge_of_the_wrong_shape_is_refused(
 ) -> None:
     recipe = MergeRecipe.single("x", 4)
     whole = list(engine._stream.tensors(recipe))
-    for broken, message in [
+    for tensors, message in [
         (whole[:-1], "lacks 1 tensors; the first is lm_head.weight"),
         (
             [("model.extra", whole[0][1])],
@@ -145,12 +147,12 @@ def test_a_merge_of_the_wrong_shape_is_refused(
         ),
         ([(whole[0][0], whole[0][1][:-1])], r"the model expects \["),
     ]:
-        monkeypatch.setattr(engine._stream, "tensors", lambda _, b=broken: iter(b))
+        monkeypatch.setattr(engine._stream, "tensors", lambda _, b=tensors: iter(b))
         with pytest.raises(EngineError, match=message):
             engine.load(recipe)
 
 
-def test_a_stop_stays_in_the_answer_and_the_end_does_not() -> None:
+def test_an_answer_contains_its_stop_but_not_an_end_token() -> None:
     prompt = Prompt((5,), 0, 9, (), frozenset({7, 2}))
     assert truncate_at_stop([4, 7, 4, 7], prompt, (1, 2)) == (4, 7)
     assert truncate_at_stop([4, 1, 7], prompt, (1, 2)) == (4,)

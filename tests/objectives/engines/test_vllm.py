@@ -1,4 +1,4 @@
-"""The real vLLM on a CPU: its answers, and what goes wrong with it."""
+"""vLLM on a CPU: its answers, and its errors."""
 
 import dataclasses
 import importlib.util
@@ -58,20 +58,20 @@ def demo() -> Setup:
 
 
 def started(setup: Setup, **engine: object) -> VllmEngine:
-    made = choose_engine(config_with(**engine), "vllm").start(setup.sources, setup.longest)
-    assert isinstance(made, VllmEngine)
-    return made
+    engine = choose_engine(config_with(**engine), "vllm").start(setup.sources, setup.longest)
+    assert isinstance(engine, VllmEngine)
+    return engine
 
 
 @pytest.fixture(scope="module")
 def vllm(demo: Setup) -> Iterator[VllmEngine]:
-    made = started(demo)
-    yield made
-    made.close()
+    engine = started(demo)
+    yield engine
+    engine.close()
 
 
 def questions(setup: Setup) -> list[Prompt]:
-    """Some of each task: one token and seven, with two shared starts."""
+    """Return some prompts of each task, with answers of one and of seven tokens."""
     return [prompt for prompts in setup.search.prompts.values() for prompt in prompts[:40]]
 
 
@@ -86,7 +86,7 @@ def same(ours: list[Answer], theirs: list[Answer], within: float = 1e-4) -> bool
     )
 
 
-def test_a_merge_leaves_nothing_of_the_one_before(demo: Setup, vllm: VllmEngine) -> None:
+def test_a_merge_overwrites_the_previous_one_completely(demo: Setup, vllm: VllmEngine) -> None:
     asked = questions(demo)
     vllm.load(recipe(demo, 1))
     first = vllm.answer(asked)
@@ -99,8 +99,8 @@ def test_a_merge_leaves_nothing_of_the_one_before(demo: Setup, vllm: VllmEngine)
     assert vllm.answer(asked) == second
 
 
-def test_answers_come_in_the_order_of_the_prompts(demo: Setup, vllm: VllmEngine) -> None:
-    """Whatever is handed over first: several steps' worth, both tasks by turns, one asked twice."""
+def test_answers_are_in_the_order_of_the_prompts(demo: Setup, vllm: VllmEngine) -> None:
+    """The prompts fill several steps, alternate between two tasks, and one is asked twice."""
     vllm.load(recipe(demo, 1))
     first, second = demo.search.prompts.values()
     asked = [prompt for pair in zip(first, second, strict=False) for prompt in pair]
@@ -138,7 +138,7 @@ def test_vllm_and_transformers_agree(demo: Setup, vllm: VllmEngine) -> None:
     )
 
 
-def test_a_model_of_nan_answers_and_says_so(demo: Setup, vllm: VllmEngine) -> None:
+def test_answers_of_a_nan_model_are_marked_as_not_finite(demo: Setup, vllm: VllmEngine) -> None:
     fields = recipe(demo, 1).to_dict() | {"method": "task_arithmetic", "scale": 1e38}
     fields["values"] = {"weight": fields["values"]["weight"]}
     vllm.load(MergeRecipe.from_dict(fields))
@@ -150,15 +150,15 @@ def test_a_model_of_nan_answers_and_says_so(demo: Setup, vllm: VllmEngine) -> No
 
 @pytest.fixture(scope="module")
 def broken(demo: Setup) -> Iterator[VllmEngine]:
-    """Goes wrong as a recipe's mask seed says; 0 is right."""
+    """An engine that fails in a way that the recipe's mask seed selects; 0 is no failure."""
     choice = choose_engine(config_with(), "vllm")
-    made = choice.start(demo.sources, demo.longest)
-    assert isinstance(made, VllmEngine)
-    made.close()
+    engine = choice.start(demo.sources, demo.longest)
+    assert isinstance(engine, VllmEngine)
+    engine.close()
     extension = "tests.support.broken_extension.BrokenExtension"
-    made._settings = dataclasses.replace(made._settings, extension=extension)
-    yield made
-    made.close()
+    engine._settings = dataclasses.replace(engine._settings, extension=extension)
+    yield engine
+    engine.close()
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def broken(demo: Setup) -> Iterator[VllmEngine]:
         (HUNG, "EngineTimeoutError", "vLLM did not load within 20 s"),
     ],
 )
-def test_a_fault_is_named_and_the_engine_starts_again(
+def test_an_error_is_reported_and_the_engine_restarts(
     demo: Setup, broken: VllmEngine, fault: int, kind: str, message: str
 ) -> None:
     broken._deadline = 20.0
@@ -185,7 +185,7 @@ def test_a_fault_is_named_and_the_engine_starts_again(
         broken.answer(questions(demo)[:3])
 
 
-def test_an_engine_that_was_killed_starts_again(demo: Setup, vllm: VllmEngine) -> None:
+def test_a_killed_engine_restarts(demo: Setup, vllm: VllmEngine) -> None:
     good, asked = recipe(demo, 1), questions(demo)[:10]
     vllm.load(good)
     before = vllm.answer(asked)
@@ -197,7 +197,7 @@ def test_an_engine_that_was_killed_starts_again(demo: Setup, vllm: VllmEngine) -
     assert vllm.answer(asked) == before
 
 
-def test_two_processes_that_share_the_model_answer_alike(demo: Setup, vllm: VllmEngine) -> None:
+def test_tensor_parallel_processes_give_equal_answers(demo: Setup, vllm: VllmEngine) -> None:
     good, asked = recipe(demo, 1), questions(demo)
     vllm.load(good)
     alone = vllm.answer(asked)
@@ -211,7 +211,7 @@ def test_two_processes_that_share_the_model_answer_alike(demo: Setup, vllm: Vllm
 
 
 @pytest.mark.gpu
-def test_two_gpus_that_share_the_model_answer_as_one() -> None:
+def test_two_gpus_answer_like_one() -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
     setup = build(config_with(dtype="float32"), check_values=False)
@@ -226,7 +226,7 @@ def test_two_gpus_that_share_the_model_answer_as_one() -> None:
 
 
 def alive(group: int) -> bool:
-    """Whether a process of the group runs."""
+    """Return whether any process of the group is running."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -234,7 +234,7 @@ def alive(group: int) -> bool:
     return True
 
 
-def test_a_run_ends_with_vllm_and_leaves_nothing_when_it_is_killed(tmp_path: Path) -> None:
+def test_vllms_processes_end_when_the_run_is_killed(tmp_path: Path) -> None:
     data = yaml.safe_load((DEMO / "study.yaml").read_text()) | {"limit": 20}
     data["study"]["held_out"] = 0
     genome = data["genome"]
@@ -267,26 +267,26 @@ def test_a_run_ends_with_vllm_and_leaves_nothing_when_it_is_killed(tmp_path: Pat
     assert "report: runs/" in done.stdout
 
 
-def test_a_process_begun_ahead_of_its_sources_serves_them(
+def test_a_prestarted_process_is_used(
     demo: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """vLLM keeps what a Python of its own found out about a model's class: here there is none."""
+    """vLLM caches the result of inspecting model classes in another process; here there is none."""
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
     vllm_child.prestart_if_likely("vllm", None, config_with().engine.eager)
     [(_, child, _)] = vllm_child._prestarted
     choice = choose_engine(config_with(), "vllm")
     choice.begin()
-    made = choice.start(demo.sources, demo.longest)
-    assert isinstance(made, VllmEngine)
-    assert made.pid == child.process.pid
-    made.load(recipe(demo, 1))
-    assert all(answer.finite for answer in made.answer(questions(demo)))
-    made.close()
+    engine = choice.start(demo.sources, demo.longest)
+    assert isinstance(engine, VllmEngine)
+    assert engine.pid == child.process.pid
+    engine.load(recipe(demo, 1))
+    assert all(answer.finite for answer in engine.answer(questions(demo)))
+    engine.close()
     assert not vllm_child._prestarted
     assert not (tmp_path / "modelinfos").exists()
 
 
-def test_a_process_begun_in_vain_ends_with_the_command() -> None:
+def test_an_unused_prestarted_process_ends_with_the_command() -> None:
     code = (
         "from objectives.engines.vllm import child as vllm_child\n"
         "vllm_child.prestart({})\n"
@@ -314,12 +314,12 @@ def is_group(pid: int) -> bool:
         ({"kind": "other"}, "unknown kind other"),
     ],
 )
-def test_an_engine_that_cannot_be_is_refused(engine: dict[str, str], message: str) -> None:
+def test_an_impossible_engine_is_refused(engine: dict[str, str], message: str) -> None:
     with pytest.raises(Exception, match=message):
         choose_engine(config_with(**engine))
 
 
-def test_a_source_that_is_gone_is_named(make_model: MakeModel, tmp_path: Path) -> None:
+def test_a_missing_source_is_reported(make_model: MakeModel, tmp_path: Path) -> None:
     folders = {name: make_model(tmp_path / name, i) for i, name in enumerate(("a", "b"))}
     sources = Sources(folders, "a")
     shutil.rmtree(tmp_path / "b")
@@ -329,25 +329,25 @@ def test_a_source_that_is_gone_is_named(make_model: MakeModel, tmp_path: Path) -
         choose_engine(config_with(), "vllm").start(sources, 40)
 
 
-def test_what_vllm_refuses_is_told_in_its_words(demo: Setup) -> None:
+def test_an_error_of_vllm_is_reported_with_its_message(demo: Setup) -> None:
     choice = choose_engine(config_with(), "vllm")
     settings = choice.vllm_settings(demo.sources, demo.longest)
     with pytest.raises(EngineError, match=r"^vLLM: max_num_batched_tokens \(4096\) must be"):
         VllmEngine(dataclasses.replace(settings, sequences=5000), 60.0, 300.0)
 
 
-def test_what_vllm_refuses_is_told_with_the_name_of_the_field() -> None:
+def test_a_validation_error_of_vllm_is_reported_with_the_field() -> None:
     class Given(BaseModel):
         blocks: int = Field(gt=0)
 
     with pytest.raises(ValidationError) as caught:
         Given(blocks=-1)
-    told = "vLLM: blocks: Input should be greater than 0"
-    assert _described(caught.value) == ("EngineError", told)
+    expected = "vLLM: blocks: Input should be greater than 0"
+    assert _described(caught.value) == ("EngineError", expected)
 
 
-def test_a_signal_while_vllm_starts_leaves_nothing_of_it(demo: Setup) -> None:
-    """Its process stands still, so that it is sure to be starting."""
+def test_a_signal_during_the_start_ends_vllms_process(demo: Setup) -> None:
+    """The process is stopped, so that it is certainly still starting."""
     vllm_child.prestart_if_likely("vllm", None, True)
     [(_, child, _)] = vllm_child._prestarted
     assert child.process.pid is not None
@@ -367,14 +367,14 @@ def test_auto_without_a_gpu_is_transformers() -> None:
     assert isinstance(choice, EngineChoice)
 
 
-def test_what_answers_is_told_with_its_versions() -> None:
-    told = choose_engine(config_with(tensor_parallel_size=2, eager=False), "vllm").signature
+def test_the_signature_contains_the_versions() -> None:
+    expected = choose_engine(config_with(tensor_parallel_size=2, eager=False), "vllm").signature
     form = r"vllm 0\.\d+\S* on 2 x cpu with \S+, float32, compiled, 4096 tokens a batch, torch .+"
-    assert re.fullmatch(form + r", \d+ threads", told)
+    assert re.fullmatch(form + r", \d+ threads", expected)
     assert choose_engine(config_with(), "transformers").signature.startswith("transformers 5.")
 
 
-def test_too_many_options_are_refused_by_name(demo: Setup, vllm: VllmEngine) -> None:
+def test_too_many_options_are_refused(demo: Setup, vllm: VllmEngine) -> None:
     many = Prompt(tuple(range(5, 20)), 0, 1, tuple(range(200)))
     vllm.load(recipe(demo, 1))
     with pytest.raises(
@@ -383,10 +383,10 @@ def test_too_many_options_are_refused_by_name(demo: Setup, vllm: VllmEngine) -> 
         vllm.answer([many])
 
 
-def test_another_make_with_a_union_of_vocabularies_answers_like_transformers(
+def test_another_architecture_with_a_union_vocabulary_answers_like_transformers(
     tmp_path: Path,
 ) -> None:
-    """Qwen2 with tied heads, one model a token longer, by a method of mergekit's."""
+    """Qwen2 with tied heads and an additional token in one model, merged by mergekit's method."""
     words = [*WORDS, "more"]
     folders = {
         "base": make(tmp_path / "base", "qwen2", 0, hidden=64),
@@ -406,7 +406,7 @@ def test_another_make_with_a_union_of_vocabularies_answers_like_transformers(
         engine.close()
 
 
-def test_tasks_of_lm_eval_are_answered_as_by_transformers(tmp_path: Path) -> None:
+def test_tasks_of_lm_eval_get_the_same_answers_as_from_transformers(tmp_path: Path) -> None:
     """Continuations, texts with stops, and prompts as long as the models' context."""
     tasks = write_tasks(tmp_path / "tasks", 8)
     searched = {"name": "searched", "metric": "exact_match,digit"}
@@ -429,8 +429,8 @@ def test_tasks_of_lm_eval_are_answered_as_by_transformers(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("kind", "device"), [("transformers", "cpu"), ("vllm", "cuda")])
-def test_a_process_begun_in_vain_is_ended(kind: str, device: str) -> None:
-    """Begun before it was known which engine, or which device, it would be."""
+def test_an_unneeded_prestarted_process_is_discarded(kind: str, device: str) -> None:
+    """The process is started before the engine or the device is known."""
     vllm_child.prestart_if_likely("vllm", device, True)
     [(_, early, _)] = vllm_child._prestarted
     choose_engine(config_with(), kind).begin()
@@ -440,18 +440,20 @@ def test_a_process_begun_in_vain_is_ended(kind: str, device: str) -> None:
     assert not vllm_child._prestarted
 
 
-def test_auto_begins_none_where_no_gpu_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_auto_prestarts_no_process_without_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(vllm_child, "_GPU", tmp_path / "none")
     vllm_child.prestart_if_likely("auto", None, True)
     vllm_child.prestart_if_likely("transformers", "cuda", True)
     assert not vllm_child._prestarted
 
 
-def test_what_is_nan_in_one_question_is_in_no_other(demo: Setup, tmp_path: Path) -> None:
-    """A cache of few blocks, which one question has after another."""
+def test_nan_in_one_question_does_not_spread_to_others(demo: Setup, tmp_path: Path) -> None:
+    """The KV cache has few blocks, which one question after another uses."""
     asked = [p for p in questions(demo) if p.max_tokens == 1]
-    held = Counter(token for prompt in asked for token in set(prompt.tokens))
-    token = max((t for t in held if held[t] <= 60), key=lambda t: held[t])
+    counts = Counter(token for prompt in asked for token in set(prompt.tokens))
+    token = max((t for t in counts if counts[t] <= 60), key=lambda t: counts[t])
     shutil.copytree(DEMO / "models" / "numeric", tmp_path / "m")
     weights = {n: t.float() for n, t in load_file(tmp_path / "m" / "model.safetensors").items()}
     weights["model.embed_tokens.weight"][token] = 3.4e38
@@ -467,10 +469,8 @@ def test_what_is_nan_in_one_question_is_in_no_other(demo: Setup, tmp_path: Path)
     engine.close()
 
 
-def test_end_tokens_of_generation_config_and_threads_are_those_of_transformers(
-    demo: Setup, tmp_path: Path
-) -> None:
-    """Numbers with a comma end answers; a pad token has no row; two threads, as stored."""
+def test_end_tokens_and_threads_match_transformers(demo: Setup, tmp_path: Path) -> None:
+    """Tokens with a comma end answers, a pad token has no row, and two threads are stored."""
     folders = {n: shutil.copytree(DEMO / "models" / n, tmp_path / n) for n in ("base", "numeric")}
     vocabulary = demo.sources.vocabulary.tokenizer.get_vocab()
     ends = [2, *(i for token, i in vocabulary.items() if re.fullmatch(r"\W?\d+,", token))]

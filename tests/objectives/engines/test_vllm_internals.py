@@ -34,7 +34,7 @@ def test_the_installed_vllm_is_a_tested_version_and_the_docstring_names_it() -> 
     assert all(version in str(internals.__doc__) for version in TESTED)
 
 
-def test_no_other_module_of_ours_refers_to_vllms_internals() -> None:
+def test_no_other_module_refers_to_vllms_internals() -> None:
     folder = Path(internals.__file__).parent
     private = (
         "_custom_ops",

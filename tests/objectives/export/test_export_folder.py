@@ -1,4 +1,4 @@
-"""Where an export may be written, and what it may replace: real merges of tiny models."""
+"""Where an export may be written and what it may replace, with merges of tiny models."""
 
 import json
 import os
@@ -50,13 +50,13 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def as_before_manifests(folder: Path) -> Path:
-    """The folder as earlier versions wrote it."""
+    """Change the folder to the format of earlier versions."""
     (folder / MANIFEST_FILE).unlink()
     return folder
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_an_export_is_replaced_whole(write: Write, tmp_path: Path, earlier: bool) -> None:
+def test_an_export_is_replaced_completely(write: Write, tmp_path: Path, earlier: bool) -> None:
     out = write(tmp_path / "m", shard_bytes=5_000)
     assert len([*out.glob("model-*.safetensors")]) > 1
     if earlier:
@@ -67,9 +67,7 @@ def test_an_export_is_replaced_whole(write: Write, tmp_path: Path, earlier: bool
     assert os.listdir(tmp_path) == ["m"]
 
 
-def test_what_was_deleted_from_an_export_does_not_keep_it_from_being_replaced(
-    write: Write, tmp_path: Path
-) -> None:
+def test_an_export_with_deleted_files_can_be_replaced(write: Write, tmp_path: Path) -> None:
     out = write(tmp_path / "m")
     (out / "model.safetensors").unlink()
     (out / "README.md").unlink()
@@ -85,7 +83,7 @@ def add(name: str, text: str = "mine") -> Callable[[Path], None]:
 
 
 def list_all(folder: Path) -> None:
-    """What `sha256sum *` does before a model is published."""
+    """Write SHA256SUMS as `sha256sum *` does before a model is published."""
     add("model.gguf")(folder)
     with (folder / "SHA256SUMS").open("w") as sums:
         subprocess.run("sha256sum *", shell=True, cwd=folder, stdout=sums, check=True)
@@ -122,7 +120,7 @@ def test_a_folder_with_other_files_is_not_replaced(
 
 
 @pytest.mark.parametrize("name", ["README.md", "config.json", "model.safetensors"])
-def test_a_file_that_was_changed_since_is_not_replaced(
+def test_an_export_with_a_changed_file_is_not_replaced(
     write: Write, tmp_path: Path, name: str
 ) -> None:
     out = write(tmp_path / "m")
@@ -150,7 +148,7 @@ def test_a_file_that_was_changed_since_is_not_replaced(
         {"config.json": "{}"},
     ],
 )
-def test_a_folder_of_something_else_is_not_replaced(
+def test_a_folder_that_is_not_an_export_is_not_replaced(
     write: Write, tmp_path: Path, files: dict[str, str]
 ) -> None:
     out = tmp_path / "mine"
@@ -182,7 +180,7 @@ def test_a_link_is_not_followed(write: Write, tmp_path: Path) -> None:
              "{here}/" + "x" * 300, "{here}/nul\0", "{here}/" + "d/" * 3000, "{here}/loop/x"],
 )  # fmt: skip
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_place_that_cannot_be_written_is_a_message(
+def test_a_folder_that_cannot_be_written_is_reported(
     write: Write, tmp_path: Path, name: str, overwrite: bool
 ) -> None:
     (tmp_path / "f").write_text("a file")
@@ -194,15 +192,17 @@ def test_a_place_that_cannot_be_written_is_a_message(
     assert len(os.listdir(tmp_path)) == 2
 
 
-def test_a_long_name_has_room_for_what_is_written_beside_it(write: Write, tmp_path: Path) -> None:
+def test_a_long_name_is_shortened_for_the_temporary_folder(write: Write, tmp_path: Path) -> None:
     out = write(tmp_path / ("é" * 127))
     assert (write(out) / "config.json").exists()
     assert os.listdir(tmp_path) == [out.name]
 
 
 @pytest.mark.parametrize("limit", [0, 100, 2_000, 20_000])
-def test_a_full_disk_leaves_what_was_there(write: Write, tmp_path: Path, limit: int) -> None:
-    """A limit on the size of files stands for it."""
+def test_a_full_disk_leaves_the_earlier_export_unchanged(
+    write: Write, tmp_path: Path, limit: int
+) -> None:
+    """A full disk is simulated by a limit on the size of files."""
     out = write(tmp_path / "m")
     before, limits = everything(out), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
@@ -215,7 +215,7 @@ def test_a_full_disk_leaves_what_was_there(write: Write, tmp_path: Path, limit: 
     assert os.listdir(tmp_path) == ["m"]
 
 
-def test_a_full_disk_under_a_union_of_tokenizers_is_a_message(
+def test_a_full_disk_is_reported_while_a_union_tokenizer_is_saved(
     family: dict[str, Path], tmp_path: Path
 ) -> None:
     sources = Sources(family, "base", "union")
@@ -233,7 +233,7 @@ def test_a_full_disk_under_a_union_of_tokenizers_is_a_message(
     assert os.listdir(tmp_path) == ["m"]
 
 
-def test_a_disk_without_room_is_said_before_anything_is_written(
+def test_too_little_free_space_is_reported_before_anything_is_written(
     sources: Sources, tmp_path: Path
 ) -> None:
     from objectives.export.target import checked
@@ -246,9 +246,7 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
 # What killed exports leave
 
 
-def test_the_leftovers_of_killed_exports_are_swept_and_nothing_else(
-    write: Write, tmp_path: Path
-) -> None:
+def test_only_the_leftovers_of_killed_exports_are_removed(write: Write, tmp_path: Path) -> None:
     part, theirs = tmp_path / ".merge-1.part-77", tmp_path / ".photos.part-2"
     for folder in (part, theirs, tmp_path / ".backup.old-2024"):
         add("sub/file")(folder)
@@ -266,7 +264,7 @@ def test_the_leftovers_of_killed_exports_are_swept_and_nothing_else(
     assert everything(tmp_path / "merge-3") == everything(tmp_path / "merge-2"), "put back"
 
 
-def test_an_export_that_is_under_way_is_not_swept(tmp_path: Path) -> None:
+def test_a_running_export_is_not_removed(tmp_path: Path) -> None:
     part = tmp_path / ".merge-1.part-77"
     add(EXPORTING, "")(part)
     code = (
@@ -303,7 +301,7 @@ def test_an_export_that_is_under_way_is_not_swept(tmp_path: Path) -> None:
         (None, "cannot read .*SHA256SUMS: it is a folder; choose a regular file"),
     ],
 )
-def test_a_bad_list_of_sums_is_a_message(
+def test_an_invalid_checksum_file_is_reported(
     write: Write, tmp_path: Path, text: str | bytes | None, message: str
 ) -> None:
     out = write(tmp_path / "m")
@@ -316,21 +314,21 @@ def test_a_bad_list_of_sums_is_a_message(
         changed_weights(out)
 
 
-def test_a_huge_list_of_sums_is_not_read(write: Write, tmp_path: Path) -> None:
+def test_a_huge_checksum_file_is_not_read(write: Write, tmp_path: Path) -> None:
     out = write(tmp_path / "m")
     os.truncate(out / "SHA256SUMS", 1 << 40)
     with pytest.raises(ExportError, match="it is larger than 67,108,864 bytes"):
         changed_weights(out)
 
 
-def test_weights_that_are_missing_or_not_listed_have_changed(write: Write, tmp_path: Path) -> None:
+def test_missing_and_unlisted_weights_are_reported_as_changed(write: Write, tmp_path: Path) -> None:
     out = write(tmp_path / "m")
     assert changed_weights(out) == []
     (out / "model.safetensors").rename(out / "more.safetensors")
     assert changed_weights(out) == ["model.safetensors", "more.safetensors"]
 
 
-def test_a_merge_without_its_weights_is_not_there(
+def test_an_export_without_weights_does_not_hold_the_merge(
     write: Write, sources: Sources, recipe: MergeRecipe, tmp_path: Path
 ) -> None:
     out = write(tmp_path / "m")
@@ -343,7 +341,7 @@ def test_a_merge_without_its_weights_is_not_there(
     assert not holds(tmp_path / "nowhere", recipe, sources)
 
 
-def test_the_manifest_names_every_file_of_an_export(write: Write, tmp_path: Path) -> None:
+def test_the_manifest_lists_every_file_of_an_export(write: Write, tmp_path: Path) -> None:
     import hashlib
 
     out = write(tmp_path / "m")

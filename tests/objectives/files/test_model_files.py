@@ -1,4 +1,4 @@
-"""Which files of a model's folder are read: whole regular ones, inside it, as transformers does."""
+"""Only complete regular files in a model's folder are read, as transformers selects them."""
 
 import json
 import os
@@ -26,7 +26,7 @@ NAME = "model.layers.1.mlp.up_proj.weight"
 
 @pytest.fixture
 def model(family: dict[str, Path], tmp_path: Path) -> Path:
-    """A copy of x, to be changed."""
+    """A copy of the model x that a test may change."""
     return Path(shutil.copytree(family["x"], tmp_path / "model"))
 
 
@@ -45,7 +45,7 @@ def theirs(folder: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("other", ["a.safetensors", "model_old.safetensors", "z.safetensors"])
-def test_a_single_file_is_read_whatever_stands_beside_it(
+def test_model_safetensors_takes_precedence_over_other_files(
     family: dict[str, Path], model: Path, other: str
 ) -> None:
     shutil.copy(family["y"] / SINGLE, model / other)
@@ -56,7 +56,7 @@ def test_a_single_file_is_read_whatever_stands_beside_it(
     assert torch.equal(ours(model), load_file(family["x"] / SINGLE)[NAME])
 
 
-def test_an_index_says_which_files_are_read(family: dict[str, Path], model: Path) -> None:
+def test_an_index_determines_the_files_that_are_read(family: dict[str, Path], model: Path) -> None:
     tensors = load_file(model / SINGLE)
     (model / SINGLE).unlink()
     files = {}
@@ -82,7 +82,7 @@ def test_an_index_says_which_files_are_read(family: dict[str, Path], model: Path
         (3, "has no weight_map"),
     ],
 )
-def test_an_index_that_names_no_file_of_the_folder_is_refused(
+def test_an_index_with_files_outside_of_the_folder_is_refused(
     family: dict[str, Path], model: Path, file: Any, message: str
 ) -> None:
     shutil.copytree(family["y"], model.parent / "y")
@@ -110,7 +110,7 @@ def test_a_link_out_of_a_folder_is_refused(model: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LINKED)
-def test_what_is_no_regular_file_is_refused_at_once(model: Path, name: str) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused_at_once(model: Path, name: str) -> None:
     (model / name).unlink(missing_ok=True)
     os.mkfifo(model / name)
     with pytest.raises(SourceError, match="is not a regular file"):
@@ -118,14 +118,14 @@ def test_what_is_no_regular_file_is_refused_at_once(model: Path, name: str) -> N
 
 
 @pytest.mark.parametrize("name", LINKED)
-def test_a_git_lfs_pointer_is_called_one(model: Path, name: str) -> None:
+def test_a_git_lfs_pointer_is_reported(model: Path, name: str) -> None:
     (model / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
     with pytest.raises(SourceError, match=r"is a Git LFS pointer.* git lfs pull"):
         ours(model)
 
 
 def cached(home: Path, model: Path, *commits: str) -> Path:
-    """The folder of a repository in a cache, whose snapshots are links to blobs."""
+    """Create the folder of a repository in a cache, whose snapshots are links to blobs."""
     root = home / "models--org--name"
     (root / "blobs").mkdir(parents=True)
     for path in model.iterdir():
@@ -137,9 +137,9 @@ def cached(home: Path, model: Path, *commits: str) -> Path:
     return root
 
 
-def test_a_folder_of_the_hubs_cache_is_its_snapshot(model: Path, tmp_path: Path) -> None:
+def test_a_folder_of_the_hubs_cache_resolves_to_its_snapshot(model: Path, tmp_path: Path) -> None:
     root = cached(tmp_path / "hub", model, "aaaa", "bbbb")
-    with pytest.raises(SourceError, match=r"several snapshots or none \(aaaa, bbbb\); name one"):
+    with pytest.raises(SourceError, match=r"several snapshots or none \(aaaa, bbbb\); choose one"):
         locate(str(root), tmp_path)
     (root / "refs").mkdir()
     (root / "refs" / "main").write_text("bbbb\n")
@@ -161,7 +161,7 @@ def study(folder: Path, *models: str, base: str = "base", **genome: Any) -> Stud
 
 
 @pytest.mark.parametrize("other", ["./a", "a/", "../here/a", "link", "absolute"])
-def test_one_folder_under_two_spellings_is_refused(
+def test_the_same_folder_listed_twice_is_refused(
     family: dict[str, Path], tmp_path: Path, other: str
 ) -> None:
     here = tmp_path / "here"
@@ -175,7 +175,7 @@ def test_one_folder_under_two_spellings_is_refused(
         open_models(study(here, "a", "b", "./base"))
 
 
-def test_a_base_among_the_models_is_told(
+def test_a_base_among_the_models_is_logged(
     family: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name, source in (("base", "base"), ("a", "x")):
@@ -187,7 +187,9 @@ def test_a_base_among_the_models_is_told(
     assert "moves nothing" not in caplog.text
 
 
-def test_an_export_names_no_code_and_no_quantization(model: Path, tmp_path: Path) -> None:
+def test_an_exported_config_refers_to_no_code_and_no_quantization(
+    model: Path, tmp_path: Path
+) -> None:
     config = json.loads((model / "config.json").read_text())
     config |= {"auto_map": {"AutoConfig": "a.B"}, "quantization_config": {"quant_method": "awq"}}
     (model / "config.json").write_text(json.dumps(config))

@@ -1,4 +1,4 @@
-"""Tiny models of several makes, through merge, engine, export and reload."""
+"""Tiny models of several architectures are merged, evaluated, exported and loaded again."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from tests.support.models import WORDS, by_mergekit
 
 
 @pytest.mark.parametrize("kind", MAKES)
-def test_a_merge_is_answered_exported_and_loaded_again(kind: str, tmp_path: Path) -> None:
+def test_a_merge_can_be_evaluated_exported_and_loaded_again(kind: str, tmp_path: Path) -> None:
     folders = {n: make(tmp_path / n, kind, i) for i, n in enumerate(("base", "x", "y"))}
     sources, recipe = Sources(folders, "base"), recipe_of("dare_ties")
     engine = TransformersEngine(sources)
@@ -75,7 +75,7 @@ def test_a_merge_equals_mergekits(kind: str, method: str, tmp_path: Path) -> Non
     assert ours.keys() == theirs.keys()
 
 
-def test_two_makes_do_not_merge(tmp_path: Path) -> None:
+def test_different_architectures_cannot_be_merged(tmp_path: Path) -> None:
     llama, qwen = make(tmp_path / "llama", "llama", 0), make(tmp_path / "qwen2", "qwen2", 1)
     with pytest.raises(
         SourceError,
@@ -84,7 +84,7 @@ def test_two_makes_do_not_merge(tmp_path: Path) -> None:
         Sources({"llama": llama, "qwen2": qwen}, "llama")
 
 
-def test_an_architecture_that_transformers_does_not_make_of_the_config_is_named(
+def test_an_architecture_that_does_not_match_the_config_is_reported(
     tmp_path: Path,
 ) -> None:
     folder = make(tmp_path / "m", "llama", 0)

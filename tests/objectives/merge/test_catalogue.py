@@ -1,4 +1,4 @@
-"""The table of methods against mergekit's registry: neither has what the other lacks."""
+"""The catalogue of methods is compared with mergekit's registry."""
 
 import pytest
 from mergekit import merge_methods
@@ -10,7 +10,7 @@ REGISTERED = {method.spec.name: method for method in merge_methods.registered_me
 OURS = [name for name, method in METHODS.items() if not method.fused]
 
 
-def test_every_method_of_mergekit_is_here_and_no_other() -> None:
+def test_the_catalogue_has_exactly_mergekits_methods() -> None:
     assert METHODS.keys() == REGISTERED.keys()
 
 
@@ -35,7 +35,7 @@ def test_a_method_has_mergekits_parameters_with_its_defaults(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(METHODS))
-def test_a_method_takes_the_models_that_mergekit_takes(name: str) -> None:
+def test_a_method_accepts_the_same_models_as_in_mergekit(name: str) -> None:
     method, theirs = METHODS[name], REGISTERED[name]
     policy = theirs.spec.contract.base
     if name != "slerp":  # mergekit's base is the first of the two models there
@@ -58,7 +58,7 @@ def test_a_method_takes_the_models_that_mergekit_takes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(METHODS))
-def test_ranges_lie_within_limits_and_hold_their_start(name: str) -> None:
+def test_ranges_are_within_the_limits_and_contain_the_start(name: str) -> None:
     for p in METHODS[name].parameters:
         if p.is_searched:
             assert p.is_number

@@ -25,7 +25,7 @@ pytest.importorskip("triton")
 
 @pytest.fixture(scope="module")
 def fused() -> Iterator[ModuleType]:
-    """The module with its kernels in the interpreter."""
+    """The module with kernels that run in Triton's interpreter."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         from objectives.merge import fused
@@ -35,7 +35,7 @@ def fused() -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def sources(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Sources:
-    """Models whose tensors end inside a block of the kernels, one of them in bfloat16."""
+    """Models whose tensors end within a block of the kernels, one of them in bfloat16."""
     root = tmp_path_factory.mktemp("kernels")
     folders = {
         name: make_model(
@@ -47,7 +47,7 @@ def sources(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def recipes(method: str) -> list[MergeRecipe]:
-    """A random one, and one at the edges: weights of 0 and below, densities of 0 and 1."""
+    """Return a random recipe, and one with weights of 0 and below and densities of 0 and 1."""
     config = GenomeConfig(
         models=("x", "y", "z"),
         base_model=None if method == "linear" else "base",
@@ -56,20 +56,20 @@ def recipes(method: str) -> list[MergeRecipe]:
         allow_negative_weights=True,
     )
     genome = Genome(config, SpaceConfig(), 2)
-    found = []
+    recipes = []
     for normalize in (True, False):
         whole = genome.recipe(point(genome, 3)).to_dict()
         edges = {"weight": (((0.0,), (-0.7,), (0.7,)),), "density": (((1.0,), (0.0,), (0.00002,)),)}
         for values in (whole["values"], {name: edges[name] for name in whole["values"]}):
             fields = {"normalize": normalize, "scale": 0.8, "dtype": "float32", "values": values}
-            found.append(MergeRecipe.from_dict(whole | fields))
-    return found
+            recipes.append(MergeRecipe.from_dict(whole | fields))
+    return recipes
 
 
 @pytest.mark.parametrize(
     "method", ["linear", "task_arithmetic", "ties", "dare_linear", "dare_ties"]
 )
-def test_a_fused_merge_has_the_bits_of_the_reference(
+def test_a_fused_merge_has_the_same_bits_as_the_reference(
     method: str, fused: ModuleType, sources: Sources
 ) -> None:
     kernels = fused.Fused(Files(sources), sources.layout)
@@ -81,7 +81,7 @@ def test_a_fused_merge_has_the_bits_of_the_reference(
             assert torch.equal(tensor.view(torch.int32), theirs[name].view(torch.int32)), name
 
 
-def test_one_model_alone_comes_back_unchanged(fused: ModuleType, sources: Sources) -> None:
+def test_merging_a_single_model_copies_it(fused: ModuleType, sources: Sources) -> None:
     kernels = fused.Fused(Files(sources), sources.layout)
     recipe = MergeRecipe.single("y", 2, "float32")
     for (_, tensor), info in zip(kernels.tensors(recipe), sources.layout, strict=True):
@@ -89,7 +89,7 @@ def test_one_model_alone_comes_back_unchanged(fused: ModuleType, sources: Source
 
 
 @pytest.mark.parametrize("count", [1, 7, 1024, 5000])
-def test_tables_hold_the_sum_of_every_mask(fused: ModuleType, count: int) -> None:
+def test_tables_contain_the_norm_of_every_mask(fused: ModuleType, count: int) -> None:
     generator = torch.Generator().manual_seed(count)
     base = torch.randn(count, generator=generator)
     model = base + 0.1 * torch.randn(count, generator=generator)
@@ -101,7 +101,7 @@ def test_tables_hold_the_sum_of_every_mask(fused: ModuleType, count: int) -> Non
         assert table[below] == sums.quanta(torch.where(drawn < below, delta, 0.0), quantum)
 
 
-def test_sums_do_not_depend_on_the_order_and_hardly_round() -> None:
+def test_sums_do_not_depend_on_the_order_and_are_accurate() -> None:
     delta = torch.randn(100_000, generator=torch.Generator().manual_seed(2)) * 1e-3
     quantum = sums.quantum(delta)
     whole = sums.quanta(delta, quantum)
@@ -111,7 +111,7 @@ def test_sums_do_not_depend_on_the_order_and_hardly_round() -> None:
     assert sums.ratio(0, 0, 1.0) == 1.0
 
 
-def test_trim_and_its_cut_agree() -> None:
+def test_trim_keeps_the_entries_above_its_threshold() -> None:
     delta = torch.randn(1000, generator=torch.Generator().manual_seed(3))
     for density in (0.0, 0.001, 0.5, 0.999):
         cut = methods.smallest_kept(delta, density)

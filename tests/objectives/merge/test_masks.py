@@ -8,8 +8,8 @@ from objectives.merge import masks
 SHAPE = torch.Size([64, 33])
 
 
-def test_philox_gives_the_published_words() -> None:
-    """Known answers of Random123 for Philox 4x32-10."""
+def test_philox_yields_the_published_words() -> None:
+    """The expected values are those of Random123 for Philox 4x32-10."""
     zeros = masks.philox(torch.zeros(1, dtype=torch.int64), (0, 0))
     assert zeros[0].tolist() == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
 
@@ -23,7 +23,7 @@ def test_masks_are_nested_in_the_density(a: float, b: float) -> None:
 
 
 @pytest.mark.parametrize("density", [0.1, 0.5, 0.9])
-def test_masks_keep_the_share_they_should(density: float) -> None:
+def test_masks_keep_the_fraction_given_by_the_density(density: float) -> None:
     drawn = masks.draws(masks.key(1, "x", "y"), torch.Size([1000, 1000]))
     kept = (drawn < masks.threshold(density)).float().mean().item()
     assert kept == pytest.approx(density, abs=5 * (density * (1 - density)) ** 0.5 / 1000)
@@ -35,7 +35,7 @@ def test_a_density_of_one_keeps_everything_and_of_zero_nothing() -> None:
     assert not (drawn < masks.threshold(0.0)).any()
 
 
-def test_a_draw_belongs_to_its_element_whatever_the_shape() -> None:
+def test_draws_depend_on_the_element_and_not_on_the_shape() -> None:
     key = masks.key(3, "x", "y")
     whole = masks.draws(key, torch.Size([10, 7])).flatten()
     assert torch.equal(whole[:21], masks.draws(key, torch.Size([3, 7])).flatten())

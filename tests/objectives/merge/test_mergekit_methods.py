@@ -1,4 +1,4 @@
-"""Methods that are mergekit's: mergekit's own run of the exported recipe is the oracle."""
+"""Methods of mergekit are compared with mergekit's run of the exported recipe."""
 
 import shutil
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ RANDOM = ("della", "della_linear")
 
 @pytest.fixture(scope="module")
 def family(family: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Models that differ in their norms too, which random ones have all at 1."""
+    """Models whose norm weights differ too; in random models they are all 1."""
     root = tmp_path_factory.mktemp("uneven")
     for seed, (name, folder) in enumerate(family.items()):
         shutil.copytree(folder, root / name)
@@ -47,24 +47,26 @@ def family(family: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def genome(method: str, space: dict[str, Any] | None = None, **fields: Any) -> Genome:
-    """Over x, y and z, as many as the method takes, four layers in two blocks."""
-    known = METHODS[method]
+    """Return a recipe over up to three models, with four layers in two blocks."""
+    entry = METHODS[method]
     config = GenomeConfig(
-        models=("x", "y", "z")[: known.most],
-        base_model=None if known.base == "unused" else "base",
+        models=("x", "y", "z")[: entry.most],
+        base_model=None if entry.base == "unused" else "base",
         merge_method=method,
         **{"layer_granularity": 2} | fields,
     )
     return Genome(config, SpaceConfig.model_validate(space or {}), 4)
 
 
-def recipe_of(made: Genome, seed: int = 1) -> MergeRecipe:
-    found = made.recipe(point(made, seed))
-    return MergeRecipe.from_dict(found.to_dict() | {"dtype": "float32"})
+def recipe_of(search_genome: Genome, seed: int = 1) -> MergeRecipe:
+    recipe = search_genome.recipe(point(search_genome, seed))
+    return MergeRecipe.from_dict(recipe.to_dict() | {"dtype": "float32"})
 
 
-def sources_of(made: Genome, family: dict[str, Path]) -> Sources:
-    return Sources({label: family[label] for label in made.references}, made.reference)
+def sources_of(search_genome: Genome, family: dict[str, Path]) -> Sources:
+    return Sources(
+        {label: family[label] for label in search_genome.references}, search_genome.reference
+    )
 
 
 def references(family: dict[str, Path]) -> dict[str, str]:
@@ -85,14 +87,14 @@ def test_a_merge_equals_mergekits_run_of_the_exported_recipe(
     method: str, family: dict[str, Path], tmp_path: Path
 ) -> None:
     space = {"density": [0.999999, 1.0]} if method in RANDOM else {}
-    made = genome(method, space)
-    recipe = recipe_of(made)
+    search_genome = genome(method, space)
+    recipe = recipe_of(search_genome)
     if method in RANDOM:  # a density of 1 draws nothing
         whole = (((1.0,),) * 3,) * 2
         recipe = MergeRecipe.from_dict(
             recipe.to_dict() | {"values": {**recipe.values, "density": whole}}
         )
-    for name, ours, theirs in both(recipe, sources_of(made, family), family, tmp_path):
+    for name, ours, theirs in both(recipe, sources_of(search_genome, family), family, tmp_path):
         assert torch.equal(ours, theirs), name
 
 
@@ -113,8 +115,12 @@ def test_a_merge_equals_mergekits_run_of_the_exported_recipe(
 def test_blocks_filters_and_set_parameters_reach_mergekit(
     method: str, fields: dict[str, Any], family: dict[str, Path], tmp_path: Path
 ) -> None:
-    made = genome(method, **fields) if "base_model" not in fields else baseless(method, fields)
-    for name, ours, theirs in both(recipe_of(made, 2), sources_of(made, family), family, tmp_path):
+    search_genome = (
+        genome(method, **fields) if "base_model" not in fields else baseless(method, fields)
+    )
+    for name, ours, theirs in both(
+        recipe_of(search_genome, 2), sources_of(search_genome, family), family, tmp_path
+    ):
         assert torch.equal(ours, theirs), name
 
 
@@ -129,11 +135,11 @@ def baseless(method: str, fields: dict[str, Any]) -> Genome:
 
 
 @pytest.mark.parametrize("method", RANDOM)
-def test_random_draws_are_those_of_seed_and_tensor(
+def test_random_draws_depend_on_seed_and_tensor(
     method: str, family: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = genome(method)
-    sources, recipe = sources_of(made, family), recipe_of(made)
+    search_genome = genome(method)
+    sources, recipe = sources_of(search_genome, family), recipe_of(search_genome)
     before = torch.get_rng_state()
     ours = dict(MergeStream(sources).tensors(recipe))
     assert torch.equal(torch.get_rng_state(), before)
@@ -157,21 +163,21 @@ def test_random_draws_are_those_of_seed_and_tensor(
         assert torch.equal(ours[info.name], theirs), info.name
 
 
-def test_the_same_recipe_gives_the_same_weights_in_any_order(family: dict[str, Path]) -> None:
-    made = genome("della")
-    sources = sources_of(made, family)
-    one = dict(MergeStream(sources).tensors(recipe_of(made)))
+def test_the_same_recipe_yields_the_same_weights_in_any_order(family: dict[str, Path]) -> None:
+    search_genome = genome("della")
+    sources = sources_of(search_genome, family)
+    one = dict(MergeStream(sources).tensors(recipe_of(search_genome)))
     stream = MergeStream(sources)
-    for _ in stream.tensors(recipe_of(made, 5)):
+    for _ in stream.tensors(recipe_of(search_genome, 5)):
         torch.rand(3)
-    again = dict(stream.tensors(recipe_of(made)))
+    again = dict(stream.tensors(recipe_of(search_genome)))
     assert all(torch.equal(one[name], again[name]) for name in one)
-    other = MergeRecipe.from_dict(recipe_of(made).to_dict() | {"mask_seed": 1})
+    other = MergeRecipe.from_dict(recipe_of(search_genome).to_dict() | {"mask_seed": 1})
     assert not all(torch.equal(t, one[n]) for n, t in stream.tensors(other))
 
 
 def test_large_tensors_are_sampled_the_same_each_time() -> None:
-    """arcee_fusion estimates quartiles from a million elements that it draws."""
+    """arcee_fusion estimates quartiles from a million random elements."""
     from objectives.merge.mergekit_methods import Draws
 
     tensor = torch.randn(1100, 1000, generator=torch.Generator().manual_seed(0))
@@ -180,47 +186,49 @@ def test_large_tensors_are_sampled_the_same_each_time() -> None:
     def draw(name: str, shape: torch.Size, device: torch.device) -> Tensor:
         return masks.draws(masks.key(0, name, "t"), shape, device)
 
-    made = []
+    results = []
     for _ in range(2):
         torch.rand(1)
         with Draws(draw):
-            made.append(merge_tensors([tensor, other], "arcee_fusion", base_index=0))
-    assert torch.equal(*made)
+            results.append(merge_tensors([tensor, other], "arcee_fusion", base_index=0))
+    assert torch.equal(*results)
     whole = merge_tensors([tensor[:900], other[:900]], "arcee_fusion", base_index=0)
-    shares = [(m != b).float().mean().item() for m, b in ((made[0], tensor), (whole, tensor[:900]))]
+    shares = [
+        (m != b).float().mean().item() for m, b in ((results[0], tensor), (whole, tensor[:900]))
+    ]
     assert shares[0] == pytest.approx(shares[1], abs=0.01)
 
 
-def test_elements_of_one_magnitude_are_sorted_alike_on_every_device() -> None:
-    """A GPU's sort keeps no order among them unless it is told to."""
+def test_elements_of_equal_magnitude_are_sorted_alike_on_every_device() -> None:
+    """On a GPU, sorting is unstable by default."""
     from objectives.merge.mergekit_methods import Draws
 
-    told = []
+    stable_flags = []
 
     class Recorder(TorchFunctionMode):
         def __torch_function__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            told.append((kwargs or {}).get("stable"))
+            stable_flags.append((kwargs or {}).get("stable"))
             return func(*args, **(kwargs or {}))
 
     numbers = torch.ones(1000)
     with Recorder(), Draws(lambda *_: numbers):
-        found = [
+        orders = [
             torch.argsort(numbers, descending=True),
             torch.sort(numbers).indices,
             numbers.argsort(),
             numbers.sort(descending=True).indices,
         ]
-    assert all(torch.equal(order, torch.arange(1000)) for order in found)
-    assert told.count(True) == 4
+    assert all(torch.equal(order, torch.arange(1000)) for order in orders)
+    assert stable_flags.count(True) == 4
 
 
-def test_dellas_epsilon_leaves_the_chances_inside_0_to_1(family: dict[str, Path]) -> None:
-    made = genome("della", {"density": [0.01, 1.0], "epsilon": [0.2, 0.5]}, smooth=True)
-    sources = sources_of(made, family)
+def test_dellas_epsilon_keeps_the_probabilities_within_0_and_1(family: dict[str, Path]) -> None:
+    search_genome = genome("della", {"density": [0.01, 1.0], "epsilon": [0.2, 0.5]}, smooth=True)
+    sources = sources_of(search_genome, family)
     for seed in range(3):
-        recipe = recipe_of(made, seed)
+        recipe = recipe_of(search_genome, seed)
         for epsilons, densities in zip(
             recipe.values["epsilon"], recipe.values["density"], strict=True
         ):
@@ -230,52 +238,55 @@ def test_dellas_epsilon_leaves_the_chances_inside_0_to_1(family: dict[str, Path]
         assert all(torch.isfinite(t).all() for _, t in MergeStream(sources).tensors(recipe))
 
 
-def test_models_that_agree_in_a_tensor_keep_it(family: dict[str, Path]) -> None:
-    """multislerp has no mean of deltas that are all zero: mergekit refuses them."""
+def test_equal_tensors_stay_unchanged(family: dict[str, Path]) -> None:
+    """multislerp has no mean of deltas that are all zero, so mergekit refuses them."""
     config = GenomeConfig(models=("x", "y", "z"), base_model="base", merge_method="multislerp")
-    made = Genome(config, SpaceConfig(), 4)
-    same = dict.fromkeys(made.references, family["x"])
+    search_genome = Genome(config, SpaceConfig(), 4)
+    same = dict.fromkeys(search_genome.references, family["x"])
     sources = Sources(same, "base")
-    merged = dict(MergeStream(sources).tensors(recipe_of(made)))
+    merged = dict(MergeStream(sources).tensors(recipe_of(search_genome)))
     for info in sources.layout:
         assert torch.equal(merged[info.name], sources.read("x", info))
 
 
-def test_what_mergekit_cannot_merge_is_named(family: dict[str, Path]) -> None:
-    made = genome("multislerp")
+def test_an_error_of_mergekit_is_reported_with_the_tensor(family: dict[str, Path]) -> None:
+    search_genome = genome("multislerp")
     recipe = MergeRecipe.from_dict(
-        recipe_of(made).to_dict()
+        recipe_of(search_genome).to_dict()
         | {"values": {"weight": (((0.0,),) * 3,)}, "options": {"normalize_weights": False}}
     )
     with pytest.raises(MergeError, match=r"multislerp cannot merge model\.embed_tokens\.weight: "):
-        dict(MergeStream(sources_of(made, family)).tensors(recipe))
+        dict(MergeStream(sources_of(search_genome, family)).tensors(recipe))
 
 
 @pytest.mark.parametrize("method", OURS)
-def test_baselines_make_sense_for_every_method(method: str, family: dict[str, Path]) -> None:
-    made = genome(method)
-    kinds = [baseline.kind for baseline in made.baselines()]
-    assert kinds.count("parent") == len(made.models)
+def test_every_method_has_meaningful_baselines(method: str, family: dict[str, Path]) -> None:
+    search_genome = genome(method)
+    kinds = [baseline.kind for baseline in search_genome.baselines()]
+    assert kinds.count("parent") == len(search_genome.models)
     assert ("uniform" in kinds) == (method != "passthrough")
-    stream = MergeStream(sources_of(made, family))
-    for baseline in made.baselines():
-        assert baseline.params.keys() == made.space.keys()
-        assert all(made.space[n].low <= v <= made.space[n].high for n, v in baseline.params.items())
+    stream = MergeStream(sources_of(search_genome, family))
+    for baseline in search_genome.baselines():
+        assert baseline.params.keys() == search_genome.space.keys()
+        assert all(
+            search_genome.space[n].low <= v <= search_genome.space[n].high
+            for n, v in baseline.params.items()
+        )
         if baseline.kind == "uniform":
             assert all(torch.isfinite(t).all() for _, t in stream.tensors(baseline.recipe))
 
 
 @pytest.mark.parametrize("method", OURS)
-def test_a_recipe_survives_json(method: str) -> None:
+def test_a_recipe_is_unchanged_by_json(method: str) -> None:
     import json
 
     recipe = recipe_of(genome(method))
     assert MergeRecipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
-def test_shared_parameters_stand_once_for_each_block() -> None:
-    made = genome("sce", filters=("mlp",))
-    assert list(made.space) == [
+def test_shared_parameters_have_one_value_for_each_block() -> None:
+    search_genome = genome("sce", filters=("mlp",))
+    assert list(search_genome.space) == [
         "layers.0-1/mlp/select_topk",
         "layers.0-1/rest/select_topk",
         "layers.2-3/mlp/select_topk",
@@ -285,9 +296,9 @@ def test_shared_parameters_stand_once_for_each_block() -> None:
     assert genome("model_stock").space == {}
 
 
-def test_a_method_with_nothing_to_search_is_done_with_its_baselines() -> None:
-    made = genome("model_stock")
-    jobs = Jobs(made, Replay(made.space, 0, 4, 0.2, []), 10)
+def test_a_method_without_search_parameters_ends_after_its_baselines() -> None:
+    search_genome = genome("model_stock")
+    jobs = Jobs(search_genome, Replay(search_genome.space, 0, 4, 0.2, []), 10)
     records: list[TrialRecord] = []
     while (job := jobs.next(records)) is not None:
         assert not jobs.done(records)
@@ -299,7 +310,7 @@ def test_a_method_with_nothing_to_search_is_done_with_its_baselines() -> None:
     assert jobs.done(records)
 
 
-def test_one_parameter_is_too_few_to_search() -> None:
+def test_a_single_parameter_cannot_be_searched() -> None:
     with pytest.raises(ConfigError, match="sce over 4 layers has one parameter"):
         genome("sce", layer_granularity=0)
     assert len(genome("sce", layer_granularity=0, filters=("mlp",)).space) == 2

@@ -1,4 +1,4 @@
-"""mergekit is the oracle: its own arithmetic on the same tensors, with the same masks."""
+"""Merge methods are compared with mergekit's on the same tensors, with the same masks."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,11 @@ WEIGHTS = [(0.5, 0.7, 1.0), (0.9, -0.4, 0.2), (0.0, 1.0, 0.0)]
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def tensors(request: pytest.FixtureRequest) -> list[Tensor]:
-    """A base and three finetunes, as float32 holds what the dtype can."""
+    """Return a base and three finetunes in float32, with values that the dtype can represent."""
     generator = torch.Generator().manual_seed(5)
     base = torch.randn(48, 20, generator=generator)
-    found = [base] + [base + 0.1 * torch.randn(48, 20, generator=generator) for _ in range(3)]
-    return [tensor.to(request.param).float() for tensor in found]
+    tensors = [base] + [base + 0.1 * torch.randn(48, 20, generator=generator) for _ in range(3)]
+    return [tensor.to(request.param).float() for tensor in tensors]
 
 
 def _kept(densities: Sequence[float], shape: torch.Size) -> list[Tensor]:

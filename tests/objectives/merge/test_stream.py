@@ -1,4 +1,4 @@
-"""Whole models: our stream against `mergekit-yaml` run on the recipe we export."""
+"""Merged models are compared with `mergekit-yaml` on the exported recipe."""
 
 import subprocess
 import sys
@@ -77,8 +77,8 @@ def test_a_merge_equals_mergekit_to_the_last_bit_but_one(
         assert (gap[~near_zero] <= 1).all(), name
 
 
-def test_dare_has_mergekits_distribution(tmp_path: Path) -> None:
-    """Over a whole model: the same mean change, size of change, and share left untouched."""
+def test_dare_has_the_same_distribution_as_in_mergekit(tmp_path: Path) -> None:
+    """The mean change, its magnitude and the fraction of unchanged weights are compared."""
     genome = _genome("dare_ties", DEMO / "models", normalize=False)
     point = {n: 0.5 if n.endswith("density") else 0.7 for n in genome.space}
     recipe = genome.recipe(point)
@@ -100,7 +100,7 @@ def test_dare_has_mergekits_distribution(tmp_path: Path) -> None:
     )
 
 
-def test_a_recipe_gives_the_same_weights_in_every_order_of_models(tmp_path: Path) -> None:
+def test_a_recipe_yields_the_same_weights_in_every_order_of_models(tmp_path: Path) -> None:
     genome = _genome("dare_linear", DEMO / "models")
     sources = _sources(genome)
     recipe = genome.recipe(_point(genome))
@@ -122,7 +122,7 @@ def test_a_recipe_gives_the_same_weights_in_every_order_of_models(tmp_path: Path
     assert same > len(one) / 2
 
 
-def test_a_density_changes_no_other_models_mask() -> None:
+def test_a_density_does_not_change_the_masks_of_other_models() -> None:
     genome = _genome("dare_linear", DEMO / "models", normalize=False)
     stream = MergeStream(_sources(genome))
     alone = {n: 0.5 if n.endswith("density") else 0.0 for n in genome.space}

@@ -1,4 +1,4 @@
-"""Tokens that end answers, against transformers' generate, and tokens without a row."""
+"""End tokens, compared with transformers' generate, and tokens without an embedding row."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ GENERATION = "generation_config.json"
 
 
 def copied(family: Mapping[str, Path], to: Path, generation: object = None) -> dict[str, Path]:
-    """Base and x, their generation_config.json replaced: text as it is, other things as JSON."""
+    """Copies of base and x with another generation_config.json: a text, or a value as JSON."""
     folders = {name: Path(shutil.copytree(family[name], to / name)) for name in ("base", "x")}
     for folder in folders.values():
         text = generation if isinstance(generation, str) else json.dumps(generation)
@@ -46,7 +46,7 @@ def asked(count: int = 12) -> list[Prompt]:
 
 
 def generated(folder: Path, prompts: list[Prompt]) -> list[tuple[int, ...]]:
-    """What transformers writes, without the end token of config.json if that ends it."""
+    """Return what transformers generates, without a final end token of config.json."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.generation_config.do_sample = False
     rows = []
@@ -60,7 +60,7 @@ def generated(folder: Path, prompts: list[Prompt]) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("add", [[END], []], ids=["further", "other"])
-def test_answers_end_where_generate_ends_them_and_so_do_the_exports(
+def test_answers_end_like_those_of_generate_also_after_export(
     family: dict[str, Path], tmp_path: Path, add: list[int]
 ) -> None:
     free = TransformersEngine(Sources(copied(family, tmp_path / "free", {}), "base"))
@@ -92,7 +92,7 @@ def test_answers_end_where_generate_ends_them_and_so_do_the_exports(
         ({"temperature": 0.6}, EndTokens((1,))),
     ],
 )
-def test_end_tokens_are_read_as_a_number_or_a_list(
+def test_end_tokens_may_be_a_number_or_a_list(
     family: dict[str, Path], tmp_path: Path, stored: object, expected: EndTokens
 ) -> None:
     sources = Sources(copied(family, tmp_path, stored), "base")
@@ -114,14 +114,14 @@ def test_end_tokens_are_read_as_a_number_or_a_list(
         "version https://git-lfs.github.com/spec/v1",
     ],
 )
-def test_a_generation_config_that_cannot_be_used_is_refused_by_name(
+def test_an_unusable_generation_config_is_refused(
     family: dict[str, Path], tmp_path: Path, stored: object
 ) -> None:
     with pytest.raises(SourceError, match=f"base: .*{GENERATION}"):
         Sources(copied(family, tmp_path, stored), "base")
 
 
-def test_an_export_names_end_tokens_that_only_config_json_has(
+def test_an_export_adds_end_tokens_that_only_config_json_has(
     family: dict[str, Path], tmp_path: Path
 ) -> None:
     folders = copied(family, tmp_path, {"temperature": 0.6, "do_sample": True})
@@ -172,7 +172,7 @@ def test_tokens_that_no_model_has_a_row_for_are_zeros_in_a_union(
 
 
 class Numbers:
-    """A tokenizer of one token for each character: its code."""
+    """A tokenizer whose tokens are the code points of characters."""
 
     def __call__(self, text: list[str]) -> dict[str, list[list[int]]]:
         return {"input_ids": [self.encode(each) for each in text]}
@@ -184,9 +184,9 @@ class Numbers:
         return "".join(map(chr, tokens))
 
 
-@pytest.mark.parametrize(("rows", "needs"), [(122, "'z', number 122"), (49, "'1', number 49")])
-def test_a_question_that_needs_a_token_without_a_row_is_refused(rows: int, needs: str) -> None:
-    """Of its text, or of an option."""
+@pytest.mark.parametrize(("rows", "needs"), [(122, "'z', id 122"), (49, "'1', id 49")])
+def test_a_question_with_a_token_without_a_row_is_refused(rows: int, needs: str) -> None:
+    """The token is in the text or is that of an option."""
     text = "which?" if rows < 100 else "which z?"
     low = "".join(map(chr, range(40, 46))) if rows < 100 else text
     questions = tuple(Question(f"{low}{i}"[:-1], "", (0,), (0, 1)) for i in range(2))

@@ -1,4 +1,4 @@
-"""Where models come from: the hub's cache, offline, and adapters that are merged once."""
+"""Locating models: the hub's cache, offline use, and adapters that are merged once."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def base(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA with weights that are not zero, as peft saves it."""
+    """A LoRA with non-zero weights, saved by peft."""
     return make_adapter(base, tmp_path_factory.mktemp("adapters") / "lora", 1)
 
 
@@ -61,7 +61,7 @@ def by_peft(base: Path, adapter: Path) -> dict[str, Tensor]:
     return dict(merged.state_dict())
 
 
-def test_a_model_with_an_adapter_is_what_peft_makes_of_it(
+def test_a_model_with_an_adapter_equals_pefts_merge(
     base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     folder = locate(f"{base}+{adapter}", tmp_path)
@@ -86,7 +86,7 @@ def test_a_model_with_an_adapter_is_what_peft_makes_of_it(
         ({}, 2),
     ],
 )
-def test_an_adapter_with_rows_of_its_own_computes_what_was_trained(
+def test_an_adapter_with_new_rows_computes_like_the_trained_model(
     make_model: MakeModel, tmp_path: Path, options: dict[str, Any], rows: int, tied: bool
 ) -> None:
     base = make_model(tmp_path / "base", 0, layers=1, tied=tied)
@@ -104,7 +104,7 @@ def test_an_adapter_with_rows_of_its_own_computes_what_was_trained(
 
 
 def with_rows(base: Path, folder: Path, rows: int, options: dict[str, Any]) -> Any:
-    """A trained model with so many added tokens, saved as an adapter with its tokenizer."""
+    """Train a model with additional tokens, and save it as an adapter with its tokenizer."""
     model = AutoModelForCausalLM.from_pretrained(base)
     tokenizer = AutoTokenizer.from_pretrained(base)
     if rows:
@@ -142,13 +142,13 @@ def test_a_generation_config_that_transformers_does_not_save_is_copied(
     assert (folder / "generation_config.json").read_text() == text
 
 
-def test_it_is_merged_once_and_again_when_it_changes(
+def test_an_adapter_is_merged_once_and_again_after_a_change(
     base: Path, adapter: Path, tmp_path: Path, cache: Path
 ) -> None:
     first = locate(f"{base}+{adapter}", tmp_path)
-    made = first.stat().st_mtime_ns
+    modified = first.stat().st_mtime_ns
     assert locate(f"{base}+{adapter}", tmp_path) == first
-    assert first.stat().st_mtime_ns == made
+    assert first.stat().st_mtime_ns == modified
     other = Path(shutil.copytree(adapter, tmp_path / "lora"))
     assert locate(f"{base}+{other}", tmp_path) == first  # the same contents
     tensors = load_file(other / "adapter_model.safetensors")
@@ -161,11 +161,11 @@ def test_it_is_merged_once_and_again_when_it_changes(
 CHILD = """
 import logging, sys, time
 from pathlib import Path
-from objectives.merge import adapter
+from objectives.files import atomic_files
 from objectives.models.locate import locate
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)
 if sys.argv[2] == "slow":
-    adapter.sync = lambda path: time.sleep(60)
+    atomic_files.sync = lambda path: time.sleep(60)
 print(locate(sys.argv[1], Path()))
 """
 
@@ -181,7 +181,7 @@ def child(reference: str, how: str = "whole") -> subprocess.Popen[str]:
     )
 
 
-def test_a_kill_leaves_nothing_half_made_and_two_workers_merge_once(
+def test_a_kill_leaves_no_unfinished_folder_and_two_workers_merge_once(
     base: Path, adapter: Path, cache: Path
 ) -> None:
     reference = f"{base}+{adapter}"
@@ -192,10 +192,10 @@ def test_a_kill_leaves_nothing_half_made_and_two_workers_merge_once(
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert [p for p in cache.iterdir() if not p.name.startswith(".")] == []
-    told = [process.communicate()[0] for process in [child(reference) for _ in range(2)]]
-    assert sum("merging the adapter" in text for text in told) == 1
+    outputs = [process.communicate()[0] for process in [child(reference) for _ in range(2)]]
+    assert sum("merging the adapter" in text for text in outputs) == 1
     [folder] = [p for p in cache.iterdir() if not p.name.startswith(".")]
-    assert all(text.strip().endswith(str(folder)) for text in told)
+    assert all(text.strip().endswith(str(folder)) for text in outputs)
     assert not any(cache.glob(".*.part"))
     expected = by_peft(base, adapter)
     stored = load_file(folder / "model.safetensors")
@@ -219,13 +219,13 @@ def test_a_kill_leaves_nothing_half_made_and_two_workers_merge_once(
         ),
     ],
 )
-def test_a_folder_that_is_no_adapter_is_refused(
+def test_a_folder_that_is_not_an_adapter_is_refused(
     base: Path, adapter: Path, tmp_path: Path, cache: Path, change: object, message: str
 ) -> None:
-    broken = Path(shutil.copytree(adapter, tmp_path / "broken"))
-    change(broken)  # type: ignore[operator]
+    copy = Path(shutil.copytree(adapter, tmp_path / "broken"))
+    change(copy)  # type: ignore[operator]
     with pytest.raises(SourceError, match=message):
-        locate(f"{base}+{broken}", tmp_path)
+        locate(f"{base}+{copy}", tmp_path)
     assert not cache.exists() or all(p.name.endswith(".lock") for p in cache.iterdir())
 
 
@@ -237,16 +237,16 @@ def test_an_adapter_for_another_shape_is_refused(
         locate(f"{wider}+{adapter}", tmp_path)
 
 
-def test_a_cache_that_cannot_be_written_is_named(
+def test_an_unwritable_cache_is_reported(
     base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(SourceError, match="XDG_CACHE_HOME names another place"):
+    with pytest.raises(SourceError, match="set XDG_CACHE_HOME to another folder"):
         locate(f"{base}+{adapter}", tmp_path)
 
 
-def test_references_are_told_apart(base: Path, tmp_path: Path) -> None:
+def test_references_are_split_into_model_and_adapter(base: Path, tmp_path: Path) -> None:
     plus = Path(shutil.copytree(base, tmp_path / "a+b"))
     assert locate("a+b", tmp_path) == plus
     assert located("a+b", tmp_path) == str(plus)
@@ -261,7 +261,7 @@ def test_references_are_told_apart(base: Path, tmp_path: Path) -> None:
             locate(text, tmp_path)
 
 
-def test_an_adapter_alone_a_pickle_and_a_gguf_say_what_to_do(
+def test_adapters_pickles_and_gguf_files_are_refused_with_the_remedy(
     base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(SourceError, match=r"no config\.json; it is an adapter: write model\+adap"):
@@ -269,7 +269,7 @@ def test_an_adapter_alone_a_pickle_and_a_gguf_say_what_to_do(
     for name, message in (
         ("adapter_config.json", r"it is an adapter: write model\+adapter"),
         ("pytorch_model.bin", "convert them with transformers"),
-        ("model.gguf", "use the model it was made from"),
+        ("model.gguf", "use the original model"),
     ):
         folder = tmp_path / name.partition(".")[0]
         folder.mkdir()
@@ -280,7 +280,7 @@ def test_an_adapter_alone_a_pickle_and_a_gguf_say_what_to_do(
 
 
 def hub(home: Path, base: Path, **refs: str) -> Path:
-    """A cache as huggingface_hub lays it out, with commits under their names."""
+    """Create a cache in the layout of huggingface_hub, with commits by ref."""
     root = home / "hub" / "models--org--name"
     for ref, commit in refs.items():
         snapshot = root / "snapshots" / commit
@@ -293,7 +293,7 @@ def hub(home: Path, base: Path, **refs: str) -> Path:
 
 
 def offline(home: Path, *references: str) -> list[str]:
-    """What each gives in a process that keeps to the cache."""
+    """Return the folder or the error of each reference in an offline process."""
     code = (
         "import sys; from pathlib import Path\n"
         "from objectives.models.locate import locate\n"
@@ -319,7 +319,7 @@ def test_the_hubs_cache_serves_revisions_offline(
     base: Path, adapter: Path, tmp_path: Path, cache: Path
 ) -> None:
     snapshots = hub(tmp_path, base, main="a" * 40, v1="b" * 40) / "snapshots"
-    *found, adapted, unknown, absent = offline(
+    *folders, adapted, unknown, absent = offline(
         tmp_path,
         "org/name",
         "org/name@v1",
@@ -328,8 +328,8 @@ def test_the_hubs_cache_serves_revisions_offline(
         "org/name@v2",
         "org/absent",
     )
-    assert found == [str(snapshots / (letter * 40)) for letter in "abb"]
+    assert folders == [str(snapshots / (letter * 40)) for letter in "abb"]
     assert Path(adapted).parent == cache
     assert "bbbb+lora-" in adapted
-    assert unknown.startswith("error: org/name@v2: no folder")
-    assert absent.startswith("error: org/absent: no folder")
+    assert unknown.startswith("error: org/name@v2: there is no folder")
+    assert absent.startswith("error: org/absent: there is no folder")

@@ -1,4 +1,4 @@
-"""What configs mean: models that compute alike are merged, models that do not are told apart."""
+"""Comparison of configs: models that compute alike are merged, others are refused."""
 
 import json
 import math
@@ -27,7 +27,7 @@ ROPE = {"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}}
 
 
 def edited(folder: Path, out: Path, **changes: Any) -> Path:
-    """A copy of a model with other keys in its config.json; None drops one."""
+    """Copy a model and change keys of its config.json; None removes a key."""
     shutil.copytree(folder, out)
     config = json.loads((out / "config.json").read_text()) | changes
     kept = {key: value for key, value in config.items() if value is not None}
@@ -58,7 +58,7 @@ def by_transformers(folder: Path) -> list[float]:
         {"max_length": 12, "temperature": 0.3, "attn_implementation": "org/kernel"},
     ],
 )
-def test_spellings_and_bookkeeping_differ_freely(
+def test_equivalent_spellings_and_irrelevant_keys_may_differ(
     family: dict[str, Path], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     other = edited(family["x"], tmp_path / "x", **changes)
@@ -87,7 +87,7 @@ def test_spellings_and_bookkeeping_differ_freely(
         ({**ROPE, "rms_norm_eps": 1e-3}, "rms_norm_eps 0.001 and 1e-06$"),
     ],
 )
-def test_what_computes_otherwise_is_refused_with_both_values(
+def test_configs_that_affect_answers_are_refused_with_both_values(
     family: dict[str, Path], tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     other = edited(family["x"], tmp_path / "x", **changes)
@@ -104,7 +104,7 @@ def test_what_computes_otherwise_is_refused_with_both_values(
         ("qwen3", {"rms_norm_eps": 0.1}),
     ],
 )
-def test_the_keys_of_other_makes_count_too(
+def test_keys_of_other_architectures_are_compared_too(
     tmp_path: Path, kind: str, changes: dict[str, Any]
 ) -> None:
     base = make(tmp_path / "base", kind, 0)
@@ -113,7 +113,7 @@ def test_the_keys_of_other_makes_count_too(
 
 
 @pytest.mark.parametrize("source", ["base", "x"])
-def test_with_a_config_source_each_model_alone_has_its_own_positions(
+def test_with_a_config_source_a_single_model_keeps_its_own_positions(
     family: dict[str, Path], tmp_path: Path, source: str
 ) -> None:
     folders = {
@@ -142,9 +142,7 @@ def test_with_a_config_source_each_model_alone_has_its_own_positions(
     assert by_transformers(alone) == pytest.approx(by_transformers(folders["x"]), abs=1e-5)
 
 
-def test_a_head_that_is_stored_and_differs_is_not_tied(
-    family: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_stored_head_that_differs_is_not_tied(family: dict[str, Path], tmp_path: Path) -> None:
     other = edited(family["x"], tmp_path / "x", tie_word_embeddings=True)
     engine = TransformersEngine(Sources({"base": family["base"], "x": other}, "base"))
     engine.load(MergeRecipe.single("x", 4, "float32"))
@@ -157,11 +155,14 @@ def test_a_head_that_is_stored_and_differs_is_not_tied(
     [
         ({"architectures": None}, r'has no architectures; add "architectures": \["MistralForC'),
         ({"architectures": "MistralForCausalLM"}, "must be a list of names"),
-        ({"architectures": ["LlamaForCausalLM"]}, "makes MistralForCausalLM of model_type mistral"),
+        (
+            {"architectures": ["LlamaForCausalLM"]},
+            "model_type mistral transformers creates MistralForCausalLM",
+        ),
         ({"model_type": None}, "has no model_type"),
         ({"model_type": "mine"}, "does not support model_type 'mine'"),
         ({"model_type": "mine", "auto_map": {"AutoConfig": "a.B"}}, "'mine' needs code .* never"),
-        ({"model_type": ["mistral"]}, r"model_type \['mistral'\] is not one"),
+        ({"model_type": ["mistral"]}, r"does not support model_type \['mistral'\]"),
         ({"model_type": "t5", "architectures": ["T5Model"]}, "no causal language model"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers: 1000000000; must be at most"),
         ({"num_hidden_layers": 1e300}, "num_hidden_layers"),
@@ -171,7 +172,7 @@ def test_a_head_that_is_stored_and_differs_is_not_tied(
         ({"rope_parameters": {"rope_type": "none", "rope_theta": 1.0}}, "cannot create the model"),
     ],
 )
-def test_a_config_that_describes_no_such_model_is_named(
+def test_an_unusable_config_is_reported(
     family: dict[str, Path], tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     other = edited(family["x"], tmp_path / "x", **changes)
@@ -190,7 +191,7 @@ def test_a_config_that_describes_no_such_model_is_named(
         ("model.layers.0.mlp.up_proj.weight", torch.zeros(24, 16, dtype=torch.float8_e4m3fn)),
     ],
 )
-def test_packed_weights_are_told_as_quantized(
+def test_packed_weights_are_reported_as_quantized(
     family: dict[str, Path], tmp_path: Path, name: str, tensor: torch.Tensor
 ) -> None:
     settings = {"quant_method": "some", "bits": 4}
@@ -201,7 +202,7 @@ def test_packed_weights_are_told_as_quantized(
         Sources({"base": family["base"], "x": other}, "base")
 
 
-def test_a_mixture_of_experts_is_called_one(tmp_path: Path) -> None:
+def test_a_mixture_of_experts_is_refused(tmp_path: Path) -> None:
     from transformers import MixtralConfig
 
     MAKES["mixtral"] = (MixtralConfig, {"num_local_experts": 2})
@@ -275,7 +276,7 @@ def test_any_config_opens_or_is_refused(
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS pointer"),
     ],
 )
-def test_a_config_file_that_is_none_is_named(
+def test_an_invalid_config_file_is_reported(
     make_model: MakeModel, tmp_path: Path, data: bytes, message: str
 ) -> None:
     folder = make_model(tmp_path / "m", 0)

@@ -19,7 +19,7 @@ def merged(sources: Sources, recipe: MergeRecipe) -> dict[str, torch.Tensor]:
     return dict(MergeStream(sources).tensors(recipe))
 
 
-def test_one_model_alone_comes_back_bit_for_bit(family: dict[str, Path]) -> None:
+def test_merging_a_single_model_copies_it_bit_for_bit(family: dict[str, Path]) -> None:
     sources = Sources(family, "base")
     for label, folder in family.items():
         stored = load_file(folder / "model.safetensors")
@@ -43,7 +43,7 @@ def test_shards_and_half_precision_are_read_alike(
 
 
 def _broken(family: dict[str, Path], tmp_path: Path, change: Callable[[Any], None]) -> Path:
-    """A copy of x with changed tensors."""
+    """Copy the model x and change tensors."""
     import shutil
 
     folder = Path(shutil.copytree(family["x"], tmp_path / "x"))
@@ -56,27 +56,27 @@ def _broken(family: dict[str, Path], tmp_path: Path, change: Callable[[Any], Non
 NAME = "model.layers.2.mlp.up_proj.weight"
 
 
-def test_a_shape_that_differs_is_named_with_both_shapes(
-    family: dict[str, Path], tmp_path: Path
-) -> None:
+def test_different_shapes_are_reported(family: dict[str, Path], tmp_path: Path) -> None:
     folder = _broken(family, tmp_path, lambda t: t.update({NAME: torch.zeros(24, 15)}))
-    with pytest.raises(SourceError, match=rf"x and base .* {NAME} is \[24, 15\] and \[24, 16\]"):
+    with pytest.raises(
+        SourceError, match=rf"x and base .* {NAME} has the shapes \[24, 15\] and \[24, 16\]"
+    ):
         Sources({"base": family["base"], "x": folder}, "base")
 
 
-def test_a_missing_tensor_is_named(family: dict[str, Path], tmp_path: Path) -> None:
+def test_a_missing_tensor_is_reported(family: dict[str, Path], tmp_path: Path) -> None:
     folder = _broken(family, tmp_path, lambda t: t.pop(NAME))
     with pytest.raises(SourceError, match=f"x: tensor {NAME} is missing"):
         Sources({"base": family["base"], "x": folder}, "base")
 
 
-def test_an_unknown_dtype_is_named(family: dict[str, Path], tmp_path: Path) -> None:
+def test_an_unknown_dtype_is_reported(family: dict[str, Path], tmp_path: Path) -> None:
     folder = _broken(family, tmp_path, lambda t: t.update({NAME: t[NAME].to(torch.int8)}))
     with pytest.raises(SourceError, match=f"x: tensor {NAME} has the dtype I8"):
         Sources({"base": family["base"], "x": folder}, "base")
 
 
-def test_values_that_are_not_finite_are_found(family: dict[str, Path], tmp_path: Path) -> None:
+def test_non_finite_values_are_reported(family: dict[str, Path], tmp_path: Path) -> None:
     def spoil(tensors: Any) -> None:
         tensors[NAME][3, 3] = float("nan")
 
@@ -85,7 +85,7 @@ def test_values_that_are_not_finite_are_found(family: dict[str, Path], tmp_path:
         sources.check_values()
 
 
-def test_architectures_that_differ_are_refused(
+def test_different_architectures_are_refused(
     family: dict[str, Path], make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     deeper = make_model(tmp_path / "deeper", 1, layers=5)
@@ -103,7 +103,7 @@ def test_a_fingerprint_changes_with_one_weight(family: dict[str, Path], tmp_path
     assert {label for label in before if before[label] != after[label]} == {"x"}
 
 
-def test_longer_and_shuffled_vocabularies_come_into_line(
+def test_longer_and_shuffled_vocabularies_are_aligned(
     make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     base = make_model(tmp_path / "base", 0, words=WORDS)
@@ -140,7 +140,7 @@ def test_a_padded_vocabulary_keeps_its_rows(
     assert torch.equal(ours[12:], load_file(base / "model.safetensors")[name][12:])
 
 
-def test_tied_heads_stay_tied_and_mixed_ones_come_apart(
+def test_tied_heads_stay_tied_unless_a_model_has_its_own_head(
     make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     tied = {n: make_model(tmp_path / n, i, tied=True) for i, n in enumerate(("a", "b"))}

@@ -1,4 +1,4 @@
-"""tokenizer_source: mergekit's own merge of the exported recipe is the oracle, token by token."""
+"""tokenizer_source: compared with mergekit's merge of the exported recipe, token by token."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def with_special(folder: Path, *tokens: str) -> Path:
-    """The folder with added special tokens in its tokenizer."""
+    """Add special tokens to the tokenizer of a folder."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
     tokenizer.save_pretrained(folder)
@@ -43,7 +43,7 @@ def with_special(folder: Path, *tokens: str) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A base, one with more words and a special token, one in another order with its own words."""
+    """A base, a model with more words and a special token, and one in another order."""
     root = tmp_path_factory.mktemp("vocabularies")
     longer = make_model(root / "longer", 1, words=[*WORDS, "more", "both"], rows=13)
     return {
@@ -63,8 +63,8 @@ def recipe_of(
         layer_granularity=2,
     )
     genome = Genome(config, SpaceConfig(), 4)
-    found = genome.recipe(point(genome, 7))
-    return MergeRecipe.from_dict(found.to_dict() | {"dtype": "float32"})
+    recipe = genome.recipe(point(genome, 7))
+    return MergeRecipe.from_dict(recipe.to_dict() | {"dtype": "float32"})
 
 
 def merged(sources: Sources, recipe: MergeRecipe) -> dict[str, Tensor]:
@@ -77,27 +77,27 @@ def written(sources: Sources, recipe: MergeRecipe, tmp_path: Path) -> Path:
 
 
 def agrees_with_mergekit(sources: Sources, recipe: MergeRecipe, tmp_path: Path) -> None:
-    """Every token's rows, and all other tensors."""
+    """Check the rows of every token, and all other tensors."""
     ours = written(sources, recipe, tmp_path)
     config = yaml.safe_load((ours / MERGEKIT_FILE).read_text())
     theirs = by_mergekit(config, tmp_path / "theirs")
     mine = load_file(ours / "model.safetensors")
     assert mine.keys() == theirs.keys()
-    known, asked = (
+    own_ids, merged_ids = (
         AutoTokenizer.from_pretrained(folder).get_vocab() for folder in (ours, tmp_path / "theirs")
     )
-    assert known.keys() == asked.keys()
-    here, there = [known[token] for token in asked], list(asked.values())
+    assert own_ids.keys() == merged_ids.keys()
+    own_rows, merged_rows = [own_ids[token] for token in merged_ids], list(merged_ids.values())
     for name, tensor in mine.items():
         if name in (EMBEDDING, HEAD):
-            assert torch.allclose(tensor[here], theirs[name][there], atol=1e-6), name
+            assert torch.allclose(tensor[own_rows], theirs[name][merged_rows], atol=1e-6), name
         else:
             assert torch.allclose(tensor, theirs[name], atol=1e-6), name
 
 
 @pytest.mark.parametrize("source", ["union", "model:longer", "model:other"])
 @pytest.mark.parametrize("method", ["task_arithmetic", "sce"])
-def test_rows_are_mergekits_for_every_token(
+def test_rows_equal_mergekits_for_every_token(
     folders: dict[str, Path], source: str, method: str, tmp_path: Path
 ) -> None:
     sources = Sources(folders, "base", source)
@@ -148,8 +148,8 @@ def test_32000_32001_and_32002_rows(make_model: MakeModel, tmp_path: Path, sourc
     }
     sources = Sources(folders, "base", source)
     rows = {"base": 32000, "union": 32003, "model:y": 32002}[source]
-    made = merged(sources, recipe_of(folders, "dare_ties"))
-    assert made[EMBEDDING].shape == made[HEAD].shape == (rows, 16)
+    merge = merged(sources, recipe_of(folders, "dare_ties"))
+    assert merge[EMBEDDING].shape == merge[HEAD].shape == (rows, 16)
     assert sources.merged_config("float32")["vocab_size"] == rows
     if source == "union":
         agrees_with_mergekit(sources, recipe_of(folders), tmp_path)
@@ -165,13 +165,13 @@ def test_tied_heads_have_the_merges_rows_once(make_model: MakeModel, tmp_path: P
     agrees_with_mergekit(sources, recipe_of(folders, "sce"), tmp_path)
     mixed = {**folders, "free": make_model(tmp_path / "free", 2, words=[*WORDS, "own"])}
     apart = Sources(mixed, "base", "union")
-    made = merged(apart, MergeRecipe.single("x", 4, "float32"))
-    assert torch.equal(made[HEAD][:11], made[EMBEDDING][:11])
-    assert not torch.equal(made[HEAD][11], made[EMBEDDING][11])  # own, from where they differ
+    merge = merged(apart, MergeRecipe.single("x", 4, "float32"))
+    assert torch.equal(merge[HEAD][:11], merge[EMBEDDING][:11])
+    assert not torch.equal(merge[HEAD][11], merge[EMBEDDING][11])  # own, from where they differ
     assert apart.merged_config("float32")["tie_word_embeddings"] is False
 
 
-def test_padding_is_dropped_where_mergekit_drops_it(make_model: MakeModel, tmp_path: Path) -> None:
+def test_padding_is_dropped_as_in_mergekit(make_model: MakeModel, tmp_path: Path) -> None:
     folders = {
         "base": make_model(tmp_path / "base", 0, words=WORDS, rows=16),
         "x": make_model(tmp_path / "x", 1, words=[*WORDS, "more"], rows=12),
@@ -183,7 +183,7 @@ def test_padding_is_dropped_where_mergekit_drops_it(make_model: MakeModel, tmp_p
     assert Sources(folders, "base", "model:base").vocabulary.size == 16
 
 
-def test_half_precision_is_widened_only_where_rows_are_averaged(
+def test_half_precision_is_widened_only_if_rows_are_averaged(
     make_model: MakeModel, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     half = {
@@ -201,7 +201,7 @@ def test_half_precision_is_widened_only_where_rows_are_averaged(
 
 
 @pytest.mark.parametrize("source", ["union", "model:longer"])
-def test_engine_export_and_sizes_follow(
+def test_engine_export_and_memory_estimate_use_the_merges_vocabulary(
     folders: dict[str, Path], source: str, tmp_path: Path
 ) -> None:
     sources, recipe = Sources(folders, "base", source), recipe_of(folders)
@@ -227,7 +227,9 @@ def test_engine_export_and_sizes_follow(
     assert taken.model == taken.sources["base"] == stored
 
 
-def test_special_tokens_are_those_of_the_vocabulary(make_model: MakeModel, tmp_path: Path) -> None:
+def test_special_tokens_are_those_of_the_merges_vocabulary(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
     base = make_model(tmp_path / "base", 0, words=WORDS)
     turned = make_model(tmp_path / "turned", 1, words=["</s>", "<s>", *WORDS[2:]])
     config = (turned / "config.json").read_text()
@@ -266,7 +268,7 @@ def test_prompts_are_in_the_merges_tokens(tmp_path: Path) -> None:
     assert ours != theirs
 
 
-def test_kernels_see_the_merges_rows(
+def test_kernels_use_the_merges_rows(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("triton")

@@ -73,7 +73,7 @@ ROW = {"input_field": LIST, "output_field": 1}
         ("1: because\nit has 2 lids", 1),
     ],
 )
-def test_a_label_that_begins_with_one_number_is_read(label: Any, number: int) -> None:
+def test_a_label_that_begins_with_a_single_number_is_read(label: Any, number: int) -> None:
     assert label_in(label, LIST) == number
 
 
@@ -86,7 +86,7 @@ OTHER = (1.5, [1, 2], True, None, [[1]], {}, float("nan"), float("inf"))
 
 
 @pytest.mark.parametrize("label", [*SEVERAL.split("|"), *NONE.split("|"), *OTHER])
-def test_a_label_that_is_not_one_option_is_refused(label: Any) -> None:
+def test_an_ambiguous_label_is_refused(label: Any) -> None:
     with pytest.raises(BadRow, match="does not begin with the number or letter of one option"):
         label_in(label, LIST)
 
@@ -96,22 +96,22 @@ MARKS = ("{}、", "{}) ", "{}. ", "{}: ", "{}．", "- {}. ", "**{}.** ", "{})", 
 
 
 @pytest.mark.parametrize("style", [*BRACKETS, *MARKS, "Option {}: ", "{} = "])
-def test_numbered_options_are_recognised(style: str) -> None:
+def test_numbered_options_are_recognized(style: str) -> None:
     assert asked(listed(style), 5).options == (1, 2, 3, 4, 5)
 
 
 @pytest.mark.parametrize("style", ["{}. ", "({}) ", "{}) ", "{}: ", "{}、", "({})"])
-def test_options_inside_a_line_are_recognised(style: str) -> None:
+def test_options_within_a_line_are_recognized(style: str) -> None:
     assert asked("Pack of 2. " + listed(style, joint=" "), 5).options == (1, 2, 3, 4, 5)
 
 
 @pytest.mark.parametrize("marks", ["①②③④⑤", "⑴⑵⑶⑷⑸", "❶❷❸❹❺"])
-def test_numbers_of_one_character_are_recognised(marks: str) -> None:
+def test_single_character_numbers_are_recognized(marks: str) -> None:
     assert asked(listed("{} ", marks), 5).options == (1, 2, 3, 4, 5)
     assert asked(listed("{}", marks, " "), marks[1]).labels == (2,)
 
 
-def test_options_in_another_order_and_before_a_stray_number_are_recognised() -> None:
+def test_shuffled_options_and_options_before_another_number_are_recognized() -> None:
     assert asked("1. a\n2. b\n3. c\n0. d", 0).options == (0, 1, 2, 3)
     assert asked("0. a\n1. b\n2. c\n12: see above", 2).options == (0, 1, 2)
     assert asked("1. wash\n2. dry\nWhich?\n(0) a\n(1) b\n(2) c", 0).options == (0, 1, 2)
@@ -128,13 +128,13 @@ def test_options_in_another_order_and_before_a_stray_number_are_recognised() -> 
     + [listed("- ", "ab"), listed("• ", "ab"), listed("{}. ", "1111"), "Options: red, blue, green"]
     + [listed("{}.", joint=" "), listed("({})", joint="")],
 )
-def test_a_list_that_is_not_recognised_is_never_taken_for_0_to_3(options: str) -> None:
+def test_an_unrecognized_list_is_refused(options: str) -> None:
     for label in (1, 5):
-        with pytest.raises(BadRow, match="list of options is not recognised"):
+        with pytest.raises(BadRow, match="list of options is not recognized"):
             asked(options, label)
 
 
-def test_a_text_without_a_list_still_has_options_0_to_3() -> None:
+def test_a_text_without_a_list_has_the_options_0_to_3() -> None:
     assert asked("Is it, e.g. 130 g/m2, a 5 x 3 pack?", 3).options == (0, 1, 2, 3)
 
 
@@ -142,7 +142,7 @@ def test_a_text_without_a_list_still_has_options_0_to_3() -> None:
 @pytest.mark.parametrize(
     ("marks", "label"), [("ABCDE", "C"), ("abcde", "C"), ("ABCDE", "(c) green")]
 )
-def test_lettered_options_take_letters(style: str, marks: str, label: str) -> None:
+def test_lettered_options_have_letters_as_labels(style: str, marks: str, label: str) -> None:
     question = asked(listed(style, marks), label)
     assert (question.labels, question.options) == ((2,), (0, 1, 2, 3, 4))
     assert question.answer(2) == marks[2]
@@ -158,7 +158,7 @@ def test_a_letter_without_lettered_options_is_refused() -> None:
             asked(options, "B")
 
 
-def test_lettered_options_are_asked_and_scored_by_their_letters() -> None:
+def test_lettered_options_are_answered_and_scored_by_letter() -> None:
     question = asked("A. red\nB. blue\nC. green", "B")
     task = MultipleChoice("t", 1.0, (question,), load_template("plain", Path()))
     [[prompt]] = task.prompts(Characters())
@@ -182,7 +182,7 @@ def test_fields_of_other_known_formats_are_read(row: dict[str, Any]) -> None:
     assert multiple_choice.parse(row) == multiple_choice.parse(ROW)
 
 
-def test_unknown_fields_are_named_and_can_be_mapped() -> None:
+def test_unknown_fields_are_reported_and_can_be_mapped() -> None:
     row = {"question": LIST, "answer": 1}
     with pytest.raises(BadRow, match=r"its fields are question, answer; .*fields: \{question:"):
         multiple_choice.parse(row)
@@ -206,7 +206,7 @@ def test_unknown_fields_are_named_and_can_be_mapped() -> None:
         ("B", None, "A. red\nB. blue", (1,)),
     ],
 )
-def test_options_of_a_field_are_written_below_the_question(
+def test_options_in_a_field_are_appended_to_the_question(
     answer: Any, first: int | None, written: str, labels: tuple[int, ...]
 ) -> None:
     fields = Fields(("q",), "a", "choices", first)
@@ -217,9 +217,9 @@ def test_options_of_a_field_are_written_below_the_question(
     assert question.labels == labels
 
 
-def test_options_of_a_field_are_never_guessed() -> None:
+def test_options_in_an_unmapped_field_are_refused() -> None:
     row = {"input_field": "Which?", "choices": ["red", "blue"], "output_field": 1}
-    with pytest.raises(BadRow, match="seems to be the field choices"):
+    with pytest.raises(BadRow, match="seem to be in the field choices"):
         multiple_choice.parse(row)
     fields = Fields(("input_field",), "output_field", "choices")
     with pytest.raises(BadRow, match=r"set fields\.first"):
@@ -232,7 +232,7 @@ def test_options_of_a_field_are_never_guessed() -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "socket", "/dev/zero", "/dev/null", "a\0b"])
-def test_what_is_no_regular_file_is_refused_at_once(
+def test_a_path_that_is_not_a_regular_file_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     path = tmp_path / kind
@@ -264,7 +264,7 @@ SPREAD = json.dumps(ROW, indent=2)
         f"\ufeff[\n{SPREAD}\n]\n",
     ],
 )
-def test_a_question_is_read_however_the_file_is_laid_out(tmp_path: Path, data: str) -> None:
+def test_questions_are_read_from_every_supported_file_layout(tmp_path: Path, data: str) -> None:
     path = tmp_path / "q.jsonl"
     path.write_bytes(data.encode())
     assert read(path) == (multiple_choice.parse(ROW),)
@@ -285,25 +285,25 @@ def test_a_question_is_read_however_the_file_is_laid_out(tmp_path: Path, data: s
         (GOOD.encode() + b"\n{", r"q\.jsonl:2: not JSON"),
         (
             b"[\n" + GOOD.encode() + b"\n" + GOOD.encode() + b"]",
-            r"q\.jsonl:2, row 1: not JSON: no comma",
+            r"q\.jsonl:2, row 1: not JSON: the row is not followed by a comma",
         ),
         (b"[\n" + GOOD.encode() + b",\n]", r"q\.jsonl:3, row 2: not JSON"),
         (b"[" + GOOD.encode() + b"]\n[]", r"q\.jsonl:2: not JSON: text after the list"),
         (b"9" * 5000, r"q\.jsonl:1: not JSON"),
-        (b'"' + b"a" * (MAX_ROW + 1) + b'"', "at most 4,194,304 are read"),
-        (b'["' + b"a" * (MAX_ROW * 2) + b'"]', "at most 4,194,304 are read"),
+        (b'"' + b"a" * (MAX_ROW + 1) + b'"', "more than 4,194,304"),
+        (b'["' + b"a" * (MAX_ROW * 2) + b'"]', "more than 4,194,304"),
         (
             b'{"input_field": "a", "input_field": "b", "output_field": 1}',
             "'input_field' is repeated",
         ),
-        (b'{"input_field": "\\ud83d a", "output_field": 1}', r"q\.jsonl:1: .*broken character"),
+        (b'{"input_field": "\\ud83d a", "output_field": 1}', r"q\.jsonl:1: .*invalid character"),
         (b'{"input_field": "\\u0000 a", "output_field": 1}', r"q\.jsonl:1: .*NUL"),
         (b'{"data": [1]}', r"its fields are data"),
         (b"", "has no questions"),
         (b"\xef\xbb\xbf", "has no questions"),
     ],
 )
-def test_what_is_no_question_file_is_said_with_its_line(
+def test_an_invalid_question_file_is_reported_with_the_line(
     tmp_path: Path, data: bytes, message: str
 ) -> None:
     path = tmp_path / "q.jsonl"
@@ -312,7 +312,7 @@ def test_what_is_no_question_file_is_said_with_its_line(
         read(path)
 
 
-def test_a_file_of_gigabytes_is_refused_unread(tmp_path: Path) -> None:
+def test_a_huge_file_is_refused_without_reading_it(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     with path.open("wb") as file:
         file.truncate(1 << 33)
@@ -320,10 +320,10 @@ def test_a_file_of_gigabytes_is_refused_unread(tmp_path: Path) -> None:
         read(path)
 
 
-def test_a_question_knows_its_line(tmp_path: Path) -> None:
+def test_a_question_has_the_location_of_its_row(tmp_path: Path) -> None:
     path = tmp_path / "q.json"
     path.write_text(f"[\n{json.dumps({'input_field': 'Other?', 'output_field': 0})},\n{GOOD}\n]")
-    places = {question.text: question.place for question in read(path)}
+    places = {question.text: question.location for question in read(path)}
     assert places == {"Other?": f"{path}:2, row 1", LIST: f"{path}:3, row 2"}
 
 
@@ -347,7 +347,7 @@ _ROWS = st.dictionaries(_NAMES, _TEXTS | _JSON, max_size=5)
 @given(st.lists(_ROWS | _JSON, max_size=4), st.booleans(), st.sampled_from(["refuse", "skip"]))
 @settings(max_examples=80, deadline=5000, derandomize=True)
 @example([ROW, {"input_field": "\ud83d", "output_field": 1}], False, "skip")
-def test_any_rows_are_questions_or_a_named_error(
+def test_any_rows_yield_questions_or_a_question_error(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Any], as_list: bool, on_bad: Any
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "rows.jsonl"
@@ -362,7 +362,7 @@ def test_any_rows_are_questions_or_a_named_error(
         for question in questions:
             assert set(question.labels) <= set(question.options)
             assert question.text.encode()
-            assert question.place.startswith(f"{path}:")
+            assert question.location.startswith(f"{path}:")
 
 
 @given(
@@ -370,7 +370,7 @@ def test_any_rows_are_questions_or_a_named_error(
     | st.text(alphabet='{}[]",:\\n1eE\ufeff \n\r', max_size=60).map(str.encode)
 )
 @settings(max_examples=80, deadline=5000, derandomize=True)
-def test_any_bytes_are_rows_or_a_named_error(
+def test_any_bytes_yield_rows_or_a_question_error(
     tmp_path_factory: pytest.TempPathFactory, data: bytes
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "bytes.jsonl"

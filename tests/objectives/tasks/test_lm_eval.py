@@ -1,4 +1,4 @@
-"""lm-eval is the oracle: the same model folder and tasks, through it and through us."""
+"""Scores are compared with those of lm-eval for the same model folder and tasks."""
 
 import json
 import math
@@ -22,7 +22,8 @@ from objectives.merge.recipe import MergeRecipe
 from objectives.models.sources import Sources
 from objectives.models.tokenizer import load_tokenizer
 from objectives.scoring import QuestionSet, TaskScores
-from objectives.tasks.lm_eval.load import LmEval, Rules, Wanted
+from objectives.tasks.lm_eval.groups import TaskRequest
+from objectives.tasks.lm_eval.load import LmEval, Rules
 from objectives.tasks.lm_eval.task import LmEvalTask
 from objectives.tasks.scorer import Scoring
 from study.config.load import load_config
@@ -64,21 +65,21 @@ def chatty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def theirs(model: Path, tasks: Path, *names: str, **options: Any) -> dict[str, dict[str, Any]]:
-    """lm-eval's own numbers, with paths that need no current folder."""
+    """Return lm-eval's scores, with absolute paths."""
     from objectives.tasks.lm_eval.files import local_documents
 
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
     with local_documents():
         loaded = [manager.load([name]) for name in names]
     lm = HFLM(pretrained=str(model), dtype="float32", device="cpu", batch_size=4)
-    found = {}
+    scores = {}
     for name, part in zip(names, loaded, strict=True):
         asked = [part["groups"][name] if name in part["groups"] else part["tasks"][name]]
         results = simple_evaluate(
             lm, tasks=asked, task_manager=manager, log_samples=False, bootstrap_iters=2, **options
         )
-        found[name] = results["results"][name]
-    return found
+        scores[name] = results["results"][name]
+    return scores
 
 
 def ours(model: Path, tasks: Path, name: str, metric: str, **rules: Any) -> TaskScores:
@@ -87,11 +88,11 @@ def ours(model: Path, tasks: Path, name: str, metric: str, **rules: Any) -> Task
     return QuestionSet([task], tokenizer).evaluate(engine_of(model)).tasks[name]
 
 
-def engine_of(model: Path, known: dict[Path, Engine] = {}) -> Engine:  # noqa: B006
-    if model not in known:
-        known[model] = TransformersEngine(Sources({"model": model}, "model"))
-        known[model].load(MergeRecipe.single("model", 32))
-    return known[model]
+def engine_of(model: Path, cache: dict[Path, Engine] = {}) -> Engine:  # noqa: B006
+    if model not in cache:
+        cache[model] = TransformersEngine(Sources({"model": model}, "model"))
+        cache[model].load(MergeRecipe.single("model", 32))
+    return cache[model]
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def expected(tasks: Path) -> dict[str, dict[str, Any]]:
         ("alike", "acc,none"),
     ],
 )
-def test_scores_are_lm_evals_own(
+def test_scores_equal_lm_evals(
     tasks: Path, expected: dict[str, dict[str, Any]], name: str, metric: str
 ) -> None:
     scores = ours(DEMO / "models" / "numeric", tasks, name, metric)
@@ -131,29 +132,29 @@ def test_scores_are_lm_evals_own(
         assert scores.error == pytest.approx(error, abs=1e-6)
 
 
-def test_the_numbers_of_the_oracle_say_something(expected: dict[str, dict[str, Any]]) -> None:
+def test_the_reference_scores_are_not_trivial(expected: dict[str, dict[str, Any]]) -> None:
     shares = [
         value
-        for found in expected.values()
-        for key, value in found.items()
+        for results in expected.values()
+        for key, value in results.items()
         if key.startswith(("acc,", "exact_match,"))
     ]
     assert sum(0 < share < 1 for share in shares) >= 5
 
 
 @pytest.mark.parametrize("multiturn", [True, False])
-def test_chat_templates_and_examples_are_lm_evals_own(
+def test_chat_templates_and_examples_equal_lm_evals(
     tasks: Path, chatty: Path, multiturn: bool
 ) -> None:
     options = {"num_fewshot": 2, "apply_chat_template": True, "fewshot_as_multiturn": multiturn}
-    found = theirs(chatty, tasks, "options", "searched", **options)
+    results = theirs(chatty, tasks, "options", "searched", **options)
     rules = {"num_fewshot": 2, "chat_template": True, "multiturn": multiturn}
     for name, metric in (("options", "brier_score,none"), ("searched", "exact_match,digit")):
         scores = ours(chatty, tasks, name, metric, **rules)
-        assert scores.mean == pytest.approx(found[name][metric], rel=1e-4, abs=1e-6)
+        assert scores.mean == pytest.approx(results[name][metric], rel=1e-4, abs=1e-6)
 
 
-def test_texts_are_tokenised_as_by_lm_eval(chatty: Path) -> None:
+def test_texts_are_tokenized_like_lm_evals(chatty: Path) -> None:
     from objectives.tasks.lm_eval.prompts import Writer
 
     lm = HFLM(pretrained=str(chatty), dtype="float32", device="cpu")
@@ -165,7 +166,7 @@ def test_texts_are_tokenised_as_by_lm_eval(chatty: Path) -> None:
         assert writer._encode_pair(*pair) == lm._encode_pair(*pair)
 
 
-def test_a_documents_prompts_are_asked_once_and_share_their_start(tasks: Path) -> None:
+def test_equal_prompts_of_a_document_are_asked_once_and_share_a_prefix(tasks: Path) -> None:
     tokenizer = load_tokenizer("model", DEMO / "models" / "numeric")
     loaded = LmEval(Rules((tasks,)), tokenizer, CONTEXT)
     numbers = loaded.task("numbers", 1.0, "acc,none").prompts(tokenizer)
@@ -183,7 +184,7 @@ def test_a_documents_prompts_are_asked_once_and_share_their_start(tasks: Path) -
 
 @pytest.fixture
 def load(tmp_path: Path, tasks: Path) -> Load:
-    """load(name, metric, text=..., **rules): a task, of the file's own text if it is given."""
+    """A function load(name, metric, text=..., **rules) that loads a task, possibly from a text."""
 
     def loaded(
         name: str, metric: str = "acc,none", text: str | None = None, **rules: Any
@@ -195,9 +196,9 @@ def load(tmp_path: Path, tasks: Path) -> Load:
             cached = f"dataset_kwargs: {{cache_dir: {tmp_path / 'cache'}}}\n"
             (folder / f"{name}.yaml").write_text(cached + text)
         tokenizer = load_tokenizer("model", DEMO / "models" / "numeric")
-        given = {"folders": (folder, tasks)} | rules
-        wanted = Wanted(name, 1.0, metric, given.pop("scoring", Scoring()))
-        return LmEval(Rules(**given), tokenizer, CONTEXT).tasks([wanted])[0]
+        settings = {"folders": (folder, tasks)} | rules
+        wanted = TaskRequest(name, 1.0, metric, settings.pop("scoring", Scoring()))
+        return LmEval(Rules(**settings), tokenizer, CONTEXT).tasks([wanted])[0]
 
     return loaded
 
@@ -219,20 +220,20 @@ def task_text(name: str, **fields: Any) -> str:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "there is no metric acc,none; there are exact_match,none"),
+        ({}, "there is no metric acc,none; it has exact_match,none"),
         ({"generation_kwargs": {"do_sample": True}}, "do_sample and a temperature above 0"),
         ({"generation_kwargs": {"temperature": 0.7}}, "do_sample and a temperature above 0"),
-        ({"generation_kwargs": {"num_beams": 4}}, "generation_kwargs.num_beams: is not there"),
-        ({"generation_kwargs": {"max_gen_toks": 256}}, "max_gen_toks: 256 must be from 1 to 255"),
-        ({"output_type": "loglikelihood_rolling"}, "output_type loglikelihood_rolling is not th"),
+        ({"generation_kwargs": {"num_beams": 4}}, "generation_kwargs.num_beams is not supported"),
+        ({"generation_kwargs": {"max_gen_toks": 256}}, "max_gen_toks: 256 must be 1 to 255"),
+        ({"output_type": "loglikelihood_rolling"}, "output_type loglikelihood_rolling is not su"),
         ({"unsafe_code": True}, "unsafe_code"),
         ({"doc_to_image": "x"}, "images and audio"),
-        ({"dataset_path": "none.jsonl"}, "dataset_path is a JSON or JSONL file"),
+        ({"dataset_path": "none.jsonl"}, "dataset_path must be a JSON or JSONL file"),
         ({"test_split": "tests"}, "cannot be loaded: KeyError"),
         ({"output_type": "loglikelihood", "doc_to_target": ""}, "continuation has 0 tokens"),
     ],
 )
-def test_what_a_study_cannot_ask_is_refused_by_name(
+def test_unsupported_tasks_are_refused_with_the_reason(
     load: Load, fields: dict[str, Any], message: str
 ) -> None:
     metric = "acc,none" if not fields else "exact_match,none"
@@ -249,38 +250,42 @@ def test_what_a_study_cannot_ask_is_refused_by_name(
 @pytest.mark.parametrize(
     ("name", "metric", "message"),
     [
-        ("searched", "exact_match,first", "there is no filter first; there are digit, whole"),
-        ("both", "f1,none", r"the group has no score f1,none; .* gives acc,\(any\)"),
+        ("searched", "exact_match,first", "there is no filter first; it has digit, whole"),
+        ("both", "f1,none", r"the group has no score f1,none; .* has acc,\(any\)"),
     ],
 )
-def test_a_metric_that_is_not_there_is_named(
+def test_a_missing_metric_is_reported_with_the_available_ones(
     load: Load, name: str, metric: str, message: str
 ) -> None:
     with pytest.raises(TaskError, match=message):
         load(name, metric)
 
 
-def test_a_tag_is_no_task(load: Load) -> None:
+def test_a_tag_is_refused(load: Load) -> None:
     load("odd", "exact_match,none", task_text("odd", tag="mine"))
-    with pytest.raises(TaskError, match=r"it is a tag.*name its tasks \(odd\)"):
+    with pytest.raises(TaskError, match=r"it is a tag.*list its tasks \(odd\)"):
         load("mine", "exact_match,none")
 
 
-def test_common_benchmarks_are_refused_also_inside_a_group(
+def test_common_benchmarks_are_refused_even_in_a_group(
     load: Load, caplog: pytest.LogCaptureFixture
 ) -> None:
     group = "group: mine\ntask: [mmlu_mine]\naggregate_metric_list: [{metric: exact_match}]\n"
     load("mmlu_mine_train", "exact_match,none", task_text("mmlu_mine_train"))
     for name, text in (("mmlu_mine", task_text("mmlu_mine")), ("mine", group)):
-        with pytest.raises(TaskError, match=r"mmlu_mine: a common benchmark.*i-understand-the-dep"):
+        with pytest.raises(
+            TaskError, match=r"mmlu_mine: this is a common benchmark.*i-understand-the-dep"
+        ):
             load(name, "exact_match,none", text)
     assert load("mine", "exact_match,none", benchmarks=None).questions
     assert load("mine", "exact_match,none", benchmarks=True).questions
-    assert "mmlu_mine: a common benchmark" in caplog.text
+    assert "mmlu_mine: this is a common benchmark" in caplog.text
 
 
-def test_a_task_that_is_nowhere_says_where_it_was_looked_for(load: Load) -> None:
-    with pytest.raises(TaskError, match=r"nope: there is no such task in .*both.*lm-eval's own"):
+def test_a_missing_task_is_reported_with_the_searched_folders(load: Load) -> None:
+    with pytest.raises(
+        TaskError, match=r"nope: there is no such task in .*both.*lm-eval has none either"
+    ):
         load("nope")
     with pytest.raises(TaskError, match=r"torn: .*torn.yaml cannot be read"):
         load("torn", text="task: [")
@@ -289,7 +294,7 @@ def test_a_task_that_is_nowhere_says_where_it_was_looked_for(load: Load) -> None
 
 
 def own_task(load: Load, folder: Path, hook: str, metric: str = "", retries: int = 0) -> LmEvalTask:
-    """The task "odd", whose process_results is a function `of`; `metric` replaces its metrics."""
+    """Return the task "odd" with `of` as process_results, possibly with other metrics."""
     (folder / "own").mkdir(exist_ok=True)
     (folder / "own" / "odd.py").write_text(hook)
     text = task_text("odd") + "process_results: !function odd.of\n"
@@ -299,9 +304,11 @@ def own_task(load: Load, folder: Path, hook: str, metric: str = "", retries: int
     return load("odd", f"{name},none", text, scoring=Scoring(retries=retries))
 
 
-def test_a_hook_that_raises_is_named(load: Load, tmp_path: Path) -> None:
+def test_an_error_in_a_hook_is_reported(load: Load, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "bad.py").write_text("def bad(*given):\n    raise ValueError('oh dear')\n")
+    (tmp_path / "own" / "bad.py").write_text(
+        "def bad(*arguments):\n    raise ValueError('oh dear')\n"
+    )
     text = task_text("odd").replace("doc_to_text: '{{input_field}}'\n", "")
     with pytest.raises(TaskError, match=r"odd: cannot be loaded: ValueError: oh dear"):
         load("odd", "exact_match,none", f"{text}doc_to_text: !function bad.bad\n")
@@ -309,20 +316,20 @@ def test_a_hook_that_raises_is_named(load: Load, tmp_path: Path) -> None:
 
 FAULTS = {
     "raise ValueError('oh dear')": "failed: ValueError: oh dear",
-    "return {'exact_match': float('nan')}": "exact_match is nan, which is no number",
-    "return {'exact_match': float('inf')}": "exact_match is inf, which is no number",
-    "return {'exact_match': None}": "exact_match is None, which is no number",
-    "return {'exact_match': '1'}": "exact_match is '1', which is no number",
-    "return {'exact_match': [1]}": "exact_match is [1], which is no number",
+    "return {'exact_match': float('nan')}": "exact_match is nan, which is not a number",
+    "return {'exact_match': float('inf')}": "exact_match is inf, which is not a number",
+    "return {'exact_match': None}": "exact_match is None, which is not a number",
+    "return {'exact_match': '1'}": "exact_match is '1', which is not a number",
+    "return {'exact_match': [1]}": "exact_match is [1], which is not a number",
     "return None": "TypeError: 'NoneType' object is not iterable",
-    "return {}": "gives no exact_match, only nothing; for a document that does not count return",
-    "return {'exact': 1}": "gives no exact_match, only exact; for a document",
+    "return {}": "returns no exact_match, only nothing; for a document that does not count return",
+    "return {'exact': 1}": "returns no exact_match, only exact; for a document",
     "raise SystemExit(0)": "failed: SystemExit: 0",
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_document_that_is_not_scored_is_named_with_the_cause(
+def test_a_document_without_a_score_is_reported_with_the_reason(
     load: Load, tmp_path: Path, fault: str
 ) -> None:
     hook = (
@@ -332,7 +339,7 @@ def test_a_document_that_is_not_scored_is_named_with_the_cause(
     task = own_task(load, tmp_path, hook)
     [broken] = [q for q in task.questions if json.loads(q.text)["output_field"] == 2]
     with pytest.raises(ScorerError) as caught:
-        _rights(task, "0")
+        _scores(task, "0")
     start = json.loads(broken.text)["input_field"].split("\n")[0][:20]
     place = f"odd: process_results of document {broken.number} ("
     assert str(caught.value).startswith(place)
@@ -341,7 +348,7 @@ def test_a_document_that_is_not_scored_is_named_with_the_cause(
     assert "\n" not in str(caught.value)
 
 
-def test_a_filter_or_an_aggregation_that_fails_is_named(load: Load, tmp_path: Path) -> None:
+def test_a_failing_filter_or_aggregation_is_reported(load: Load, tmp_path: Path) -> None:
     hook = (
         "def of(doc, results):\n    return {'own': 1}\n"
         "def total(marks):\n    raise OSError('the judge is away')\n"
@@ -355,7 +362,7 @@ def test_a_filter_or_an_aggregation_that_fails_is_named(load: Load, tmp_path: Pa
     text = text.replace("metric_list: null\n", "")
     task = load("odd", "own,none", text, scoring=Scoring(retries=0))
     with pytest.raises(ScorerError, match=r"odd: its aggregation failed: OSError: the judge is aw"):
-        _rights(task, "0")
+        _scores(task, "0")
     task = own_task(load, tmp_path, "def of(doc, results):\n    return {'exact_match': 1}\n")
 
     def broken(*_: object) -> None:
@@ -363,14 +370,14 @@ def test_a_filter_or_an_aggregation_that_fails_is_named(load: Load, tmp_path: Pa
 
     task.leaves[0].filter.filters = [broken]
     with pytest.raises(ScorerError, match=r"odd: its filter none failed: OSError: the judge is aw"):
-        _rights(task, "0")
+        _scores(task, "0")
 
 
-def test_a_filter_that_forgets_documents_does_not_leave_the_last_trials_answers(
+def test_a_filter_that_skips_documents_does_not_keep_answers_of_the_previous_trial(
     load: Load, tmp_path: Path
 ) -> None:
     task = own_task(load, tmp_path, "def of(doc, results):\n    return {'exact_match': 1}\n")
-    _rights(task, "0")
+    _scores(task, "0")
 
     class Forgets:
         def apply(self, responses: list[Any], docs: list[Any]) -> list[Any]:
@@ -378,49 +385,49 @@ def test_a_filter_that_forgets_documents_does_not_leave_the_last_trials_answers(
 
     task.leaves[0].filter.filters = [Forgets]
     with pytest.raises(ScorerError, match=r"odd: process_results of document 11 .*KeyError"):
-        _rights(task, "0")
+        _scores(task, "0")
 
 
-def test_a_metric_that_a_hook_does_not_give_is_named(load: Load, tmp_path: Path) -> None:
+def test_a_metric_that_a_hook_does_not_return_is_reported(load: Load, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "hits.py").write_text("def hits(doc, results):\n    return {'hits': 1}\n")
     task = load("odd", "acc,none", task_text("odd") + "process_results: !function hits.hits\n")
     with pytest.raises(
-        TaskError, match=r"no metric acc; its process_results gives hits \(docu.* 0"
+        TaskError, match=r"no metric acc; its process_results returns hits \(docu.* 0"
     ):
-        _rights(task, "0")
+        _scores(task, "0")
 
 
-def _rights(task: LmEvalTask, said: str, broken: int = 0) -> list[float]:
-    """The task's numbers where every answer is `said`, the first few of them NaN."""
+def _scores(task: LmEvalTask, text: str, non_finite: int = 0) -> list[float]:
+    """Return a task's numbers if every answer is `text` and the first few are not finite."""
     tokenizer = load_tokenizer("model", DEMO / "models" / "numeric")
-    tokens = tuple(tokenizer.encode(said))
+    tokens = tuple(tokenizer.encode(text))
     prompts = task.prompts(tokenizer)
     return task.scores(
         [
-            tuple(Answer(tokens, (-1.0,) * len(p.options), i >= broken) for p in asked)
+            tuple(Answer(tokens, (-1.0,) * len(p.options), i >= non_finite) for p in asked)
             for i, asked in enumerate(prompts)
         ]
     )
 
 
-def test_an_answer_of_nan_counts_as_wrong_or_spoils_a_score_without_bounds(load: Load) -> None:
+def test_a_nan_answer_is_scored_as_wrong_or_makes_an_unbounded_score_the_worst(load: Load) -> None:
     task = load("hooked")
-    whole = _rights(task, "0")
+    whole = _scores(task, "0")
     assert set(whole) == {0.0, 1.0}
-    assert _rights(task, "0", broken=4) == [0.0] * 4 + whole[4:]
-    assert _rights(task, "0", broken=12) == [0.0] * 12
-    assert _rights(load("likely", "perplexity,none"), "0", broken=1) == [-1e6] * 12
+    assert _scores(task, "0", non_finite=4) == [0.0] * 4 + whole[4:]
+    assert _scores(task, "0", non_finite=12) == [0.0] * 12
+    assert _scores(load("likely", "perplexity,none"), "0", non_finite=1) == [-1e6] * 12
 
 
-def test_a_score_without_a_value_is_the_worst(load: Load, tmp_path: Path) -> None:
+def test_an_undefined_score_becomes_the_worst(load: Load, tmp_path: Path) -> None:
     hook = "def of(doc, results):\n    return {'odd': float('nan')}\n"
     metric = "{metric: odd, aggregation: nanmean, higher_is_better: true}"
-    assert _rights(own_task(load, tmp_path, hook, metric), "0") == [-1e6] * 12
+    assert _scores(own_task(load, tmp_path, hook, metric), "0") == [-1e6] * 12
 
 
-def test_the_error_of_a_score_that_is_no_mean_is_the_jackknifes(load: Load) -> None:
-    """Of a mean in disguise, so that the right answer is known."""
+def test_the_error_of_a_score_that_is_not_a_mean_is_estimated_by_a_jackknife(load: Load) -> None:
+    """The aggregation is a mean that is not recognized as one, so the correct error is known."""
     from objectives.tasks.lm_eval.task import _jackknifed
 
     leaf = load("hooked").leaves[0]
@@ -434,7 +441,7 @@ def test_the_error_of_a_score_that_is_no_mean_is_the_jackknifes(load: Load) -> N
     assert statistics.stdev(moved) == pytest.approx(statistics.stdev(many.values()), rel=0.5)
 
 
-def test_a_group_of_equal_weights_has_the_error_of_its_parts(
+def test_an_equally_weighted_group_has_the_combined_error_of_its_members(
     tasks: Path, expected: dict[str, dict[str, Any]]
 ) -> None:
     parts = [expected[name]["acc_stderr,none"] for name in ("hooked", "options")]
@@ -442,7 +449,7 @@ def test_a_group_of_equal_weights_has_the_error_of_its_parts(
     assert scores.error == pytest.approx(math.hypot(*parts) / 2, rel=0.1)
 
 
-def test_the_limit_takes_the_first_documents_or_those_that_a_seed_chooses(load: Load) -> None:
+def test_the_limit_selects_the_first_documents_or_random_ones(load: Load) -> None:
     whole = load("hooked").questions
     assert load("hooked", limit=5).questions == whole[:5]
     one, two = (load("hooked", limit=5, shuffle=seed).questions for seed in (1, 2))
@@ -463,7 +470,9 @@ def built(path: Path, tasks: Path, *more: Path) -> Setup:
     return build(load_config(path, [tasks, *more], False), check_values=False)
 
 
-def test_a_study_keeps_to_its_documents_and_to_its_tasks_code(tasks: Path, tmp_path: Path) -> None:
+def test_a_study_is_refused_after_its_documents_or_task_files_have_changed(
+    tasks: Path, tmp_path: Path
+) -> None:
     own = tmp_path / "own"
     shutil.copytree(tasks, own, ignore=shutil.ignore_patterns("cache"))
     path = study(tmp_path, "hooked", {"name": "numbers", "weight": -0.5})
@@ -485,7 +494,7 @@ def test_a_study_keeps_to_its_documents_and_to_its_tasks_code(tasks: Path, tmp_p
     assert {"search questions of hooked", "search questions of numbers"} <= changed
 
 
-def test_code_runs_only_from_a_folder_that_is_named(tmp_path: Path) -> None:
+def test_code_runs_only_from_folders_that_the_user_lists(tmp_path: Path) -> None:
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "mine.yaml").write_text("task: mine\ndoc_to_text: !function ran.it\n")
     (tmp_path / "tasks" / "ran.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\n")
@@ -498,7 +507,7 @@ def test_code_runs_only_from_a_folder_that_is_named(tmp_path: Path) -> None:
     assert (tmp_path / "mark").exists()
 
 
-def test_without_lm_eval_the_remedy_is_named(
+def test_without_lm_eval_the_error_says_how_to_install_it(
     tmp_path: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
@@ -506,7 +515,7 @@ def test_without_lm_eval_the_remedy_is_named(
         built(study(tmp_path, "hooked"), tasks)
 
 
-def test_a_chat_template_that_is_not_there_is_refused_if_it_is_asked_for(
+def test_a_missing_chat_template_is_refused_if_it_was_requested(
     tmp_path: Path, tasks: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -516,7 +525,7 @@ def test_a_chat_template_that_is_not_there_is_refused_if_it_is_asked_for(
         built(study(tmp_path, "numbers", apply_chat_template=True), tasks)
 
 
-def test_native_tasks_stand_beside_lm_evals(tmp_path: Path, tasks: Path) -> None:
+def test_native_tasks_and_tasks_of_lm_eval_can_be_combined(tmp_path: Path, tasks: Path) -> None:
     native = {"kind": "multiple_choice", "data": str(DEMO / "questions" / "choice.jsonl")}
     path = study(tmp_path, "numbers", {"name": "own", "prompt": "plain", **native}, limit=6)
     setup = built(path, tasks)
@@ -524,7 +533,7 @@ def test_native_tasks_stand_beside_lm_evals(tmp_path: Path, tasks: Path) -> None
     assert [len(task.questions) for task in setup.search.tasks] == [6, 6]
 
 
-def test_the_example_of_mergekit_evolves_files_can_be_asked() -> None:
+def test_the_mergekit_evolve_example_can_be_evaluated() -> None:
     folder = DEMO.parent / "mergekit-evolve"
     setup = built(folder / "evol_merge_config.yaml", folder / "tasks")
     assert [len(task.questions) for task in setup.search.tasks] == [60, 60, 71]

@@ -1,4 +1,4 @@
-"""Only code of the folders that the user named runs, and what is wrong in a task file is told."""
+"""Only code from the user's folders runs, and errors in task files are reported."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def tasks(tmp_path: Path) -> Path:
 
 
 def write(folder: Path, more: str = "", name: str = "mine", **fields: Any) -> Path:
-    """A task file; `more` is text at its end. A field of None is left out."""
+    """Write a task file, with the text `more` at its end. Fields that are None are left out."""
     kwargs = {"data_files": "all.jsonl", "cache_dir": str(folder.parent / "cache")}
     data = TASK | {"dataset_kwargs": kwargs} | fields
     text = yaml.safe_dump({key: value for key, value in data.items() if value is not None})
@@ -51,7 +51,7 @@ def load(*folders: Path, name: str = "mine", **rules: Any) -> LmEvalTask:
 
 
 def marking(folder: Path, module: str = "evil") -> Path:
-    """A module in `folder` that leaves a file when it runs, and has a function `of`."""
+    """Write a module that creates a file when it runs and has a function `of`."""
     folder.mkdir(exist_ok=True)
     mark = folder / "ran"
     text = f"open({str(mark)!r}, 'w').close()\ndef of(*given): return 'x'\n"
@@ -72,7 +72,7 @@ def test_a_hook_by_a_path_out_of_the_folder_is_refused(tasks: Path, tmp_path: Pa
     assert mark.exists()
 
 
-def test_a_file_that_is_included_from_elsewhere_is_refused(tasks: Path, tmp_path: Path) -> None:
+def test_a_file_included_from_another_folder_is_refused(tasks: Path, tmp_path: Path) -> None:
     mark = marking(tmp_path / "elsewhere")
     other = write(tmp_path / "elsewhere", "doc_to_text: !function evil.of\n", "part")
     for name in ("../elsewhere/part.yaml", str(other)):
@@ -126,7 +126,7 @@ def test_code_that_comes_with_documents_or_metrics_is_refused(tasks: Path, tmp_p
     assert not mark.exists()
 
 
-def test_a_group_keeps_to_the_same_rules(tasks: Path) -> None:
+def test_the_same_rules_apply_to_groups(tasks: Path) -> None:
     kwargs = {"data_files": str(tasks / "all.jsonl"), "trust_remote_code": True}
     write(tasks)
     group = {
@@ -174,7 +174,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("fault", HOSTILE)
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_what_is_wrong_in_a_task_file_is_an_error_that_names_the_task(
+def test_an_error_in_a_task_file_is_reported_with_the_task(
     tasks: Path, fault: str, share: float
 ) -> None:
     write(tasks, **HOSTILE[fault])
@@ -195,7 +195,7 @@ def test_what_is_wrong_in_a_task_file_is_an_error_that_names_the_task(
         "of = 5",
     ],
 )
-def test_a_module_of_hooks_that_fails_is_named(tasks: Path, code: str) -> None:
+def test_an_error_in_a_module_of_hooks_is_reported(tasks: Path, code: str) -> None:
     (tasks / "hooks.py").write_text(code)
     write(tasks, "process_docs: !function hooks.of\n")
     with pytest.raises(TaskError, match=r"^mine: "):
@@ -220,7 +220,7 @@ def test_a_module_of_hooks_that_fails_is_named(tasks: Path, code: str) -> None:
         "task: mine\nclass: 5\n",
     ],
 )
-def test_a_task_file_that_is_none_is_an_error(tasks: Path, text: str) -> None:
+def test_an_invalid_task_file_is_reported(tasks: Path, text: str) -> None:
     (tasks / "mine.yaml").write_text(text)
     with pytest.raises(TaskError, match=r"^mine: ") as caught:
         load(tasks)

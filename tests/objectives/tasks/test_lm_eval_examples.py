@@ -1,4 +1,4 @@
-"""Few-shot examples of lm-eval's tasks never show a held-out question."""
+"""Few-shot examples of lm-eval's tasks never contain a held-out question."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,8 @@ import yaml
 
 from objectives.errors import TaskError
 from objectives.models.tokenizer import load_tokenizer
-from objectives.tasks.lm_eval.load import LmEval, Rules, Wanted
+from objectives.tasks.lm_eval.groups import TaskRequest
+from objectives.tasks.lm_eval.load import LmEval, Rules
 from objectives.tasks.lm_eval.task import LmEvalTask
 from objectives.tasks.questions.split import held_out
 from tests.support.paths import DEMO
@@ -35,7 +36,7 @@ def documents(first: int, count: int, **more: Any) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """write(name, splits, **fields): a task in tmp_path, over documents by split."""
+    """A function write(name, splits, **fields) that writes a task and its documents by split."""
 
     def written(name: str, splits: dict[str, list[dict[str, Any]]], **fields: Any) -> None:
         files = {}
@@ -53,11 +54,11 @@ def write(tmp_path: Path) -> Write:
 def load(folder: Path, *names: str, share: float = SHARE, **rules: Any) -> list[LmEvalTask]:
     tokenizer = load_tokenizer("model", DEMO / "models" / "numeric")
     theirs = LmEval(Rules((folder,), held_out=share, **rules), tokenizer, 256)
-    return theirs.tasks([Wanted(name, 1.0, "acc,none") for name in names])
+    return theirs.tasks([TaskRequest(name, 1.0, "acc,none") for name in names])
 
 
 def prompts(task: LmEvalTask) -> dict[str, str]:
-    """Each question's prompt."""
+    """Return the prompt of each question."""
     return {
         requests[0].doc["question"]: requests[0].args[0]
         for leaf in task.leaves
@@ -70,7 +71,7 @@ def held_out_questions(task: LmEvalTask) -> set[str]:
 
 
 def assert_clean(task: LmEvalTask, secret: set[str], examples: int = 2) -> None:
-    """Each question stands once in its prompt, at the end, and no secret one in another's."""
+    """Check that each question is once in its prompt, at the end, and no secret one in another."""
     assert secret
     for question, prompt in prompts(task).items():
         assert prompt.endswith(question)
@@ -115,7 +116,7 @@ def test_examples_come_from_documents_that_are_not_held_out(
         [row | {"label": 1 - row["label"]} for row in documents(0, 20)],
     ],
 )
-def test_copies_of_held_out_questions_in_the_training_split_are_no_examples(
+def test_copies_of_held_out_questions_are_excluded_from_the_examples(
     tmp_path: Path, write: Write, rows: list[dict[str, Any]]
 ) -> None:
     test = documents(0, 20, **({"source": "here"} if "source" in rows[0] else {}))
@@ -124,7 +125,7 @@ def test_copies_of_held_out_questions_in_the_training_split_are_no_examples(
     assert_clean(task, held_out_questions(task))
 
 
-def test_examples_that_are_no_questions_leave_the_prompts_as_they_were(
+def test_prompts_stay_unchanged_if_no_example_is_a_question(
     tmp_path: Path, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -135,7 +136,9 @@ def test_examples_that_are_no_questions_leave_the_prompts_as_they_were(
     assert "drawn from" not in caplog.text
 
 
-def test_examples_show_no_held_out_question_of_another_task(tmp_path: Path, write: Write) -> None:
+def test_examples_contain_no_held_out_question_of_another_task(
+    tmp_path: Path, write: Write
+) -> None:
     write("asked", {"test": documents(0, 20)}, num_fewshot=0)
     write("few", {"test": documents(100, 20), "train": documents(0, 20)}, training_split="train")
     asked, few = load(tmp_path, "asked", "few")
@@ -143,13 +146,13 @@ def test_examples_show_no_held_out_question_of_another_task(tmp_path: Path, writ
     text = "group: both\ntask: [asked, few]\naggregate_metric_list: [{metric: acc}]\n"
     (tmp_path / "both.yaml").write_text(text)
     [both] = load(tmp_path, "both")
-    shown = {question: text for question, text in prompts(both).items() if text.count("Item") > 1}
+    visible = {question: text for question, text in prompts(both).items() if text.count("Item") > 1}
     secret = held_out_questions(both)
-    assert len(shown) == 20
-    assert all(other not in t for q, t in shown.items() for other in secret - {q})
+    assert len(visible) == 20
+    assert all(other not in t for q, t in visible.items() for other in secret - {q})
 
 
-def test_prompts_that_agree_are_told_apart_by_their_targets(tmp_path: Path, write: Write) -> None:
+def test_equal_prompts_are_distinguished_by_their_targets(tmp_path: Path, write: Write) -> None:
     fields = {
         "output_type": "loglikelihood",
         "doc_to_text": "Write:",
@@ -165,7 +168,7 @@ def test_prompts_that_agree_are_told_apart_by_their_targets(tmp_path: Path, writ
         assert not [other for other in secret | {question} if other in prompt]
 
 
-def test_the_limit_does_not_let_held_out_documents_in(tmp_path: Path, write: Write) -> None:
+def test_the_limit_does_not_make_held_out_documents_examples(tmp_path: Path, write: Write) -> None:
     write("few", {"test": documents(0, 40)}, fewshot_split="test")
     [whole], [task] = load(tmp_path, "few"), load(tmp_path, "few", limit=4)
     assert len(task.questions) < 20
@@ -178,7 +181,7 @@ def test_too_few_documents_for_examples_are_an_error(tmp_path: Path, write: Writ
         load(tmp_path, "few")
 
 
-def test_a_sampler_with_documents_of_its_own_is_refused(tmp_path: Path, write: Write) -> None:
+def test_a_sampler_with_its_own_documents_is_refused(tmp_path: Path, write: Write) -> None:
     (tmp_path / "own.py").write_text(
         "from lm_eval.api.samplers import ContextSampler\n"
         "class Own(ContextSampler):\n"
@@ -195,12 +198,12 @@ def test_a_sampler_with_documents_of_its_own_is_refused(tmp_path: Path, write: W
         load(tmp_path, "few", share=0.3)
 
 
-def test_a_question_in_its_own_prompt_is_pointed_out(
+def test_a_warning_says_that_a_question_may_be_its_own_example(
     tmp_path: Path, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     write("few", {"test": documents(0, 20)})
     load(tmp_path, "few", share=0)
-    assert "one may stand in its own prompt with its answer; set fewshot_split" in caplog.text
+    assert "so a prompt may contain its own question and answer; set fewshot_split" in caplog.text
     caplog.clear()
     write("told", {"test": documents(0, 20)}, fewshot_split="test")
     load(tmp_path, "told", share=0)
@@ -208,7 +211,7 @@ def test_a_question_in_its_own_prompt_is_pointed_out(
 
 
 @pytest.mark.parametrize("count", ["two", -1, 1.5, [2]])
-def test_a_number_of_examples_that_is_none_is_named(
+def test_an_invalid_number_of_examples_is_reported(
     tmp_path: Path, write: Write, count: object
 ) -> None:
     write("few", {"test": documents(0, 20)}, num_fewshot=count)

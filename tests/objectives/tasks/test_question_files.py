@@ -39,20 +39,20 @@ def write(path: Path, rows: list[Any], as_list: bool = False) -> Path:
 
 
 @pytest.mark.parametrize("label", [1, "1", "1. blood", " 1", [1], 1.0, "1: because"])
-def test_a_choice_is_read_however_it_is_labelled(label: Any) -> None:
+def test_all_forms_of_choice_labels_are_read(label: Any) -> None:
     assert multiple_choice.parse(choice(label)).labels == (1,)
 
 
 @pytest.mark.parametrize(
     "label", ["blood", "", None, True, [1, 2], "12", 4, -1, {}, 1.5, "9" * 5000]
 )
-def test_a_label_that_is_no_option_is_refused(label: Any) -> None:
+def test_a_label_that_is_not_an_option_is_refused(label: Any) -> None:
     with pytest.raises(BadRow):
         multiple_choice.parse(choice(label))
 
 
 @pytest.mark.parametrize("label", [[1, 4, 5], "1,4,5", "[5, 1, 4]", "1 4 5", ["1", "4", "5"]])
-def test_retrieval_labels_are_read_however_they_are_written(label: Any) -> None:
+def test_all_forms_of_retrieval_labels_are_read(label: Any) -> None:
     assert retrieval.parse(picked(label)).labels == (1, 4, 5)
 
 
@@ -65,7 +65,7 @@ def test_a_bad_retrieval_label_is_refused(label: Any) -> None:
         retrieval.parse(picked(label))
 
 
-def test_one_label_and_candidates_from_0_are_fine() -> None:
+def test_a_single_label_and_candidates_from_0_are_accepted() -> None:
     text = "Pick.\n0) a\n1) b\n2) c"
     assert retrieval.parse(picked(0, text)) == Question(text, "", (0,), (0, 1, 2))
 
@@ -98,7 +98,7 @@ def test_options_are_read_from_the_prompt(text: str, options: tuple[int, ...]) -
         ("\n", ""),
     ],
 )
-def test_the_cue_comes_off(ending: str, cue: str) -> None:
+def test_the_cue_is_separated_from_the_question(ending: str, cue: str) -> None:
     assert split_cue(CHOICE + ending) == (CHOICE, cue)
 
 
@@ -110,7 +110,7 @@ def test_the_cue_comes_off(ending: str, cue: str) -> None:
     st.data(),
 )
 @settings(max_examples=150, deadline=None)
-def test_any_question_that_is_written_out_is_read_back(
+def test_any_written_question_is_read_back(
     body: str, count: int, first: int, ending: str, data: st.DataObject
 ) -> None:
     options = range(first, first + count)
@@ -123,7 +123,7 @@ def test_any_question_that_is_written_out_is_read_back(
     assert question.cue == ending.strip().removesuffix(":")
     row = choice(f"{labels[0]}. thing", text + ending)
     if options[-1] > 9:
-        with pytest.raises(BadRow, match="is no single digit"):
+        with pytest.raises(BadRow, match="has more than one digit"):
             multiple_choice.parse(row)
         return
     single = multiple_choice.parse(row)
@@ -144,16 +144,16 @@ def test_order_and_duplicates_do_not_matter(tmp_path: Path, as_list: bool) -> No
     assert len(one) == 3
 
 
-def test_bad_rows_are_refused_with_their_line_and_skipped_on_request(
+def test_bad_rows_are_refused_with_their_line_or_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [choice(1), choice(9, "Other\n0. a\n1. b"), {"input_field": " ", "output_field": 1}]
     path = write(tmp_path / "q.jsonl", rows)
     with pytest.raises(QuestionError, match=r"q\.jsonl:2: label 9 .*0 to 1 \(2 such rows\)"):
         read_questions(path, "multiple_choice", multiple_choice.parse)
-    found = read_questions(path, "multiple_choice", multiple_choice.parse, "skip")
-    assert len(found) == 1
-    assert "2 bad rows left out" in caplog.text
+    questions = read_questions(path, "multiple_choice", multiple_choice.parse, "skip")
+    assert len(questions) == 1
+    assert "left out 2 bad rows" in caplog.text
 
 
 def test_the_same_question_with_two_labels_is_refused(tmp_path: Path) -> None:
@@ -180,14 +180,14 @@ def test_a_row_of_another_kind_is_refused(tmp_path: Path) -> None:
         ('"text"', "is not an object"),
     ],
 )
-def test_a_file_without_questions_says_so(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_without_questions_is_reported(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text(text)
     with pytest.raises(QuestionError, match=message):
         read_questions(path, "multiple_choice", multiple_choice.parse)
 
 
-def test_a_missing_or_binary_file_says_so(tmp_path: Path) -> None:
+def test_a_missing_or_binary_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(QuestionError, match="does not exist"):
         read_questions(tmp_path / "none", "retrieval", retrieval.parse)
     (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
@@ -197,19 +197,21 @@ def test_a_missing_or_binary_file_says_so(tmp_path: Path) -> None:
 
 @given(st.sets(st.text(min_size=1), min_size=2, max_size=40), st.floats(0.05, 0.95))
 @settings(max_examples=60, deadline=None)
-def test_a_question_stays_on_its_side_when_others_come_or_go(texts: set[str], share: float) -> None:
+def test_the_split_of_a_question_does_not_depend_on_other_questions(
+    texts: set[str], share: float
+) -> None:
     questions = [Question(text, "", (0,), (0, 1)) for text in sorted(texts)]
-    kept, held = split(questions, share)
-    assert {*kept, *held} == set(questions)
+    kept, held_out_questions = split(questions, share)
+    assert {*kept, *held_out_questions} == set(questions)
     fewer_kept, fewer_held = split(questions[::-2], share)
     assert set(fewer_kept) <= set(kept)
-    assert set(fewer_held) <= set(held)
+    assert set(fewer_held) <= set(held_out_questions)
 
 
-def test_about_the_share_asked_for_is_held_out() -> None:
+def test_about_the_requested_fraction_is_held_out() -> None:
     questions = [Question(f"question {i}", "", (0,), (0, 1)) for i in range(4000)]
-    _, held = split(questions, 0.25)
-    assert len(held) == pytest.approx(1000, abs=5 * (4000 * 0.25 * 0.75) ** 0.5)
+    _, held_out_questions = split(questions, 0.25)
+    assert len(held_out_questions) == pytest.approx(1000, abs=5 * (4000 * 0.25 * 0.75) ** 0.5)
 
 
 @pytest.mark.parametrize(
@@ -245,5 +247,5 @@ def test_an_empty_field_is_refused(parse: Callable[[Any], Question]) -> None:
     for row in ({"output_field": 1}, {"input_field": "a"}):
         with pytest.raises(BadRow, match=r"has no (in|out)put_field; its fields are"):
             parse(row)
-    with pytest.raises(BadRow, match="input_field is 1, and must be a text"):
+    with pytest.raises(BadRow, match="input_field is 1; it must be a text"):
         parse({"input_field": 1, "output_field": 1})

@@ -1,4 +1,4 @@
-"""Scoring code of a task's own fails, hangs, and is slow because it waits."""
+"""A task's own scoring code that fails, hangs or waits."""
 
 import contextlib
 import os
@@ -21,12 +21,12 @@ KEYS = list(range(12))
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorer, "_FIRST_WAIT", 0.01)
-    monkeypatch.setattr(scorer, "_AGAIN", 0.05)
+    monkeypatch.setattr(scorer, "_ALARM_INTERVAL", 0.05)
 
 
 @pytest.fixture
 def parting() -> Iterator[threading.Event]:
-    """Set at the end, so that threads that wait for it end."""
+    """An event that is set at the end of the test, so that threads waiting for it end."""
     event = threading.Event()
     yield event
     event.set()
@@ -37,13 +37,13 @@ def name(key: int) -> str:
 
 
 @pytest.mark.parametrize("concurrency", [1, 4, 50])
-def test_results_stand_in_the_order_of_the_keys(concurrency: int) -> None:
+def test_results_are_in_the_order_of_the_keys(concurrency: int) -> None:
     results = Scoring(concurrency).each(KEYS, name, lambda key: key * key)
     assert list(results.items()) == [(key, key * key) for key in KEYS]
 
 
-def test_so_many_calls_run_at_a_time() -> None:
-    together = threading.Barrier(3, timeout=20)
+def test_the_given_number_of_calls_runs_concurrently() -> None:
+    barrier = threading.Barrier(3, timeout=20)
     running, most = 0, 0
     lock = threading.Lock()
 
@@ -52,7 +52,7 @@ def test_so_many_calls_run_at_a_time() -> None:
         with lock:
             running += 1
             most = max(most, running)
-        together.wait()
+        barrier.wait()
         with lock:
             running -= 1
         return key
@@ -62,7 +62,7 @@ def test_so_many_calls_run_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_a_call_that_fails_is_repeated_with_growing_waits(
+def test_a_failed_call_is_retried_with_growing_waits(
     concurrency: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     failures = dict.fromkeys(KEYS, 0)
@@ -76,7 +76,7 @@ def test_a_call_that_fails_is_repeated_with_growing_waits(
     assert Scoring(concurrency, retries=3).each(KEYS, name, work) == {key: key for key in KEYS}
     assert failures[6] == 3
     lines = [message for message in caplog.messages if message.startswith("document 6 ")]
-    waits = [float(line.split("trying again in ")[1].split()[0]) for line in lines]
+    waits = [float(line.split("retrying in ")[1].split()[0]) for line in lines]
     assert waits == pytest.approx([0.01, 0.02, 0.04])
     assert "ConnectionError: the judge is away" in lines[0]
 
@@ -124,7 +124,7 @@ def swallow_all() -> None:
 
 
 @pytest.mark.parametrize("hang", [sleep, loop, backtrack, swallow, swallow_all])
-def test_a_call_that_hangs_is_ended_and_not_scored(hang: Callable[[], None]) -> None:
+def test_a_hanging_call_is_interrupted_and_not_scored(hang: Callable[[], None]) -> None:
     calls = []
 
     def work(key: int) -> int:
@@ -139,7 +139,7 @@ def test_a_call_that_hangs_is_ended_and_not_scored(hang: Callable[[], None]) -> 
         Scoring(timeout=0.2, retries=1).each(KEYS, name, lambda key: hang())
 
 
-def test_a_thread_that_hangs_is_abandoned(parting: threading.Event) -> None:
+def test_a_hanging_thread_is_abandoned(parting: threading.Event) -> None:
     calls = []
 
     def work(key: int) -> int:
@@ -156,7 +156,7 @@ def test_a_thread_that_hangs_is_abandoned(parting: threading.Event) -> None:
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_an_interrupt_comes_through_at_once(concurrency: int, parting: threading.Event) -> None:
+def test_an_interrupt_is_raised_at_once(concurrency: int, parting: threading.Event) -> None:
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
@@ -164,7 +164,7 @@ def test_an_interrupt_comes_through_at_once(concurrency: int, parting: threading
     timer.join()
 
 
-def test_an_interrupt_ends_the_wait_for_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_ends_the_wait_for_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorer, "_FIRST_WAIT", 30.0)
 
     def fails(key: int) -> int:
@@ -178,7 +178,7 @@ def test_an_interrupt_ends_the_wait_for_the_next_attempt(monkeypatch: pytest.Mon
         timer.join()
 
 
-def test_an_alarm_of_somebody_elses_goes_on() -> None:
+def test_an_earlier_alarm_continues() -> None:
     rang: list[int] = []
     handler = signal.signal(signal.SIGALRM, lambda number, _: rang.append(number))
     timer = signal.setitimer(signal.ITIMER_REAL, 0.3)
@@ -211,7 +211,7 @@ def test_a_scorer_may_be_called_in_another_thread() -> None:
         "Max retries exceeded with url: /v1/score?token=Hidden77 (Caused by X('Hidden'))",
     ],
 )
-def test_keys_in_addresses_are_not_told(text: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_secrets_in_urls_are_masked(text: str, caplog: pytest.LogCaptureFixture) -> None:
     def work(key: int) -> int:
         raise OSError(text)
 
@@ -221,7 +221,7 @@ def test_keys_in_addresses_are_not_told(text: str, caplog: pytest.LogCaptureFixt
     assert "judge.example" in str(caught.value) or "/v1/score" in str(caught.value)
 
 
-def test_threads_that_hang_do_not_keep_the_program() -> None:
+def test_hanging_threads_do_not_keep_the_program_from_exiting() -> None:
     import subprocess
 
     code = (

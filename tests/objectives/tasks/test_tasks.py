@@ -19,7 +19,7 @@ OTHER = Question("What?\n0. x\n1. y\n2. z", "Answer", (2,), (0, 1, 2))
 
 
 class Scripted:
-    """An engine that gives the answers it was made with."""
+    """An engine that returns prepared answers."""
 
     def __init__(self, answers: list[Answer]) -> None:
         self.answers = answers
@@ -40,7 +40,7 @@ def said(text: str, *logprobs: float, finite: bool = True) -> Answer:
 
 
 @pytest.mark.parametrize("name", named_templates())
-def test_every_template_shares_its_start_and_ends_where_the_answer_begins(name: str) -> None:
+def test_prompts_of_every_template_share_a_prefix_and_end_before_the_answer(name: str) -> None:
     template = load_template(name, Path())
     task = MultipleChoice("t", 1.0, (CHOICE, OTHER), template)
     [one], [two] = task.prompts(Characters())
@@ -53,7 +53,7 @@ def test_every_template_shares_its_start_and_ends_where_the_answer_begins(name: 
     assert all(e.question in text and e.answer in text for e in template.examples)
 
 
-def test_fewer_examples_on_request_and_no_more_than_there_are() -> None:
+def test_the_number_of_examples_can_be_reduced_but_not_raised() -> None:
     assert len(load_template("retrieval_kdd", Path(), 1).examples) == 1
     assert not load_template("retrieval_kdd", Path(), 0).examples
     with pytest.raises(TemplateProblem, match="has 3 examples, not 9"):
@@ -63,38 +63,40 @@ def test_fewer_examples_on_request_and_no_more_than_there_are() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("preamble: x", "needs a text `turn`"),
+        ("preamble: x", "needs the key `turn`"),
         ("{", "cannot read"),
         ("turn: '{{ question }}{{ nothing }}'", "nothing"),
         ("turn: '{% x'", "x"),
         ("turn: a\nexample: b", "unknown key example"),
-        ("turn: a\nexamples: [1]", "needs question and answer"),
+        ("turn: a\nexamples: [1]", "it needs the texts question and answer"),
     ],
 )
-def test_a_broken_template_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_template_is_reported_with_the_reason(
+    tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "t.yaml").write_text(text)
     with pytest.raises(TemplateProblem, match=message):
         load_template("t.yaml", tmp_path).render(CHOICE)
 
 
-def test_a_missing_template_names_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(TemplateProblem, match="named ones are multiple_choice_kdd"):
+def test_a_missing_template_is_reported_with_the_available_ones(tmp_path: Path) -> None:
+    with pytest.raises(TemplateProblem, match="available by name are multiple_choice_kdd"):
         load_template("nope", tmp_path)
 
 
-def test_an_option_that_is_no_token_of_its_own_is_refused() -> None:
+def test_an_option_without_a_token_of_its_own_is_refused() -> None:
     class Whole(Characters):
-        """One token for a whole text."""
+        """Encode a whole text as one token."""
 
         def encode(self, text: str) -> list[int]:
             return [hash(text)]
 
     task = MultipleChoice("t", 1.0, (CHOICE,), load_template("plain", Path()))
-    with pytest.raises(TaskError, match="let the template's turn end in a line break"):
+    with pytest.raises(TaskError, match="end the template's turn with a line break"):
         task.prompts(Whole())
 
 
-def test_answers_become_means_errors_and_a_weighted_value() -> None:
+def test_scores_have_means_errors_and_a_weighted_value() -> None:
     plain = load_template("plain", Path())
     choice = MultipleChoice("choice", 0.875, (CHOICE, OTHER), plain)
     pick = Retrieval("pick", 0.125, (PICK,), plain)
@@ -116,14 +118,14 @@ def test_answers_become_means_errors_and_a_weighted_value() -> None:
     assert scores.error == math.inf
 
 
-def test_hits_count_among_the_first_three_and_repeats_use_them_up() -> None:
+def test_hits_are_counted_among_the_first_three_picks_including_repeats() -> None:
     task = Retrieval("pick", 1.0, (PICK,), load_template("plain", Path()))
     [[prompt]] = task.prompts(Characters())
     for text, score in [("1,3,4", 1.0), ("1,1,1", 1 / 3), ("2,2,2,1", 0.0), ("4,3", 2 / 3)]:
         assert task.score(PICK, [prompt], [said(text)], Characters()) == pytest.approx(score)
 
 
-def test_labels_of_one_token_count_once_and_of_one_probability_each(tmp_path: Path) -> None:
+def test_labels_with_the_same_first_token_are_counted_once(tmp_path: Path) -> None:
     task = Retrieval("pick", 1.0, (PICK,), load_template("plain", tmp_path))
     [[prompt]] = task.prompts(Characters())
     even = said("1", *[math.log(0.25)] * 4)
@@ -132,7 +134,7 @@ def test_labels_of_one_token_count_once_and_of_one_probability_each(tmp_path: Pa
     assert task.soft(PICK, [shared], [even]) == pytest.approx(0.25)
 
 
-def test_the_exact_scorers_want_the_answer_and_nothing_else() -> None:
+def test_the_exact_scorers_accept_only_the_answer_itself() -> None:
     plain = load_template("plain", Path())
     pick = Retrieval("pick", 1.0, (PICK,), plain, scorer="exact")
     [[prompt]] = pick.prompts(Characters())
@@ -145,7 +147,7 @@ def test_the_exact_scorers_want_the_answer_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(("weight", "worst"), [(1.0, 0.0), (-1.0, 1.0)])
-def test_an_answer_of_nan_scores_the_worst(weight: float, worst: float) -> None:
+def test_a_non_finite_answer_gets_the_worst_score(weight: float, worst: float) -> None:
     task = MultipleChoice("t", weight, (CHOICE, OTHER), load_template("plain", Path()))
     nan = float("nan")
     engine = Scripted([said("1", nan, nan, nan, finite=False), said("2", 0.0, 0.0, 0.0)])
@@ -154,7 +156,7 @@ def test_an_answer_of_nan_scores_the_worst(weight: float, worst: float) -> None:
     assert scores.non_finite == 1
 
 
-def test_the_demos_questions_are_read_whole() -> None:
+def test_the_demos_question_files_are_read_completely() -> None:
     from objectives.tasks import multiple_choice, retrieval
     from objectives.tasks.questions.question_files import read_questions
 
@@ -167,11 +169,11 @@ def test_the_demos_questions_are_read_whole() -> None:
     assert {len(q.labels) for q in picks} == {3}
 
 
-def test_prompts_are_the_tokens_of_their_texts_one_by_one() -> None:
+def test_prompts_equal_the_tokens_of_their_texts() -> None:
     from objectives.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer("base", DEMO / "models" / "base")
     task = MultipleChoice("t", 1.0, (CHOICE, OTHER), load_template("plain", Path()))
     texts = [task.template.render(question) for question in task.questions]
-    made = [prompt.tokens for (prompt,) in task.prompts(tokenizer)]
-    assert made == [tuple(tokenizer.encode(text)) for text in texts]
+    encoded = [prompt.tokens for (prompt,) in task.prompts(tokenizer)]
+    assert encoded == [tuple(tokenizer.encode(text)) for text in texts]

@@ -55,7 +55,7 @@ def loaded(folder: Path, text: str | bytes) -> Template:
         "{% endif %}{% endfor -%} {{ question }} ",
     ],
 )
-def test_templates_say_what_plain_jinja_says(turn: str) -> None:
+def test_templates_render_like_plain_jinja(turn: str) -> None:
     plain = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     text = plain.from_string(turn).render(question=QUESTION.text, cue=QUESTION.cue)
     assert rendered(turn if "question" in turn else turn + ASKED) == text
@@ -106,7 +106,7 @@ FAULTY = {
     "{{ '{0.__class__}'.format(question) }}": "unsafe",
     "{{ namespace.__init__.__globals__ }}": "unsafe",
     "{{ question.encode() }}": "unsafe",
-    "{{ question.strip }}": "is no text",
+    "{{ question.strip }}": "cannot be converted to text",
     "{{ question": "unexpected end of template",
     "{{ " + "(" * 20_000: "nested too deeply",
     "{{ '\ud83d' }}": "surrogates not allowed",
@@ -121,14 +121,14 @@ def test_a_template_runs_in_bounded_time_and_size(turn: str) -> None:
 
 
 @pytest.mark.parametrize("turn", FAULTY)
-def test_a_fault_in_a_template_names_it(turn: str) -> None:
+def test_an_error_in_a_template_is_reported_with_its_name(turn: str) -> None:
     with pytest.raises(TemplateProblem, match=r"^template t\.yaml.*: ") as caught:
         rendered(ASKED + turn)
     assert FAULTY[turn] in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_template_that_is_asked_often_does_not_run_out_of_its_budget() -> None:
+def test_many_renderings_do_not_exhaust_a_templates_budget() -> None:
     template = Template(
         "t.yaml", "{% for line in question.split('\n') %}{{ line|trim }}\n{% endfor %}"
     )
@@ -136,9 +136,9 @@ def test_a_template_that_is_asked_often_does_not_run_out_of_its_budget() -> None
     assert len(texts) == 2000
 
 
-def test_a_template_that_never_asks_the_question_is_refused(tmp_path: Path) -> None:
+def test_a_template_without_the_question_is_refused(tmp_path: Path) -> None:
     for turn in ('"hello\\n"', "5", "''"):
-        with pytest.raises(TemplateProblem, match="does not ask the question"):
+        with pytest.raises(TemplateProblem, match="does not contain the question"):
             loaded(tmp_path, f"turn: {turn}").render(QUESTION)
     template = loaded(tmp_path, 'turn: "{{ question[:0] }}Answer:\\n"')
     task = MultipleChoice("t", 1.0, (QUESTION, Question("Other?", "", (0,), (0, 1))), template)
@@ -157,7 +157,7 @@ def test_a_template_that_never_asks_the_question_is_refused(tmp_path: Path) -> N
         ("\ufeffpreamble: x\r\n", "x"),
     ],
 )
-def test_a_value_of_a_template_is_the_text_that_stands_there(
+def test_scalars_of_a_template_file_are_read_as_text(
     tmp_path: Path, text: str, prompt: str | None
 ) -> None:
     shots = "one\nAnswer: 1\n\ntwo\nAnswer: yes\n\n" if prompt is None else prompt
@@ -169,7 +169,7 @@ def test_a_value_of_a_template_is_the_text_that_stands_there(
     [
         ("preamble: [1]\n" + TURN, "preamble is .* must be a text"),
         ("examples: 5\n" + TURN, "examples must be a list"),
-        ("examples: [{question: , answer: 1}]\n" + TURN, "an example needs question and answer"),
+        ("examples: [{question: , answer: 1}]\n" + TURN, "it needs the texts question and answer"),
         (TURN + TURN, "'turn' is repeated, line 2"),
         ("<<: {a: 1}\n" + TURN, "unknown key '<<'"),
         ("preamble: !!python/object:os.system x\n" + TURN, "cannot read template"),
@@ -181,16 +181,16 @@ def test_a_value_of_a_template_is_the_text_that_stands_there(
         (b"\xff\xfe", "UTF-16"),
     ],
 )
-def test_a_template_file_that_cannot_be_read_says_so(
+def test_an_unreadable_template_file_is_reported(
     tmp_path: Path, text: str | bytes, message: str
 ) -> None:
     with pytest.raises(TemplateProblem, match=message):
         loaded(tmp_path, text)
 
 
-def test_options_that_a_tokenizer_does_not_tell_apart_are_refused() -> None:
+def test_options_with_the_same_token_are_refused() -> None:
     class Words:
-        """A tokenizer that knows no digits."""
+        """A tokenizer without digits."""
 
         def __call__(self, text: list[str]) -> dict[str, list[list[int]]]:
             return {"input_ids": [self.encode(each) for each in text]}
@@ -199,7 +199,7 @@ def test_options_that_a_tokenizer_does_not_tell_apart_are_refused() -> None:
             return [0 if c.isdigit() else ord(c) for c in text]
 
     task = MultipleChoice("t", 1.0, (QUESTION,), load_template("plain", Path()))
-    with pytest.raises(TaskError, match="no different tokens for the answers 0, 1, 2"):
+    with pytest.raises(TaskError, match="the same token for several of the answers 0, 1, 2"):
         task.prompts(Words())  # type: ignore[arg-type]
 
 
@@ -251,7 +251,7 @@ _BLOCKS = st.sampled_from(
 @given(st.lists(_VALUES | _PARTS | _FILTERS | _BLOCKS | st.text(max_size=5), max_size=12))
 @settings(max_examples=100, deadline=5000, derandomize=True)
 @example(["{{ ", "question", "|replace('', question)", "|replace('', question)", " }}"])
-def test_any_turn_is_a_text_or_a_named_error(parts: list[str]) -> None:
+def test_any_turn_yields_a_text_or_a_template_problem(parts: list[str]) -> None:
     text, message = "", "template t.yaml"
     try:
         text = rendered(ASKED + "".join(parts))
@@ -263,7 +263,7 @@ def test_any_turn_is_a_text_or_a_named_error(parts: list[str]) -> None:
 
 @given(st.text(alphabet="turn:exampls \n-{}[]&*!|'\"{%}", max_size=60) | st.binary(max_size=60))
 @settings(max_examples=100, deadline=5000, derandomize=True)
-def test_any_template_file_is_a_template_or_a_named_error(
+def test_any_template_file_yields_a_template_or_a_template_problem(
     tmp_path_factory: pytest.TempPathFactory, data: str | bytes
 ) -> None:
     message = "t.yaml"
