@@ -39,8 +39,8 @@ def check_room(config: StudyConfig) -> None:
     size = merged_bytes(config.genome.base_model or config.genome.models[0], config.folder)
     if size is not None and free < size:
         log.warning(
-            "%s has %.2f GB of free space, and the final merge takes %.2f GB: free some space before "
-            "the study ends, or export the merge to another disk with study.export",
+            "%s has %.2f GB of free space, and the final merge takes %.2f GB: free some space "
+            "before the study ends, or export the merge to another disk with study.export",
             *(folder.absolute(), free / 1e9, size / 1e9),
         )
 
