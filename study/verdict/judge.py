@@ -16,6 +16,12 @@ from .ensemble import EnsembleScore, ensemble_scores
 from .scoreboard import ContenderSummary, ScoredContender, scored_contenders
 from .wording import inconclusive_text, pending_text, verdict_text
 
+_REQUIRED = {
+    "top": "mean of the top trials",
+    "best": "best trial",
+    "uniform": "best uniform merge",
+}
+"""The contenders without which there is no verdict, by role."""
 Rule = Literal["held-out", "too few held-out questions", "not scored yet"]
 
 
@@ -155,13 +161,6 @@ def _missing(setup: Setup, contenders: Sequence[ScoredContender]) -> list[str]:
         of = f" of {', '.join(unscored)}" if stored else ""
         missing += [f"{c.name} on the held-out questions{of}"] if unscored else []
     return missing
-
-
-_REQUIRED = {
-    "top": "mean of the top trials",
-    "best": "best trial",
-    "uniform": "best uniform merge",
-}
 
 
 def _lacking(contenders: Sequence[ScoredContender], tasks: Sequence[str]) -> list[str]:

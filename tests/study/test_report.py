@@ -39,7 +39,7 @@ from study.report import _report
 from study.reporting.answer_changes import Example, NeverRight, Selection
 from study.reporting.data import ReportData, report_data
 from study.reporting.page import pictures, render, write_report
-from study.search.contenders import PREFERENCE, contenders
+from study.search.contenders import PREFERENCE, contenders, count_contenders
 from study.search.genome import recipe_of
 from study.search.jobs import Jobs
 from study.search.state import best_search
@@ -138,6 +138,7 @@ def test_contenders_follow_from_the_finished_slots_and_are_scored_on_all_questio
     whole: Study,
 ) -> None:
     names = [c.name for c in contenders(whole.records, whole.setup.genome)]
+    assert len(names) == count_contenders(whole.setup.genome, TRIALS, POPULATION)
     parents = ["parent numeric", "parent relations", "parent catalogue"]
     uniform = next(name for name in names if name.startswith("best uniform"))
     assert names == ["base", *parents, uniform, "best trial", "mean of the top 2", "CMA mean"]
