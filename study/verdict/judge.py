@@ -147,13 +147,14 @@ def _best_parent(contenders: Sequence[ScoredContender]) -> str:
 
 def _missing(setup: Setup, contenders: Sequence[ScoredContender]) -> list[str]:
     """Return the names of the scores that the comparison needs and that are not stored."""
-    roles = [c.contender.role for c in contenders]
+    baselines = setup.genome.baselines()
+    roles = {c.contender.role for c in contenders}
+    if all(baseline.kind != "uniform" for baseline in baselines):
+        roles.add("uniform")  # the method has no uniform merges
     missing = [f"the {name}" for role, name in _REQUIRED.items() if role not in roles]
     scored = [c.contender.record.baseline for c in contenders]
     missing += [
-        f"parent {b.name}"
-        for b in setup.genome.baselines()
-        if b.kind == "parent" and b.name not in scored
+        f"parent {b.name}" for b in baselines if b.kind == "parent" and b.name not in scored
     ]
     for c in contenders:
         stored = c.held_out.tasks if c.held_out else {}
