@@ -85,7 +85,7 @@ def _report(
     answers = Answers(database)
     data = report_data(setup, trials, answers, judge(setup, trials.all(), answers))
     place = report_place(Path("runs", config.name), data.to_dict())
-    return data, write_report(data, place, anew=True)
+    return data, write_report(data, place, rewrite=True)
 
 
 def _score(config: "StudyConfig", url: str, engine: str | None, interrupts: Interrupts) -> None:

@@ -212,10 +212,9 @@ def test_tokens_are_stored_for_all_trials_and_log_probabilities_for_contenders(
     best = best_search(whole.records)
     assert best is not None
     for record in whole.records:
-        said = whole.answers.replies(record.id, SEARCH)
-        assert len(said["retrieval"].tokens_Q) == len(whole.setup.search.tasks[1].questions)
-        kept = said["retrieval"].logprobs_Q is not None
-        assert kept == (record.kind != "search")
+        stored = whole.answers.replies(record.id, SEARCH)["retrieval"]
+        assert len(stored.tokens_Q) == len(whole.setup.search.tasks[1].questions)
+        assert (stored.logprobs_Q is not None) == (record.kind != "search")
     assert whole.answers.replies(best.id, HELD_OUT)["multiple_choice"].logprobs_Q is not None
 
 
@@ -250,10 +249,10 @@ def test_missing_scores_are_reported_and_report_score_adds_them(
     whole: Study, tmp_path: Path
 ) -> None:
     study = whole.copy(tmp_path)
-    concluded = "what LIKE 'CMA mean%' OR what LIKE 'mean of%'"
-    those = f"SELECT trial_id FROM study_claims WHERE {concluded}"
-    study.do(f"UPDATE trials SET state = 'FAIL' WHERE trial_id IN ({those})")
-    study.do(f"DELETE FROM study_claims WHERE {concluded}")
+    final_claims = "what LIKE 'CMA mean%' OR what LIKE 'mean of%'"
+    final_trials = f"SELECT trial_id FROM study_claims WHERE {final_claims}"
+    study.do(f"UPDATE trials SET state = 'FAIL' WHERE trial_id IN ({final_trials})")
+    study.do(f"DELETE FROM study_claims WHERE {final_claims}")
     study.do("DELETE FROM trial_answers WHERE split = 'held_out'")
     judgement = study.judged()
     assert judgement.rule == "not scored yet"

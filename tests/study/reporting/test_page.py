@@ -33,5 +33,5 @@ def test_a_report_with_the_same_data_is_not_written_again(tmp_path: Path) -> Non
     page.write_text("edited")
     assert write_report(report("x"), tmp_path) == page
     assert page.read_text() == "edited"
-    write_report(report("x"), tmp_path, anew=True)
+    write_report(report("x"), tmp_path, rewrite=True)
     assert page.read_text() != "edited"
