@@ -78,7 +78,7 @@ def _report(
         judgement = judge(setup, stored.records(), stored.answers)
         data = report_data(setup, stored.trials, stored.answers, judgement)
         folder = report_place(Path("runs", config.name), data.to_dict())
-        return data, write_report(data, folder, anew=True)
+        return data, write_report(data, folder, rewrite=True)
 
 
 def _score(stored: "StoredStudy", engine: str | None, interrupts: Interrupts) -> "Setup":

@@ -133,7 +133,7 @@ def seconds_of(rounds: Sequence[tuple[int, float]], workers: int) -> float:
 
 
 def by_generation(trials: int, population: int) -> list[int]:
-    """Return the number of trials in each generation."""
+    """Return the number of trials in each generation; generations run one after the other."""
     return [population] * (trials // population) + [trials % population]
 
 

@@ -53,7 +53,7 @@ class SearchSize:
 
 
 @dataclass(frozen=True)
-class Time:
+class TimeEstimate:
     """The expected time of a study that fits its hardware, in seconds."""
 
     sources: str
@@ -98,7 +98,7 @@ class Estimate:
     """The GPUs of all workers."""
     memory: str
     """A table of the memory on the GPU and on the host, in lines."""
-    time: Time | None
+    time: TimeEstimate | None
     """None if the study does not fit the hardware."""
 
     @property
@@ -201,7 +201,7 @@ def _memory(setup: Setup) -> Sizes:
 
 def _time(
     setup: Setup, search: SearchSize, needed: Sizes, place: str, card: Card, workers: int
-) -> Time:
+) -> TimeEstimate:
     """Return the expected time of the study with its sources in this place."""
     method, weights = setup.config.genome.merge_method, _num_weights(setup)
     tokens = _tokens_of_trial(setup)
@@ -220,7 +220,7 @@ def _time(
     end = [(finals, all_search), (compared, all_held_out)]
     waves = cost.by_generation(search.trials, search.population)
     rounds = [(search.baselines, all_search), *((wave, trial) for wave in waves), *end]
-    return Time(
+    return TimeEstimate(
         place,
         tokens,
         [

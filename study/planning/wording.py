@@ -2,7 +2,7 @@
 
 from study.cli.text import duration
 
-from .estimate import Estimate, Time
+from .estimate import Estimate, TimeEstimate
 
 
 def estimate_text(estimate: Estimate) -> str:
@@ -25,7 +25,7 @@ def estimate_text(estimate: Estimate) -> str:
     return "\n".join(lines)
 
 
-def _token_lines(time: Time) -> list[str]:
+def _token_lines(time: TimeEstimate) -> list[str]:
     return [
         "tokens of a search trial:",
         *(
@@ -36,7 +36,7 @@ def _token_lines(time: Time) -> list[str]:
     ]
 
 
-def _time_lines(time: Time) -> list[str]:
+def _time_lines(time: TimeEstimate) -> list[str]:
     return [
         *(f"  {line}" for line in time.arithmetic),
         f"  after the search: {time.search_merges} merges on all search questions, "

@@ -19,7 +19,7 @@ from study.verdict.judge import Judgement
 from study.verdict.scoreboard import ScoredContender
 
 from .answer_changes import AnswerChanges, NeverRight, changes_by_task, never_right
-from .history import Distribution, TimeSpent, convergence, importance, time_spent
+from .search_statistics import Distribution, TimeSpent, convergence, importance, time_spent
 
 
 @dataclass(frozen=True)

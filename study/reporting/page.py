@@ -57,14 +57,14 @@ PICTURES = frozenset(f"{name}.png" for name in _FIGURES)
 """Names of the files that figures are written to."""
 
 
-def write_report(data: ReportData, folder: Path, anew: bool = False) -> Path:
+def write_report(data: ReportData, folder: Path, rewrite: bool = False) -> Path:
     """Write the page, its figures and its data; return the path of the page.
 
-    A report with the same data is kept unless `anew` is set. Raises ExportError.
+    A report with the same data is kept unless `rewrite` is set. Raises ExportError.
     """
     page, text = folder / PAGE_FILE, json.dumps(data.to_dict(), indent=1, allow_nan=False) + "\n"
     try:
-        if not anew and page.exists() and _text(folder / DATA_FILE) == text:
+        if not rewrite and page.exists() and _text(folder / DATA_FILE) == text:
             return page
         folder.mkdir(parents=True, exist_ok=True)
         images = pictures(data)

@@ -16,6 +16,12 @@ from .ensemble import EnsembleScore, ensemble_scores
 from .scoreboard import ContenderSummary, ScoredContender, scored_contenders
 from .wording import inconclusive_text, pending_text, verdict_text
 
+_REQUIRED = {
+    "top": "mean of the top trials",
+    "best": "best trial",
+    "uniform": "best uniform merge",
+}
+"""The contenders without which there is no verdict, by role."""
 Rule = Literal["held-out", "too few held-out questions", "not scored yet"]
 
 
@@ -141,13 +147,14 @@ def _best_parent(contenders: Sequence[ScoredContender]) -> str:
 
 def _missing(setup: Setup, contenders: Sequence[ScoredContender]) -> list[str]:
     """Return the names of the scores that the comparison needs and that are not stored."""
-    roles = [c.contender.role for c in contenders]
+    baselines = setup.genome.baselines()
+    roles = {c.contender.role for c in contenders}
+    if all(baseline.kind != "uniform" for baseline in baselines):
+        roles.add("uniform")  # the method has no uniform merges
     missing = [f"the {name}" for role, name in _REQUIRED.items() if role not in roles]
     scored = [c.contender.record.baseline for c in contenders]
     missing += [
-        f"parent {b.name}"
-        for b in setup.genome.baselines()
-        if b.kind == "parent" and b.name not in scored
+        f"parent {b.name}" for b in baselines if b.kind == "parent" and b.name not in scored
     ]
     for c in contenders:
         stored = c.held_out.tasks if c.held_out else {}
@@ -155,13 +162,6 @@ def _missing(setup: Setup, contenders: Sequence[ScoredContender]) -> list[str]:
         of = f" of {', '.join(unscored)}" if stored else ""
         missing += [f"{c.name} on the held-out questions{of}"] if unscored else []
     return missing
-
-
-_REQUIRED = {
-    "top": "mean of the top trials",
-    "best": "best trial",
-    "uniform": "best uniform merge",
-}
 
 
 def _lacking(contenders: Sequence[ScoredContender], tasks: Sequence[str]) -> list[str]:

@@ -1,5 +1,7 @@
-"""What a study comes to: final candidates, verdict, report, export and its check. One real study of
-the demo's models with enough held-out questions; most of what is asked of it is asked of copies."""
+"""The end of a study: contenders, verdict, report, export and verification.
+
+The tests share one study of the demo's models with enough held-out questions, or use copies of it.
+"""
 
 import io
 import json
@@ -37,7 +39,7 @@ from study.report import _report
 from study.reporting.answer_changes import Example, NeverRight, Selection
 from study.reporting.data import ReportData, report_data
 from study.reporting.page import pictures, render, write_report
-from study.search.contenders import PREFERENCE, contenders
+from study.search.contenders import PREFERENCE, contenders, count_contenders
 from study.search.genome import recipe_of
 from study.search.jobs import Jobs
 from study.search.state import best_search
@@ -51,7 +53,7 @@ TRIALS, POPULATION = 8, 4
 
 
 def write_study(folder: Path, **study: Any) -> Path:
-    """80 questions of each task, half of them held out."""
+    """A study with 80 questions of each task, half of them held out."""
     data = yaml.safe_load((DEMO / "study.yaml").read_text())
     genome = data["genome"]
     genome["models"] = [str(DEMO / model) for model in genome["models"]]
@@ -67,19 +69,19 @@ def write_study(folder: Path, **study: Any) -> Path:
 
 
 class Study:
-    """A study's config and database, and what is read from them."""
+    """A study's config and database."""
 
     def __init__(self, folder: Path, config: Path, setup: Setup) -> None:
         self.folder, self.config, self.setup = folder, config, setup
         self.url = f"sqlite:///{folder}/runs/demo/study.db"
 
     def copy(self, folder: Path) -> "Study":
-        """Another study that has come as far, to do harm to."""
-        made = Study(folder, self.config, self.setup)
+        """A copy of the study, for a test that changes it."""
+        copied = Study(folder, self.config, self.setup)
         (folder / "runs" / "demo").mkdir(parents=True)
         for path in (self.folder / "runs" / "demo").glob("study.db*"):
             shutil.copy(path, folder / "runs" / "demo")
-        return made
+        return copied
 
     @property
     def database(self) -> Database:
@@ -129,13 +131,14 @@ def of_role(judgement: Judgement, role: str) -> Any:
     return next(line for line in judgement.contenders if line.contender.role == role)
 
 
-# Candidates and the final merge
+# Contenders and the final merge
 
 
-def test_candidates_are_functions_of_the_finished_places_and_are_scored_on_all_questions(
+def test_contenders_follow_from_the_finished_slots_and_are_scored_on_all_questions(
     whole: Study,
 ) -> None:
     names = [c.name for c in contenders(whole.records, whole.setup.genome)]
+    assert len(names) == count_contenders(whole.setup.genome, TRIALS, POPULATION)
     parents = ["parent numeric", "parent relations", "parent catalogue"]
     uniform = next(name for name in names if name.startswith("best uniform"))
     assert names == ["base", *parents, uniform, "best trial", "mean of the top 2", "CMA mean"]
@@ -155,10 +158,10 @@ def test_candidates_are_functions_of_the_finished_places_and_are_scored_on_all_q
             }
 
 
-def test_a_smaller_budget_has_merges_of_its_own_unless_a_longer_search_has_its(
+def test_a_smaller_budget_has_no_final_jobs_once_a_longer_search_has_its_final_merges(
     whole: Study,
 ) -> None:
-    """So a worker that was told to do less does not run after those that do more."""
+    """A worker with a smaller budget thus ends when one with a larger budget has finished."""
     jobs = Jobs(whole.setup.genome, whole.setup.rules.sampler(POPULATION, None).replay, 5)
     search = [r for r in whole.records if r.kind != "candidate"]
     assert [job.key for job in jobs.final_jobs(search)] == [
@@ -170,7 +173,7 @@ def test_a_smaller_budget_has_merges_of_its_own_unless_a_longer_search_has_its(
     assert jobs.done(whole.records)
 
 
-def test_the_final_merge_has_the_highest_held_out_score_and_is_what_a_run_exports(
+def test_the_final_merge_has_the_highest_held_out_score_and_is_exported(
     whole: Study,
 ) -> None:
     judgement = whole.judged()
@@ -188,7 +191,7 @@ def test_the_final_merge_has_the_highest_held_out_score_and_is_what_a_run_export
     assert references >= {"base", "parent numeric", "parent relations", "parent catalogue"}
 
 
-def test_the_parents_ensemble_is_right_where_its_mean_probability_is_highest(whole: Study) -> None:
+def test_the_parents_ensemble_answers_with_the_highest_mean_probability(whole: Study) -> None:
     judgement = whole.judged()
     assert judgement.ensemble.keys() == {"multiple_choice"}
     parents = [
@@ -203,22 +206,23 @@ def test_the_parents_ensemble_is_right_where_its_mean_probability_is_highest(who
     assert judgement.ensemble["multiple_choice"].score == pytest.approx(np.mean(right))
 
 
-def test_log_probabilities_are_kept_of_what_is_compared_and_tokens_of_all(whole: Study) -> None:
+def test_tokens_are_stored_for_all_trials_and_log_probabilities_for_contenders(
+    whole: Study,
+) -> None:
     best = best_search(whole.records)
     assert best is not None
     for record in whole.records:
-        said = whole.answers.read_answers(record.id, SEARCH)
-        assert len(said["retrieval"].tokens_Q) == len(whole.setup.search.tasks[1].questions)
-        kept = said["retrieval"].logprobs_Q is not None
-        assert kept == (record.kind != "search")
+        stored = whole.answers.read_answers(record.id, SEARCH)["retrieval"]
+        assert len(stored.tokens_Q) == len(whole.setup.search.tasks[1].questions)
+        assert (stored.logprobs_Q is not None) == (record.kind != "search")
     assert whole.answers.read_answers(best.id, HELD_OUT)["multiple_choice"].logprobs_Q is not None
 
 
-# What cannot be told
+# No verdict
 
 
 @pytest.mark.parametrize("count", [0, 5])
-def test_few_held_out_questions_tell_nothing_and_final_is_the_mean_of_the_top(
+def test_with_few_held_out_questions_the_mean_of_the_top_is_final_without_a_verdict(
     whole: Study, count: int
 ) -> None:
     few = QuestionSet(
@@ -242,14 +246,14 @@ def _tokens() -> Any:
     return AutoTokenizer.from_pretrained(DEMO / "models" / "base")
 
 
-def test_a_study_that_is_not_scored_says_so_and_report_scores_it(
+def test_missing_scores_are_reported_and_report_score_adds_them(
     whole: Study, tmp_path: Path
 ) -> None:
     study = whole.copy(tmp_path)
-    concluded = "what LIKE 'CMA mean%' OR what LIKE 'mean of%'"
-    those = f"SELECT trial_id FROM study_claims WHERE {concluded}"
-    study.do(f"UPDATE trials SET state = 'FAIL' WHERE trial_id IN ({those})")
-    study.do(f"DELETE FROM study_claims WHERE {concluded}")
+    final_claims = "what LIKE 'CMA mean%' OR what LIKE 'mean of%'"
+    final_trials = f"SELECT trial_id FROM study_claims WHERE {final_claims}"
+    study.do(f"UPDATE trials SET state = 'FAIL' WHERE trial_id IN ({final_trials})")
+    study.do(f"DELETE FROM study_claims WHERE {final_claims}")
     study.do("DELETE FROM trial_answers WHERE split = 'held_out'")
     judgement = study.judged()
     assert judgement.rule == "not scored yet"
@@ -275,12 +279,12 @@ def test_a_study_that_is_not_scored_says_so_and_report_scores_it(
 
 
 def numberless(sentence: str) -> str:
-    """Candidates that are scored again are other trials."""
+    """Contenders that are scored again have other trial numbers."""
     return re.sub(r"\(trial \d+\)", "", sentence)
 
 
 def test_a_running_study_has_a_report(whole: Study, tmp_path: Path) -> None:
-    """Its search has gone on since the candidates were scored."""
+    """Its search has continued since the contenders were scored."""
     study = whole.copy(tmp_path)
     study.do("UPDATE trials SET state = 'RUNNING' WHERE number = (SELECT max(number) FROM trials)")
     study.do("DELETE FROM trial_answers WHERE split = 'held_out'")
@@ -304,7 +308,7 @@ def test_a_study_without_a_finished_trial_has_nothing_to_report(tmp_path: Path) 
     assert not (tmp_path / "runs" / "demo" / "report").exists()
 
 
-def test_a_task_that_old_trials_were_not_asked_is_named_and_not_summed(
+def test_a_missing_task_is_named_and_leaves_the_weighted_score_empty(
     whole: Study, tmp_path: Path
 ) -> None:
     study = whole.copy(tmp_path)
@@ -320,9 +324,7 @@ def test_a_task_that_old_trials_were_not_asked_is_named_and_not_summed(
     assert "No score for: best trial" in page
 
 
-def test_a_database_from_before_replies_were_kept_goes_on_working(
-    whole: Study, tmp_path: Path
-) -> None:
+def test_a_database_without_stored_replies_still_works(whole: Study, tmp_path: Path) -> None:
     study = whole.copy(tmp_path)
     study.do("DROP TABLE trial_replies")
     judgement = study.judged()
@@ -336,7 +338,7 @@ def test_a_database_from_before_replies_were_kept_goes_on_working(
 # The page
 
 
-def test_the_page_is_one_file_and_its_figures_lie_beside_it(whole: Study) -> None:
+def test_the_page_is_one_file_with_its_figures_beside_it(whole: Study) -> None:
     folder = whole.folder / "runs" / "demo" / "report"
     page = (folder / "index.html").read_text()
     assert whole.judged().sentence.replace("'", "&#39;") in page
@@ -351,7 +353,7 @@ def test_the_page_is_one_file_and_its_figures_lie_beside_it(whole: Study) -> Non
     assert len(page) < 1_500_000
 
 
-def test_the_report_counts_questions_and_places_as_they_are(whole: Study) -> None:
+def test_the_counts_of_the_report_follow_from_the_stored_answers(whole: Study) -> None:
     data = whole.data()
     [task, _] = whole.setup.search.tasks
     merges = [r for r in whole.records if r.kind not in ("base", "parent")]
@@ -376,7 +378,7 @@ def test_the_report_counts_questions_and_places_as_they_are(whole: Study) -> Non
     assert (steps[0].from_start, steps[1].from_start) == (0, steps[1].step)
 
 
-def test_what_questions_and_models_are_called_cannot_break_the_page(whole: Study) -> None:
+def test_the_page_escapes_names_and_questions(whole: Study) -> None:
     selection = Selection(1, 1, [Example("<b>&", "1")])
     data = replace(
         whole.data(),
@@ -407,10 +409,10 @@ def test_report_verdict_and_status_keep_the_keys_of_their_json(whole: Study) -> 
         assert all(key.startswith(MAY_BE_EMPTY) for key in expected - keys)
 
 
-# The folder
+# The exported folder
 
 
-def test_an_exported_folder_gives_every_answer_that_was_scored(whole: Study) -> None:
+def test_an_exported_folder_reproduces_every_answer(whole: Study) -> None:
     parts = check(whole.merge, None, whole.url, None)
     assert {(p.split, p.task): p.asked for p in parts} == {
         (split, task.name): len(task.questions)
@@ -427,7 +429,7 @@ def harmed(whole: Study, folder: Path, harm: Callable[[Path], None]) -> Path:
     return copy
 
 
-def test_changed_weights_are_refused_and_without_their_sums_give_other_answers(
+def test_changed_weights_are_refused_or_with_changed_checksums_answer_differently(
     whole: Study, tmp_path: Path
 ) -> None:
     import hashlib
@@ -472,14 +474,14 @@ def edited(**change: Any) -> Callable[[Path], None]:
         ),
     ],
 )
-def test_a_folder_of_something_else_is_refused(
+def test_a_folder_of_another_study_is_refused(
     whole: Study, tmp_path: Path, harm: Callable[[Path], None], message: str
 ) -> None:
     with pytest.raises((ExportError, ConfigError), match=message):
         check(harmed(whole, tmp_path, harm), None, whole.url, None)
 
 
-def test_sources_that_changed_since_are_refused(whole: Study, tmp_path: Path) -> None:
+def test_changed_sources_are_refused(whole: Study, tmp_path: Path) -> None:
     data = yaml.safe_load(whole.config.read_text())
     shutil.copytree(DEMO / "models", tmp_path / "models")
     data["genome"]["models"] = [
@@ -511,8 +513,8 @@ def test_a_failed_trial_is_not_exported(whole: Study, tmp_path: Path) -> None:
         choose(study.records, str(number), study.judged())
 
 
-def test_a_full_disk_leaves_nothing_half_written(whole: Study, tmp_path: Path) -> None:
-    """A limit on the size of files stands for it: the weights do not fit."""
+def test_a_full_disk_leaves_no_partial_files(whole: Study, tmp_path: Path) -> None:
+    """A limit on the size of files simulates it: the weights do not fit."""
     record = whole.judged().final.contender.record
     recipe = recipe_of(record, whole.setup.genome)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -526,7 +528,7 @@ def test_a_full_disk_leaves_nothing_half_written(whole: Study, tmp_path: Path) -
 
 
 class Closed(io.StringIO):
-    """A standard output that nobody reads any more."""
+    """A standard output whose reader has closed it."""
 
     def write(self, text: str) -> int:
         if text:
@@ -534,7 +536,7 @@ class Closed(io.StringIO):
         return 0
 
 
-def test_results_that_cannot_be_printed_are_on_the_disk(
+def test_results_are_on_the_disk_before_they_are_printed(
     whole: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = whole.copy(tmp_path)
@@ -548,7 +550,7 @@ def test_results_that_cannot_be_printed_are_on_the_disk(
     assert stored_verdict(study.trials.study) is not None
 
 
-def test_a_merge_that_cannot_be_written_keeps_neither_report_nor_table(
+def test_a_merge_that_cannot_be_written_does_not_prevent_report_and_table(
     whole: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     study = whole.copy(tmp_path)
@@ -566,7 +568,7 @@ def test_a_merge_that_cannot_be_written_keeps_neither_report_nor_table(
     assert (tmp_path / "runs" / "demo" / "report" / "index.html").exists()
 
 
-def test_a_merge_of_another_study_of_the_name_is_refused_by_verify(
+def test_verify_refuses_a_merge_of_another_study_of_the_same_name(
     whole: Study, tmp_path: Path
 ) -> None:
     folder = harmed(whole, tmp_path, edited(identity="0123456789abcdef"))

@@ -6,7 +6,7 @@ from objectives.scoring import Scores, TaskScores
 from storage.trials import TrialRecord, TrialState
 from study.reporting.answer_changes import Example, NeverRight, Selection
 from study.reporting.data import MergeParameters, QuestionCounts, ReportData, TrialCounts
-from study.reporting.history import TimeSpent
+from study.reporting.search_statistics import TimeSpent
 from study.search.contenders import Contender, Role
 from study.search.history import BaselineScore, ScoreHistory
 from study.verdict.comparison import Comparison
