@@ -65,6 +65,8 @@ class Variant:
     questions: int = 0
     beta2: float = 0.99
     decay: float = 0.5
+    recompute: int = 1
+    """Whether layers are computed again in the backward pass: 0 is faster and takes more memory."""
 
     @classmethod
     def of(cls, text: str) -> "Variant":
@@ -96,11 +98,9 @@ class Search:
         self.batches = Batches(ids, chances(read.tasks), variant.batch, seed)
         self.loss = Loss(variant.loss, variant.temperature)  # type: ignore[arg-type]
         self.asked, self.seconds = 0, 0.0
-        cost = 3 * variant.batch + kept.questions / variant.every
+        steps = _affordable(budget, 3 * variant.batch, kept.questions, variant.every)
         bounds = {name: (r.low, r.high) for name, r in setup.genome.space.items()}
-        rule = Rule(
-            int(budget / cost), variant.rate, variant.decay, variant.pull, beta2=variant.beta2
-        )
+        rule = Rule(steps, variant.rate, variant.decay, variant.pull, beta2=variant.beta2)
         self.ascent = Ascent(start_of(setup.genome, variant.start), bounds, rule)
 
     def run(self) -> Iterator[tuple[int, float, Params]]:
@@ -125,6 +125,14 @@ class Search:
         shares = [share for of_task in self.kept_shares for share in of_task]
         loss = float(np.dot(self.engine.losses(flat, self.loss), shares))
         return self.kept.evaluate(self.engine), loss
+
+
+def _affordable(budget: int, step: int, check: int, every: int) -> int:
+    """The most steps that, with a check every so many and after the last, cost at most a budget."""
+    steps = budget // step
+    while steps * step + -(-steps // every) * check > budget:
+        steps -= 1
+    return steps
 
 
 def start_of(genome: Genome, name: str) -> dict[str, float]:
@@ -216,7 +224,10 @@ def opened(file: Path, variant: Variant, device: str) -> tuple[Setup, GradientEn
         for name, r in setup.genome.space.items()
     }
     how = ("bfloat16", 65536) if cuda else ("float32", 4096)
-    return setup, GradientEngine(setup.sources, steps, device, *how, store=store)
+    recompute = bool(variant.recompute)
+    return setup, GradientEngine(
+        setup.sources, steps, device, *how, store=store, recompute=recompute
+    )
 
 
 def told(row: Mapping[str, Any], seed: int) -> str:

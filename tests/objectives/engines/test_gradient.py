@@ -13,6 +13,7 @@ from objectives.engines.engine import Prompt
 from objectives.engines.gradient.engine import GradientEngine
 from objectives.engines.gradient.lessons import Alternative, Lesson, Loss, Mark
 from objectives.engines.gradient.packing import packed
+from objectives.engines.gradient.tree_attention import Layout
 from objectives.engines.transformers import TransformersEngine
 from objectives.merge.catalogue import METHODS
 from objectives.merge.recipe import MergeRecipe
@@ -142,6 +143,20 @@ def test_architectures_are_packed_or_padded_and_right(kind: str, tmp_path: Path)
     assert np.allclose(ours.losses_Q, theirs.losses_Q, atol=1e-5)
     for name, found in ours.gradient.values.items():
         assert np.allclose(found, theirs.gradient.values[name], rtol=1e-3, atol=1e-6)
+
+
+def test_an_architecture_that_reads_packed_rows_wrongly_is_padded(
+    family: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def causal(layout: Layout, window: int | None) -> torch.Tensor:
+        size = len(layout.last_T)
+        return torch.ones(size, size, dtype=torch.bool).tril()
+
+    monkeypatch.setattr(Layout, "dense", causal)
+    made = genome("dare_ties")
+    model = engine(sources_of(made, family), steps_of(made, 0.02))
+    model.step(recipe_of(made), lessons())
+    assert not model._packs
 
 
 def test_a_row_shows_each_token_what_its_sequence_says() -> None:
