@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from storage.database.database import open_storage
-from storage.scores import Answers
+from storage.scores import ScoreStore
 from study.config.schema import StudyConfig
 from study.search.genome import Genome
 from study.setup.setup import Setup
@@ -33,7 +33,7 @@ def setup_of(method: str, models: list[str], base: str | None) -> Setup:
 def test_a_best_uniform_merge_is_required_only_if_the_method_has_uniform_merges(
     tmp_path: Path, method: str, models: list[str], base: str | None, uniform: bool
 ) -> None:
-    answers = Answers(open_storage(f"sqlite:///{tmp_path}/s.db"))
+    answers = ScoreStore(open_storage(f"sqlite:///{tmp_path}/s.db"))
     judgement = judge(setup_of(method, models, base), [], answers)
     assert ("the best uniform merge" in judgement.missing) == uniform
     assert "the best trial" in judgement.missing
