@@ -8,11 +8,10 @@ from objectives.scoring import Scores
 from storage.gradients import GradientStore
 from storage.identity import study_identity
 from storage.scores import ScoreStore
-from storage.studies import stored_fingerprint, stored_start
+from storage.studies import stored_fingerprint
 from storage.trials import TrialRecord, Trials
 from study.search.genome import Genome, recipe_of
 from study.search.history import ScoreHistory
-from study.search.jobs import Jobs
 from study.search.state import SearchState, best_merge
 from study.setup.setup import Setup
 from study.verdict.judge import Judgement
@@ -110,9 +109,8 @@ def report_data(
     records = trials.all()
     population = int(stored_fingerprint(trials.study)["population"])
     gradients = GradientStore(trials.database, trials.study._study_id)
-    replay = setup.rules.sampler(population, stored_start(trials.study), gradients).replay
+    replay = setup.sampler(trials.study, population, gradients).replay
     state = SearchState.of(records, population)
-    jobs = Jobs(setup.genome, replay, setup.config.study.trials, setup.rules.sampled)
     merge = _reported_merge(judgement, records)
     return ReportData(
         study=setup.config.name,
@@ -133,7 +131,7 @@ def report_data(
             generation=state.generation,
         ),
         verdict=judgement,
-        unscored=jobs.unscored(records),
+        unscored=setup.rules.jobs(replay).unscored(records),
         scores=ScoreHistory.of(records),
         convergence=convergence(state, replay),
         importance=importance(trials.frozen()),

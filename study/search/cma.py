@@ -1,8 +1,9 @@
 """The one module that touches the internals of `cmaes`.
 
 Its public surface has no step size, no covariance and no way to reseed a running optimizer. What
-is used instead: `_sigma`, `_C`, `reseed_rng` and `mean` of `cmaes.CMA` 0.13. pyproject.toml pins
-the minor version, and tests/study/search/test_cma.py says what is relied on.
+is used instead: `_sigma`, `_C`, `_rng`, `_mean`, `_eigen_decomposition`, `_sample_solution`,
+`reseed_rng` and `mean` of `cmaes.CMA` 0.13. pyproject.toml pins the minor version, and
+tests/study/search/test_cma.py says what is relied on.
 """
 
 import numpy as np
@@ -13,6 +14,21 @@ from threadpoolctl import threadpool_limits
 Floats = NDArray[np.float64]
 
 
+class _Symmetric(CMA):  # type: ignore[misc]
+    """CMA-ES whose points are drawn with the symmetric square root of the covariance.
+
+    `cmaes` draws with B D, where C = B D^2 B^T. In the first generations most eigenvalues are
+    equal, and which basis B of their space `numpy.linalg.eigh` returns depends on the kind of
+    CPU. The product B D B^T does not, up to rounding.
+    """
+
+    def _sample_solution(self) -> Floats:
+        basis, scales = self._eigen_decomposition()
+        normal = self._rng.randn(len(self._mean))
+        point: Floats = self._mean + self._sigma * (basis @ (scales * (basis.T @ normal)))
+        return point
+
+
 class Optimizer:
     """CMA-ES over the unit cube, minimizing.
 
@@ -20,10 +36,20 @@ class Optimizer:
     """
 
     def __init__(
-        self, mean: Floats, sigma: float, population: int, covariance: Floats | None = None
+        self,
+        mean: Floats,
+        sigma: float,
+        population: int,
+        covariance: Floats | None = None,
+        symmetric: bool = True,
     ) -> None:
-        """`mean` has shape [parameters]; `covariance`, the identity by default, is square."""
-        self._cma = CMA(
+        """`mean` has shape [parameters]; `covariance`, the identity by default, is square.
+
+        `symmetric` draws with the symmetric square root of the covariance; studies of version
+        0.1.0 used the eigenvectors that the CPU's LAPACK returns.
+        """
+        kind = _Symmetric if symmetric else CMA
+        self._cma = kind(
             mean.copy(),
             sigma,
             np.array([[0.0, 1.0]] * len(mean)),

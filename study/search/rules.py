@@ -72,12 +72,14 @@ class SearchRules:
         population: int,
         origin: Mapping[str, Any] | None,
         gradients: GradientStore | None = None,
+        symmetric: bool = True,
     ) -> ReplaySampler:
         """Return the sampler.
 
         `origin` is the stored start of a study that continues another one
         (`storage.studies.stored_start`), or None. `gradients` are those that the study has stored;
-        without them only the start of a search by gradient is known.
+        without them only the start of a search by gradient is known. `symmetric` is False for
+        studies that version 0.1.0 began (`study.search.cma.Optimizer`).
         """
         study, space = self.config.study, self.genome.space
         if self.by_gradient:
@@ -88,10 +90,12 @@ class SearchRules:
             return ReplaySampler(ascents, space)
         if origin is not None:
             mean, sigma, cov = distribution(origin)
-            replay = Replay(space, study.seed, population, sigma, [float(x) for x in mean], cov)
-            return ReplaySampler(replay, space)
-        start = start_of(space, study.seed, self.config.random_init)
-        return ReplaySampler(Replay(space, study.seed, population, study.sigma, start), space)
+            start = [float(x) for x in mean]
+        else:
+            sigma, cov = study.sigma, None
+            start = start_of(space, study.seed, self.config.random_init)
+        replay = Replay(space, study.seed, population, sigma, start, cov, symmetric)
+        return ReplaySampler(replay, space)
 
     def jobs(self, replay: Proposals) -> Jobs:
         """Return the work of the study, up to the config's number of trials."""

@@ -62,11 +62,13 @@ class Replay:
         sigma: float,
         start: Sequence[float],
         cov: NDArray[np.float64] | None = None,
+        symmetric: bool = True,
     ) -> None:
         """`sigma` is the first step size, `start` the first mean, and `cov` the first covariance
-        (the identity by default)."""
+        (the identity by default). For `symmetric` see `study.search.cma.Optimizer`."""
         self._space, self._seed, self.population, self._sigma = space, seed, population, sigma
         self._start, self._cov = np.array(start, dtype=np.float64), cov
+        self._symmetric = symmetric
         self._rewind()
 
     def propose(self, slot: Slot, finished: Evaluations) -> dict[str, float]:
@@ -101,7 +103,9 @@ class Replay:
 
     def _rewind(self) -> None:
         if self._space:  # a merge method may have no parameters: then nothing is ever proposed
-            self._optimizer = Optimizer(self._start, self._sigma, self.population, self._cov)
+            self._optimizer = Optimizer(
+                self._start, self._sigma, self.population, self._cov, self._symmetric
+            )
 
     def _tell(self, generation: int, finished: Evaluations) -> None:
         solutions = []

@@ -55,7 +55,7 @@ def engine_facts(
 def without_new_facts(
     facts: Mapping[str, str], stored: Mapping[str, str], begun: bool
 ) -> dict[str, str]:
-    """The facts without those that a study which has `begun` does not store yet."""
+    """Return the facts without the end tokens that a study which has `begun` does not store."""
     if not begun or not stored or END_TOKENS in stored or END_TOKENS not in facts:
         return dict(facts)
     log.warning(

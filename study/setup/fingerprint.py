@@ -19,6 +19,10 @@ from study.search.warm_start import start_text
 
 from .engine_facts import end_tokens_fact
 
+DRAWS = "search.draws"
+"""How CMA-ES draws its points. Studies that version 0.1.0 began lack it: see
+`study.search.cma.Optimizer`."""
+
 
 def fingerprint(
     rules: SearchRules,
@@ -43,6 +47,7 @@ def fingerprint(
         facts["start_from"] = config.study.start_from if origin is None else start_text(origin)
     if rules.by_gradient:
         return facts | _ascent_facts(rules) | _space_facts(rules, sources, held_out)
+    facts[DRAWS] = "symmetric root"
     if config.search.soft:
         facts["search.soft"] = str(config.search.soft)
     if rules.sampled:

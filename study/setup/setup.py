@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import optuna
 import transformers
 
 from objectives.engines.host_memory import available
@@ -14,13 +15,16 @@ from objectives.models.locate import located
 from objectives.models.sources import Sources
 from objectives.scoring import QuestionSet
 from objectives.tasks.task import WholeTask
+from storage.gradients import GradientStore
+from storage.studies import stored_fingerprint, stored_start
 from study.config.errors import ConfigError
 from study.config.genome import references
 from study.config.schema import StudyConfig
 from study.search.genome import Genome
 from study.search.rules import SearchRules
+from study.search.sampler import ReplaySampler
 
-from .fingerprint import fingerprint
+from .fingerprint import DRAWS, fingerprint
 from .models import check_contexts, open_models
 from .tasks import (
     Native,
@@ -73,6 +77,14 @@ class Setup:
     ) -> dict[str, str]:
         """Return the settings that must stay the same for trials to belong together."""
         return fingerprint(self.rules, self.sources, self.held_out, population, origin)
+
+    def sampler(
+        self, study: optuna.Study, population: int, gradients: GradientStore
+    ) -> ReplaySampler:
+        """Return the sampler of a stored study, which draws points as when the study began."""
+        stored = stored_fingerprint(study)
+        symmetric = not stored or DRAWS in stored
+        return self.rules.sampler(population, stored_start(study), gradients, symmetric)
 
     def check_filters(self) -> None:
         """Check that each filter is the first one that matches some tensor. Raises ConfigError."""

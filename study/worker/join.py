@@ -9,7 +9,6 @@ from storage.claims import Claims
 from storage.gradients import GradientStore
 from storage.heartbeat import Heartbeat
 from storage.scores import ScoreStore
-from storage.studies import stored_start
 from storage.workers import Workers
 from study.cli.interrupts import Interrupts
 from study.setup.engine import EngineChoice
@@ -53,7 +52,7 @@ def join_study(
             answers=answers,
             claims=Claims(database, trials.study._study_id, worker_id),
             workers=workers,
-            sampler=setup.rules.sampler(population, stored_start(trials.study), gradients),
+            sampler=setup.sampler(trials.study, population, gradients),
             engine=engine,
             engine_name=choice.signature,
             interrupts=interrupts,

@@ -17,7 +17,7 @@ from objectives.engines.host_memory import available
 from objectives.engines.vllm.child import without_ctrl_c
 from storage.gradients import GradientStore
 from storage.scores import ScoreStore
-from storage.studies import store_budget, stored_start
+from storage.studies import store_budget
 from storage.trials import TrialRecord, Trials
 from study.cli.faults import FAILED
 from study.cli.interrupts import Interrupts
@@ -97,7 +97,7 @@ def supervise(
         use_stored_threads(trials.study)
         records = trials.all()
         gradients = GradientStore(database, trials.study._study_id)
-        sampler = setup.rules.sampler(population, stored_start(trials.study), gradients)
+        sampler = setup.sampler(trials.study, population, gradients)
         reached = setup.rules.jobs(sampler.replay).done(records)
         if code and not (reached and _is_judged(setup, ScoreStore(database), records)):
             raise SystemExit(code)

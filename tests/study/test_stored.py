@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psycopg2
 import pytest
 from sqlalchemy.engine import make_url
@@ -45,6 +46,18 @@ def run(name: str, *words: object, folder: Path) -> str:
     return done.stdout
 
 
+def draws_as_when_stored() -> bool:
+    """Return whether LAPACK returns the eigenvectors here that it returned when the study began.
+
+    Studies of version 0.1.0 draw with them, and they depend on the kind of CPU wherever
+    eigenvalues are equal (`study.search.cma`).
+    """
+    direction = np.sin(np.arange(48.0))
+    _, basis = np.linalg.eigh(0.9 * np.eye(48) + 0.1 * np.outer(direction, direction))
+    stored = json.loads((STORED / "expected.json").read_text())["eigenvectors"]
+    return bool(np.allclose(basis[1, :8], stored, atol=1e-6))
+
+
 def search_trials(url: str) -> dict[tuple[int, int], Any]:
     """Each finished search trial by generation and slot."""
     storage = open_storage(url, create=False)
@@ -71,7 +84,8 @@ def test_a_study_of_version_0_1_0_resumes_exactly_and_its_report_opens(
     assert len(resumed) == len(expected) == 14
     for trial in expected:
         ours = resumed[trial["generation"], trial["slot"]]
-        if trial["generation"] <= 1:  # the proposals follow from stored scores alone
+        known = (trial["generation"], trial["slot"]) <= (1, 1)
+        if known or (trial["generation"] == 1 and draws_as_when_stored()):
             assert ours.params == pytest.approx(trial["params"], rel=1e-12)
             assert ours.objective == pytest.approx(trial["objective"], abs=1e-3)
         assert ours.params.keys() == trial["params"].keys()
