@@ -26,7 +26,7 @@ from objectives.engines.gradient.lessons import Lesson, Loss
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.stores import Resident
 from objectives.scoring import QuestionSet, Scores
-from objectives.tasks.targets import chances, kept_out, lessons
+from objectives.tasks.targets import kept_out, lessons, question_shares
 from study.config.load import load_config
 from study.search.ascent.ascent import Ascent, Rule
 from study.search.ascent.batches import Batches
@@ -93,9 +93,9 @@ class Search:
             for part in (0, 1)
         )
         self.kept, self.lessons_TQ, self.kept_lessons = kept, _lessons(read), _lessons(kept)
-        self.kept_shares = chances(kept.tasks) if kept.questions else []
+        self.kept_shares = question_shares(kept.tasks) if kept.questions else []
         ids = [[question.id for question in task.questions] for task in read.tasks]
-        self.batches = Batches(ids, chances(read.tasks), variant.batch, seed)
+        self.batches = Batches(ids, question_shares(read.tasks), variant.batch, seed)
         self.loss = Loss(variant.loss, variant.temperature)  # type: ignore[arg-type]
         self.asked, self.seconds = 0, 0.0
         steps = _affordable(budget, 3 * variant.batch, kept.questions, variant.every)

@@ -1,4 +1,4 @@
-"""What a study's questions ask a model to learn, and how much each counts.
+"""Turns the questions of tasks into lessons for a gradient engine.
 
 Q: questions of one task.
 """
@@ -22,13 +22,14 @@ T = TypeVar("T", bound=Question)
 _SPACES = ("", " ", "\n")
 _BETWEEN = (",", ", ")
 _MOST_TOKENS = 256
-"""Of a target text that are taught."""
+"""The tokens of a target text that are learned; the rest is ignored."""
 
 
 def lessons(
     task: Asked, prompts_Q: Sequence[tuple[Prompt, ...]], tokenizer: Tokenizer
 ) -> list[Lesson]:
-    """A lesson for each question of a task. Raises TaskError where a task has none to give."""
+    """Return a lesson for each question of a task. Raises TaskError if a question has no text to
+    learn from."""
     rising = task.weight >= 0
     if isinstance(task, MultipleChoice):
         pairs = zip(task.questions, prompts_Q, strict=True)
@@ -43,18 +44,18 @@ def lessons(
     return [_document(task, document, rising) for document in task.questions]
 
 
-def chances(tasks: Sequence[Asked]) -> list[list[float]]:
-    """For each task how often each of its questions is drawn, as the objective counts them: all
-    add to 1."""
+def question_shares(tasks: Sequence[Asked]) -> list[list[float]]:
+    """Return the share of each question of each task in the objective, in absolute value. All
+    shares add up to 1."""
     total = sum(abs(task.weight) for task in tasks)
     return [[abs(task.weight) / total * share for share in _shares(task)] for task in tasks]
 
 
 def kept_out(questions: Sequence[T], share: float) -> tuple[tuple[T, ...], tuple[T, ...]]:
-    """The questions to learn from, and those that stay out to say which checkpoint is best.
+    """Split questions into those to learn from and a `share` that is kept out of the batches.
 
-    A hash of its own decides, since the one that holds questions out of the search has been used
-    up; each part keeps the order and has at least one question where there are two."""
+    The hash differs from the one that holds questions out of the search. Each part keeps the order
+    of `questions`, and has at least one of them if there are two."""
     order = sorted(questions, key=lambda q: hashlib.blake2b(b"kept out %d" % q.id).digest())
     count = min(max(1, round(share * len(order))), len(order) - 1) if share > 0 else 0
     out = {id(question) for question in order[:count]}
@@ -64,7 +65,7 @@ def kept_out(questions: Sequence[T], share: float) -> tuple[tuple[T, ...], tuple
 
 
 def _shares(task: Asked) -> Iterator[float]:
-    """Each question's share in its task's score."""
+    """Yield the share of each question in the score of its task."""
     if getattr(task, "by_size", True):
         yield from [1 / len(task.questions)] * len(task.questions)
         return
@@ -74,7 +75,7 @@ def _shares(task: Asked) -> Iterator[float]:
 
 
 def _choice(question: Question, prompt: Prompt, rising: bool) -> Lesson:
-    """The right option's token among the options'."""
+    """Return a lesson whose alternatives are the tokens of the options."""
     right = {prompt.options[question.options.index(label)] for label in question.labels}
     position = len(prompt.tokens) - 1
     return Lesson(
@@ -90,16 +91,16 @@ def _choice(question: Question, prompt: Prompt, rising: bool) -> Lesson:
 def _retrieval(
     task: Retrieval, question: Question, prompt: Prompt, tokenizer: Tokenizer, rising: bool
 ) -> Lesson:
-    """The labels in ascending order, where any that is left may come next: its score is the mean
-    log-probability of the tokens."""
+    """Return a lesson with one alternative: the labels in ascending order. Where a label begins,
+    any label that is left may come. The score is the mean log-probability of the tokens."""
     text, count = task.template.render(question), len(prompt.tokens)
     for space in _SPACES:
         for between in _BETWEEN:
-            writes = _Writes(text + space, between, tokenizer)
-            whole = writes.tokens(question.labels, ended=True)
+            writer = _ListWriter(text + space, between, tokenizer)
+            whole = writer.tokens(question.labels, ended=True)
             said = tokenizer.decode(whole[count:], skip_special_tokens=True)
             if whole[:count] == prompt.tokens and picks(said) == list(question.labels):
-                marks = writes.marks(question.labels, whole, count)
+                marks = writer.marks(question.labels, whole, count)
                 right = Alternative(0, marks, True, float(len(marks)))
                 return Lesson((whole[:-1],), (right,), rising)
     raise TaskError(
@@ -108,19 +109,20 @@ def _retrieval(
     )
 
 
-class _Writes:
-    """Writes lists of labels after a text."""
+class _ListWriter:
+    """Encodes lists of labels that follow a text."""
 
     def __init__(self, text: str, between: str, tokenizer: Tokenizer) -> None:
         self._text, self._between, self._tokenizer = text, between, tokenizer
 
     def tokens(self, labels: Sequence[int], ended: bool) -> tuple[int, ...]:
-        """The text and the labels; a list that is not ended has a comma after its last."""
+        """Return the tokens of the text and the labels, with a comma at the end unless `ended`."""
         listed = self._between.join(map(str, labels)) + ("" if ended else ",")
         return tuple(self._tokenizer.encode(self._text + listed))
 
     def marks(self, labels: Sequence[int], whole: tuple[int, ...], start: int) -> tuple[Mark, ...]:
-        """A mark for each token from `start` on; where a label begins, any that is left may."""
+        """Return a mark for each token from `start` on. It allows the first token of every label
+        that is left if a label begins there."""
         begins = {start: 0}
         for i in range(1, len(labels)):
             before = self.tokens(labels[:i], ended=False)
@@ -140,7 +142,7 @@ class _Writes:
 
 
 def _document(task: "LmEvalTask", document: "Document", rising: bool) -> Lesson:
-    """A document of lm-eval, by the kind of its task."""
+    """Return the lesson of a document of lm-eval, by the output type of its task."""
     leaf = task.leaves[document.leaf]
     kind = leaf.task.OUTPUT_TYPE
     doc = leaf.instances[document.number][0].doc
@@ -154,7 +156,7 @@ def _document(task: "LmEvalTask", document: "Document", rising: bool) -> Lesson:
 
 
 def _gold(leaf: "Leaf", doc: Any) -> list[int]:
-    """The numbers of the right choices."""
+    """Return the indices of the right choices."""
     task = leaf.task
     several = getattr(task, "multiple_input", 0)
     right = task.doc_to_text(doc) if several else task.doc_to_target(doc)
@@ -168,7 +170,8 @@ def _gold(leaf: "Leaf", doc: Any) -> list[int]:
 
 
 def _options(leaf: "Leaf", number: int, golds: list[int], rising: bool) -> Lesson:
-    """Continuations, compared by what the task's metric compares them by."""
+    """Return a lesson whose alternatives are continuations, normalized as the task's metric
+    normalizes them."""
     from .lm_eval.prompts import Continuation
 
     written, instances = leaf.written[number], leaf.instances[number]
@@ -191,7 +194,7 @@ def _options(leaf: "Leaf", number: int, golds: list[int], rising: bool) -> Lesso
 
 
 def _target(leaf: "Leaf", number: int, target: Any, rising: bool) -> Lesson:
-    """The text that a document names as its answer."""
+    """Return a lesson with one alternative: the target text of a document."""
     text = target[0] if isinstance(target, list) and target else target
     if isinstance(text, int | float) and not isinstance(text, bool):
         text = str(text)

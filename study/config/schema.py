@@ -37,6 +37,9 @@ class SearchConfig(Section):
     """Ascents from different starts, which several workers can share; gradient only."""
     batch: Whole = Field(default=96, ge=1, le=_MOST_QUESTIONS)
     """Questions of a step; gradient only."""
+    loss: Literal["all", "options"] = "all"
+    """all is -log of the probability of the right answer among all texts; options compares it with
+    the other options of the question. Gradient only."""
     rate: Number = Field(default=0.03, gt=0, le=1)
     """How far a step moves a parameter at most, as a share of its range; gradient only."""
     pull: Number = Field(default=0.0, ge=0)

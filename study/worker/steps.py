@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from objectives.engines.gradient.engine import GradientEngine
-from objectives.engines.gradient.lessons import Lesson
+from objectives.engines.gradient.lessons import Lesson, Loss
 from objectives.scoring import QuestionSet
-from objectives.tasks.targets import chances, kept_out, lessons
+from objectives.tasks.targets import kept_out, lessons, question_shares
 from storage.gradients import StoredGradient
 from study.search.ascent.batches import Batches, Item
 from study.search.ascent.chain_rule import genome_gradient
@@ -43,6 +43,7 @@ class StepTaker:
     def __init__(self, engine: GradientEngine, rules: SearchRules) -> None:
         self._engine, self._rules = engine, rules
         self._search = rules.config.search
+        self._loss = Loss(self._search.loss)
 
     def take(self, job: StepJob) -> StepResult:
         """Return the result of a step. Raises EngineError, and TaskError if a task has no text to
@@ -50,10 +51,10 @@ class StepTaker:
         batch = self._batches(job.slot.number).at(job.slot.generation)
         chosen = [self._lessons[item.task][item.question] for item in batch]
         weights = [item.weight for item in batch]
-        step = self._engine.step(job.recipe, chosen, weights)
+        step = self._engine.step(job.recipe, chosen, weights, self._loss)
         by = step.gradient
         gradient = genome_gradient(self._rules.genome, job.params, by.values, by.shared, by.scale)
-        tasks = self._probabilities(batch, step.losses_Q)
+        tasks = self._means(batch, step.probabilities_Q)
         return StepResult(
             math.fsum(task.weight * tasks[task.name] for task in self._rules.questions.tasks),
             tasks,
@@ -65,15 +66,16 @@ class StepTaker:
     def kept_out_loss(self) -> float:
         """Return the loss of the loaded merge on the questions that no batch contains."""
         flat = [lesson for lessons_Q in self._kept_lessons for lesson in lessons_Q]
-        shares = [share for shares_Q in chances(self._kept.tasks) for share in shares_Q]
-        losses = self._engine.losses(flat)
+        shares = [share for shares_Q in question_shares(self._kept.tasks) for share in shares_Q]
+        losses = self._engine.losses(flat, self._loss)
         return math.fsum(share * loss for share, loss in zip(shares, losses, strict=True))
 
-    def _probabilities(self, batch: Sequence[Item], losses: Sequence[float]) -> dict[str, float]:
+    def _means(self, batch: Sequence[Item], probabilities: Sequence[float]) -> dict[str, float]:
+        """Return the mean probability of right answers of each task in a batch."""
         tasks = self._rules.questions.tasks
         by_task: list[list[float]] = [[] for _ in tasks]
-        for item, loss in zip(batch, losses, strict=True):
-            by_task[item.task].append(math.exp(-loss) if loss > 0 else -loss)
+        for item, probability in zip(batch, probabilities, strict=True):
+            by_task[item.task].append(probability)
         return {
             task.name: math.fsum(values) / len(values) if values else 0.0
             for task, values in zip(tasks, by_task, strict=True)
@@ -82,7 +84,7 @@ class StepTaker:
     def _batches(self, ascent: int) -> Batches:
         seed = self._rules.config.study.seed + ascent * _ASCENT_SEEDS
         ids_TQ = [[question.id for question in task.questions] for task in self._learned.tasks]
-        return Batches(ids_TQ, chances(self._learned.tasks), self._search.batch, seed)
+        return Batches(ids_TQ, question_shares(self._learned.tasks), self._search.batch, seed)
 
     @cached_property
     def _parts(self) -> tuple[QuestionSet, QuestionSet]:

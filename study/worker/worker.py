@@ -4,36 +4,33 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from objectives.engines.engine import Engine
 from objectives.errors import EngineError, ScorerError, TaskError
 from objectives.sampling import Sample
-from objectives.scoring import Scores, finite_or_none
 from storage.claims import Claims, ClaimTaken, TrialLost
-from storage.gradients import StoredGradient
 from storage.heartbeat import Heartbeat
-from storage.scores import ScoreStore, StoredScores
+from storage.scores import ScoreStore
 from storage.studies import store_budget
-from storage.trials import GENERATION, KIND, TrialRecord, Trials, typical_seconds
+from storage.trials import GENERATION, TrialRecord, Trials, typical_seconds
 from storage.workers import Workers
 from study.cli.interrupts import Interrupts
 from study.monitors.monitor import Monitor
-from study.search.ascent.jobs import KEPT_LOSS, CheckpointJob, StepJob
+from study.search.ascent.jobs import CheckpointJob
 from study.search.ascent.kept_out import kept_out_samples
 from study.search.jobs import Job, Jobs
 from study.search.sampler import ReplaySampler
 from study.search.schedule import Schedule
 from study.search.state import best_search
-from study.search.stored_scores import answers_of
 from study.setup.setup import Setup
 
+from .evaluator import Evaluator, Outcome
 from .failures import Failure, Failures
 from .held_out import HeldOutScorer
 
 if TYPE_CHECKING:
-    from .steps import StepTaker
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -41,18 +38,6 @@ T = TypeVar("T")
 
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 1.0
 """Seconds between two looks for work."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What is stored with a finished trial."""
-
-    value: float
-    tasks: Mapping[str, float]
-    """The mean of each task."""
-    result: Mapping[str, object]
-    answers: Mapping[str, StoredScores]
-    gradient: StoredGradient | None = None
 
 
 @dataclass
@@ -90,13 +75,7 @@ class Worker:
             self.heartbeat,
             self._failures,
         )
-
-    @cached_property
-    def _steps(self) -> "StepTaker":
-        from .steps import StepTaker  # a search without gradients does not need its imports
-
-        engine: Any = self.engine
-        return StepTaker(engine, self.setup.rules)
+        self._evaluator = Evaluator(self.setup, self.engine, self.engine_name, self.interrupts)
 
     @property
     def population(self) -> int:
@@ -192,17 +171,8 @@ class Worker:
         except ClaimTaken:
             return False
         self.heartbeat.doing = job.key
-        if isinstance(job, StepJob):
-            return self._take_step(job, trial_id, asked)
-        started = time.perf_counter()
-        kept_out_loss = None
         try:
-            with self.interrupts.allowed():
-                self.engine.load(job.recipe)
-                merged = time.perf_counter()
-                scores = self.setup.search.evaluate(self.engine, samples)
-                if isinstance(job, CheckpointJob):
-                    kept_out_loss = self._steps.kept_out_loss()
+            outcome = self._evaluator.outcome(job, asked, samples)
         except (EngineError, ScorerError) as error:
             self._failed(trial_id, error)
             return True
@@ -210,40 +180,6 @@ class Worker:
             self.claims.fail(trial_id, f"{type(error).__name__}: {error}")
             raise
         self._failures.reset()
-        score = time.perf_counter() - merged
-        seconds = {"ask": started - asked, "merge": merged - started, "score": score}
-        tasks = {name: task.mean for name, task in scores.tasks.items()}
-        result = self._result(scores, seconds)
-        if kept_out_loss is not None:
-            result[KEPT_LOSS] = kept_out_loss
-        if scores.non_finite:
-            log.warning("trial gave NaN or infinity in %d answers: they score 0", scores.non_finite)
-        answers = answers_of(scores, self.engine_name, KIND in job.attributes)
-        self._finish(job, trial_id, Outcome(scores.value, tasks, result, answers))
-        return True
-
-    def _take_step(self, job: StepJob, trial_id: int, asked: float) -> bool:
-        """Run a trial that is a step of an ascent."""
-        started = time.perf_counter()
-        try:
-            with self.interrupts.allowed():
-                step = self._steps.take(job)
-        except EngineError as error:
-            self._failed(trial_id, error)
-            return True
-        except TaskError as error:
-            self.claims.fail(trial_id, f"{type(error).__name__}: {error}")
-            raise
-        self._failures.reset()
-        seconds = {"ask": started - asked, "step": time.perf_counter() - started}
-        result = {
-            "objective": step.probability,
-            "loss": step.loss,
-            "asked": step.asked,
-            "questions": self.setup.search.questions,
-            "seconds": {part: round(s, 4) for part, s in seconds.items()},
-        }
-        outcome = Outcome(step.probability, step.tasks, result, {}, step.gradient)
         self._finish(job, trial_id, outcome)
         return True
 
@@ -263,7 +199,7 @@ class Worker:
     def _start(self, job: Job) -> int:
         return self.claims.start(job.key, job.params, self.setup.rules.bounds, job.attributes)
 
-    def _finish(self, job: Job, trial_id: int, outcome: "Outcome") -> None:
+    def _finish(self, job: Job, trial_id: int, outcome: Outcome) -> None:
         """Store what a trial has come to; in another trial if this one was lost meanwhile."""
         self._last_generation = job.attributes.get(GENERATION)
         while True:
@@ -280,20 +216,6 @@ class Worker:
             except ClaimTaken:
                 log.warning("another worker does %s now: this result is dropped", job.key)
                 return
-
-    def _result(self, scores: Scores, seconds: Mapping[str, float]) -> dict[str, object]:
-        """Return what is stored with a trial beside its score."""
-        soft = self.setup.config.search.soft
-        return {
-            "error": finite_or_none(scores.error),
-            "soft": scores.soft,
-            "objective": soft * scores.soft + (1 - soft) * scores.value,
-            "asked": scores.asked,
-            "questions": self.setup.search.questions,
-            "sampling_error": finite_or_none(scores.sampling_error),
-            "broken": scores.non_finite,
-            "seconds": {part: round(s, 4) for part, s in seconds.items()},
-        }
 
     def _failed(self, trial_id: int, error: Failure) -> None:
         log.warning("a trial failed and will be retried: %s", error)

@@ -23,7 +23,7 @@ from objectives.merge.stores import Store
 from objectives.models.sources import Sources
 from objectives.models.special_tokens import EndTokens
 
-from .lessons import Gathering, Lesson, Loss
+from .lessons import Gathering, Lesson, Loss, probabilities
 from .packing import Row, packed
 from .tree_attention import BLOCK, NAME, Layout, UnsupportedAttentionError
 
@@ -42,14 +42,16 @@ class Step:
     """The losses of one batch of lessons, and their derivative by a recipe."""
 
     losses_Q: tuple[float, ...]
+    probabilities_Q: tuple[float, ...]
+    """The probability of the right alternatives of each lesson (`lessons.probabilities`)."""
     gradient: RecipeGradient
-    """Of the weighted sum of the losses, by every value of the recipe, in float64."""
+    """The derivative of the weighted sum of the losses by every value of the recipe, float64."""
     tokens: int
     """Tokens read, padding included."""
 
 
 class GradientEngine(TransformersEngine):
-    """ScoreStore prompts like TransformersEngine, and takes gradient steps."""
+    """Scores prompts like TransformersEngine, and differentiates losses by a recipe."""
 
     def __init__(
         self,
@@ -104,7 +106,7 @@ class GradientEngine(TransformersEngine):
         `weights` defaults to those of the mean. Raises EngineError."""
         self.load(recipe)
         shares = [1 / len(lessons)] * len(lessons) if weights is None else list(weights)
-        losses, tokens = [0.0] * len(lessons), 0
+        losses, right, tokens = [0.0] * len(lessons), [0.0] * len(lessons), 0
         with out_of_memory_as_engine_error(), self._attention(), self._recomputing():
             self._derivatives.begin(recipe)
             self._model.requires_grad_(True)
@@ -113,26 +115,28 @@ class GradientEngine(TransformersEngine):
                     part = [lessons[i] for i in chosen]
                     scores, read = self._scores(part)
                     losses_Q = loss.of(scores, part)
-                    given = torch.tensor([shares[i] for i in chosen], device=losses_Q.device)
-                    torch.autograd.backward((losses_Q * given).sum())
+                    weights_Q = torch.tensor([shares[i] for i in chosen], device=losses_Q.device)
+                    torch.autograd.backward((losses_Q * weights_Q).sum())
                     tokens += read
-                    for i, value in zip(chosen, losses_Q.tolist(), strict=True):
-                        losses[i] = value
+                    right_Q = probabilities(scores.detach(), part)
+                    rows = zip(chosen, losses_Q.tolist(), right_Q.tolist(), strict=True)
+                    for i, loss_i, right_i in rows:
+                        losses[i], right[i] = loss_i, right_i
             finally:
                 self._model.requires_grad_(False)
                 self._model.zero_grad(set_to_none=True)
-            return Step(tuple(losses), self._derivatives.total(), tokens)
+            return Step(tuple(losses), tuple(right), self._derivatives.total(), tokens)
 
     def losses(self, lessons: Sequence[Lesson], loss: Loss = Loss()) -> list[float]:  # noqa: B008
         """Return each lesson's loss under the merge that is loaded. Raises EngineError."""
-        found = [0.0] * len(lessons)
+        losses = [0.0] * len(lessons)
         with out_of_memory_as_engine_error(), self._attention(), torch.no_grad():
             for chosen in self._rows(lessons):
                 part = [lessons[i] for i in chosen]
                 values = loss.of(self._scores(part)[0], part).tolist()
                 for i, value in zip(chosen, values, strict=True):
-                    found[i] = value
-        return found
+                    losses[i] = value
+        return losses
 
     @contextlib.contextmanager
     def _recomputing(self) -> Iterator[None]:
@@ -228,8 +232,8 @@ class GradientEngine(TransformersEngine):
         ids = torch.tensor(rows, device=self._device)
         mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in sequences])
         output = self._model(input_ids=ids, attention_mask=mask.to(self._device), use_cache=False)
-        where = torch.tensor(list(wanted), device=self._device)
-        logits: Tensor = output.logits[where[:, 0], where[:, 1]]
+        pairs = torch.tensor(list(wanted), device=self._device)
+        logits: Tensor = output.logits[pairs[:, 0], pairs[:, 1]]
         return logits, list(range(len(wanted))), ids.numel()
 
     def _probe(self) -> None:

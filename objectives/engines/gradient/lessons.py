@@ -1,7 +1,8 @@
-"""What questions ask a model to learn, in tokens, and the losses there are.
+"""Questions as training examples in tokens, and the losses on them.
 
-A lesson has alternatives, texts that a model could say, of which some are right; it scores each by
-the log-probabilities of its tokens. Q: lessons, A: alternatives, N: marks, R: tokens of a mark.
+A lesson has alternatives: texts that a model could answer, of which some are right. The score of an
+alternative is the sum of the log-probabilities of its tokens, over its length. Q: lessons,
+A: alternatives of a lesson, N: positions that are scored, R: tokens of a position.
 """
 
 from collections.abc import Sequence
@@ -16,19 +17,19 @@ Kind = Literal["all", "options", "sharp", "probability"]
 
 @dataclass(frozen=True)
 class Mark:
-    """A place in a sequence, and the tokens of which any may come next."""
+    """A position in a sequence, and the tokens of which any one may come next."""
 
     position: int
-    """Of the token before, from the sequence's start."""
+    """Index in the sequence of the token before it."""
     tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """One text: the log-probabilities of its marks, added, over `length`."""
+    """One text. Its score is the sum of the log-probabilities of its marks, over `length`."""
 
     sequence: int
-    """Among the lesson's."""
+    """Index of the text among the lesson's sequences."""
     marks: tuple[Mark, ...]
     right: bool
     length: float = 1.0
@@ -36,70 +37,89 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one question asks a model to learn."""
+    """One question as a training example."""
 
     sequences: tuple[tuple[int, ...], ...]
     """Token ids to read, each up to the last token before a mark."""
     alternatives: tuple[Alternative, ...]
     rising: bool = True
-    """False where the task's weight is negative: right answers are then to become rarer."""
+    """False if the task's weight is negative, so that right answers should become less likely."""
 
     @property
     def tokens(self) -> int:
+        """The number of tokens to read."""
         return sum(map(len, self.sequences))
 
 
 @dataclass(frozen=True)
 class Loss:
-    """How a lesson's alternatives become a loss.
+    """How the scores of a lesson's alternatives become a loss.
 
-    `all`: -log of the right alternatives' probability among all texts; `options`: among the
-    lesson's alternatives, with scores over `temperature`; `sharp`: less that probability itself;
-    `probability`: less the probability among all texts. A lesson with one alternative has nothing
-    to compare it with and takes `all`, and one that is not rising `probability`, with the other
-    sign, since -log p has no least value.
+    - `all`: -log p, where p is the probability of the right alternatives among all texts
+    - `options`: -log q, where q is their probability among the lesson's alternatives, the softmax
+      of the scores divided by `temperature`
+    - `sharp`: -q
+    - `probability`: -p
+
+    A lesson with a single alternative uses `all`, because q is always 1. A lesson that is not
+    rising uses p itself, because log p has no lower bound.
     """
 
     kind: Kind = "all"
     temperature: float = 1.0
 
     def of(self, scores_QA: Tensor, lessons: Sequence[Lesson]) -> Tensor:
-        """Each lesson's, [Q]. The scores of alternatives that are not there are -inf."""
-        device = scores_QA.device
-        right_QA = torch.zeros(scores_QA.shape, dtype=torch.bool)
-        for q, lesson in enumerate(lessons):
-            for a, alternative in enumerate(lesson.alternatives):
-                right_QA[q, a] = alternative.right
-        one = torch.tensor([len(lesson.alternatives) == 1 for lesson in lessons])
-        rising = torch.tensor([lesson.rising for lesson in lessons])
-        right_QA, one, rising = (mask.to(device) for mask in (right_QA, one, rising))
-        whole = scores_QA.masked_fill(~right_QA, -torch.inf).logsumexp(dim=1)
-        found = -whole
+        """Return the loss of each lesson, [Q]. A score of -inf stands for no alternative."""
+        right_QA = _right(scores_QA, lessons)
+        logp_Q = scores_QA.masked_fill(~right_QA, -torch.inf).logsumexp(dim=1)
+        loss_Q = -logp_Q
+        single_Q = _mask([len(lesson.alternatives) == 1 for lesson in lessons], scores_QA)
+        rising_Q = _mask([lesson.rising for lesson in lessons], scores_QA)
         if self.kind in ("options", "sharp"):
-            tempered = scores_QA / self.temperature
-            among = tempered.masked_fill(~right_QA, -torch.inf).logsumexp(dim=1)
-            among = among - tempered.logsumexp(dim=1)
-            found = torch.where(one, found, -among if self.kind == "options" else -among.exp())
+            tempered_QA = scores_QA / self.temperature
+            logq_Q = tempered_QA.masked_fill(~right_QA, -torch.inf).logsumexp(dim=1)
+            logq_Q = logq_Q - tempered_QA.logsumexp(dim=1)
+            among_Q = -logq_Q if self.kind == "options" else -logq_Q.exp()
+            loss_Q = torch.where(single_Q, loss_Q, among_Q)
         elif self.kind == "probability":
-            found = torch.where(one, found, -whole.exp())
-        return torch.where(rising, found, whole.exp())
+            loss_Q = torch.where(single_Q, loss_Q, -logp_Q.exp())
+        return torch.where(rising_Q, loss_Q, logp_Q.exp())
+
+
+def probabilities(scores_QA: Tensor, lessons: Sequence[Lesson]) -> Tensor:
+    """Return the probability of the right alternatives of each lesson among all texts, [Q]. If
+    alternatives have lengths, it is the geometric mean over so many units."""
+    right_QA = _right(scores_QA, lessons)
+    return scores_QA.masked_fill(~right_QA, -torch.inf).logsumexp(dim=1).exp()
+
+
+def _right(scores_QA: Tensor, lessons: Sequence[Lesson]) -> Tensor:
+    right_QA = torch.zeros(scores_QA.shape, dtype=torch.bool)
+    for q, lesson in enumerate(lessons):
+        for a, alternative in enumerate(lesson.alternatives):
+            right_QA[q, a] = alternative.right
+    return right_QA.to(scores_QA.device)
+
+
+def _mask(values: Sequence[bool], like: Tensor) -> Tensor:
+    return torch.tensor(list(values), device=like.device)
 
 
 @dataclass(frozen=True)
 class Gathering:
-    """Where the scores of some lessons' alternatives are in rows of log-probabilities."""
+    """Computes the scores of alternatives from rows of log-probabilities.
+
+    Arrays are padded; a mask ends in `_valid`, and is False for padding.
+    """
 
     rows_N: Tensor
     """The row of each mark."""
     tokens_NR: Tensor
-    fits_NR: Tensor
-    """False where a mark has no further token."""
+    tokens_valid_NR: Tensor
     marks_QAN: Tensor
-    """The marks of each alternative."""
-    has_QAN: Tensor
+    """Indices of the marks of each alternative."""
+    marks_valid_QAN: Tensor
     lengths_QA: Tensor
-    is_QA: Tensor
-    """False where a lesson has no further alternative."""
 
     @classmethod
     def of(cls, lessons: Sequence[Lesson], rows: Sequence[int], device: str) -> "Gathering":
@@ -107,24 +127,25 @@ class Gathering:
         marks = [m for lesson in lessons for a in lesson.alternatives for m in a.marks]
         widest = max(len(mark.tokens) for mark in marks)
         tokens = [[*mark.tokens, *mark.tokens[:1] * (widest - len(mark.tokens))] for mark in marks]
-        fits = [[i < len(mark.tokens) for i in range(widest)] for mark in marks]
+        tokens_valid = [[i < len(mark.tokens) for i in range(widest)] for mark in marks]
         A = max(len(lesson.alternatives) for lesson in lessons)
         N = max(len(a.marks) for lesson in lessons for a in lesson.alternatives)
-        where = torch.zeros(len(lessons), A, N, dtype=torch.int64)
-        has, lengths = torch.zeros(where.shape, dtype=torch.bool), torch.ones(len(lessons), A)
+        indices = torch.zeros(len(lessons), A, N, dtype=torch.int64)
+        valid, lengths = torch.zeros(indices.shape, dtype=torch.bool), torch.ones(len(lessons), A)
         count = 0
         for q, lesson in enumerate(lessons):
             for a, alternative in enumerate(lesson.alternatives):
                 n = len(alternative.marks)
-                where[q, a, :n] = torch.arange(count, count + n)
-                has[q, a, :n], lengths[q, a], count = True, alternative.length, count + n
-        arrays = torch.tensor(list(rows)), torch.tensor(tokens), torch.tensor(fits), where, has
-        parts = [part.to(device) for part in (*arrays, lengths, has.any(dim=2))]
-        return cls(*parts)
+                indices[q, a, :n] = torch.arange(count, count + n)
+                valid[q, a, :n], lengths[q, a], count = True, alternative.length, count + n
+        tensors = torch.tensor(list(rows)), torch.tensor(tokens), torch.tensor(tokens_valid)
+        return cls(*(t.to(device) for t in (*tensors, indices, valid, lengths)))
 
     def scores(self, logprobs: Tensor) -> Tensor:
-        """[Q, A] from log-probabilities of shape [rows, vocabulary]; -inf where there is none."""
+        """Return the scores, [Q, A], from log-probabilities of shape [rows, vocabulary]; -inf for
+        padding."""
         each_NR = logprobs[self.rows_N[:, None], self.tokens_NR]
-        each_N = each_NR.masked_fill(~self.fits_NR, -torch.inf).logsumexp(dim=1)
-        summed_QA = torch.where(self.has_QAN, each_N[self.marks_QAN], 0.0).sum(dim=2)
-        return (summed_QA / self.lengths_QA).masked_fill(~self.is_QA, -torch.inf)
+        each_N = each_NR.masked_fill(~self.tokens_valid_NR, -torch.inf).logsumexp(dim=1)
+        summed_QA = torch.where(self.marks_valid_QAN, each_N[self.marks_QAN], 0.0).sum(dim=2)
+        absent_QA = ~self.marks_valid_QAN.any(dim=2)
+        return (summed_QA / self.lengths_QA).masked_fill(absent_QA, -torch.inf)

@@ -1,0 +1,111 @@
+"""Runs the engine for one trial: a merge that is scored, or a step of an ascent."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from objectives.engines.engine import Engine
+from objectives.sampling import Sample
+from objectives.scoring import Scores, finite_or_none
+from storage.gradients import StoredGradient
+from storage.scores import StoredScores
+from storage.trials import KIND
+from study.cli.interrupts import Interrupts
+from study.search.ascent.jobs import KEPT_LOSS, CheckpointJob, StepJob
+from study.search.jobs import Job
+from study.search.stored_scores import answers_of
+from study.setup.setup import Setup
+
+if TYPE_CHECKING:
+    from .steps import StepTaker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is stored with a finished trial."""
+
+    value: float
+    tasks: Mapping[str, float]
+    """The mean of each task."""
+    result: Mapping[str, object]
+    answers: Mapping[str, StoredScores]
+    gradient: StoredGradient | None = None
+
+
+class Evaluator:
+    """Evaluates the trials of one worker. A signal may interrupt an evaluation."""
+
+    def __init__(
+        self, setup: Setup, engine: Engine, engine_name: str, interrupts: Interrupts
+    ) -> None:
+        self._setup, self._engine, self._engine_name = setup, engine, engine_name
+        self._interrupts = interrupts
+
+    def outcome(self, job: Job, asked: float, samples: Mapping[str, Sample] | None) -> Outcome:
+        """Evaluate a trial that asks the questions of `samples`, or all of them.
+
+        `asked` is the time of `time.perf_counter` at which the worker began to look for the job.
+
+        Raises EngineError, ScorerError and TaskError.
+        """
+        with self._interrupts.allowed():
+            if isinstance(job, StepJob):
+                return self._step(job, asked)
+            return self._scored(job, asked, samples)
+
+    def _scored(self, job: Job, asked: float, samples: Mapping[str, Sample] | None) -> Outcome:
+        started = time.perf_counter()
+        self._engine.load(job.recipe)
+        merged = time.perf_counter()
+        scores = self._setup.search.evaluate(self._engine, samples)
+        if scores.non_finite:
+            log.warning("trial gave NaN or infinity in %d answers: they score 0", scores.non_finite)
+        result = self._result(scores)
+        if isinstance(job, CheckpointJob):
+            result[KEPT_LOSS] = self._steps.kept_out_loss()
+        seconds = {"ask": started - asked, "merge": merged - started}
+        result["seconds"] = _rounded(seconds | {"score": time.perf_counter() - merged})
+        tasks = {name: task.mean for name, task in scores.tasks.items()}
+        answers = answers_of(scores, self._engine_name, KIND in job.attributes)
+        return Outcome(scores.value, tasks, result, answers)
+
+    def _step(self, job: StepJob, asked: float) -> Outcome:
+        started = time.perf_counter()
+        step = self._steps.take(job)
+        result = {
+            "objective": step.probability,
+            "loss": step.loss,
+            "asked": step.asked,
+            "questions": self._setup.search.questions,
+            "seconds": _rounded({"ask": started - asked, "step": time.perf_counter() - started}),
+        }
+        return Outcome(step.probability, step.tasks, result, {}, step.gradient)
+
+    @cached_property
+    def _steps(self) -> "StepTaker":
+        from .steps import StepTaker  # a search without gradients does not need its imports
+
+        engine: Any = self._engine
+        return StepTaker(engine, self._setup.rules)
+
+    def _result(self, scores: Scores) -> dict[str, object]:
+        """Return what is stored with a trial beside its score."""
+        soft = self._setup.config.search.soft
+        return {
+            "error": finite_or_none(scores.error),
+            "soft": scores.soft,
+            "objective": soft * scores.soft + (1 - soft) * scores.value,
+            "asked": scores.asked,
+            "questions": self._setup.search.questions,
+            "sampling_error": finite_or_none(scores.sampling_error),
+            "broken": scores.non_finite,
+        }
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {part: round(value, 4) for part, value in seconds.items()}
