@@ -184,7 +184,7 @@ METHODS: Mapping[str, Method] = {
         (
             Parameter("r", 0.1, False, 0.0, 1.0, 0.1, limits=(0.0, math.inf)),
             Parameter("alpha", 0.2, False, 0.0, 1.0, 0.2, limits=(0.0, math.inf)),
-            _DROPPED,
+            replace(_DROPPED, open=True),  # tensors that are equal in all models divide 0 by it
         )
     ),
     "nearswap": Method((Parameter("t", None, False, 0.0, 1e-3, limits=(0.0, math.inf)),), most=1),

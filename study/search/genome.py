@@ -21,6 +21,8 @@ UNIFORM_WEIGHTS = (0.5, 0.7, 0.85, 1.0)
 SCALE = "lambda"
 NEARLY = 0.999
 """The share of the way to 0 or 1 that DELLA's epsilon may move a density."""
+_LEAST = 1e-12
+"""What a parameter that must stay above 0 is read as, at least."""
 T = TypeVar("T")
 
 
@@ -81,7 +83,10 @@ class Genome:
         values = {
             p.name: self._folded(values_KMFP[i::P]) for i, p in enumerate(self._of_models)
         } | self._set_values()
-        shared_KFP = [abs(value) for value in genotype[count:]]
+        shared_KFP = [
+            max(abs(value), _LEAST if self._of_all[i % len(self._of_all)].open else 0.0)
+            for i, value in enumerate(genotype[count:])
+        ]
         shared = {
             p.name: _batched(shared_KFP[i :: len(self._of_all)], self._sets)
             for i, p in enumerate(self._of_all)

@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 import transformers
 
+from objectives.derivatives.slots import refused
 from objectives.engines.host_memory import available
 from objectives.engines.memory import indivisible, numbers
 from objectives.errors import SourceError, TaskError
@@ -143,7 +144,25 @@ def _genome(config: StudyConfig, num_layers: int) -> Genome:
         log.warning("normalize has no effect: %s does not normalize", name)
     if not genome.space:
         log.warning("%s has nothing to search here: its one merge is among the baselines", name)
+    if config.search.algorithm == "gradient":
+        _check_derivatives(config, genome)
     return genome
+
+
+def _check_derivatives(config: StudyConfig, genome: Genome) -> None:
+    """Check that every parameter that is searched has a derivative. Raises ConfigError."""
+    method = config.genome.merge_method
+    for name, reason in refused(method, {name.split("/")[-1] for name in genome.space}).items():
+        raise ConfigError(
+            f"space.{name}: search.algorithm gradient needs a derivative, and {name} has no useful "
+            f"one: {reason}; remove its range, or set algorithm: cmaes"
+        )
+    if config.genome.method.pairwise and len(genome.models) > 2:
+        log.warning(
+            "%s merges the two models with the highest t: a step by gradient leaves the t of the "
+            "others as it is",
+            method,
+        )
 
 
 def _check_size(parameters: int, population: int) -> None:

@@ -3,6 +3,7 @@
 T: tasks, Q: questions of one task.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from study.search.ascent.batches import Batches, Item
 from study.search.ascent.chain_rule import genome_gradient
 from study.search.ascent.jobs import StepJob
 from study.search.rules import SearchRules
+
+log = logging.getLogger(__name__)
 
 _ASCENT_SEEDS = 1_000_003
 """What the seeds of a study's ascents differ by."""
@@ -53,7 +56,9 @@ class StepTaker:
         weights = [item.weight for item in batch]
         step = self._engine.step(job.recipe, chosen, weights, self._loss)
         by = step.gradient
-        gradient = genome_gradient(self._rules.genome, job.params, by.values, by.shared, by.scale)
+        gradient = _finite(
+            genome_gradient(self._rules.genome, job.params, by.values, by.shared, by.scale)
+        )
         tasks = self._means(batch, step.probabilities_Q)
         return StepResult(
             math.fsum(task.weight * tasks[task.name] for task in self._rules.questions.tasks),
@@ -112,6 +117,17 @@ class StepTaker:
     @cached_property
     def _kept_lessons(self) -> list[list[Lesson]]:
         return _lessons_of(self._kept)
+
+
+def _finite(gradient: Mapping[str, float]) -> dict[str, float]:
+    """Return the gradient with 0 for what is not finite, so that such parameters stay."""
+    broken = [name for name, value in gradient.items() if not math.isfinite(value)]
+    if broken:
+        log.warning(
+            "%d of %d derivatives are NaN or infinite, the first by %s: this step does not use them",
+            *(len(broken), len(gradient), broken[0]),
+        )
+    return {name: value if math.isfinite(value) else 0.0 for name, value in gradient.items()}
 
 
 def _lessons_of(questions: QuestionSet) -> list[list[Lesson]]:

@@ -1,0 +1,255 @@
+"""Studies that search by gradient: real engines, real databases, the commands as users run them."""
+
+import json
+import math
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from objectives.merge.catalogue import METHODS
+from storage.database.database import open_storage
+from storage.gradients import GradientStore
+from storage.studies import find_study
+from storage.trials import TrialRecord, Trials
+from study.cli.interrupts import Interrupts
+from study.config.errors import ConfigError
+from study.config.load import load_config
+from study.setup.engine import choose_engine
+from study.setup.setup import build
+from study.worker.join import join_study
+from tests.support.commands import command, records, search_of, started, wait_for, write_study
+from tests.support.paths import DEMO
+
+STEPS = 10
+GRADIENT = {"algorithm": "gradient", "steps": STEPS, "batch": 6, "rate": 0.05}
+
+
+def by_gradient(**search: object) -> Any:
+    def change(data: dict[str, Any]) -> None:
+        data["search"] = GRADIENT | search
+        del data["study"]["population"]
+
+    return change
+
+
+def gradients(url: str, ascents: int) -> Mapping[tuple[int, int], list[float]]:
+    database = open_storage(url, create=False)
+    try:
+        study = find_study(database, "demo")
+        store = GradientStore(database, study._study_id)
+        return {
+            (step, ascent): store.get(step, ascent).tolist()
+            for step in range(STEPS)
+            for ascent in range(ascents)
+        }
+    finally:
+        database.engine.dispose()
+
+
+def checkpoints(url: str) -> dict[str, tuple[Mapping[str, float], float | None]]:
+    """Every other merge of a study, by name: baselines, checkpoints and final merges."""
+    return {
+        r.attributes["candidate"]: (r.params, r.value)
+        for r in records(url)
+        if r.complete and r.kind != "search"
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The database of a study that ran without interruption, and what it printed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    url = f"sqlite:///{folder}/study.db"
+    done = command("run", write_study(folder, by_gradient()), "--storage", url, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return url, done.stdout
+
+
+def test_a_study_offers_its_checkpoints(undisturbed: tuple[str, str]) -> None:
+    url, output = undisturbed
+    steps = [r for r in records(url) if r.complete and r.kind == "search"]
+
+    assert len(steps) == STEPS
+    assert {r.attributes["generation"] for r in steps} == set(range(STEPS))
+    assert "best checkpoint" in output
+    assert "mean of the last steps" in output
+
+
+def test_a_step_lowers_the_loss_of_the_questions_that_are_kept_out(
+    undisturbed: tuple[str, str],
+) -> None:
+    losses = {
+        r.attributes["steps"]: r.attributes["result"]["kept_out_loss"]
+        for r in records(undisturbed[0])
+        if "ascent" in r.attributes
+    }
+
+    assert sorted(losses) == [4, 8, STEPS]
+    assert losses[STEPS] < losses[4]
+
+
+@pytest.mark.timeout(600)
+def test_a_study_that_is_killed_three_times_takes_the_same_steps(
+    undisturbed: tuple[str, str], postgres: str, tmp_path: Path
+) -> None:
+    config = write_study(tmp_path, by_gradient())
+    done_before = 0
+    for count in (11, 14, 18):
+        process = started(config, postgres)
+        wait_for(process, postgres, count)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        complete = sum(r.complete for r in records(postgres))
+        assert complete >= max(count, done_before)
+        done_before = complete
+    final = command("run", config, "--storage", postgres, folder=tmp_path)
+    assert final.returncode == 0, final.stderr
+
+    url, _ = undisturbed
+    assert search_of(postgres) == search_of(url)
+    assert gradients(postgres, 1) == gradients(url, 1)
+    assert checkpoints(postgres) == checkpoints(url)
+    repeated = [r for r in records(postgres) if r.complete and r.kind == "search"]
+    assert len(repeated) == STEPS
+
+
+@pytest.mark.timeout(600)
+def test_one_worker_and_three_take_the_same_steps(postgres: str, tmp_path: Path) -> None:
+    config = write_study(tmp_path, by_gradient(ascents=3, steps=4))
+    alone = f"sqlite:///{tmp_path}/alone.db"
+    for url, workers in ((alone, 1), (postgres, 3)):
+        words = ("run", config, "--storage", url, "--workers", workers, "--trials", 12)
+        done = command(*words, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+    assert len(search_of(alone)) == 12
+    assert search_of(postgres) == search_of(alone)
+    assert checkpoints(postgres) == checkpoints(alone)
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    lines = (DEMO / "questions" / "choice.jsonl").read_text().splitlines()
+    path = tmp_path_factory.mktemp("questions") / "choice.jsonl"
+    path.write_text("\n".join(lines[:8]))
+    return path
+
+
+def tiny_study(
+    folder: Path, family: Mapping[str, Path], questions: Path, method: str, **space: object
+) -> Path:
+    """A study of tiny models of any merge method, which takes two steps."""
+    rules = METHODS[method]
+    genome = {
+        "models": [str(family[name]) for name in ("x", "y", "z")[: rules.most]],
+        "merge_method": method,
+        "layer_granularity": 2,
+    }
+    if rules.base != "unused":
+        genome["base_model"] = str(family["base"])
+    data = {
+        "genome": genome,
+        "space": space,
+        "tasks": [
+            {"name": "choice", "kind": "multiple_choice", "data": str(questions), "prompt": "plain"}
+        ],
+        "study": {"name": "tiny", "trials": 2, "held_out": 0},
+        "search": {"algorithm": "gradient", "steps": 2, "batch": 4},
+        "engine": {"kind": "transformers"},
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def searched(path: Path) -> list[TrialRecord]:
+    """Run a study to its end in this process, and return its complete trials."""
+    config, url = load_config(path), f"sqlite:///{path.parent}/study.db"
+    choice = choose_engine(config, "transformers")
+    with join_study(build(config, check_values=False), url, choice, Interrupts()) as worker:
+        assert worker.search(math.inf)
+    database = open_storage(url, create=False)
+    try:
+        return [r for r in Trials(database, find_study(database, "tiny")).all() if r.complete]
+    finally:
+        database.engine.dispose()
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_takes_steps_or_has_nothing_to_search(
+    method: str, family: dict[str, Path], questions: Path, tmp_path: Path
+) -> None:
+    complete = searched(tiny_study(tmp_path, family, questions, method))
+    steps = [r for r in complete if r.kind == "search"]
+    if any(parameter.is_searched for parameter in METHODS[method].parameters):
+        first, second = sorted(steps, key=lambda r: r.attributes["generation"])
+        assert first.params != second.params
+        assert all(math.isfinite(r.attributes["result"]["loss"]) for r in steps)
+    else:
+        assert not steps
+
+
+@pytest.mark.parametrize(
+    ("method", "parameter", "reason"),
+    [
+        ("multislerp", "eps", "it guards a division and moves no weight"),
+        ("karcher", "tol", "it decides when an iteration stops"),
+    ],
+)
+def test_a_parameter_without_a_derivative_is_refused_by_name(
+    method: str,
+    parameter: str,
+    reason: str,
+    family: dict[str, Path],
+    questions: Path,
+    tmp_path: Path,
+) -> None:
+    path = tiny_study(tmp_path, family, questions, method, **{parameter: [0.1, 0.2]})
+    with pytest.raises(ConfigError, match=rf"space.{parameter}.*gradient.*{reason}"):
+        build(load_config(path), check_values=False)
+
+
+def test_models_outside_slerps_pair_are_announced(
+    family: dict[str, Path], questions: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(load_config(tiny_study(tmp_path, family, questions, "slerp")), check_values=False)
+
+    assert "slerp merges the two models with the highest t" in caplog.text
+
+
+def test_negative_weights_of_tasks_store_probabilities(
+    family: dict[str, Path], questions: Path, tmp_path: Path
+) -> None:
+    path = tiny_study(tmp_path, family, questions, "linear")
+    data = yaml.safe_load(path.read_text())
+    data["tasks"][0]["weight"] = -1.0
+    path.write_text(json.dumps(data))
+    for record in searched(path):
+        if record.kind == "search":
+            assert -1.0 <= record.attributes["result"]["objective"] <= 0.0
+            assert record.attributes["result"]["loss"] == pytest.approx(
+                -record.attributes["result"]["objective"], abs=1e-6
+            )
+
+
+def test_stored_gradients_are_read_back_bit_for_bit(tmp_path: Path) -> None:
+    from storage.claims import Claims
+    from storage.gradients import StoredGradient
+    from storage.studies import create_study
+
+    database = open_storage(f"sqlite:///{tmp_path}/study.db")
+    study = create_study(database, "demo")
+    values = np.random.default_rng(0).normal(size=7) * 10.0 ** np.arange(-3, 4)
+    names = [f"p{n}" for n in range(7)]
+    gradient = StoredGradient(3, 1, dict(zip(names, values.tolist(), strict=True)))
+    claims = Claims(database, study._study_id, "me")
+    trial = claims.start("step", {}, {}, {"generation": 3, "slot": 1})
+    claims.finish(trial, 0.5, {}, {}, {}, gradient)
+
+    assert GradientStore(database, study._study_id).get(3, 1).tolist() == values.tolist()
+    database.engine.dispose()
