@@ -40,6 +40,11 @@ class Parameter:
         return self.default is None or type(self.default) is float
 
     @property
+    def least(self) -> float:
+        """The least magnitude that a recipe holds of it: 1e-12 if it must stay above 0."""
+        return 1e-12 if self.open and self.limits[0] == 0 else 0.0
+
+    @property
     def is_searched(self) -> bool:
         """Whether it has a default search range."""
         return not math.isnan(self.low)

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from objectives.errors import ExportError
-from objectives.models.header import merged_bytes
 from study.config.schema import StudyConfig
+
+from .merge_size import merged_bytes
 
 log = logging.getLogger(__name__)
 

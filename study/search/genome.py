@@ -1,8 +1,8 @@
 """The search space: named parameters in, a MergeRecipe out, with mergekit-evolve's meaning.
 
 K: knots (blocks of layers, or smooth's points), M: models, F: filters and the rest,
-P: parameters of the method. A genotype lists its values in the order K, M, F, P; where a method
-has parameters that its models share, those follow in the order K, F, P.
+P: parameters of the method. A genotype lists its values in the order K, M, F, P; those of
+parameters that the models share follow in the order K, F, P.
 """
 
 import itertools
@@ -21,8 +21,6 @@ UNIFORM_WEIGHTS = (0.5, 0.7, 0.85, 1.0)
 SCALE = "lambda"
 NEARLY = 0.999
 """The share of the way to 0 or 1 that DELLA's epsilon may move a density."""
-_LEAST = 1e-12
-"""What a parameter that must stay above 0 is read as, at least."""
 T = TypeVar("T")
 
 
@@ -83,10 +81,8 @@ class Genome:
         values = {
             p.name: self._folded(values_KMFP[i::P]) for i, p in enumerate(self._of_models)
         } | self._set_values()
-        shared_KFP = [
-            max(abs(value), _LEAST if self._of_all[i % len(self._of_all)].open else 0.0)
-            for i, value in enumerate(genotype[count:])
-        ]
+        pairs = zip(genotype[count:], itertools.cycle(self._of_all), strict=False)
+        shared_KFP = [max(abs(value), parameter.least) for value, parameter in pairs]
         shared = {
             p.name: _batched(shared_KFP[i :: len(self._of_all)], self._sets)
             for i, p in enumerate(self._of_all)
@@ -251,9 +247,8 @@ class Genome:
         ranges |= {SCALE: scale} if scale else {}
         if len(ranges) == 1:
             raise ConfigError(
-                f"genome.layer_granularity: {self._config.merge_method} over "
-                f"{self._num_layers} layers has one parameter, and the search wants two; "
-                "make blocks smaller, or use filters"
+                f"genome.layer_granularity: {self._config.merge_method} has one parameter here, and "
+                "CMA-ES needs two; make blocks smaller, or use filters"
             )
         return ranges
 
@@ -283,7 +278,7 @@ def _joined(*parts: str) -> str:
 
 
 def _within(values: dict[str, ValuesKMF]) -> dict[str, ValuesKMF]:
-    """DELLA's epsilon as far as density - epsilon to density + epsilon stays inside 0 to 1."""
+    """Bound DELLA's epsilon so that density - epsilon and density + epsilon stay inside 0 to 1."""
     if "epsilon" not in values:
         return values
     pairs = zip(values["epsilon"], values["density"], strict=True)
@@ -299,7 +294,7 @@ def _within(values: dict[str, ValuesKMF]) -> dict[str, ValuesKMF]:
 
 
 def recipe_of(record: TrialRecord, genome: Genome) -> MergeRecipe:
-    """The merge that a trial scored."""
+    """Return the merge that a trial scored."""
     if record.baseline is None:
         return genome.recipe(record.params)
     return next(b.recipe for b in genome.baselines() if b.name == record.baseline)

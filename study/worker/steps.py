@@ -124,7 +124,7 @@ def _finite(gradient: Mapping[str, float]) -> dict[str, float]:
     broken = [name for name, value in gradient.items() if not math.isfinite(value)]
     if broken:
         log.warning(
-            "%d of %d derivatives are NaN or infinite, the first by %s: this step does not use them",
+            "%d of %d derivatives are NaN or infinite, the first is by %s: they count as 0",
             *(len(broken), len(gradient), broken[0]),
         )
     return {name: value if math.isfinite(value) else 0.0 for name, value in gradient.items()}

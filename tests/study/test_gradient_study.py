@@ -5,7 +5,7 @@ import math
 import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -15,26 +15,63 @@ from objectives.merge.catalogue import METHODS
 from storage.database.database import open_storage
 from storage.gradients import GradientStore
 from storage.studies import find_study
-from storage.trials import TrialRecord, Trials
+from storage.trials import BASELINE, TrialRecord, Trials
 from study.cli.interrupts import Interrupts
 from study.config.errors import ConfigError
 from study.config.load import load_config
+from study.search.state import CANDIDATE
 from study.setup.engine import choose_engine
 from study.setup.setup import build
 from study.worker.join import join_study
-from tests.support.commands import command, records, search_of, started, wait_for, write_study
+from tests.support.commands import command, records, search_of, started, wait_for
 from tests.support.paths import DEMO
 
 STEPS = 10
-GRADIENT = {"algorithm": "gradient", "steps": STEPS, "batch": 6, "rate": 0.05}
 
 
-def by_gradient(**search: object) -> Any:
-    def change(data: dict[str, Any]) -> None:
-        data["search"] = GRADIENT | search
-        del data["study"]["population"]
+def tiny_study(
+    folder: Path,
+    family: Mapping[str, Path],
+    method: str = "dare_ties",
+    questions: int = 8,
+    study: Mapping[str, object] = MappingProxyType({}),
+    search: Mapping[str, object] = MappingProxyType({}),
+    space: Mapping[str, object] = MappingProxyType({}),
+) -> Path:
+    """A study of tiny models of any merge method; by default it takes two steps."""
+    rules = METHODS[method]
+    genome = {
+        "models": [str(family[name]) for name in ("x", "y", "z")[: rules.most]],
+        "merge_method": method,
+        "layer_granularity": 2,
+    }
+    if rules.base != "unused":
+        genome["base_model"] = str(family["base"])
+    lines = (DEMO / "questions" / "choice.jsonl").read_text().splitlines()[:questions]
+    (folder / "choice.jsonl").write_text("\n".join(lines))
+    task = {"name": "choice", "kind": "multiple_choice", "data": "choice.jsonl", "prompt": "plain"}
+    data = {
+        "genome": genome,
+        "space": dict(space),
+        "tasks": [task],
+        "study": {"name": "demo", "trials": 2, "held_out": 0} | dict(study),
+        "search": {"algorithm": "gradient", "steps": 2, "batch": 4} | dict(search),
+        "engine": {"kind": "transformers", "threads": 1},
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
 
-    return change
+
+def longer_study(folder: Path, family: Mapping[str, Path]) -> Path:
+    """A study of ten steps with a verdict."""
+    return tiny_study(
+        folder,
+        family,
+        questions=40,
+        study={"trials": STEPS, "held_out": 0.5},
+        search={"steps": STEPS, "batch": 6, "rate": 0.05},
+    )
 
 
 def gradients(url: str, ascents: int) -> Mapping[tuple[int, int], list[float]]:
@@ -54,18 +91,20 @@ def gradients(url: str, ascents: int) -> Mapping[tuple[int, int], list[float]]:
 def checkpoints(url: str) -> dict[str, tuple[Mapping[str, float], float | None]]:
     """Every other merge of a study, by name: baselines, checkpoints and final merges."""
     return {
-        r.attributes["candidate"]: (r.params, r.value)
+        r.attributes.get(BASELINE) or r.attributes[CANDIDATE]: (r.params, r.value)
         for r in records(url)
         if r.complete and r.kind != "search"
     }
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+def undisturbed(
+    family: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, str]:
     """The database of a study that ran without interruption, and what it printed."""
     folder = tmp_path_factory.mktemp("undisturbed")
     url = f"sqlite:///{folder}/study.db"
-    done = command("run", write_study(folder, by_gradient()), "--storage", url, folder=folder)
+    done = command("run", longer_study(folder, family), "--storage", url, folder=folder)
     assert done.returncode == 0, done.stderr
     return url, done.stdout
 
@@ -95,9 +134,9 @@ def test_a_step_lowers_the_loss_of_the_questions_that_are_kept_out(
 
 @pytest.mark.timeout(600)
 def test_a_study_that_is_killed_three_times_takes_the_same_steps(
-    undisturbed: tuple[str, str], postgres: str, tmp_path: Path
+    undisturbed: tuple[str, str], family: dict[str, Path], postgres: str, tmp_path: Path
 ) -> None:
-    config = write_study(tmp_path, by_gradient())
+    config = longer_study(tmp_path, family)
     done_before = 0
     for count in (11, 14, 18):
         process = started(config, postgres)
@@ -119,52 +158,25 @@ def test_a_study_that_is_killed_three_times_takes_the_same_steps(
 
 
 @pytest.mark.timeout(600)
-def test_one_worker_and_three_take_the_same_steps(postgres: str, tmp_path: Path) -> None:
-    config = write_study(tmp_path, by_gradient(ascents=3, steps=4))
+def test_one_worker_and_three_take_the_same_steps(
+    family: dict[str, Path], postgres: str, tmp_path: Path
+) -> None:
+    config = tiny_study(
+        tmp_path,
+        family,
+        questions=24,
+        study={"trials": 12, "held_out": 0.5},
+        search={"ascents": 3, "steps": 4},
+    )
     alone = f"sqlite:///{tmp_path}/alone.db"
     for url, workers in ((alone, 1), (postgres, 3)):
-        words = ("run", config, "--storage", url, "--workers", workers, "--trials", 12)
+        words = ("run", config, "--storage", url, "--workers", workers)
         done = command(*words, folder=tmp_path)
         assert done.returncode == 0, done.stderr
 
     assert len(search_of(alone)) == 12
     assert search_of(postgres) == search_of(alone)
     assert checkpoints(postgres) == checkpoints(alone)
-
-
-@pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    lines = (DEMO / "questions" / "choice.jsonl").read_text().splitlines()
-    path = tmp_path_factory.mktemp("questions") / "choice.jsonl"
-    path.write_text("\n".join(lines[:8]))
-    return path
-
-
-def tiny_study(
-    folder: Path, family: Mapping[str, Path], questions: Path, method: str, **space: object
-) -> Path:
-    """A study of tiny models of any merge method, which takes two steps."""
-    rules = METHODS[method]
-    genome = {
-        "models": [str(family[name]) for name in ("x", "y", "z")[: rules.most]],
-        "merge_method": method,
-        "layer_granularity": 2,
-    }
-    if rules.base != "unused":
-        genome["base_model"] = str(family["base"])
-    data = {
-        "genome": genome,
-        "space": space,
-        "tasks": [
-            {"name": "choice", "kind": "multiple_choice", "data": str(questions), "prompt": "plain"}
-        ],
-        "study": {"name": "tiny", "trials": 2, "held_out": 0},
-        "search": {"algorithm": "gradient", "steps": 2, "batch": 4},
-        "engine": {"kind": "transformers"},
-    }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(data))
-    return path
 
 
 def searched(path: Path) -> list[TrialRecord]:
@@ -175,16 +187,16 @@ def searched(path: Path) -> list[TrialRecord]:
         assert worker.search(math.inf)
     database = open_storage(url, create=False)
     try:
-        return [r for r in Trials(database, find_study(database, "tiny")).all() if r.complete]
+        return [r for r in Trials(database, find_study(database, "demo")).all() if r.complete]
     finally:
         database.engine.dispose()
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_takes_steps_or_has_nothing_to_search(
-    method: str, family: dict[str, Path], questions: Path, tmp_path: Path
+    method: str, family: dict[str, Path], tmp_path: Path
 ) -> None:
-    complete = searched(tiny_study(tmp_path, family, questions, method))
+    complete = searched(tiny_study(tmp_path, family, method))
     steps = [r for r in complete if r.kind == "search"]
     if any(parameter.is_searched for parameter in METHODS[method].parameters):
         first, second = sorted(steps, key=lambda r: r.attributes["generation"])
@@ -206,26 +218,25 @@ def test_a_parameter_without_a_derivative_is_refused_by_name(
     parameter: str,
     reason: str,
     family: dict[str, Path],
-    questions: Path,
     tmp_path: Path,
 ) -> None:
-    path = tiny_study(tmp_path, family, questions, method, **{parameter: [0.1, 0.2]})
+    path = tiny_study(tmp_path, family, method, space={parameter: [0.1, 0.2]})
     with pytest.raises(ConfigError, match=rf"space.{parameter}.*gradient.*{reason}"):
         build(load_config(path), check_values=False)
 
 
 def test_models_outside_slerps_pair_are_announced(
-    family: dict[str, Path], questions: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    family: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    build(load_config(tiny_study(tmp_path, family, questions, "slerp")), check_values=False)
+    build(load_config(tiny_study(tmp_path, family, "slerp")), check_values=False)
 
     assert "slerp merges the two models with the highest t" in caplog.text
 
 
 def test_negative_weights_of_tasks_store_probabilities(
-    family: dict[str, Path], questions: Path, tmp_path: Path
+    family: dict[str, Path], tmp_path: Path
 ) -> None:
-    path = tiny_study(tmp_path, family, questions, "linear")
+    path = tiny_study(tmp_path, family, "linear")
     data = yaml.safe_load(path.read_text())
     data["tasks"][0]["weight"] = -1.0
     path.write_text(json.dumps(data))

@@ -137,4 +137,4 @@ def test_a_study_whose_gpus_cannot_share_it_has_no_plan(tmp_path: Path) -> None:
 
 def test_the_workers_of_a_host_share_its_memory_in_a_plan() -> None:
     hardware = Hardware("h100", 64 * GB, workers=4)
-    assert "of 16.00 GB of the host" in estimate(DEMO / "study.yaml", hardware, []).memory
+    assert "of 16.00 GB on the host" in estimate(DEMO / "study.yaml", hardware, []).memory

@@ -470,7 +470,7 @@ def edited(**change: Any) -> Callable[[Path], None]:
         (lambda folder: (folder / "study.json").unlink(), "does not say which study it is from"),
         (
             lambda folder: (folder / "SHA256SUMS").unlink(),
-            "SHA256SUMS: No such file or directory; SHA256SUMS says what",
+            "SHA256SUMS: No such file or directory; SHA256SUMS lists what",
         ),
     ],
 )

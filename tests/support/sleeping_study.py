@@ -27,12 +27,14 @@ from storage.database.database import open_storage
 from storage.studies import find_study
 from storage.trials import Trials
 from study.cli.interrupts import Interrupted, Interrupts
+from study.cli.options import RunOptions
 from study.config.schema import StudyConfig
 from study.search.genome import Genome
 from study.search.state import Evaluation, SearchState, Slot
 from study.setup.engine import EngineChoice
 from study.setup.setup import Setup
 from study.worker.join import join_study
+from study.worker.observe import observers
 
 NAME = "tiny"
 LAYERS = 8
@@ -137,6 +139,7 @@ def run(
     with (
         Interrupts() as interrupts,
         join_study(tiny_setup(config), url, choice, interrupts) as worker,
+        observers(worker, RunOptions()) as worker.monitor,
     ):
         return worker.search(deadline)
 

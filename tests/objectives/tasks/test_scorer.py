@@ -226,7 +226,7 @@ def test_hanging_threads_do_not_keep_the_program_from_exiting() -> None:
 
     code = (
         "import time\nfrom objectives.tasks.scorer import Scoring\n"
-        "from objectives.tasks.task import ScorerError\n"
+        "from objectives.errors import ScorerError\n"
         "try:\n"
         "    Scoring(2, 0.2, 0).each([1], str, lambda key: time.sleep(600))\n"
         "except ScorerError as error:\n"

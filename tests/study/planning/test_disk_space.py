@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from objectives.errors import ExportError
-from objectives.models.header import merged_bytes
 from study.config.load import load_config
 from study.config.schema import StudyConfig
 from study.planning.disk_space import check_room
+from study.planning.merge_size import merged_bytes
 from tests.support.paths import DEMO
 
 

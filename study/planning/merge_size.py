@@ -5,8 +5,7 @@ import math
 from pathlib import Path
 
 from objectives.errors import SourceError
-
-from .locate import parts_of
+from objectives.models.locate import parts_of
 
 _BYTES = 2
 """The size of an element in an exported merge, bfloat16."""
