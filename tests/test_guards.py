@@ -85,7 +85,7 @@ def test_no_package_has_many_modules() -> None:
 def test_no_module_is_long() -> None:
     for package in ROOTS:
         for path in (ROOT / package).rglob("*.py"):
-            assert len(path.read_text().split("\n")) <= 300, path
+            assert len(path.read_text().splitlines()) <= 300, path
 
 
 def test_every_benchmark_can_be_imported() -> None:

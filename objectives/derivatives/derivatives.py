@@ -233,6 +233,7 @@ def _limits(
     low, high = (-np.inf, np.inf) if parameter is None else parameter.limits
     if parameter is not None and parameter.open:
         low += _OPEN * step
+    low = low if parameter is None else max(low, parameter.least or low)
     if slot.name == "epsilon" and "density" in numbers and slot.model is not None:
         density = numbers["density"][slot.model]
         high = min(high, _NEARLY * density, _NEARLY * (1 - density))

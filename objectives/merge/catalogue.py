@@ -31,6 +31,8 @@ class Parameter:
     limits: tuple[float, float] = (-math.inf, math.inf)
     """The values that a config may have. If `open`, a range must stay above the lower limit."""
     open: bool = False
+    least: float = 0.0
+    """The least magnitude that a recipe holds of it."""
     no_derivative: str = ""
     """Why a search by gradient cannot improve it; empty if it has a useful derivative."""
 
@@ -38,11 +40,6 @@ class Parameter:
     def is_number(self) -> bool:
         """Whether it is a real number; integers and booleans are never searched."""
         return self.default is None or type(self.default) is float
-
-    @property
-    def least(self) -> float:
-        """The least magnitude that a recipe holds of it: 1e-12 if it must stay above 0."""
-        return 1e-12 if self.open and self.limits[0] == 0 else 0.0
 
     @property
     def is_searched(self) -> bool:
@@ -189,7 +186,7 @@ METHODS: Mapping[str, Method] = {
         (
             Parameter("r", 0.1, False, 0.0, 1.0, 0.1, limits=(0.0, math.inf)),
             Parameter("alpha", 0.2, False, 0.0, 1.0, 0.2, limits=(0.0, math.inf)),
-            replace(_DROPPED, open=True),  # tensors that are equal in all models divide 0 by it
+            replace(_DROPPED, least=1e-12),  # at 0, equal tensors are merged into NaN
         )
     ),
     "nearswap": Method((Parameter("t", None, False, 0.0, 1e-3, limits=(0.0, math.inf)),), most=1),

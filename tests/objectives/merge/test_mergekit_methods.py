@@ -311,6 +311,6 @@ def test_a_method_without_search_parameters_ends_after_its_baselines() -> None:
 
 
 def test_a_single_parameter_cannot_be_searched() -> None:
-    with pytest.raises(ConfigError, match="sce over 4 layers has one parameter"):
+    with pytest.raises(ConfigError, match="sce has one parameter here"):
         genome("sce", layer_granularity=0)
     assert len(genome("sce", layer_granularity=0, filters=("mlp",)).space) == 2
