@@ -117,14 +117,15 @@ class Search:
             self.asked += 3 * len(batch)
             yield self.ascent.step, float(np.dot(step.losses_Q, weights)), self.ascent.params
 
-    def check(self, point: Params) -> tuple[Scores, float]:
-        """Scores of the part kept out, and its loss."""
+    def check(self, point: Params) -> tuple[Scores | None, float]:
+        """The scores of the part kept out unless only its loss is compared, and that loss."""
         self.engine.load(self.genome.recipe(point))
         self.asked += self.kept.questions
         flat = [lesson for of_task in self.kept_lessons for lesson in of_task]
         shares = [share for of_task in self.kept_shares for share in of_task]
         loss = float(np.dot(self.engine.losses(flat, self.loss), shares))
-        return self.kept.evaluate(self.engine), loss
+        only_loss = self.variant.by in ("loss", "last")
+        return None if only_loss else self.kept.evaluate(self.engine), loss
 
 
 def _affordable(budget: int, step: int, check: int, every: int) -> int:
@@ -164,14 +165,16 @@ def searched(search: Search, held_out: QuestionSet, curve: bool) -> dict[str, An
             scores, kept_loss = search.check(point)
             points.append(point)
             row = {"step": count, "asked": search.asked, "loss": float(np.mean(losses))}
-            row |= {"kept": scores.value, "kept_soft": scores.soft, "kept_loss": kept_loss}
+            row["kept_loss"] = kept_loss
+            if scores is not None:
+                row |= {"kept": scores.value, "kept_soft": scores.soft}
             if curve:
                 row["held_out"] = scored(search.engine, genome.recipe(point), held_out)["value"]
             rows.append(row)
             losses = []
     worth = {
-        "score": [row["kept"] for row in rows],
-        "soft": [row["kept_soft"] for row in rows],
+        "score": [row["kept"] for row in rows if "kept" in row],
+        "soft": [row["kept_soft"] for row in rows if "kept" in row],
         "loss": [-row["kept_loss"] for row in rows],
     }
     picked = {name: int(np.argmax(values)) for name, values in worth.items() if values}
@@ -233,7 +236,7 @@ def opened(file: Path, variant: Variant, device: str) -> tuple[Setup, GradientEn
 def told(row: Mapping[str, Any], seed: int) -> str:
     """A result in a few lines."""
     curve = "  ".join(
-        f"{r['step']}: {r['loss']:.3f} {r['kept_loss']:.3f} {r['kept']:.3f}"
+        f"{r['step']}: {r['loss']:.3f} {r['kept_loss']:.3f} {r.get('kept', float('nan')):.3f}"
         + (f" {r['held_out']:.4f}" if "held_out" in r else "")
         for r in row["rows"]
     )

@@ -247,8 +247,8 @@ class Genome:
         ranges |= {SCALE: scale} if scale else {}
         if len(ranges) == 1:
             raise ConfigError(
-                f"genome.layer_granularity: {self._config.merge_method} has one parameter here, and "
-                "CMA-ES needs two; make blocks smaller, or use filters"
+                f"genome.layer_granularity: {self._config.merge_method} has one parameter here, "
+                "and CMA-ES needs two; make blocks smaller, or use filters"
             )
         return ranges
 
