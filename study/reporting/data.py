@@ -10,6 +10,7 @@ from storage.identity import study_identity
 from storage.scores import ScoreStore
 from storage.studies import stored_fingerprint
 from storage.trials import TrialRecord, Trials
+from study.search.ascent.history import AscentHistory
 from study.search.genome import Genome, recipe_of
 from study.search.history import ScoreHistory
 from study.search.state import SearchState, best_merge
@@ -77,6 +78,8 @@ class ReportData:
     merge: MergeParameters | None
     never_right: NeverRight
     answer_changes: AnswerChanges | None
+    ascents: AscentHistory | None = None
+    """The losses of a search by gradient."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contents of report.json; its keys are a public format."""
@@ -98,7 +101,7 @@ class ReportData:
             "merge": None if self.merge is None else asdict(self.merge),
             "never_right": asdict(self.never_right),
             "flips": None if self.answer_changes is None else asdict(self.answer_changes),
-        }
+        } | ({} if self.ascents is None else {"gradient": self.ascents.to_dict()})
 
 
 def report_data(
@@ -139,6 +142,7 @@ def report_data(
         merge=None if merge is None else _merge_parameters(merge, setup.genome),
         never_right=never_right(setup.search.tasks, records, answers, trials.study._study_id),
         answer_changes=_answer_changes(setup, judgement),
+        ascents=AscentHistory.of(records),
     )
 
 

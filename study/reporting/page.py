@@ -35,6 +35,11 @@ _FIGURES: Mapping[str, tuple[Callable[[ReportData], Figure | None], str]] = {
         verdict_figures.differences,
         "The intervals are simultaneous: they also hold for a merge that these questions selected.",
     ),
+    "losses": (
+        search_figures.losses,
+        "Grey: each batch. The dotted line is the checkpoint with the lowest loss on the questions "
+        "that no batch contains; the distance between the lines is what the ascent overfits.",
+    ),
     "best-so-far": (
         search_figures.best_so_far,
         "The highest of many noisy scores overstates the quality of the merge.",
@@ -48,7 +53,7 @@ _FIGURES: Mapping[str, tuple[Callable[[ReportData], Figure | None], str]] = {
     "importance": (search_figures.importance, "Computed from the search trials."),
     "convergence": (
         search_figures.convergence,
-        "The distribution that each generation was sampled from, replayed from the stored trials.",
+        "Where each generation was sampled or each step began, replayed from the stored trials.",
     ),
     "time": (search_figures.time, "Medians of each generation; the table below has the totals."),
 }

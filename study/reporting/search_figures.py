@@ -12,6 +12,7 @@ from .style import (
     COLOURS,
     GREEN,
     GREY,
+    INK,
     MAX_LABELS,
     ORANGE,
     cycled,
@@ -25,10 +26,41 @@ _LEVELS = {"best parent": ORANGE, "best uniform": GREEN}
 """Baselines to draw. The base is left out: it often scores far below all trials."""
 
 
+def losses(data: ReportData) -> Figure | None:
+    """Draw the losses of an ascent: of the batches, and of the questions that are kept out."""
+    if data.ascents is None:
+        return None
+    figure, axes = new_figure("Loss of the search by gradient")
+    for ascent, curve in data.ascents.ascents.items():
+        name = f" of ascent {ascent}" if len(data.ascents.ascents) > 1 else ""
+        colour = COLOURS[(ascent + 1) % len(COLOURS)] if name else ORANGE
+        steps = range(len(curve.losses))
+        axes.scatter(steps, curve.losses, s=10, color=GREY, linewidths=0)
+        points = curve.checkpoints
+        for values, label, style in (
+            ([p.batch_loss for p in points], "batches, mean of the last steps", "--"),
+            ([p.kept_out_loss for p in points], "questions that are kept out", "-"),
+        ):
+            axes.plot(
+                [p.steps for p in points],
+                values,
+                style,
+                color=colour if style == "-" else BLUE,
+                marker="o",
+                markersize=3,
+                label=label + name,
+            )
+    if data.ascents.best is not None:
+        axes.axvline(data.ascents.best[1].steps, color=INK, linewidth=1, linestyle=":")
+    whole_numbers(axes, "step")
+    legend_below(axes, 1)
+    return figure
+
+
 def best_so_far(data: ReportData) -> Figure | None:
     """Draw every trial, the best score so far and the best parent and uniform merge."""
     history = data.scores
-    if not history.values:
+    if not history.values or data.ascents is not None:
         return None
     figure, axes = new_figure("Search score of each trial")
     numbers = range(1, len(history.values) + 1)
@@ -45,7 +77,7 @@ def best_so_far(data: ReportData) -> Figure | None:
 def population(data: ReportData) -> Figure | None:
     """Draw the range and the mean of each generation's scores."""
     generations = data.scores.by_generation()
-    if not generations:
+    if not generations or data.ascents is not None:
         return None
     figure, axes = new_figure("Search score of each generation")
     numbers = [g.generation for g in generations]
@@ -104,17 +136,20 @@ def convergence(data: ReportData) -> Figure | None:
     """Draw the step size of CMA-ES and the path of its mean."""
     if len(data.convergence) < 2:
         return None
-    figure, axes = new_figure("CMA-ES, in shares of each range")
     generations = [d.generation for d in data.convergence]
+    by_gradient = data.ascents is not None
+    size, point = ("learning rate", "point") if by_gradient else ("step size (sigma)", "mean")
+    title = "First ascent" if by_gradient else "CMA-ES"
+    figure, axes = new_figure(f"{title}, in shares of each range")
     lines = {
-        "step size (sigma)": [d.sigma for d in data.convergence],
-        "mean: distance from the first mean": [d.from_start for d in data.convergence],
-        "mean: step from the previous mean": [d.step for d in data.convergence],
+        size: [d.sigma for d in data.convergence],
+        f"{point}: distance from the first {point}": [d.from_start for d in data.convergence],
+        f"{point}: step from the previous {point}": [d.step for d in data.convergence],
     }
     for colour, (label, heights) in zip(COLOURS, lines.items(), strict=False):
         axes.plot(generations, heights, color=colour, label=label, marker="o", markersize=3)
     axes.set_ylim(bottom=0)
-    whole_numbers(axes, "generation")
+    whole_numbers(axes, "step" if by_gradient else "generation")
     legend_below(axes, 2)
     return figure
 
@@ -122,10 +157,10 @@ def convergence(data: ReportData) -> Figure | None:
 def time(data: ReportData) -> Figure | None:
     """Draw the time that the parts of a trial take, as stacked bars."""
     medians = data.seconds.medians
-    if not medians["score"]:
+    if not any(medians.values()):
         return None
     figure, axes = new_figure("Seconds of a search trial, median of each generation")
-    bottom = np.zeros(len(medians["score"]))
+    bottom = np.zeros(max(map(len, medians.values())))
     for colour, (part, values) in zip(COLOURS, medians.items(), strict=False):
         axes.bar(range(len(values)), values, bottom=bottom, color=colour, label=part, width=0.8)
         bottom += np.array(values)

@@ -19,7 +19,7 @@ from study.search.state import SearchState
 
 ENOUGH_TRIALS = 100
 """Search trials below which an importance would be noise: PED-ANOVA looks at the best tenth."""
-_PARTS = ("ask", "merge", "score")
+_PARTS, _STEP = ("ask", "merge", "score"), "step"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class TimeSpent:
     totals: Mapping[str, Mapping[str, float]]
     """Seconds by kind and part."""
     medians: Mapping[str, Sequence[float]]
-    """Seconds of a search trial by part: the median of each generation."""
+    """Seconds of a search trial by part: the median of each generation. Searches by gradient have
+    the part `step`."""
 
 
 def convergence(state: SearchState, replay: Proposals) -> list[Distribution]:
@@ -92,21 +93,22 @@ def time_spent(records: Sequence[TrialRecord]) -> TimeSpent:
     generations: dict[int, list[TrialRecord]] = defaultdict(list)
     for record in search_trials(records):
         generations[record.attributes[GENERATION]].append(record)
+    parts = [*_PARTS, *([_STEP] if any(_STEP in r.seconds for r in records) else [])]
     return TimeSpent(
         {kind: len(of_kind) for kind, of_kind in kinds.items()},
-        {kind: _totals(of_kind) for kind, of_kind in kinds.items()},
+        {kind: _totals(of_kind, parts) for kind, of_kind in kinds.items()},
         {
             part: [
                 statistics.median(r.seconds.get(part, 0.0) for r in of_generation)
                 for of_generation in generations.values()
             ]
-            for part in _PARTS
+            for part in parts
         },
     )
 
 
-def _totals(records: Sequence[TrialRecord]) -> dict[str, float]:
-    return {part: round(sum(r.seconds.get(part, 0.0) for r in records), 2) for part in _PARTS}
+def _totals(records: Sequence[TrialRecord], parts: Sequence[str]) -> dict[str, float]:
+    return {part: round(sum(r.seconds.get(part, 0.0) for r in records), 2) for part in parts}
 
 
 def _distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -70,18 +70,23 @@ def differences(data: ReportData) -> Figure | None:
 
 
 def merge(data: ReportData) -> Figure | None:
-    """Draw a heat map of each parameter of the merge: a row for each model, a column for each
-    block."""
+    """Draw a heat map of each parameter of the merge, and of each filter if there are several: a
+    row for each model, a column for each block."""
     merge = data.merge
     if merge is None:
         return None
-    count, rows = len(merge.values), len(merge.models)
+    filters: dict[str, list[int]] = {}
+    for x, column in enumerate(merge.columns):
+        filters.setdefault(column.partition(" ")[2], []).append(x)
+    maps = [(parameter, name) for parameter in merge.values for name in filters]
+    count, rows = len(maps), len(merge.models)
     figure = Figure(figsize=(WIDTH, count * (1.15 + 0.42 * rows)), layout="constrained")
     panels = figure.subplots(count, squeeze=False)[:, 0]
     names = [wrapped(model, 16) for model in merge.models]
-    for axes, (parameter, table) in zip(panels, merge.values.items(), strict=True):
-        values = np.array(table)
-        low, high = min(0.0, float(values.min())), max(1.0, float(values.max()))
+    for axes, (parameter, name) in zip(panels, maps, strict=True):
+        table = np.array(merge.values[parameter])
+        values = table[:, filters[name]]
+        low, high = min(0.0, float(table.min())), max(1.0, float(table.max()))
         signed = low < 0
         limits = (-max(-low, high), max(-low, high)) if signed else (0.0, high)
         image = axes.imshow(
@@ -91,10 +96,11 @@ def merge(data: ReportData) -> Figure | None:
             vmin=limits[0],
             vmax=limits[1],
         )
-        title = f"{parameter.capitalize()}, merge of trial {merge.trial}"
+        part = f" of {short(name, 24)}" if name else ""
+        title = f"{parameter.capitalize()}{part}, merge of trial {merge.trial}"
         axes.set_title(title, fontsize=10.5, fontweight="bold")
         axes.set_yticks(range(rows), names, fontsize=8.5)
-        _label_columns(axes, merge.columns)
+        _label_columns(axes, [merge.columns[x].partition(" ")[0] for x in filters[name]])
         axes.spines[:].set_visible(False)
         if values.shape[1] <= MAX_LABELS:
             for (y, x), value in np.ndenumerate(values):

@@ -1,0 +1,105 @@
+"""The losses of a search by gradient over time: the data of every chart of an ascent."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from storage.trials import GENERATION, SLOT, TrialRecord
+from study.search.history import search_trials
+
+from .jobs import ASCENT, EVERY, KEPT_LOSS, STEPS
+
+_GRADIENT_COST = 3
+"""What the gradient of a question's loss counts as: one forward pass and a backward pass, which
+takes as long as two."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A point of an ascent, evaluated on the questions that are kept out of its batches."""
+
+    steps: int
+    """The number of steps that led to it."""
+    batch_loss: float
+    """The mean loss of the batches of the last few steps before it."""
+    kept_out_loss: float
+    kept_out_score: float
+
+    @property
+    def gap(self) -> float:
+        """How much higher the loss is on the questions that no batch contains."""
+        return self.kept_out_loss - self.batch_loss
+
+
+@dataclass(frozen=True)
+class AscentCurve:
+    """The losses of one ascent."""
+
+    losses: Sequence[float]
+    """The loss of each step's batch, at the point that the step starts from."""
+    checkpoints: Sequence[Checkpoint]
+
+
+@dataclass(frozen=True)
+class AscentHistory:
+    """The losses of all ascents of a study."""
+
+    ascents: Mapping[int, AscentCurve]
+    questions: int
+    """Questions asked by steps and checkpoints; the gradient of a question counts as three."""
+
+    @classmethod
+    def of(cls, records: Sequence[TrialRecord]) -> Self | None:
+        """Return the history of a study with these trials; None if it has no step of an ascent."""
+        steps = [r for r in search_trials(records) if "loss" in r.attributes.get("result", {})]
+        if not steps:
+            return None
+        checkpoints = [r for r in records if r.complete and ASCENT in r.attributes]
+        curves = {}
+        for ascent in sorted({r.attributes[SLOT] for r in steps}):
+            own = [r for r in steps if r.attributes[SLOT] == ascent]
+            losses = [
+                float(r.attributes["result"]["loss"])
+                for r in sorted(own, key=lambda r: int(r.attributes[GENERATION]))
+            ]
+            points = {
+                int(r.attributes[STEPS]): r
+                for r in checkpoints
+                if r.attributes[ASCENT] == ascent and r.attributes[STEPS] <= len(losses)
+            }
+            curves[ascent] = AscentCurve(
+                losses, [_checkpoint(points[steps], losses) for steps in sorted(points)]
+            )
+        asked = _GRADIENT_COST * sum(r.attributes["result"]["asked"] for r in steps)
+        return cls(curves, asked + sum(r.attributes["result"]["asked"] for r in checkpoints))
+
+    @property
+    def best(self) -> tuple[int, Checkpoint] | None:
+        """The ascent and the checkpoint with the lowest loss on the questions that are kept out;
+        None before the first checkpoint."""
+        pairs = [(a, point) for a, curve in self.ascents.items() for point in curve.checkpoints]
+        return min(pairs, key=lambda pair: (pair[1].kept_out_loss, pair[1].steps), default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the history as it stands in report.json."""
+        return {
+            "questions": self.questions,
+            "ascents": {
+                str(ascent): {
+                    "losses": list(curve.losses),
+                    "checkpoints": [vars(point) for point in curve.checkpoints],
+                }
+                for ascent, curve in self.ascents.items()
+            },
+        }
+
+
+def _checkpoint(record: TrialRecord, losses: Sequence[float]) -> Checkpoint:
+    steps = int(record.attributes[STEPS])
+    return Checkpoint(
+        steps,
+        statistics.fmean(losses[max(0, steps - EVERY) : steps]),
+        float(record.attributes["result"][KEPT_LOSS]),
+        float(record.value or 0.0),
+    )
