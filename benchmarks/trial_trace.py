@@ -67,7 +67,7 @@ def trace(file: Path) -> Trace:
                 worker._evaluate(job, 0.0, records)
             sys.setprofile(recorded)
             try:
-                worker.search(math.inf)
+                worker._search(jobs, math.inf)
             finally:
                 sys.setprofile(None)
     return recorded

@@ -123,6 +123,7 @@ class Trials:
         self._unfinished: set[int] = set()
         """Ids of the trials that were not finished when last read."""
         self._last_id = -1
+        self._study_number = study_id(study)
 
     def frozen(self) -> list[FrozenTrial]:
         """Return Optuna's own records. They must not be modified."""
@@ -148,7 +149,7 @@ class Trials:
         States are read first: all data of a trial with a finished state are visible by then. Ids
         increase in the order in which trials become visible, because creating one locks the study.
         """
-        number, trial = study_id(self.study), TrialModel
+        number, trial = self._study_number, TrialModel
         wanted = (trial.study_id == number) & (
             (trial.trial_id > self._last_id) | trial.trial_id.in_(sorted(self._unfinished))
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class EndTokens:
     """The end tokens that are only in generation_config.json. They stay in the answer, as in
     lm-eval, so that their text is scored unless they are special tokens."""
 
-    @property
+    @cached_property
     def all(self) -> tuple[int, ...]:
         return self.dropped + self.kept
 
