@@ -13,8 +13,8 @@ from storage.studies import stored_start
 from storage.workers import Workers
 from study.cli.interrupts import Interrupts
 from study.setup.engine import EngineChoice
-from study.setup.engine_facts import as_stored
-from study.setup.enter import announce, enter_study, open_database
+from study.setup.engine_facts import with_stored_facts
+from study.setup.enter import enter_study, log_start, open_database
 from study.setup.setup import Setup
 
 from .worker import Worker
@@ -34,11 +34,13 @@ def join_study(
         database = open_database(setup, url, interrupts)
         stack.callback(database.engine.dispose)
         trials, population, worker_id = enter_study(setup, database, choice, num_workers)
-        choice = replace(as_stored(choice, trials.study), differences=setup.rules.differences)
+        choice = replace(
+            with_stored_facts(choice, trials.study), differences=setup.rules.differences
+        )
         workers = Workers(database, trials.study._study_id)
         heartbeat = Heartbeat(workers, worker_id, setup.config.study.grace)
         stack.enter_context(heartbeat)
-        announce(setup, url, trials.all(), population)
+        log_start(setup, url, trials.all(), population)
         heartbeat.doing = "starting the engine"
         engine = choice.start(setup.sources, setup.longest)
         stack.callback(engine.close)

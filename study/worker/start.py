@@ -54,13 +54,13 @@ def start_worker(
     if share is not None:
         use_threads(share.threads)
         choice = replace(choice, host_memory=share.memory)
-    choice.begin()
+    choice.prestart()
     from study.setup.setup import build
 
     from .join import join_study
 
     alone = share is None
-    setup = build(config, check_values=alone and not choice.reads_sources, warn=alone)
+    setup = build(config, check_values=alone and not choice.checks_values, warn=alone)
     num_workers = 1 if share is None else share.num_workers
     with join_study(setup, url, choice, interrupts, num_workers) as worker:
         yield worker

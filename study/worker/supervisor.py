@@ -31,7 +31,7 @@ from study.monitors.progress import Progress
 from study.search.contenders import contenders
 from study.setup.engine import EngineChoice, choose_engine
 from study.setup.engine_facts import use_stored_threads
-from study.setup.enter import announce, make_study, open_database
+from study.setup.enter import create_or_find_study, log_start, open_database
 from study.setup.setup import Setup, build
 
 from .held_out import has_held_out
@@ -71,18 +71,18 @@ def supervise(
 
     No trial starts after `deadline`, a time of `time.monotonic`.
 
-    Raises ConfigError and what `make_study` raises, and ends the program if a worker failed and the
-    study is not finished.
+    Raises ConfigError and what `create_or_find_study` raises. Ends the program with the exit code
+    of a failed worker if the study is not finished.
     """
     choice = choose_engine(config, options.engine, probe=False)
     gpus = gpus_for(choice, count)
-    setup = build(config, check_values=not choice.reads_sources, warn=True)
+    setup = build(config, check_values=not choice.checks_values, warn=True)
     database = open_database(setup, url, interrupts)
     try:
         with database.exclusive():
-            trials, population = make_study(setup, database, choice, count)
+            trials, population = create_or_find_study(setup, database, choice, count)
             store_budget(trials.study, config.study.trials)
-        announce(setup, url, trials.all(), population)
+        log_start(setup, url, trials.all(), population)
         log.info("starting %d worker%s", count, "s" if count > 1 else "")
         threads = None if gpus[0] else max(1, (os.cpu_count() or 1) // count)
         others = replace(options, wandb=None)  # the first worker logs for all

@@ -37,8 +37,8 @@ from study.monitors.progress import Progress
 from study.search.contenders import contenders
 from study.search.jobs import Jobs
 from study.search.state import CANDIDATE, Slot
-from study.setup.engine_facts import THREADS, as_stored
-from study.setup.enter import enter_study, make_study
+from study.setup.engine_facts import THREADS, with_stored_facts
+from study.setup.enter import create_or_find_study, enter_study
 from study.worker import supervisor
 from study.worker.process import WorkerSpec
 from study.worker.start import HostShare
@@ -313,7 +313,7 @@ def test_trials_that_nobody_has_claimed_do_not_run_for_ever(
     assert run(database, config)
     assert found(database) == undisturbed
     assert [r.attributes["failure"] for r in records(database) if not r.complete] == [
-        "its run ended without a word"
+        "its run ended unexpectedly"
     ]
 
 
@@ -548,10 +548,10 @@ def test_a_study_without_trials_takes_the_population_of_those_who_begin_it(datab
         tiny_setup(tiny_config(TRIALS, None, fit_population=True)),
         open_storage(database),
     )
-    assert [make_study(setup, storage, CHOICE, n)[1] for n in (1, 8, 4)] == [10, 16, 12]
+    assert [create_or_find_study(setup, storage, CHOICE, n)[1] for n in (1, 8, 4)] == [10, 16, 12]
     _, population, _ = enter_study(setup, storage, CHOICE, 8)
     assert population == 16
-    assert [make_study(setup, storage, CHOICE, n)[1] for n in (1, 4)] == [16, 16]
+    assert [create_or_find_study(setup, storage, CHOICE, n)[1] for n in (1, 4)] == [16, 16]
 
 
 def test_the_population_suits_the_workers_where_the_config_lets_it() -> None:
@@ -569,12 +569,12 @@ def test_filters_that_match_nothing_are_refused_where_a_study_begins(database: s
     layout = [SimpleNamespace(name="layers.0.mlp"), SimpleNamespace(name="layers.0.self_attn")]
     setup = replace(setup, sources=SimpleNamespace(layout=layout))  # type: ignore[arg-type]
     storage = open_storage(database)
-    with pytest.raises(ConfigError, match=r"self_atn is in no tensor's name$"):
-        make_study(setup, storage, CHOICE)
+    with pytest.raises(ConfigError, match=r"self_atn matches no tensor$"):
+        create_or_find_study(setup, storage, CHOICE)
     with pytest.raises(StorageError, match="no study tiny"):
         find_study(storage, NAME)
     enter_study(tiny_setup(config), storage, CHOICE)
-    make_study(setup, storage, CHOICE)
+    create_or_find_study(setup, storage, CHOICE)
 
 
 def test_a_start_that_is_not_there_is_told_with_those_that_are(database: str) -> None:
@@ -665,7 +665,7 @@ def test_a_study_stores_its_threads_when_it_begins_and_keeps_them(
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     torch.set_num_threads(5)
     joined = enter_study(setup, storage, with_threads(None))[0]
-    choice = as_stored(with_threads(None), joined.study)
+    choice = with_stored_facts(with_threads(None), joined.study)
     assert (choice.threads, torch.get_num_threads()) == (int(stored), int(stored))
     assert choice.signature.endswith(f", {stored} threads")
     with pytest.raises(StudyMismatch, match=rf"engine.threads: {stored} stored, 6 now"):
@@ -685,7 +685,7 @@ def test_a_study_that_began_without_threads_continues_with_those_of_each_run(
     for number in (None, 3):
         trials, _, _ = enter_study(tiny_setup(config), storage, with_threads(number))
         torch.set_num_threads(2)
-        assert as_stored(with_threads(number), trials.study).threads == number
+        assert with_stored_facts(with_threads(number), trials.study).threads == number
         assert torch.get_num_threads() == (number or 2)
     storage.engine.dispose()
     assert run(url, config)
