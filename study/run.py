@@ -121,12 +121,12 @@ def _run_worker(
     with start_worker(config, url, options, interrupts) as worker:
         from study.monitors.flat_scores import FlatScores
         from study.monitors.progress import Progress
-        from study.worker.observe import observers
+        from study.worker.observe import create_monitors
 
         worker.store_budget()
         progress = Progress(log_console, config.study.trials, worker.population)
         flat = FlatScores(len(worker.setup.genome.baselines()))
-        reached = search(worker, observers(worker, options, progress, flat), deadline)
+        reached = search(worker, create_monitors(worker, options, progress, flat), deadline)
         _finish(worker.setup, worker.trials, reached)
 
 

@@ -1,4 +1,4 @@
-"""When repeated failures end a run."""
+"""End a run after repeated failures."""
 
 from typing import TypeAlias
 
@@ -16,12 +16,12 @@ class Failures:
         self._count = 0
 
     def reset(self) -> None:
-        """Note a success."""
+        """Record a success."""
         self._count = 0
 
     def add(self, error: Failure) -> None:
-        """Note a failure. Raises EngineError or ScorerError if it is the third in a row."""
+        """Record a failure. Raises EngineError or ScorerError if it is the third in a row."""
         self._count += 1
         if self._count == FAILURES_IN_A_ROW:
             kind = ScorerError if isinstance(error, ScorerError) else EngineError
-            raise kind(f"{FAILURES_IN_A_ROW} trials failed in a row, the last with: {error}")
+            raise kind(f"{FAILURES_IN_A_ROW} trials failed in a row; the last error: {error}")

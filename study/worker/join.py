@@ -1,4 +1,4 @@
-"""Joins a study as one of its workers, with an engine running."""
+"""Join a study as one of its workers, with a running engine."""
 
 import contextlib
 import gc
@@ -26,9 +26,9 @@ def join_study(
 ) -> Iterator[Worker]:
     """Create or resume the study at `url`, start the engine, and yield a worker of the study.
 
-    `num_workers` is the number of workers that are started together.
+    `num_workers` is the number of workers that this run starts.
 
-    Raises StorageError, StudyMismatch and EngineError.
+    Raises ConfigError, StorageError, StudyMismatch and EngineError.
     """
     with contextlib.ExitStack() as stack:
         database = open_database(setup, url, interrupts)
@@ -44,7 +44,7 @@ def join_study(
         heartbeat.doing = "starting the engine"
         engine = choice.start(setup.sources, setup.longest)
         stack.callback(engine.close)
-        gc.freeze()  # scanning the objects that stay took 0.7 s every few trials
+        gc.freeze()  # otherwise collecting permanent objects took 0.7 s every few trials
         stack.callback(gc.unfreeze)
         heartbeat.doing = "looking for work"
         answers = ScoreStore(database)

@@ -221,7 +221,7 @@ def test_a_killed_supervisor_leaves_no_worker_and_a_killed_worker_is_replaced(
     wait_for_true(lambda: len(workers_of(url)) == 3)
     process.kill()
     _, err = process.communicate()
-    assert "was killed by SIGKILL: starting it again" in err
+    assert "was killed by SIGKILL: restarting it" in err
     wait_for_true(lambda: all(has_ended(record.process) for record in workers_of(url)))
     wait_for_true(lambda: all(record.end is not None for record in workers_of(url)[1:]))
 

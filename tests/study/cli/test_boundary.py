@@ -19,7 +19,7 @@ from study.cli.faults import LONGEST_LINE, MOST_LINES, ended_by, message_of
 from study.cli.interrupts import Interrupted
 from study.cli.options import RunOptions
 from study.config.errors import ConfigError
-from study.worker.process import WorkerSpec, check_workers, work
+from study.worker.process import WorkerSpec, check_workers, run_worker
 from study.worker.start import HostShare
 from tests.support.paths import DEMO, ROOT
 
@@ -259,7 +259,7 @@ def test_a_worker_process_ends_with_its_name_and_one_line(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     share = HostShare(2, 1, 2**30)
     spec = WorkerSpec(path, "sqlite:///none.db", 1, RunOptions("transformers"), 1, share)
-    process = multiprocessing.get_context("spawn").Process(target=work, args=(spec,))
+    process = multiprocessing.get_context("spawn").Process(target=run_worker, args=(spec,))
     process.start()
     process.join()
     assert process.exitcode == code
