@@ -13,10 +13,10 @@ from pathlib import Path
 
 from objectives.engines.host_memory import available
 from objectives.engines.vllm.settings import SIZES
-from study.cli.boundary import begin
+from study.cli.boundary import install_handlers
 from study.cli.interrupts import Interrupted, Interrupts
 from study.cli.options import RunOptions
-from study.cli.session import reported, start_logging
+from study.cli.session import reporting_errors, start_logging
 
 from .start import HostShare, search, start_worker
 
@@ -75,9 +75,9 @@ def run_worker(spec: WorkerSpec) -> None:
     """Run a worker in this process: search, then score the held-out questions."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles Ctrl-C
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by `without_ctrl_c`
-    begin(signals=False)
+    install_handlers(signals=False)
     name = f"worker {spec.number}: "
-    with reported(name):
+    with reporting_errors(name):
         threading.Thread(target=_end_with_supervisor, daemon=True).start()
         start_logging(name, logging.WARNING)
         _set_levels(shows_common=spec.number == 0)

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from study.cli.faults import MOST_LINES, message_of
+from study.cli.faults import MAX_LINES, format_message
 from study.config.errors import ConfigError
 from study.config.load import load_config
 from study.config.schema import MOST_TRIALS, StudyConfig
@@ -37,8 +37,8 @@ def refused(text: str | bytes) -> str:
     """What is said of a file that is no study."""
     with pytest.raises(ConfigError) as caught:
         loaded(text)
-    said = message_of(f"error: {caught.value}")
-    assert len(said.split("\n")) <= MOST_LINES
+    said = format_message(f"error: {caught.value}")
+    assert len(said.split("\n")) <= MAX_LINES
     return said
 
 
