@@ -79,6 +79,6 @@ def open_study(config: StudyConfig, url: str) -> Iterator[StoredStudy]:
     try:
         study = find_study(database, config.name)
         budget = stored_budget(study, config.study.trials)
-        yield StoredStudy(config.of_trials(budget), database, study)
+        yield StoredStudy(config.with_trials(budget), database, study)
     finally:
         database.engine.dispose()

@@ -94,7 +94,7 @@ def _search(spec: WorkerSpec, deadline: float, interrupts: Interrupts) -> None:
 
     options = spec.options
     config = load_config(spec.path, options.task_folders, options.benchmarks)
-    config = config.of_trials(spec.budget)
+    config = config.with_trials(spec.budget)
     with start_worker(config, spec.url, options, interrupts, spec.share) as worker:
         from .observe import create_monitors
 

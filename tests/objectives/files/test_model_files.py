@@ -157,7 +157,7 @@ def study(folder: Path, *models: str, base: str = "base", **genome: Any) -> Stud
     data = {"models": models, "base_model": base, "merge_method": "task_arithmetic"} | genome
     tasks = [{"name": "mc", "kind": "multiple_choice", "data": "none"}]
     config = StudyConfig.model_validate({"genome": data, "tasks": tasks})
-    return config.at(folder / "study.yaml")
+    return config.with_file(folder / "study.yaml")
 
 
 @pytest.mark.parametrize("other", ["./a", "a/", "../here/a", "link", "absolute"])

@@ -562,7 +562,7 @@ def test_the_population_depends_on_the_workers_with_fit_population() -> None:
     fits = tiny_setup(tiny_config(TRIALS, None, fit_population=True))
     assert [fits.rules.population(n) for n in (1, 4, 8)] == [10, 12, 16]
     assert tiny_setup(tiny_config(TRIALS, None)).rules.population(8) == 10
-    assert tiny_setup(tiny_config(TRIALS, None).of_trials(400)).rules.population() == 20
+    assert tiny_setup(tiny_config(TRIALS, None).with_trials(400)).rules.population() == 20
 
 
 def test_filters_that_match_nothing_are_refused_in_new_studies_only(database: str) -> None:
