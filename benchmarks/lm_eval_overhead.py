@@ -160,7 +160,7 @@ class Clock(Monitor):
 def ours(path: Path, trials: int) -> tuple[float, float]:
     """Seconds to set a study up, and of a trial beside merge and engine."""
     began = time.perf_counter()
-    config = load_config(path, [path.parent]).of_trials(trials)
+    config = load_config(path, [path.parent]).with_trials(trials)
     setup = build(config, check_values=False)
     ready = time.perf_counter() - began
     choice = RandomChoice("transformers", "cpu", "float32", 4096)

@@ -92,7 +92,7 @@ def points(setup: Setup, choice: EngineChoice, trials: int, every: int) -> Itera
             if isinstance(setup.search, RacedQuestionSet):
                 setup.search.records = worker.trials.all
             for budget in range(every * worker.population, trials + 1, every * worker.population):
-                worker.setup = replace(setup, config=setup.config.of_trials(budget))
+                worker.setup = replace(setup, config=setup.config.with_trials(budget))
                 worker.search(math.inf)
                 yield _point(worker, budget // worker.population)
 

@@ -50,7 +50,7 @@ class Trace:
 
 def trace(file: Path) -> Trace:
     """Return the trace of the last search trial of a short study."""
-    config = load_config(file).of_trials(_TRIALS)
+    config = load_config(file).with_trials(_TRIALS)
     recorded = Trace()
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/study.db"

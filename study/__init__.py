@@ -7,6 +7,6 @@ if sys.argv[:1] == ["-m"]:  # `python -m study...` is looking for its module: no
 
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    from study.cli.boundary import begin
+    from study.cli.boundary import install_handlers
 
-    begin()
+    install_handlers()

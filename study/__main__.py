@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from study.cli.boundary import bounded, main
+from study.cli.boundary import main, run_and_exit
 
 COMMANDS = ("run", "plan", "status", "report", "export", "verify", "dashboard")
 
@@ -50,8 +50,8 @@ def start(program: str, arguments: list[str]) -> NoReturn:
     """Run the command that the arguments name, and end the process."""
     if arguments and arguments[0] in COMMANDS:
         name, *rest = arguments
-        bounded(lambda: main(command_of(name), f"{program} {name}", rest))
-    bounded(lambda: _without_command(program, arguments))
+        run_and_exit(lambda: main(command_of(name), f"{program} {name}", rest))
+    run_and_exit(lambda: _without_command(program, arguments))
 
 
 def console_script() -> NoReturn:

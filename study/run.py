@@ -83,18 +83,18 @@ def _run(
 ) -> None:
     from study.config.errors import ConfigError
     from study.config.load import load_config, study_url
-    from study.config.schema import MOST_TRIALS
+    from study.config.schema import MAX_TRIALS
     from study.planning.disk_space import check_room
 
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     config = load_config(path, options.task_folders, options.benchmarks)
     for option, number in (("--trials", trials), ("--workers", workers)):
-        if number is not None and not 1 <= number <= MOST_TRIALS:
-            raise ConfigError(f"{option} {number}: must be at least 1 and at most {MOST_TRIALS}")
+        if number is not None and not 1 <= number <= MAX_TRIALS:
+            raise ConfigError(f"{option} {number}: must be at least 1 and at most {MAX_TRIALS}")
     if timeout is not None and not timeout >= 0:
         raise ConfigError(f"--timeout {timeout:g}: must be at least 0")
     if trials is not None:
-        config = config.of_trials(trials)
+        config = config.with_trials(trials)
     if options.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("--wandb: wandb is not installed; pip install '.[wandb]'")
     check_room(config)
@@ -121,12 +121,12 @@ def _run_worker(
     with start_worker(config, url, options, interrupts) as worker:
         from study.monitors.flat_scores import FlatScores
         from study.monitors.progress import Progress
-        from study.worker.observe import observers
+        from study.worker.observe import create_monitors
 
         worker.store_budget()
         progress = Progress(log_console, config.study.trials, worker.population)
         flat = FlatScores(len(worker.setup.genome.baselines()))
-        reached = search(worker, observers(worker, options, progress, flat), deadline)
+        reached = search(worker, create_monitors(worker, options, progress, flat), deadline)
         _finish(worker.setup, worker.trials, reached)
 
 

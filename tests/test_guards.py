@@ -1,4 +1,4 @@
-"""What must not drift apart: commands and README, config and its page, imports and their cost."""
+"""Checks that code and documentation agree, and that imports stay fast and modules short."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ SECTIONS = [
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_and_stands_in_the_readme(name: str) -> None:
+def test_every_command_has_help_and_is_in_the_readme(name: str) -> None:
     result = subprocess.run(
         [sys.executable, "-m", f"study.{name}", "--help"],
         capture_output=True,
@@ -60,14 +60,14 @@ def test_help_imports_nothing_heavy(name: str) -> None:
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda s: s.__name__)
-def test_every_key_stands_on_the_config_page(section: type[BaseModel]) -> None:
+def test_every_key_is_on_the_config_page(section: type[BaseModel]) -> None:
     page = (ROOT / "docs" / "config.md").read_text()
     for name, field in section.model_fields.items():
         if not field.exclude:
             assert f"`{field.alias or name}`" in page or f"## {name}\n" in page, name
 
 
-def test_every_package_stands_in_the_readmes_tree_and_says_what_it_is() -> None:
+def test_every_package_is_in_the_readme_and_has_a_docstring() -> None:
     tree = (ROOT / "README.md").read_text().split("## Files")[1]
     for path in [path for name in ROOTS for path in (ROOT / name).rglob("__init__.py")]:
         if path.parent.parent in (ROOT, ROOT / "study", ROOT / "objectives"):

@@ -25,8 +25,8 @@ from storage.scores import HELD_OUT, SEARCH, ScoreStore, StoredScores
 from storage.trials import TrialRecord
 from study.config.errors import ConfigError
 from study.config.schema import StudyConfig
-from study.setup.engine import EngineChoice, choose_engine, use_threads_of
-from study.setup.engine_facts import as_stored
+from study.setup.engine import EngineChoice, choose_engine, use_signature_threads
+from study.setup.engine_facts import with_stored_facts
 from study.setup.matching import check_fingerprint
 from study.setup.setup import Setup, build
 from study.setup.stored import StoredStudy, open_study
@@ -61,11 +61,11 @@ def check(
     loaded = study_file(folder, origin, config, task_folders)
     url = database_url(folder, origin, loaded, storage, trusted=config is not None)
     choice = choose_engine(loaded, engine)
-    choice.begin()
+    choice.prestart()
     setup = _setup(folder, origin, loaded)
     with _stored(folder, origin, loaded, url) as stored:
         check_fingerprint(setup, stored.study)
-        return _check(folder, origin, setup, stored, as_stored(choice, stored.study))
+        return _check(folder, origin, setup, stored, with_stored_facts(choice, stored.study))
 
 
 def _check(
@@ -141,7 +141,7 @@ def _compared(
     if not stored:
         return []
     for reply in said.values():
-        use_threads_of(reply.engine)  # all tasks of a split were asked by one engine
+        use_signature_threads(reply.engine)  # all tasks of a split were asked by one engine
     now = exam.evaluate(engine, samples).tasks  # others beside them would change the last bits
     return [
         _task(split, name, now[name], task, said.get(name), choice.signature)

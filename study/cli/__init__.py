@@ -1,1 +1,1 @@
-"""What the commands share: options, logging, error messages and signals."""
+"""Options, logging, error messages and signals of all commands."""

@@ -1,6 +1,6 @@
-"""The boundary of every command: how it ends when a signal, an error or a fault ends it.
+"""The outermost level of every command: turn signals and errors into a message and an exit code.
 
-`begin` runs before anything else is imported, so nothing here imports what is slow or may fail.
+`install_handlers` runs before other imports, so this module imports nothing slow or unreliable.
 """
 
 import os
@@ -17,26 +17,26 @@ FAULT = 70
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def begin(signals: bool = True) -> None:
-    """Guard the standard streams; report faults, and the signals if asked to, without traceback.
+def install_handlers(signals: bool = True) -> None:
+    """Guard the standard streams, and report uncaught exceptions without a traceback.
 
-    Until a command has begun to work a signal ends the process at once; then its Interrupts take
-    over.
+    With `signals`, SIGINT and SIGTERM end the process at once, until the command's Interrupts
+    replace these handlers.
     """
     guard_streams()
-    sys.excepthook = _report_fault
-    sys.unraisablehook = _ignore  # such an exception ended nothing
+    sys.excepthook = _report_uncaught
+    sys.unraisablehook = _ignore  # such an exception does not end the program
     for number in _SIGNALS if signals else ():
-        if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup it stays ignored
-            signal.signal(number, _end)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _exit)
 
 
 def main(
     command: Callable[..., None], name: str | None = None, arguments: list[str] | None = None
 ) -> NoReturn:
-    """Run a command with these arguments, by default those of this process, and end the process.
+    """Run a command and end the process.
 
-    `name` is what its help calls it.
+    `arguments` are those of this process by default. `name` is the program's name in the help.
     """
 
     def work() -> None:
@@ -44,38 +44,38 @@ def main(
 
         application(command)(arguments, prog_name=name or f"python -m study.{command.__name__}")
 
-    bounded(work)
+    run_and_exit(work)
 
 
-def bounded(work: Callable[[], None]) -> NoReturn:
-    """Do some work and end the process, with the exit code that it raises or its error has."""
-    begin()
+def run_and_exit(work: Callable[[], None]) -> NoReturn:
+    """Call a function and end the process with the exit code that it or its error has."""
+    install_handlers()
     try:
         work()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException as error:  # before the command's own boundary, as in an import
-        from study.cli.faults import ended_by
+    except BaseException as error:  # outside `reporting_errors`, for example in an import
+        from study.cli.faults import report_error
 
-        code = ended_by(error)
+        code = report_error(error)
     raise SystemExit(exit_code(code))
 
 
-def _end(number: int, _: FrameType | None) -> None:
-    """End at once: nothing has been begun that a database or a file would miss."""
+def _exit(number: int, _: FrameType | None) -> None:
+    """End the process at once: it has not started to write to a database or a file."""
     guard_streams()
     print("interrupted", file=sys.stderr, flush=True)
     os._exit(128 + number)
 
 
-def _report_fault(
+def _report_uncaught(
     kind: type[BaseException], error: BaseException, _: TracebackType | None
 ) -> NoReturn:
-    from study.cli.faults import ended_by
+    from study.cli.faults import report_error
 
-    raise SystemExit(exit_code(ended_by(error)))
+    raise SystemExit(exit_code(report_error(error)))
 
 
 def _ignore(_: Any) -> None:
-    """In a finalizer: there is nobody to catch it, and what it was about is gone."""
+    """Ignore an exception in a finalizer: nothing can handle it."""

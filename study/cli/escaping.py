@@ -1,5 +1,5 @@
-"""Texts that come from outside (names of models, tasks, studies and files, questions) in every
-medium that they are written to: one function each, so that a name is only ever a name.
+"""Escape external texts (names of models, tasks, studies and files, questions) for each output
+format.
 """
 
 import codecs
@@ -11,7 +11,7 @@ from typing import Any
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
 )
-"""Control characters, line separators, overrides of the writing direction, halves of pairs."""
+"""Control characters, line separators, bidirectional overrides and surrogates."""
 _PLAIN = {"±": "+/-", "…": "...", "–": "-", "─": "-", "│": "|"}
 _ASCII = "merge-study-ascii"
 
@@ -21,61 +21,64 @@ _MARKDOWN = re.compile(
 
 
 class Markdown(str):
-    """A text that is Markdown already."""
+    """A text that is already Markdown."""
 
 
 def printable(text: object) -> str:
-    """One line for a terminal, a log or a page: what would move the cursor, change colours, begin
-    a line or turn the writing direction is shown as an escape sequence."""
-    return _UNPRINTABLE.sub(lambda found: _escape(found[0]), str(text))
+    """Return a text as one line for a terminal, a log or a page.
+
+    Characters that would move the cursor, change colours, start a line or change the writing
+    direction are replaced by escape sequences.
+    """
+    return _UNPRINTABLE.sub(lambda match: _escape(match[0]), str(text))
 
 
 def printable_lines(text: object) -> str:
-    """The same for a text of several lines."""
+    """Apply `printable` to each line of a text."""
     return "\n".join(map(printable, str(text).split("\n")))
 
 
 def encodable(text: str, encoding: str | None) -> str:
-    """The text with what an encoding lacks in other words: `+/-` for `±` in ASCII."""
+    """Replace the characters that an encoding does not have, for example `±` by `+/-` in ASCII."""
     encoding = encoding or "utf-8"
     return text.encode(encoding, _ASCII).decode(encoding)
 
 
 def say(text: object) -> None:
-    """Print a result. Any text can be printed on any terminal."""
+    """Print a result; characters that the terminal cannot print are replaced."""
     print(encodable(printable_lines(text), getattr(sys.stdout, "encoding", None)))
 
 
 def markdown(text: object) -> Markdown:
-    """A text in Markdown that is shown as it is: in a paragraph, a heading or a table's cell."""
+    """Escape a text for Markdown: for a paragraph, a heading or a table's cell."""
     if isinstance(text, Markdown):
         return text
     plain = html.escape(printable(text), quote=False)
-    return Markdown(_MARKDOWN.sub(lambda found: "\\" + found[0], plain))
+    return Markdown(_MARKDOWN.sub(lambda match: "\\" + match[0], plain))
 
 
 def markdown_code(text: object) -> Markdown:
-    """A code span of Markdown, outside of tables."""
+    """Return a text as a code span of Markdown, for use outside of tables."""
     plain = printable(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", plain)), default=0))
     space = " " if plain.startswith("`") or plain.endswith("`") else ""
     return Markdown(f"{fence}{space}{plain}{space}{fence}")
 
 
-def drawn(text: object) -> str:
-    """A text in a figure of matplotlib, which reads $ as mathematics and leaves labels that begin
-    with _ out of a legend."""
+def for_matplotlib(text: object) -> str:
+    """Escape a text for matplotlib, which reads $ as mathematics and omits labels that begin with _
+    from legends."""
     plain = printable(text).replace("$", r"\$")
     return f" {plain}" if plain.startswith("_") else plain
 
 
-def plotted(text: object) -> str:
-    """A text in a figure of plotly, which reads some HTML."""
+def for_plotly(text: object) -> str:
+    """Escape a text for plotly, which reads some HTML."""
     return html.escape(printable(text), quote=False)
 
 
-def in_page(value: Any) -> Any:
-    """What a template of a page prints, before it escapes HTML itself."""
+def for_template(value: Any) -> Any:
+    """Escape a value for a page's template, which escapes HTML afterwards."""
     return printable(value) if type(value) is str else value
 
 
@@ -87,8 +90,8 @@ def _escape(character: str) -> str:
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
-    lacking = error.object[error.start : error.end]
-    return "".join(_PLAIN.get(c, ascii(c)[1:-1]) for c in lacking), error.end
+    missing = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(c, ascii(c)[1:-1]) for c in missing), error.end
 
 
 codecs.register_error(_ASCII, _in_ascii)

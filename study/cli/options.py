@@ -17,7 +17,7 @@ StorageUrl = Annotated[
         "--storage",
         metavar="URL",
         envvar="STUDY_STORAGE",
-        help="database in place of the config's",
+        help="database to use instead of the config's",
     ),
 ]
 
@@ -28,14 +28,14 @@ TaskFolders = Annotated[
         "--task-search-path",
         metavar="DIR",
         envvar="STUDY_TASK_SEARCH_PATH",
-        help="folder of lm-eval tasks, whose code will run; may be given again",
+        help="folder of lm-eval tasks, whose code will run; can be repeated",
     ),
 ]
 
 
 @dataclass(frozen=True)
 class Wandb:
-    """Where a run is logged at Weights & Biases."""
+    """The project and entity at Weights & Biases that a run is logged to."""
 
     project: str | None = None
     entity: str | None = None
@@ -43,7 +43,7 @@ class Wandb:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options of a run that do not belong to its config. Worker processes receive them too."""
+    """The options of a run that are not part of its config. Worker processes receive them too."""
 
     engine: str | None = None
     task_folders: tuple[Path, ...] = ()

@@ -1,7 +1,7 @@
-"""The standard streams of a command: a write that fails ends nothing, and is remembered.
+"""The standard streams of a command, on which a failed write does not raise an error.
 
-What cannot be written to stdout is reported at the end, by exit code, when all else is done; what
-cannot be written to stderr is lost. Characters that a terminal does not have are replaced.
+A failed write to stdout is reported by the exit code at the end; a failed write to stderr is
+ignored. Characters that the encoding does not have are replaced.
 """
 
 import errno
@@ -10,8 +10,8 @@ import os
 import sys
 from typing import TextIO
 
-LOST, BROKEN_PIPE = 74, 141
-"""Exit codes: EX_IOERR of sysexits.h, and 128 + SIGPIPE as of a Unix tool under `| head`."""
+WRITE_FAILED, BROKEN_PIPE = 74, 141
+"""Exit codes: EX_IOERR of sysexits.h, and 128 + SIGPIPE like other tools under `| head`."""
 
 
 class Output(io.TextIOWrapper):
@@ -31,31 +31,31 @@ class Output(io.TextIOWrapper):
         try:
             return super().write(text)
         except OSError as error:
-            self._give_up(error)
+            self._discard(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             super().flush()
         except OSError as error:
-            self._give_up(error)
+            self._discard(error)
 
-    def _give_up(self, error: OSError) -> None:
-        """Send what is buffered, and all that follows, nowhere."""
+    def _discard(self, error: OSError) -> None:
+        """Redirect the buffered and all further output to the null device."""
         self.error = self.error or error
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.close(null)
         super().flush()
 
 
 _replaced: list[TextIO] = []
-"""Python's own streams, which would close their file if nothing held them."""
+"""Python's own streams: they would close their files if they were deleted."""
 
 
 def guard_streams() -> None:
-    """Put an Output in the place of stdout and of stderr; a closed one gets its number back, so
-    that no file of ours is opened under it."""
+    """Replace stdout and stderr by Output. If descriptors 0 to 2 are closed, open them on the null
+    device, so that no other file gets their numbers."""
     closed = {number for number in (0, 1, 2) if not _is_open(number)}
     for _ in closed:
         os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest free number
@@ -66,7 +66,7 @@ def guard_streams() -> None:
         if stream is None:
             stream = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         elif type(stream) is not io.TextIOWrapper:
-            continue  # a test's
+            continue  # replaced by a test
         _replaced.append(stream)
         output = Output(stream)
         if number in closed:
@@ -75,10 +75,9 @@ def guard_streams() -> None:
 
 
 def exit_code(code: int) -> int:
-    """Flush stdout; return the exit code of a command whose own one is `code`.
+    """Flush stdout, and return `code`, or another exit code if stdout could not be written.
 
-    A command that succeeded fails if its results could not be written; one that failed keeps its
-    code. A broken pipe is not worth a message: whoever reads has had enough.
+    A code above 1 is kept. A broken pipe is not reported: the reader has closed it.
     """
     stdout = sys.stdout
     if stdout is None:
@@ -90,7 +89,7 @@ def exit_code(code: int) -> int:
     if error.errno == errno.EPIPE:
         return BROKEN_PIPE
     print(f"error: standard output could not be written: {error.strerror}", file=sys.stderr)
-    return LOST
+    return WRITE_FAILED
 
 
 def _is_open(number: int) -> bool:

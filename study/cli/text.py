@@ -1,8 +1,8 @@
-"""Text for people."""
+"""Format values for display."""
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, the two largest."""
+    """Format a duration in its two largest units."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

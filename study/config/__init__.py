@@ -1,1 +1,1 @@
-"""The study file: its schema, and how it is read."""
+"""The schema of the study file, and its reader."""

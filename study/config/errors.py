@@ -2,4 +2,4 @@
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used: names the file, the key, and what is allowed."""
+    """The configuration cannot be used; the message names the file, the key and allowed values."""

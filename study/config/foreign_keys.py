@@ -1,4 +1,4 @@
-"""Keys of a study file that stand in another place here, or that only other programs know."""
+"""Advice on keys of mergekit-evolve, and on keys that belong to another section."""
 
 from collections.abc import Mapping
 
@@ -18,25 +18,25 @@ _OPTIONS = {
     "batch_size": "engine.batch_tokens",
     "strategy": "--workers",
 }
-"""Of mergekit-evolve's command line, and what takes their place (docs/from-mergekit-evolve.md)."""
-_GONE = (
+"""Options of mergekit-evolve's command line, with their replacements."""
+_UNNEEDED = (
     *("in_memory", "merge_cuda", "load_in_8bit", "load_in_4bit", "reshard"),
     *("trust_remote_code", "allow_crimes", "save_final_model"),
 )
 WITHOUT_EFFECT = ("model_name",)
-"""Keys at the top of mergekit-evolve's files that it reads over, and so does a study."""
+"""Top-level keys that mergekit-evolve accepts and ignores, and so does a study."""
 
 
 def advice(key: str, sections: Mapping[str, list[str]]) -> str | None:
-    """What to do about an unknown key at the top of a file; None of one that nobody knows.
+    """Return what to do about an unknown top-level key, or None if the key is not recognised.
 
-    `sections` are the keys of each section.
+    `sections` has the keys of each section.
     """
-    if homes := [f"{name}.{key}" for name, keys in sections.items() if key in keys]:
-        return f"does not belong at the top; write {' or '.join(homes)}"
+    if paths := [f"{name}.{key}" for name, keys in sections.items() if key in keys]:
+        return f"is not a top-level key; use {' or '.join(paths)}"
     option = key.replace("-", "_").lstrip("_")
     if option in _OPTIONS:
-        return f"is an option of mergekit-evolve's command line; here it is {_OPTIONS[option]}"
-    if option in _GONE:
+        return f"is an option of mergekit-evolve's command line; use {_OPTIONS[option]} instead"
+    if option in _UNNEEDED:
         return "is an option of mergekit-evolve's command line that is not needed here; remove it"
     return None

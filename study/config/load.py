@@ -1,4 +1,4 @@
-"""study.yaml (or an evol_merge_config.yaml) in, a frozen StudyConfig out, or a ConfigError.
+"""Read study.yaml or an evol_merge_config.yaml as a frozen StudyConfig.
 
 Paths are relative to the file.
 """
@@ -15,7 +15,7 @@ from storage.database.url import storage_url
 
 from .errors import ConfigError
 from .foreign_keys import WITHOUT_EFFECT
-from .names import wrong_name
+from .names import name_error
 from .problems import message
 from .schema import StudyConfig
 from .yaml_file import PlainLoader, YamlError, read_yaml
@@ -26,82 +26,81 @@ log = logging.getLogger(__name__)
 def load_config(
     path: Path, task_folders: Iterable[Path] = (), benchmarks: bool | None = None
 ) -> StudyConfig:
-    """Read and check a file; tasks without a kind are looked up. Raises ConfigError.
+    """Read and check a file; look up the task files of tasks without a kind. Raises ConfigError.
 
-    `task_folders` are where tasks of lm-eval may be, whose code will run; `benchmarks` whether its
-    common ones may be searched against, None where no search begins.
+    `task_folders` may contain tasks of lm-eval, whose code will run. `benchmarks` allows a search
+    on common benchmarks; None skips that check.
     """
     data = _mapping(path)
     for key in WITHOUT_EFFECT:
         if data.pop(key, None) is not None:
             log.warning("%s: %s has no effect, as in mergekit-evolve", path, key)
     folder, task_folders = path.resolve().parent, tuple(task_folders)
-    if lacking := [str(place) for place in task_folders if not place.is_dir()]:
-        raise ConfigError(f"--task-search-path {lacking[0]}: there is no such folder")
+    if missing := [str(path) for path in task_folders if not path.is_dir()]:
+        raise ConfigError(f"--task-search-path {missing[0]}: the folder does not exist")
     if isinstance(data.get("tasks"), list):
-        places = [*task_folders, folder, folder / "tasks"]
-        data["tasks"] = [_resolved(path, task, places) for task in data["tasks"]]
+        folders = [*task_folders, folder, folder / "tasks"]
+        data["tasks"] = [_with_task_file(path, task, folders) for task in data["tasks"]]
     section = data.get("study")
     if section is None or isinstance(section, dict):
-        data["study"] = _named(path, section or {})
+        data["study"] = _with_name(path, section or {})
     try:
-        return StudyConfig.model_validate(data).at(path, task_folders, benchmarks)
+        return StudyConfig.model_validate(data).with_file(path, task_folders, benchmarks)
     except ValidationError as error:
         raise ConfigError(message(path, data, error)) from None
 
 
-def _named(path: Path, study: dict[str, Any]) -> dict[str, Any]:
-    """The study's section with a name: its own, or the file's. Raises ConfigError."""
+def _with_name(path: Path, study: dict[str, Any]) -> dict[str, Any]:
+    """Return the section `study` with a name, by default the file's. Raises ConfigError."""
     if study.get("name") is not None:
         return study
-    if wrong := wrong_name(path.stem):
+    if error := name_error(path.stem):
         raise ConfigError(
-            f"{path}: study.name is not set, and the file's name does not serve: {wrong}; set "
+            f"{path}: study.name is not set, and the file's name cannot be used: {error}; set "
             "study.name, or rename the file"
         )
     return study | {"name": path.stem}
 
 
-def study_url(config: StudyConfig, given: str | None = None) -> str:
-    """The database of a study: the one `given` on the command line, relative to the current
-    folder, or the file's own, relative to the file. Raises StorageError."""
-    if given is not None:
-        return storage_url(given, config.name, Path())
+def study_url(config: StudyConfig, storage: str | None = None) -> str:
+    """Return the URL of a study's database. Raises StorageError.
+
+    `storage`, relative to the current folder, replaces the config's, relative to its file.
+    """
+    if storage is not None:
+        return storage_url(storage, config.name, Path())
     return storage_url(config.study.storage, config.name, config.folder)
 
 
-def _resolved(path: Path, task: Any, places: list[Path]) -> Any:
-    """The task with the kind, data and prompt of its own file, where it has none inline.
+def _with_task_file(path: Path, task: Any, folders: list[Path]) -> Any:
+    """Return a task's section, completed by its task file unless it has a kind.
 
-    What has no file of ours is taken to be lm-eval's, which looks for it when the study is set up.
+    Without a task file it is a task of lm-eval, which is looked up later. Raises ConfigError.
     """
-    given = {"name": task} if isinstance(task, str) else task
-    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+    entry = {"name": task} if isinstance(task, str) else task
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         return task
-    if given.get("kind") == "lm_eval":
-        return given
-    if "kind" in given:
-        if given.get("data") is None:
-            raise ConfigError(f"{path}: tasks.{given['name']}: data: a question file is needed")
-        return given | {"data": path.resolve().parent / str(given["data"])}
-    found = task_file(given["name"], places)
-    own = {} if found is None else _mapping(found, _TaskLoader)
-    if found is None or "kind" not in own:
-        return given | {"kind": "lm_eval"}
-    if "data" not in own:
-        raise ConfigError(f"{found}: a task file needs data, a question file")
-    folder = found.resolve().parent
-    own["data"] = folder / str(own["data"])
-    if os.path.isfile(folder / str(own.get("prompt"))):
-        own["prompt"] = str(folder / str(own["prompt"]))
-    return own | given
+    if entry.get("kind") == "lm_eval":
+        return entry
+    if "kind" in entry:
+        if entry.get("data") is None:
+            raise ConfigError(f"{path}: tasks.{entry['name']}: data: must name a question file")
+        return entry | {"data": path.resolve().parent / str(entry["data"])}
+    file = task_file(entry["name"], folders)
+    defaults = {} if file is None else _mapping(file, _TaskLoader)
+    if file is None or "kind" not in defaults:
+        return entry | {"kind": "lm_eval"}
+    if "data" not in defaults:
+        raise ConfigError(f"{file}: data: must name a question file")
+    folder = file.resolve().parent
+    defaults["data"] = folder / str(defaults["data"])
+    if os.path.isfile(folder / str(defaults.get("prompt"))):
+        defaults["prompt"] = str(folder / str(defaults["prompt"]))
+    return defaults | entry
 
 
 def task_file(name: str, folders: Iterable[Path]) -> Path | None:
-    """The first file of a task with this name; a study file of that name is none.
-
-    Raises ConfigError.
-    """
+    """Return the first task file with this name, ignoring study files. Raises ConfigError."""
     for folder in folders:
         path = folder / f"{name}.yaml"
         if os.path.exists(path) and "genome" not in _mapping(path, _TaskLoader):
@@ -110,7 +109,7 @@ def task_file(name: str, folders: Iterable[Path]) -> Path | None:
 
 
 class _TaskLoader(PlainLoader):
-    """One to which the hooks in lm-eval's task files are just there."""
+    """A loader that accepts the function hooks in lm-eval's task files as null."""
 
 
 _TaskLoader.add_constructor("!function", lambda loader, node: None)
@@ -126,13 +125,13 @@ def _mapping(path: Path, loader: type[PlainLoader] = PlainLoader) -> dict[str, A
     except YamlError as error:
         raise ConfigError(f"{path}: {error}") from None
     if data is None:
-        raise ConfigError(f"{path} is empty; {_wanted(loader)}")
+        raise ConfigError(f"{path} is empty; {_expected(loader)}")
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} is not a mapping; {_wanted(loader)}")
+        raise ConfigError(f"{path} is not a mapping; {_expected(loader)}")
     return data
 
 
-def _wanted(loader: type[PlainLoader]) -> str:
+def _expected(loader: type[PlainLoader]) -> str:
     if loader is _TaskLoader:
-        return "the file of a task must be a mapping with kind and data"
-    return "a study must be a mapping with genome and tasks"
+        return "a task file must be a mapping with kind and data"
+    return "a study file must be a mapping with genome and tasks"

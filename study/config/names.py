@@ -1,19 +1,19 @@
-"""Which names a study may have: each names a folder."""
+"""Check the names of studies, which are names of folders too."""
 
 import unicodedata
 
-LONGEST_NAME = 255
-"""Bytes of a study's name: what file systems allow."""
+MAX_NAME_LENGTH = 255
+"""Bytes of a study's name: the limit of file systems."""
 
 
-def wrong_name(name: str) -> str | None:
-    """Say why a study cannot have this name, which is that of its folder too; None if it can."""
+def name_error(name: str) -> str | None:
+    """Return why a study cannot have this name, or None if it can."""
     if name in (".", ".."):
-        return f"{name!r} is the name of a folder that is there already; choose another name"
+        return f"{name!r} is reserved by the file system; choose another name"
     if not name or not all(map(_is_allowed, name)):
         return f"{name[:60]!r} must consist of letters, digits and the characters . _ + -"
-    if len(name.encode()) > LONGEST_NAME:
-        return f"{name[:20]}... is longer than {LONGEST_NAME} bytes, so no folder can have its name"
+    if len(name.encode()) > MAX_NAME_LENGTH:
+        return f"{name[:20]}... is longer than {MAX_NAME_LENGTH} bytes; choose a shorter name"
     return None
 
 

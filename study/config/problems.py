@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a study file, in the words of this project."""
+"""Format pydantic's errors about a study file."""
 
 import json
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from objectives.crash_report import without_secrets
 
-_LONGEST_VALUE = 40
-_MUST = {
+_MAX_VALUE_LENGTH = 40
+_MESSAGES = {
     "missing": "is missing",
     "tuple_type": "must be a list",
     "dict_type": "must be a mapping",
@@ -37,22 +37,22 @@ _MUST = {
 }
 _WITHOUT_VALUE = ("missing", "string_too_short", "too_long")
 _REASONS = {
-    "trials": "each look at a study reads all its trials",
-    "population": "the first step of the search takes a whole generation",
-    "batch_tokens": "a batch has to fit the engine's memory",
-    "max_tokens": "no model answers with more",
+    "trials": "all trials of a study are read together",
+    "population": "the first step of the search needs a whole generation",
+    "batch_tokens": "a batch must fit in memory",
+    "max_tokens": "no model has longer answers",
 }
-"""Why there is an upper bound, by the key's last part."""
+"""The reasons for upper bounds, by the last part of the key."""
 
 
 def message(path: Path, data: Mapping[str, Any], error: ValidationError) -> str:
-    """What is wrong with the file at `path`, whose contents are `data`: a line for each problem."""
+    """Return a line for each problem of the file at `path`, whose contents are `data`."""
     lines = []
     for problem in error.errors():
-        place = _place(problem["loc"], data)
+        key = _key(problem["loc"], data)
         for line in _text(problem).split("\n"):
-            joint = "." if place and ": " in line and problem["type"] == "value_error" else ": "
-            lines.append(f"{place}{joint}{line}" if place else line)
+            joint = "." if key and ": " in line and problem["type"] == "value_error" else ": "
+            lines.append(f"{key}{joint}{line}" if key else line)
     if len(lines) == 1:
         return f"{path}: {lines[0]}"
     return f"{path} is not a valid study:\n" + "\n".join(f"  {line}" for line in lines)
@@ -60,11 +60,11 @@ def message(path: Path, data: Mapping[str, Any], error: ValidationError) -> str:
 
 def _text(problem: Any) -> str:
     kind = problem["type"]
-    if kind not in _MUST:
+    if kind not in _MESSAGES:
         return str(problem["msg"]).removeprefix("Value error, ")
     bounds = {name: _plain(bound) for name, bound in problem.get("ctx", {}).items()}
-    must = _MUST[kind].format(**bounds)
-    value = "" if kind in _WITHOUT_VALUE else f", not {_shown(problem['input'])}"
+    must = _MESSAGES[kind].format(**bounds)
+    value = "" if kind in _WITHOUT_VALUE else f", not {_display(problem['input'])}"
     reason = _REASONS.get(str(problem["loc"][-1])) if kind == "less_than_equal" else None
     return f"{must}{value}" + (f": {reason}" if reason else "")
 
@@ -73,14 +73,14 @@ def _plain(bound: Any) -> Any:
     return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
 
 
-def _shown(value: Any) -> str:
-    """A value as a file has it, shortened, and without what a URL in it may hide."""
+def _display(value: Any) -> str:
+    """Return a value as JSON, shortened and without secrets."""
     text = without_secrets(json.dumps(value, ensure_ascii=False, default=str), {})
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}..."
 
 
-def _place(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
-    """The key's path, a task by its name if it has one."""
+def _key(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
+    """Return the path of a key, with the name of a task instead of its index."""
     parts = [str(part) for part in loc]
     if len(loc) > 1 and loc[0] == "tasks" and isinstance(loc[1], int):
         task = data["tasks"][loc[1]]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import plotly.graph_objects as go
 
 from storage.trials import TrialRecord
-from study.cli.escaping import plotted
+from study.cli.escaping import for_plotly
 from study.search.history import ScoreHistory
 
 _DIGITS = 4
@@ -69,7 +69,7 @@ def _tasks(history: ScoreHistory) -> go.Figure:
             x=[g.generation for g in asked],
             y=_rounded(g.tasks[task] for g in asked),
             mode="lines+markers",
-            name=plotted(task),
+            name=for_plotly(task),
         )
     return figure
 

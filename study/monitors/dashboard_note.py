@@ -104,7 +104,7 @@ def note(
     state = SearchState.of(records, population)
     top = best_merge(records)
     words = ["python", "-m", "study.run", str(config.file), "--storage", redacted(url)]
-    words += ["--trials", str(config.trials_given)] if config.trials_given else []
+    words += ["--trials", str(config.trials_override)] if config.trials_override else []
     words += [
         word for folder in config.task_folders for word in ("--task-search-path", str(folder))
     ]

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from objectives.errors import ExportError
-from study.cli.escaping import in_page
+from study.cli.escaping import for_template
 from study.verdict.wording import points
 
 from . import search_figures, verdict_figures
@@ -24,7 +24,7 @@ _PAGES = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
-    finalize=in_page,
+    finalize=for_template,
 )
 _FIGURES: Mapping[str, tuple[Callable[[ReportData], Figure | None], str]] = {
     "held-out": (

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from study.cli.escaping import drawn
+from study.cli.escaping import for_matplotlib
 
 WIDTH, HEIGHT = 5.4, 3.6
 """Inches."""
@@ -87,12 +87,12 @@ def cycled(count: int) -> list[str]:
 
 def wrapped(name: str, width: int) -> str:
     """Return a name as a label of up to two lines of `width` characters."""
-    return "\n".join(map(drawn, textwrap.wrap(elide(name, 2 * width), width)))
+    return "\n".join(map(for_matplotlib, textwrap.wrap(elide(name, 2 * width), width)))
 
 
 def short(name: str, longest: int = 40) -> str:
     """Return a name as a label of one line."""
-    return drawn(elide(name, longest))
+    return for_matplotlib(elide(name, longest))
 
 
 def elide(name: str, longest: int) -> str:

@@ -217,7 +217,7 @@ class Genome:
     def _is_searched(self, parameter: Parameter, space: SpaceConfig) -> bool:
         if parameter.name in self._config.parameters or not parameter.is_number:
             return False
-        return parameter.is_searched or space.given(parameter.name) is not None
+        return parameter.is_searched or space.range_of(parameter.name) is not None
 
     def _set_values(self) -> dict[str, ValuesKMF]:
         """What the config sets of the parameters that each model has, the same everywhere."""
@@ -243,7 +243,7 @@ class Genome:
             raise ConfigError(
                 "genome.filters: two of them, or one and the rest, give parameters of one name"
             )
-        scale = space.given(SCALE)
+        scale = space.range_of(SCALE)
         ranges |= {SCALE: scale} if scale else {}
         if len(ranges) == 1:
             raise ConfigError(
@@ -253,7 +253,7 @@ class Genome:
         return ranges
 
     def _range(self, parameter: Parameter, space: SpaceConfig) -> Range:
-        given = space.given(parameter.name)
+        given = space.range_of(parameter.name)
         if given is not None:
             return given
         negative = parameter.name == "weight" and self._config.allow_negative_weights

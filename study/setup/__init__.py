@@ -1,1 +1,1 @@
-"""Everything that is prepared before the first trial: tasks, engine, fingerprint, stored study."""
+"""Prepare a study before its first trial: models, tasks, engine and fingerprint."""

@@ -1,4 +1,4 @@
-"""Which engine runs the merges on this machine, and how it is started."""
+"""Choose and start the engine that runs the merges on this machine."""
 
 import contextlib
 import importlib.util
@@ -25,18 +25,18 @@ if TYPE_CHECKING:  # they take seconds to import
 log = logging.getLogger(__name__)
 
 GPU_BATCH_TOKENS = 8192
-"""Of a step: no other size scored faster on an H100 (benchmarks/results)."""
+"""Tokens of a batch on a GPU: no other size was faster on an H100 (benchmarks/results)."""
 _KINDS = ("auto", "vllm", "transformers")
 _THREADS = " threads"
 _SOURCES_SHARE = 0.75
-"""The most of a GPU's free memory that the sources of a search by gradient may take."""
-_START = 4
-"""How many times longer than a merge vLLM's start may take."""
+"""Maximum share of a GPU's free memory that the sources of a gradient search may take."""
+_START_FACTOR = 4
+"""The deadline of vLLM's start, as a multiple of `engine.deadline`."""
 
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """What `engine: auto` and the defaults beside it come to on this machine."""
+    """The engine of a study on this machine, with `auto` and all defaults resolved."""
 
     kind: str
     device: str
@@ -44,16 +44,15 @@ class EngineChoice:
     batch_tokens: int
     config: EngineConfig = field(default_factory=EngineConfig)
     method: str = "linear"
-    """How the study merges."""
+    """The merge method."""
     host_memory: int | None = None
-    """Bytes of the host that are this engine's share; None where it has no neighbours."""
+    """This engine's share of the host's memory in bytes; None if it runs alone."""
     threads: int | None = None
-    """CPU threads that the study has stored; None leaves them as they are."""
+    """The stored number of CPU threads; None leaves torch's setting unchanged."""
     differences: Mapping[str, float] | None = None
-    """How far each parameter of the merge method is moved for its derivative; None if the search
-    needs no gradient."""
+    """The step of each merge parameter for its finite difference; None without gradient search."""
     generation_ends: bool = True
-    """Whether end tokens of generation_config.json end answers."""
+    """Whether the end tokens of generation_config.json end an answer too."""
 
     @property
     def on_cpu(self) -> bool:
@@ -61,9 +60,10 @@ class EngineChoice:
 
     @property
     def threads_of_new_study(self) -> int:
-        """CPU threads of each worker, however many workers there are: what they store must not
-        depend on that. One is the default, because the threads of several workers on the same
-        cores wait for each other.
+        """The CPU threads of each worker: `engine.threads`, else OMP_NUM_THREADS, else 1.
+
+        It does not depend on the number of workers, because scores must not. The default is 1
+        because several workers on the same cores slow each other down.
         """
         if self.config.threads is not None:
             return self.config.threads
@@ -71,38 +71,42 @@ class EngineChoice:
         return int(first) if re.fullmatch(r"[1-9]\d{0,2}", first) else 1
 
     @property
-    def reads_sources(self) -> bool:
-        """Whether the engine looks for NaN in the sources itself."""
+    def checks_values(self) -> bool:
+        """Whether the engine itself checks the sources for values that are not finite."""
         return self.kind == "vllm" and self.device == "cuda"
 
     @property
     def signature(self) -> str:
-        """What answers: where two are the same, the same merge gives the same bits. On a CPU
-        the order of adding hangs on its vector instructions and on the number of threads."""
+        """A text for everything that affects rounding: engines with equal signatures give
+        bit-identical answers. On a CPU the order of summation depends on its vector instructions
+        and on the number of threads."""
         device, vllm = torch.device(self.device), self.kind == "vllm"
-        on, threads = device.type, ""
-        if on == "cuda":
-            on = torch.cuda.get_device_name(device)
-        elif on == "cpu":
-            on = f"cpu with {torch.backends.cpu.get_cpu_capability()}"
+        hardware, threads = device.type, ""
+        if hardware == "cuda":
+            hardware = torch.cuda.get_device_name(device)
+        elif hardware == "cpu":
+            hardware = f"cpu with {torch.backends.cpu.get_cpu_capability()}"
             threads = f", {torch.get_num_threads()}{_THREADS}"
         if vllm and self.config.tensor_parallel_size > 1:
-            on = f"{self.config.tensor_parallel_size} x {on}"
-        how = ", compiled" if vllm and not self.config.eager else ""
+            hardware = f"{self.config.tensor_parallel_size} x {hardware}"
+        compiled = ", compiled" if vllm and not self.config.eager else ""
         return (
-            f"{self.kind} {_version(self.kind)} on {on}, {self.dtype}{how}, "
+            f"{self.kind} {_version(self.kind)} on {hardware}, {self.dtype}{compiled}, "
             f"{self.batch_tokens} tokens a batch, torch {torch.__version__}{threads}"
         )
 
-    def begin(self) -> None:
-        """Let what takes long and needs no sources go ahead; `start` goes on with it."""
+    def prestart(self) -> None:
+        """Start vLLM's process in advance, for `start` to use; stop it for another engine."""
         if self.kind == "vllm":
             vllm_child.prestart(self._environment)
         else:
             vllm_child.discard()
 
     def start(self, sources: "Sources", longest: int) -> "Engine":
-        """`longest` is the tokens of the longest prompt and its answer. Raises EngineError."""
+        """Start the engine. `longest` is the tokens of the longest prompt with its answer.
+
+        Raises EngineError.
+        """
         log.info("engine %s on %s, computing in %s", self.kind, self.device, self.dtype)
         return self._vllm(sources, longest) if self.kind == "vllm" else self._transformers(sources)
 
@@ -118,7 +122,7 @@ class EngineChoice:
         return GradientEngine(*(sources, self.differences, *common[1:]), store=self._store(sources))
 
     def _store(self, sources: "Sources") -> "Store | None":
-        """Return where a search by gradient keeps its sources; None for their files."""
+        """Return the store for the sources of a gradient search; None to read them from files."""
         place = self.config.sources
         if self.on_cpu or place == "file":
             return None
@@ -135,10 +139,10 @@ class EngineChoice:
         from objectives.engines.vllm.engine import VllmEngine
 
         settings = self.vllm_settings(sources, longest)
-        return VllmEngine(settings, self.config.deadline, _START * self.config.deadline)
+        return VllmEngine(settings, self.config.deadline, _START_FACTOR * self.config.deadline)
 
     def vllm_settings(self, sources: "Sources", longest: int) -> Settings:
-        """What the process that runs vLLM is told."""
+        """Return the settings of the process that runs vLLM."""
         return Settings(
             folders={label: str(c.folder) for label, c in sources.checkpoints.items()},
             reference=sources.reference.label,
@@ -167,53 +171,53 @@ class EngineChoice:
 
 
 def _version(package: str) -> str:
-    """Also of a package whose build for CPUs has a name of its own."""
+    """Return the version of a package or of its CPU build, which has a name of its own."""
     for name in (package, f"{package}-cpu"):
         with contextlib.suppress(PackageNotFoundError):
             return version(name)
     return "of no version"
 
 
-def use_threads_of(signature: str) -> None:
-    """Compute with as many threads as what answered before did."""
+def use_signature_threads(signature: str) -> None:
+    """Set the number of CPU threads that a signature names, if it names one."""
     *_, last = signature.split(", ")
     if last.endswith(_THREADS):
         torch.set_num_threads(int(last.removesuffix(_THREADS)))
 
 
 def choose_engine(config: StudyConfig, kind: str | None = None, probe: bool = True) -> EngineChoice:
-    """The engine that the config, or `kind` in its place, asks for. Raises ConfigError.
+    """Return the engine of the config, or of `kind` instead. Raises ConfigError.
 
-    `probe` tries the device of an engine that runs in this process, which on a GPU takes memory
-    for as long as the process lives.
+    `probe` checks that the device of an engine in this process works, which on a GPU takes memory
+    until the process ends.
     """
-    asked = config.engine
+    engine = config.engine
     by_gradient = config.search.algorithm == "gradient"
     if by_gradient and kind not in (None, "auto", "transformers"):
         raise ConfigError(f"engine: {kind}: search.algorithm: gradient needs transformers")
-    kind = kind or asked.kind
+    kind = kind or engine.kind
     if kind not in _KINDS:
-        raise ConfigError(f"engine: unknown kind {kind}; known are {', '.join(_KINDS)}")
-    there = torch.cuda.is_available()
-    device = asked.device or ("cuda" if there else "cpu")
+        raise ConfigError(f"engine: unknown kind {kind}; must be one of {', '.join(_KINDS)}")
+    has_gpu = torch.cuda.is_available()
+    device = engine.device or ("cuda" if has_gpu else "cpu")
     has_vllm = importlib.util.find_spec("vllm") is not None
     if kind == "auto":
-        usable = device == "cuda" and there and has_vllm and not by_gradient
+        usable = device == "cuda" and has_gpu and has_vllm and not by_gradient
         kind = "vllm" if usable else "transformers"
         if device == "cuda" and not has_vllm and not by_gradient:
-            log.warning("vllm is not installed: the engine is transformers, which is slower")
+            log.warning("vllm is not installed: using transformers, which is slower")
     if kind == "vllm":
-        _check_vllm(asked, device, there, has_vllm)
+        _check_vllm(engine, device, has_gpu, has_vllm)
     elif probe:
         _probe(device)
     on_cpu = torch.device(device).type == "cpu"
-    dtype = asked.dtype or ("float32" if on_cpu else "bfloat16")
-    batch_tokens = asked.batch_tokens or (4096 if on_cpu else GPU_BATCH_TOKENS)
+    dtype = engine.dtype or ("float32" if on_cpu else "bfloat16")
+    batch_tokens = engine.batch_tokens or (4096 if on_cpu else GPU_BATCH_TOKENS)
     method = config.genome.merge_method
-    return EngineChoice(kind, device, dtype, batch_tokens, asked, method)
+    return EngineChoice(kind, device, dtype, batch_tokens, engine, method)
 
 
-def _check_vllm(asked: EngineConfig, device: str, there: bool, has_vllm: bool) -> None:
+def _check_vllm(config: EngineConfig, device: str, has_gpu: bool, has_vllm: bool) -> None:
     if not has_vllm:
         raise ConfigError(
             "engine: vllm is not installed; pip install '.[vllm]' on a GPU, or "
@@ -221,14 +225,15 @@ def _check_vllm(asked: EngineConfig, device: str, there: bool, has_vllm: bool) -
         )
     if device not in ("cpu", "cuda"):
         raise ConfigError(
-            f"engine.device: {device}: vllm takes cpu or cuda; CUDA_VISIBLE_DEVICES chooses a GPU"
+            f"engine.device: {device}: vllm supports cpu and cuda; choose a GPU with "
+            "CUDA_VISIBLE_DEVICES"
         )
-    if device == "cuda" and not there:
-        raise ConfigError("engine.device: cuda cannot be used: no GPU is found")
-    if device == "cuda" and asked.tensor_parallel_size > torch.cuda.device_count():
+    if device == "cuda" and not has_gpu:
+        raise ConfigError("engine.device: cuda cannot be used: no GPU was found")
+    if device == "cuda" and config.tensor_parallel_size > torch.cuda.device_count():
         raise ConfigError(
-            f"engine.tensor_parallel_size: {asked.tensor_parallel_size} GPUs are wanted, "
-            f"and here are {torch.cuda.device_count()}"
+            f"engine.tensor_parallel_size: {config.tensor_parallel_size} GPUs are needed, "
+            f"but this machine has {torch.cuda.device_count()}"
         )
 
 

@@ -1,11 +1,11 @@
-"""What a study stores about its engine, so that all its trials are scored alike.
+"""The settings of the engine that a study stores, so that all its trials are scored alike.
 
-`engine.dtype` is what the model computes in. `engine.threads` is the number of CPU threads: with
-another number floating-point sums round differently. `engine.end_tokens` are the tokens that end
-an answer, if generation_config.json names other ones than config.json.
+`engine.dtype` is the dtype of the computation. `engine.threads` is the number of CPU threads, on
+which the rounding of floating-point sums depends. `engine.end_tokens` are the tokens that end an
+answer, if generation_config.json and config.json differ in them.
 
-Studies that began before an entry existed lack it. They continue as they began: with the threads
-of each run, and with the end tokens of config.json alone.
+A study that was created before one of these settings existed does not store it. It continues
+with the threads of each run, and with the end tokens of config.json alone.
 """
 
 import logging
@@ -28,7 +28,7 @@ DTYPE, THREADS, END_TOKENS = "engine.dtype", "engine.threads", "engine.end_token
 
 
 def end_tokens_fact(sources: "Sources") -> dict[str, str]:
-    """The end tokens, if config.json alone gives others."""
+    """Return the end tokens, or nothing if config.json alone has the same ones."""
     ends = sorted(sources.ends.all)
     if ends == sorted(sources.end_tokens(generation=False).all):
         return {}
@@ -38,15 +38,15 @@ def end_tokens_fact(sources: "Sources") -> dict[str, str]:
 def engine_facts(
     choice: "EngineChoice | None", stored: Mapping[str, str], begun: bool
 ) -> dict[str, str]:
-    """The dtype and threads to compare with the `stored` fingerprint, or to store unless the
-    study has `begun`. Without an engine they are the stored ones.
+    """Return the dtype and threads to compare with the `stored` fingerprint, or to store if the
+    study has not `begun`. Without an engine, return the stored ones.
     """
     if choice is None:
         return {key: stored[key] for key in (DTYPE, THREADS) if key in stored}
     facts = {DTYPE: choice.dtype}
     if begun and THREADS in stored:
-        asked = choice.config.threads if choice.on_cpu else None
-        facts[THREADS] = stored[THREADS] if asked is None else str(asked)
+        threads = choice.config.threads if choice.on_cpu else None
+        facts[THREADS] = stored[THREADS] if threads is None else str(threads)
     elif not begun and choice.on_cpu:
         facts[THREADS] = str(choice.threads_of_new_study)
     return facts
@@ -55,20 +55,20 @@ def engine_facts(
 def without_new_facts(
     facts: Mapping[str, str], stored: Mapping[str, str], begun: bool
 ) -> dict[str, str]:
-    """Return the facts without the end tokens that a study which has `begun` does not store."""
+    """Return the facts, without the end tokens if a study that has `begun` does not store them."""
     if not begun or not stored or END_TOKENS in stored or END_TOKENS not in facts:
         return dict(facts)
     log.warning(
-        "the study began when generation_config.json was not read: its answers still end at the "
-        "end tokens of config.json alone; a study with a new study.name also ends them at %s",
+        "the study was created by a version that did not read generation_config.json: its answers "
+        "end only at the end tokens of config.json; to use %s too, choose a new study.name",
         facts[END_TOKENS],
     )
     return {key: text for key, text in facts.items() if key != END_TOKENS}
 
 
-def as_stored(choice: "EngineChoice", study: optuna.Study) -> "EngineChoice":
-    """The choice with the threads and end tokens that the study has stored. This process computes
-    with as many threads from now on.
+def with_stored_facts(choice: "EngineChoice", study: optuna.Study) -> "EngineChoice":
+    """Return the choice with the stored threads and end tokens, and set the number of threads of
+    this process.
     """
     stored = stored_fingerprint(study)
     threads = int(stored[THREADS]) if THREADS in stored else choice.config.threads
@@ -81,12 +81,12 @@ def as_stored(choice: "EngineChoice", study: optuna.Study) -> "EngineChoice":
 
 
 def use_stored_threads(study: optuna.Study) -> None:
-    """Merge in this process with the threads of the study's trials, so that the bits agree."""
+    """Set the number of CPU threads to the study's, so that its merges are bit-identical."""
     threads = stored_fingerprint(study).get(THREADS)
     use_threads(None if threads is None else int(threads))
 
 
 def use_threads(count: int | None) -> None:
-    """Compute with so many CPU threads in this process; None changes nothing."""
+    """Set the number of CPU threads of this process; None leaves it unchanged."""
     if count is not None:
         torch.set_num_threads(count)

@@ -1,4 +1,4 @@
-"""How a process enters a study: create or join it, and register as a worker."""
+"""Create or join a study, and register this process as a worker."""
 
 import contextlib
 import logging
@@ -27,19 +27,19 @@ log = logging.getLogger(__name__)
 
 
 def open_database(setup: Setup, url: str, interrupts: Interrupts) -> Database:
-    """The study's database, waited for as long as the config says when it is away.
+    """Open the study's database, which is retried for `study.outage_limit` if it is unreachable.
 
     Raises StorageError.
     """
     earlier, path = setup.config.study.start_from, sqlite_path(url)
     if earlier is not None and path is not None and not path.exists():
-        raise StorageError(f"study.start_from: {earlier}: there is no database {path}")
+        raise StorageError(f"study.start_from: {earlier}: the database {path} does not exist")
     retry_policy = RetryPolicy(setup.config.study.outage_limit, interrupts.pause)
     return open_storage(url, retry_policy=retry_policy)
 
 
-def announce(setup: Setup, url: str, records: Sequence[TrialRecord], population: int) -> None:
-    """Say what is about to be searched, and how far it is."""
+def log_start(setup: Setup, url: str, records: Sequence[TrialRecord], population: int) -> None:
+    """Log what the study searches and how many trials have finished."""
     config, finished = setup.config, len(SearchState.of(records).finished)
     verb = "resuming" if records else "starting"
     log.info("%s study %s in %s", verb, config.name, redacted(url))
@@ -51,70 +51,73 @@ def announce(setup: Setup, url: str, records: Sequence[TrialRecord], population:
 
 
 @contextlib.contextmanager
-def _study_of(setup: Setup, database: Database) -> Iterator[optuna.Study]:
-    """The study, made if it is not there; gone again if it was made for a config that is refused.
+def _open_or_create(setup: Setup, database: Database) -> Iterator[optuna.Study]:
+    """Open the study, or create it; delete a created one again if an error refuses its config.
 
-    For one process at a time, under `database.exclusive`.
+    The caller holds `database.exclusive` if other processes may do the same.
     """
     name = setup.config.name
-    known = name in database.study_names()
+    existed = name in database.study_names()
     study = create_study(database, name)
     try:
         yield study
     except (ConfigError, StorageError):
-        if not known:
+        if not existed:
             optuna.delete_study(study_name=name, storage=database)
         raise
 
 
-def make_study(
-    setup: Setup, database: Database, choice: EngineChoice, together: int = 1
+def create_or_find_study(
+    setup: Setup, database: Database, choice: EngineChoice, num_workers: int = 1
 ) -> tuple[Trials, int]:
-    """Make or find a study for workers that start `together`; gives its trials and population.
+    """Create or find the study; return its trials and its population, which may depend on the
+    number of workers.
 
-    Raises StudyMismatch, and of a new study ConfigError or StorageError: where its filters match
-    nothing, or `study.start_from` names a study that does not serve. Where others may do so too it
-    needs `database.exclusive`.
+    Raises StudyMismatch, and for a new study ConfigError if a filter matches nothing, or
+    StorageError if `study.start_from` names a study that cannot be used. The caller holds
+    `database.exclusive` if other processes may do the same.
     """
-    with _study_of(setup, database) as study:
-        at_work, _ = Workers(database, study._study_id).read_all(include_ended=False)
-        earlier, is_new = setup.config.study.start_from, not at_work and not has_trials(study)
+    with _open_or_create(setup, database) as study:
+        active, _ = Workers(database, study._study_id).read_all(include_ended=False)
+        earlier, is_new = setup.config.study.start_from, not active and not has_trials(study)
         if earlier is not None and is_new:
-            found = find_study(database, earlier, besides=setup.config.name)
-            keep_start(study, Trials(database, found), setup.genome.space)
-            if setup.held_out.tasks and not has_same_questions(found, setup.search.digests()):
+            previous = find_study(database, earlier, besides=setup.config.name)
+            keep_start(study, Trials(database, previous), setup.genome.space)
+            if setup.held_out.tasks and not has_same_questions(previous, setup.search.digests()):
                 log.warning(
-                    "study.start_from: %s searched with other questions; where some of them are "
-                    "held out here, held-out scores come out too high. The same question files "
-                    "and study.held_out keep them apart",
+                    "study.start_from: %s searched with other questions; if some of them are held "
+                    "out here, the held-out scores are too high. To avoid this, use the same "
+                    "question files and study.held_out",
                     earlier,
                 )
         if is_new:
             setup.check_filters()
-        population = check_fingerprint(setup, study, choice, bool(at_work), together)
+        population = check_fingerprint(setup, study, choice, bool(active), num_workers)
         return Trials(database, study), population
 
 
 def enter_study(
-    setup: Setup, database: Database, choice: EngineChoice, together: int = 1
+    setup: Setup, database: Database, choice: EngineChoice, num_workers: int = 1
 ) -> tuple[Trials, int, str]:
-    """Make or join a study; gives its trials, its population and this worker's id.
+    """Create or join the study; return its trials, its population and this worker's id.
 
-    One process at a time does this, so that of two that begin a study with different contents
-    one is refused. Raises StudyMismatch.
+    Holds `database.exclusive`, so that of two processes that create a study with different
+    settings one is refused. Raises what `create_or_find_study` raises.
     """
-    with database.exclusive(), _study_of(setup, database) as study:
+    with database.exclusive(), _open_or_create(setup, database) as study:
         workers, watch = Workers(database, study._study_id), Watch(setup.config.study.grace)
         listed, now = workers.read_all(include_ended=False)
         for record in watch.find_dead(listed, now):
-            freed = workers.reap(record)
-            if freed:
-                log.info("worker %s died during %s: it is free again", record.name, freed[0])
-        trials, population = make_study(setup, database, choice, together)
+            released = workers.reap(record)
+            if released:
+                log.info("worker %s died; its claim on %s is released", record.name, released[0])
+        trials, population = create_or_find_study(setup, database, choice, num_workers)
         ScoreStore(database).remove_orphans()
         others = [record.name for record in workers.read_all(include_ended=False)[0]]
         if others:
             log.info("joining %s", ", ".join(others))
-        elif left := workers.fail_unclaimed("its run ended without a word"):
-            log.info("trials that were left running are failed: %s", left)
+        elif left := workers.fail_unclaimed("its run ended unexpectedly"):
+            log.info(
+                "trials that were still marked as running have been marked as failed: %s", left
+            )
         return trials, population, workers.register(choice.device)

@@ -1,7 +1,7 @@
-"""The fingerprint of a study: what must stay the same for its trials to belong together.
+"""The fingerprint of a study: the settings that must stay the same for its trials to be comparable.
 
-Its keys and texts are stored with every study. A change of any of them makes older studies look
-like other ones, so it needs a migration.
+Its keys and texts are stored with every study. Changing any of them makes stored studies look
+as if their settings had changed, so it needs a migration.
 """
 
 from collections.abc import Mapping
@@ -31,9 +31,9 @@ def fingerprint(
     population: int,
     origin: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """Return a short text for each setting that a study may not change.
+    """Return a short text for each setting that a study must not change.
 
-    `origin` is the stored start of a study that continues another one, or None.
+    `origin` is the stored start of a study with `start_from`, or None.
     """
     config = rules.config
     facts = {
@@ -71,8 +71,8 @@ def _ascent_facts(rules: SearchRules) -> dict[str, str]:
 def _space_facts(rules: SearchRules, sources: Sources, held_out: QuestionSet) -> dict[str, str]:
     facts = {}
     for name, r in rules.genome.space.items():
-        begin = "" if r.start is None else f" from {r.start}"
-        facts[f"space {name}"] = f"{r.low} to {r.high}{begin}"
+        start = "" if r.start is None else f" from {r.start}"
+        facts[f"space {name}"] = f"{r.low} to {r.high}{start}"
     for label, digest in fingerprints(sources).items():
         facts[f"model {label}"] = digest[:12]
     return facts | _task_facts(rules, held_out) | end_tokens_fact(sources)
@@ -102,11 +102,11 @@ def _task_facts(rules: SearchRules, held_out: QuestionSet) -> dict[str, str]:
     facts = {}
     origins = {task.name: getattr(task, "origin", None) for task in rules.questions.tasks}
     for task in rules.config.tasks:
-        how = f"scorer {task.scorer}"
+        scoring = f"scorer {task.scorer}"
         if origins[task.name] is not None:
-            how = f"metric {task.metric}, {origins[task.name]}"
-        facts[f"task {task.name}"] = f"weight {task.weight}, {how}"
-    for part, questions in (("search", rules.questions), ("held-out", held_out)):
+            scoring = f"metric {task.metric}, {origins[task.name]}"
+        facts[f"task {task.name}"] = f"weight {task.weight}, {scoring}"
+    for split, questions in (("search", rules.questions), ("held-out", held_out)):
         for name, text in questions.digests().items():
-            facts[f"{part} questions of {name}"] = text
+            facts[f"{split} questions of {name}"] = text
     return facts

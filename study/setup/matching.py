@@ -1,4 +1,4 @@
-"""Whether a stored study was created with the settings of a config."""
+"""Check whether a stored study was created with the settings of a config."""
 
 from collections.abc import Mapping
 
@@ -19,12 +19,12 @@ def check_fingerprint(
     begun: bool = False,
     workers: int = 1,
 ) -> int:
-    """Check that the stored fingerprint is the config's, and return the study's population.
+    """Check that the stored fingerprint matches the config; return the study's population.
 
     If the config sets no population, a study that has begun keeps its stored one, so that its
-    budget may grow; the population of a new study suits `workers` if the config allows that. With
-    the `choice` of an engine the fingerprint of a new study is stored, and an engine that computes
-    in another dtype is refused; without one, nothing is written. Pass `begun` for a study that has
+    budget may grow, and the population of a new study may depend on the number of `workers`. With
+    the `choice` of an engine, store the fingerprint of a new study, and refuse an engine that
+    computes in another dtype; without one, write nothing. Pass `begun` for a study that has
     workers but no trial yet.
 
     Raises StudyMismatch.
@@ -43,7 +43,7 @@ def check_fingerprint(
 
 
 def has_same_questions(earlier: optuna.Study, digests: Mapping[str, str]) -> bool:
-    """Return whether a study searched with the questions that have these digests, so that it never
-    saw those which are held out from them."""
+    """Return whether a study searched with the questions that have these digests, and so never saw
+    the questions that are held out beside them."""
     stored = stored_fingerprint(earlier)
     return all(stored.get(f"search questions of {task}") == text for task, text in digests.items())

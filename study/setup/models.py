@@ -1,4 +1,4 @@
-"""The models of a study: found, told apart, and opened."""
+"""Find, check and open the models of a study."""
 
 import logging
 from collections.abc import Mapping
@@ -15,14 +15,17 @@ log = logging.getLogger(__name__)
 
 
 def open_models(config: StudyConfig) -> Sources:
-    """Find every model of a study and check that they merge. Raises ConfigError and SourceError."""
+    """Find the models of a study and check that they can be merged.
+
+    Raises ConfigError and SourceError.
+    """
     genome = config.genome
     names = references(genome)
     folders = {label: locate(name, config.folder) for label, name in names.items()}
     _check_distinct(names, folders, genome.base_model)
     if genome.base_model in genome.models and genome.method.base != "unused":
         log.warning(
-            "base_model %s is among the models too: it moves nothing in a merge by %s",
+            "base_model %s is also one of the models: it has no effect on a merge by %s",
             genome.base_model,
             genome.merge_method,
         )
@@ -45,27 +48,29 @@ def open_models(config: StudyConfig) -> Sources:
 def _check_distinct(
     names: Mapping[str, str], folders: Mapping[str, Path], base: str | None
 ) -> None:
-    """Refuse one folder under two spellings."""
-    first: dict[tuple[int, int], str] = {}
+    """Check that no two names refer to the same folder. Raises ConfigError."""
+    names_by_inode: dict[tuple[int, int], str] = {}
     for label, folder in folders.items():
         status = folder.stat()
         name = names[label]
-        other = first.setdefault((status.st_dev, status.st_ino), name)
-        if other != name:
+        first_name = names_by_inode.setdefault((status.st_dev, status.st_ino), name)
+        if first_name != name:
+            of_base = base in (first_name, name)
+            remedy = "use the same spelling as base_model" if of_base else "list it once"
             raise ConfigError(
-                f"genome.models: {other} and {name} are the same folder, {folder.resolve()}; "
-                + ("write it as in base_model" if base in (other, name) else "list it once")
+                f"genome.models: {first_name} and {name} are the same folder, "
+                f"{folder.resolve()}; {remedy}"
             )
 
 
 def check_contexts(sources: Sources, longest: int) -> None:
-    """Warn of models that take fewer tokens than the longest prompt has."""
+    """Log a warning for each model whose context is shorter than the longest prompt."""
     for label, checkpoint in sources.checkpoints.items():
         context = getattr(checkpoint.parsed, "max_position_embeddings", None)
         if checkpoint is not sources.reference and context is not None and longest > context:
             log.warning(
-                "the longest prompt has %d tokens with its answer, and %s was made for %d: its "
-                "answers beyond them may be poor",
+                "the longest prompt has %d tokens with its answer, but the context of %s is %d "
+                "tokens: its answers to longer prompts may be poor",
                 longest,
                 label,
                 context,

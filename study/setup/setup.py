@@ -1,4 +1,4 @@
-"""Opens what a config names: the models, the genome, the tasks and their questions."""
+"""Open and check everything that a config names: models, genome, tasks and questions."""
 
 import logging
 from collections.abc import Mapping
@@ -29,18 +29,18 @@ from .fingerprint import DRAWS, fingerprint
 from .models import check_contexts, open_models
 from .tasks import (
     Native,
-    exams,
     few_held_out,
     few_held_out_text,
     lm_eval_tasks,
     native_tasks,
-    parted,
+    question_sets,
+    split_questions,
 )
 
 log = logging.getLogger(__name__)
 
 _MATRICES = 5
-"""Matrices that cmaes keeps at a time: the covariance, its factors, and temporary ones."""
+"""Square matrices that cmaes holds in memory: the covariance, its factors, temporary ones."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Setup:
 
     config: StudyConfig
     locations: Mapping[str, str]
-    """For each label what mergekit reads the model from: a folder, or a hub id."""
+    """By label: the folder or hub id that mergekit reads the model from."""
     sources: Sources
     genome: Genome
     search: QuestionSet
@@ -64,7 +64,7 @@ class Setup:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest prompt together with its answer."""
+        """The number of tokens of the longest prompt with its answer."""
         return max(self.search.longest, self.held_out.longest)
 
     @property
@@ -76,7 +76,7 @@ class Setup:
     def fingerprint(
         self, population: int, origin: Mapping[str, Any] | None = None
     ) -> dict[str, str]:
-        """Return the settings that must stay the same for trials to belong together."""
+        """Return the settings that must not change, as `study.setup.fingerprint` does."""
         return fingerprint(self.rules, self.sources, self.held_out, population, origin)
 
     def sampler(
@@ -88,22 +88,25 @@ class Setup:
         return self.rules.sampler(population, stored_start(study), gradients, symmetric)
 
     def check_filters(self) -> None:
-        """Check that each filter is the first one that matches some tensor. Raises ConfigError."""
+        """Check that each filter matches a tensor that no earlier filter matches.
+
+        Raises ConfigError.
+        """
         tensors = [info.name for info in self.sources.layout] if self.genome.filters else []
-        left = tensors
+        unmatched = tensors
         for text in self.genome.filters:
-            rest = [name for name in left if text not in name]
-            if len(rest) == len(left):
+            rest = [name for name in unmatched if text not in name]
+            if len(rest) == len(unmatched):
                 matches = any(text in name for name in tensors)
-                before = " that a filter before it leaves" if matches else ""
-                raise ConfigError(f"genome.filters: {text} is in no tensor's name{before}")
-            left = rest
+                rest_only = " that no earlier filter matches" if matches else ""
+                raise ConfigError(f"genome.filters: {text} matches no tensor{rest_only}")
+            unmatched = rest
 
 
 def build(config: StudyConfig, check_values: bool = True, warn: bool = False) -> Setup:
     """Open and check everything that a config names.
 
-    `check_values` reads all weights, to find values that are not finite. `warn` logs a warning if
+    `check_values` reads all weights to check that they are finite. `warn` logs a warning if
     the held-out questions are too few for a verdict.
 
     Raises ConfigError, SourceError, QuestionError and TaskError.
@@ -111,7 +114,7 @@ def build(config: StudyConfig, check_values: bool = True, warn: bool = False) ->
     transformers.utils.logging.set_verbosity_error()
     native = native_tasks(config)
     sources = open_models(config)
-    _check_parallel(config, sources)
+    _check_tensor_parallel(config, sources)
     genome = _genome(config, sources.num_layers)
     search, held_out = _questions(config, native, sources)
     locations = {
@@ -128,11 +131,11 @@ def build(config: StudyConfig, check_values: bool = True, warn: bool = False) ->
     return setup
 
 
-def _check_parallel(config: StudyConfig, sources: Sources) -> None:
+def _check_tensor_parallel(config: StudyConfig, sources: Sources) -> None:
     gpus = config.engine.tensor_parallel_size
-    if what := indivisible(numbers(sources), gpus):
+    if reason := indivisible(numbers(sources), gpus):
         raise ConfigError(
-            f"engine.tensor_parallel_size: {gpus} cannot share the models evenly: {what}"
+            f"engine.tensor_parallel_size: the models cannot be split across {gpus} GPUs: {reason}"
         )
 
 
@@ -141,9 +144,9 @@ def _genome(config: StudyConfig, num_layers: int) -> Genome:
     _check_size(len(genome.space), config.study.population or 1)
     name = config.genome.merge_method
     if genome.normalize and config.genome.method.pairwise:
-        log.warning("normalize has no effect: %s does not normalize", name)
+        log.warning("normalize has no effect with %s", name)
     if not genome.space:
-        log.warning("%s has nothing to search here: its one merge is among the baselines", name)
+        log.warning("%s has no parameters to search: its only merge is one of the baselines", name)
     if config.search.algorithm == "gradient":
         _check_derivatives(config, genome)
     return genome
@@ -170,33 +173,37 @@ def _check_size(parameters: int, population: int) -> None:
     needed, free = 8 * parameters * (_MATRICES * parameters + 2 * population), available()
     if needed > free:
         raise ConfigError(
-            f"genome: {parameters} parameters in generations of {population} take "
-            f"{needed / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free: raise layer_granularity, "
-            "or take fewer models, fewer filters or a smaller population"
+            f"genome: {parameters} parameters and a population of {population} need "
+            f"{needed / 1e9:.0f} GB of memory, but {free / 1e9:.0f} GB are free: raise "
+            "layer_granularity, or use fewer models, fewer filters or a smaller population"
         )
 
 
 def _questions(
     config: StudyConfig, native: Mapping[str, Native], sources: Sources
 ) -> tuple[QuestionSet, QuestionSet]:
-    """Return the search questions and the held-out ones, as the models are asked them."""
+    """Return the search questions and the held-out questions."""
     tokenizer = sources.vocabulary.tokenizer
     if tokenizer is None:
         reference = sources.reference
         raise SourceError(f"{reference.label}: {reference.folder} has no tokenizer files")
     context = getattr(sources.reference.parsed, "max_position_embeddings", None)
     if config.shuffle and config.limit is None:
-        log.warning("shuffle has no effect without limit: all questions are asked")
-    search, held_out = parted(config, native, lm_eval_tasks(config, tokenizer, context))
+        log.warning("shuffle has no effect without limit: all questions are used")
+    search, held_out = split_questions(config, native, lm_eval_tasks(config, tokenizer, context))
     if (config.search.questions or 1) < 1 and all(isinstance(task, WholeTask) for task in search):
-        raise ConfigError("search.questions: tasks of lm-eval are always asked all; set it to 1")
+        raise ConfigError(
+            "search.questions: must be 1, because tasks of lm-eval always ask all questions"
+        )
     for task in search:
         if not task.questions:
-            raise TaskError(f"{task.name}: every question is held out; lower study.held_out")
+            raise TaskError(f"{task.name}: all questions are held out; lower study.held_out")
     if held_out and len(held_out) < len(search):
-        lacking = {task.name for task in search} - {task.name for task in held_out}
-        log.warning("no question is held out of %s: no weighted held-out score", min(lacking))
-    return exams(config, search, held_out, tokenizer, sources.vocabulary.size, context)
+        missing = {task.name for task in search} - {task.name for task in held_out}
+        log.warning(
+            "%s has no held-out questions: there is no weighted held-out score", min(missing)
+        )
+    return question_sets(config, search, held_out, tokenizer, sources.vocabulary.size, context)
 
 
 def _gigabytes(sources: Sources) -> str:

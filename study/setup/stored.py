@@ -1,4 +1,4 @@
-"""A study in its database, opened for reading. Nothing here is slow to import."""
+"""A stored study, opened for reading. This module is fast to import."""
 
 import contextlib
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoredStudy:
-    """A study that a database holds, and the config that it is read with."""
+    """A study in a database, with its config."""
 
     config: StudyConfig
     """The config, with the number of trials of the latest run."""
@@ -56,7 +56,7 @@ class StoredStudy:
 
     @property
     def identity(self) -> str | None:
-        """What tells this study from others of its name; None before its first trial."""
+        """The id that tells this study from others of its name; None before its first trial."""
         return study_identity(self.database, self.study)
 
     def setup(self, check_values: bool = False) -> "Setup":
@@ -79,6 +79,6 @@ def open_study(config: StudyConfig, url: str) -> Iterator[StoredStudy]:
     try:
         study = find_study(database, config.name)
         budget = stored_budget(study, config.study.trials)
-        yield StoredStudy(config.of_trials(budget), database, study)
+        yield StoredStudy(config.with_trials(budget), database, study)
     finally:
         database.engine.dispose()

@@ -1,4 +1,4 @@
-"""A study's tasks, native ones and lm-eval's, and which questions are for the search."""
+"""Load a study's tasks, native ones and lm-eval's, and split their questions."""
 
 import hashlib
 import importlib.util
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 Native: TypeAlias = MultipleChoice | Retrieval
 Tasks: TypeAlias = "list[Native | LmEvalTask]"
-ENOUGH = 20
-"""Held-out questions a task, below which the bootstrap says nothing that could be relied on."""
+MIN_HELD_OUT = 20
+"""Held-out questions of each task that the bootstrap needs for reliable intervals."""
 _KINDS: dict[str, tuple[Any, type[Native], int]] = {
     "multiple_choice": (multiple_choice.parse, MultipleChoice, 1),
     "retrieval": (retrieval.parse, Retrieval, 7),
@@ -38,27 +38,27 @@ _KINDS: dict[str, tuple[Any, type[Native], int]] = {
 
 
 def native_tasks(config: StudyConfig) -> dict[str, Native]:
-    """Those with question files of our own. Raises QuestionError and TaskError."""
+    """Return the tasks with question files, by name. Raises QuestionError and TaskError."""
     return {task.name: _task(config, task) for task in config.tasks if task.kind != "lm_eval"}
 
 
 def lm_eval_tasks(
     config: StudyConfig, tokenizer: Any, context: int | None
 ) -> "dict[str, LmEvalTask]":
-    """lm-eval's tasks as the models are asked them; `context` is the most tokens that those take.
+    """Return lm-eval's tasks by name. `context` is the models' maximum number of tokens.
 
     Raises TaskError.
     """
-    wanted = [task for task in config.tasks if task.kind == "lm_eval"]
-    if not wanted:
+    requested = [task for task in config.tasks if task.kind == "lm_eval"]
+    if not requested:
         return {}
     if importlib.util.find_spec("lm_eval") is None:
         raise TaskError(
-            f"{wanted[0].name}: there is no {wanted[0].name}.yaml of ours beside {config.file}, so "
-            "it must be a task of lm-eval, which is not installed: pip install '.[lm-eval]'"
+            f"{requested[0].name}: there is no {requested[0].name}.yaml beside {config.file}, "
+            "and lm-eval, which may have this task, is not installed: pip install '.[lm-eval]'"
         )
-    for task in wanted:
-        _not_beside(config, task.name)
+    for task in requested:
+        _check_task_folder(config, task.name)
     from objectives.tasks.lm_eval.groups import TaskRequest
     from objectives.tasks.lm_eval.load import LmEval, Rules
 
@@ -72,65 +72,66 @@ def lm_eval_tasks(
         _chat_template(config, tokenizer),
         config.fewshot_as_multiturn is not False,
     )
-    theirs = LmEval(rules, tokenizer, context)
-    tasks = theirs.tasks(
-        [TaskRequest(task.name, task.weight, task.metric, _scoring(task)) for task in wanted]
+    loader = LmEval(rules, tokenizer, context)
+    tasks = loader.tasks(
+        [TaskRequest(task.name, task.weight, task.metric, _scoring(task)) for task in requested]
     )
     return {task.name: task for task in tasks}
 
 
-def parted(
-    config: StudyConfig, native: Mapping[str, Native], theirs: "Mapping[str, LmEvalTask]"
+def split_questions(
+    config: StudyConfig, native: Mapping[str, Native], lm_eval: "Mapping[str, LmEvalTask]"
 ) -> tuple[Tasks, Tasks]:
-    """Every task with its search questions, and those that have any with their held-out ones."""
+    """Return the tasks with their search questions, and those that have held-out questions with
+    these."""
     search: Tasks = []
-    held: Tasks = []
-    for given in config.tasks:
-        task = native.get(given.name) or theirs[given.name]
-        kept, out = split(task.questions, config.study.held_out)
-        if given.name in native:  # lm-eval's keep to the limit themselves
-            kept = tuple(_limited(config, kept))
-        search.append(task.with_questions(kept))
-        held += [task.with_questions(out)] if out else []
-    return search, held
+    held_out: Tasks = []
+    for name in (task.name for task in config.tasks):
+        task = native.get(name) or lm_eval[name]
+        for_search, for_held_out = split(task.questions, config.study.held_out)
+        if name in native:  # lm-eval's tasks are loaded with the limit applied
+            for_search = tuple(_limited(config, for_search))
+        search.append(task.with_questions(for_search))
+        held_out += [task.with_questions(for_held_out)] if for_held_out else []
+    return search, held_out
 
 
-def exams(
+def question_sets(
     config: StudyConfig,
     search: Tasks,
-    held: Tasks,
+    held_out: Tasks,
     tokenizer: Tokenizer,
     rows: int,
     context: int | None,
 ) -> tuple[QuestionSet, QuestionSet]:
-    """Return the search and the held-out questions that models of this context can be asked.
+    """Return the search questions and the held-out questions that fit the models' context.
 
-    `rows` are those of the models' embedding.
-
-    Longer ones of tasks with `on_bad: skip` are left out with a count. Raises TaskError for others.
+    `rows` is the number of rows of the models' embedding. Questions that are too long are left out
+    with a warning if their task has `on_bad: skip`; otherwise they raise TaskError.
     """
-    asked = _fitting(config, QuestionSet(search, tokenizer, rows), context)
-    names = {task.name for task in asked.tasks}
-    if lacking := [task.name for task in search if task.name not in names]:
+    fitting = _fitting(config, QuestionSet(search, tokenizer, rows), context)
+    names = {task.name for task in fitting.tasks}
+    if missing := [task.name for task in search if task.name not in names]:
         raise TaskError(
-            f"{lacking[0]}: every question is too long for the models, which take {context} tokens "
-            "with the answer; shorten the template (num_fewshot)"
+            f"{missing[0]}: all questions are too long for the models, whose context is {context} "
+            "tokens with the answer; shorten the template (num_fewshot)"
         )
-    return asked, _fitting(config, QuestionSet(held, tokenizer, rows), context)
+    return fitting, _fitting(config, QuestionSet(held_out, tokenizer, rows), context)
 
 
 def few_held_out(config: StudyConfig, held_out: QuestionSet) -> dict[str, int]:
-    """Tasks with fewer than ENOUGH held-out questions, and how many they have."""
+    """Return the number of held-out questions of each task that has fewer than MIN_HELD_OUT."""
     sizes = {task.name: len(task.questions) for task in held_out.tasks}
     counts = {task.name: sizes.get(task.name, 0) for task in config.tasks if task.weight}
-    return {name: count for name, count in counts.items() if count < ENOUGH}
+    return {name: count for name, count in counts.items() if count < MIN_HELD_OUT}
 
 
 def few_held_out_text(few: Mapping[str, int]) -> str:
+    """Return the warning for the result of `few_held_out`."""
     listed = " and ".join(f"{count} of {name}" for name, count in few.items())
     return (
-        f"too few held-out questions for a verdict: {listed}; at least {ENOUGH} of every task are "
-        "needed, so add questions or raise study.held_out"
+        f"too few held-out questions for a verdict: {listed}; every task needs at least "
+        f"{MIN_HELD_OUT}; add questions or raise study.held_out"
     )
 
 
@@ -151,8 +152,8 @@ def _fitting(config: StudyConfig, exam: QuestionSet, context: int | None) -> Que
             )
         if long:
             log.warning("%s; left out", _too_long(task.name, long, context))
-        if left := [question for question, size in pairs if size <= context]:
-            tasks.append(task.with_questions(left))  # type: ignore[arg-type]
+        if fitting := [question for question, size in pairs if size <= context]:
+            tasks.append(task.with_questions(fitting))  # type: ignore[arg-type]
     return QuestionSet(tasks, exam.tokenizer)
 
 
@@ -160,8 +161,8 @@ def _too_long(name: str, long: Sequence[tuple[Question, int]], context: int) -> 
     question, size = long[0]
     count = f" ({len(long)} such questions)" if len(long) > 1 else ""
     return (
-        f"{question.location or name}: the prompt has {size} tokens with its answer, and the "
-        f"models take {context}{count}"
+        f"{question.location or name}: the prompt has {size} tokens with its answer, but the "
+        f"context of the models is {context}{count}"
     )
 
 
@@ -169,51 +170,56 @@ def _scoring(task: TaskConfig) -> Scoring:
     return Scoring(task.scorer_concurrency, task.scorer_timeout, task.scorer_retries)
 
 
-def _not_beside(config: StudyConfig, name: str) -> None:
-    """A task file beside the config is not read unless its folder is named: it is code."""
+def _check_task_folder(config: StudyConfig, name: str) -> None:
+    """Check that a task of lm-eval beside the config is in a task folder: its code would run.
+
+    Raises TaskError.
+    """
     for folder in (config.folder, config.folder / "tasks"):
         path = task_file(name, [folder])
-        named = path and any(path.is_relative_to(p.resolve()) for p in config.task_folders)
-        if path is not None and not named:
+        allowed = path and any(path.is_relative_to(p.resolve()) for p in config.task_folders)
+        if path is not None and not allowed:
             raise TaskError(
-                f"{name}: {path} is a task of lm-eval, whose code runs only from a folder that you "
-                f"name: --task-search-path {folder}"
+                f"{name}: {path} is a task of lm-eval, which runs code; to allow it, pass "
+                f"--task-search-path {folder}"
             )
 
 
 def _chat_template(config: StudyConfig, tokenizer: Any) -> bool:
-    there = getattr(tokenizer, "chat_template", None) is not None
-    if config.apply_chat_template and not there:
+    has_template = getattr(tokenizer, "chat_template", None) is not None
+    if config.apply_chat_template and not has_template:
         raise TaskError(
             "apply_chat_template: the base model's tokenizer has no chat template; set it to false"
         )
-    if config.apply_chat_template is None and not there:
-        log.info("the tokenizer has no chat template: prompts of lm-eval's tasks are plain text")
-    return there if config.apply_chat_template is None else config.apply_chat_template
+    if config.apply_chat_template is None and not has_template:
+        log.info(
+            "the tokenizer has no chat template: the prompts of lm-eval's tasks are plain text"
+        )
+    return has_template if config.apply_chat_template is None else config.apply_chat_template
 
 
-def _task(config: StudyConfig, given: TaskConfig) -> Native:
-    assert given.kind is not None
-    assert given.data is not None
-    parse, make, tokens = _KINDS[given.kind]
-    name = given.prompt or f"{given.kind}_kdd"
+def _task(config: StudyConfig, task: TaskConfig) -> Native:
+    assert task.kind is not None
+    assert task.data is not None
+    parse, task_class, tokens = _KINDS[task.kind]
+    name = task.prompt or f"{task.kind}_kdd"
     template = load_template(name, config.folder, config.num_fewshot)
-    parse = partial(parse, fields=_fields(given))
-    questions = read_questions(config.folder / given.data, given.kind, parse, given.on_bad)
-    max_tokens = given.max_tokens or tokens
-    return make(given.name, given.weight, questions, template, max_tokens, given.scorer)
+    parse = partial(parse, fields=_fields(task))
+    questions = read_questions(config.folder / task.data, task.kind, parse, task.on_bad)
+    max_tokens = task.max_tokens or tokens
+    return task_class(task.name, task.weight, questions, template, max_tokens, task.scorer)
 
 
-def _fields(given: TaskConfig) -> Fields | None:
-    if given.fields is None:
+def _fields(task: TaskConfig) -> Fields | None:
+    if task.fields is None:
         return None
-    names = given.fields.question
+    names = task.fields.question
     question = (names,) if isinstance(names, str) else names
-    return Fields(question, given.fields.answer, given.fields.options, given.fields.first)
+    return Fields(question, task.fields.answer, task.fields.options, task.fields.first)
 
 
 def _limited(config: StudyConfig, questions: Sequence[Question]) -> list[Question]:
-    """The first `limit` by id, or with `shuffle` by a hash of seed and id; ids are hashes."""
+    """Return the first `limit` questions by id, or with `shuffle` by a hash of seed and id."""
     if config.limit is None:
         return list(questions)
     seed = config.study.seed if config.shuffle else None

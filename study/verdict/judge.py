@@ -9,7 +9,7 @@ from storage.scores import ScoreStore
 from storage.trials import TrialRecord
 from study.search.contenders import PREFERENCE, REFERENCES
 from study.setup.setup import Setup
-from study.setup.tasks import ENOUGH, few_held_out
+from study.setup.tasks import MIN_HELD_OUT, few_held_out
 
 from .comparison import LEVEL, Comparison, compare, highest
 from .ensemble import EnsembleScore, ensemble_scores
@@ -87,7 +87,7 @@ def judge(setup: Setup, records: Sequence[TrialRecord], answers: ScoreStore) -> 
         rule, final, text = "not scored yet", None, pending_text(setup.config.file, missing)
     elif few:
         rule, final = "too few held-out questions", top
-        text = inconclusive_text(top.contender, few, ENOUGH)
+        text = inconclusive_text(top.contender, few, MIN_HELD_OUT)
     else:
         rule, final = "held-out", _final(contenders)
         comparisons = _comparisons(setup, contenders)

@@ -1,1 +1,1 @@
-"""Worker processes: how they start, the loop that evaluates trials, and held-out scoring."""
+"""Worker processes: their start, the loop that evaluates trials, and held-out scoring."""

@@ -5,9 +5,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from objectives.engines.engine import Engine
+from objectives.errors import EngineError, ScorerError
 from objectives.sampling import Sample
 from objectives.scoring import Scores, finite_or_none
 from storage.gradients import StoredGradient
@@ -23,6 +24,28 @@ if TYPE_CHECKING:
     from .steps import StepTaker
 
 log = logging.getLogger(__name__)
+
+FAILURES_IN_A_ROW = 3
+Failure: TypeAlias = EngineError | ScorerError
+"""An error after which a trial is retried."""
+
+
+class Failures:
+    """Counts the failures since the last success."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def reset(self) -> None:
+        """Record a success."""
+        self._count = 0
+
+    def add(self, error: Failure) -> None:
+        """Record a failure. Raises EngineError or ScorerError if it is the third in a row."""
+        self._count += 1
+        if self._count == FAILURES_IN_A_ROW:
+            kind = ScorerError if isinstance(error, ScorerError) else EngineError
+            raise kind(f"{FAILURES_IN_A_ROW} trials failed in a row; the last error: {error}")
 
 
 @dataclass(frozen=True)

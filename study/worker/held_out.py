@@ -1,4 +1,4 @@
-"""Scores what is compared in the end on the held-out questions."""
+"""Score the contenders of the verdict on the held-out questions."""
 
 import logging
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from study.search.genome import Genome, recipe_of
 from study.search.jobs import held_out_key
 from study.search.stored_scores import answers_of
 
-from .failures import Failures
+from .evaluator import Failures
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ class HeldOutScorer:
         self._engine, self._engine_name = engine, engine_name
         self._interrupts, self._heartbeat, self._failures = interrupts, heartbeat, failures
         self._scored: set[int] = set()
-        """Ids of trials that are known to have held-out answers."""
+        """Ids of trials whose held-out answers are stored."""
 
     def score_all(self) -> None:
-        """Score everything that is compared in the end, and wait for what other workers score.
+        """Score all contenders, and wait for those that other workers are scoring.
 
         Raises EngineError or ScorerError after three failures in a row.
         """
@@ -57,7 +57,7 @@ class HeldOutScorer:
         with self._interrupts.deferred():
             while missing := self._missing(self._trials.all()):
                 if not any(self.score(record) for record in missing):
-                    self._heartbeat.doing = "waiting for the others' held-out questions"
+                    self._heartbeat.doing = "waiting for other workers to score held-out questions"
                     self._trials.database.retry(self._heartbeat.reap_dead)
                     self._interrupts.pause(_WAIT_SECONDS)
 
@@ -68,10 +68,10 @@ class HeldOutScorer:
             self._claims.acquire(key)
         except ClaimTaken:
             return False
-        if self.has_scored(record):  # another worker finished before the claim was taken
+        if self.has_scored(record):  # another worker has scored it meanwhile
             self._claims.release(key)
             return True
-        log.info("trial %d: held-out questions", record.number)
+        log.info("scoring trial %d on the held-out questions", record.number)
         self._heartbeat.doing = key
         try:
             with self._interrupts.allowed():
@@ -96,8 +96,8 @@ class HeldOutScorer:
         return True
 
     def _missing(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-        compared = [c.record for c in contenders(records, self._genome)]
-        return [record for record in compared if not self.has_scored(record)]
+        trials = [c.record for c in contenders(records, self._genome)]
+        return [record for record in trials if not self.has_scored(record)]
 
 
 def has_held_out(record: TrialRecord, answers: ScoreStore, questions: QuestionSet) -> bool:

@@ -1,4 +1,4 @@
-"""Joins a study as one of its workers, with an engine running."""
+"""Join a study as one of its workers, with a running engine."""
 
 import contextlib
 import gc
@@ -12,8 +12,8 @@ from storage.scores import ScoreStore
 from storage.workers import Workers
 from study.cli.interrupts import Interrupts
 from study.setup.engine import EngineChoice
-from study.setup.engine_facts import as_stored
-from study.setup.enter import announce, enter_study, open_database
+from study.setup.engine_facts import with_stored_facts
+from study.setup.enter import enter_study, log_start, open_database
 from study.setup.setup import Setup
 
 from .worker import Worker
@@ -25,23 +25,25 @@ def join_study(
 ) -> Iterator[Worker]:
     """Create or resume the study at `url`, start the engine, and yield a worker of the study.
 
-    `num_workers` is the number of workers that are started together.
+    `num_workers` is the number of workers that this run starts.
 
-    Raises StorageError, StudyMismatch and EngineError.
+    Raises ConfigError, StorageError, StudyMismatch and EngineError.
     """
     with contextlib.ExitStack() as stack:
         database = open_database(setup, url, interrupts)
         stack.callback(database.engine.dispose)
         trials, population, worker_id = enter_study(setup, database, choice, num_workers)
-        choice = replace(as_stored(choice, trials.study), differences=setup.rules.differences)
+        choice = replace(
+            with_stored_facts(choice, trials.study), differences=setup.rules.differences
+        )
         workers = Workers(database, trials.study._study_id)
         heartbeat = Heartbeat(workers, worker_id, setup.config.study.grace)
         stack.enter_context(heartbeat)
-        announce(setup, url, trials.all(), population)
+        log_start(setup, url, trials.all(), population)
         heartbeat.doing = "starting the engine"
         engine = choice.start(setup.sources, setup.longest)
         stack.callback(engine.close)
-        gc.freeze()  # scanning the objects that stay took 0.7 s every few trials
+        gc.freeze()  # otherwise collecting permanent objects took 0.7 s every few trials
         stack.callback(gc.unfreeze)
         heartbeat.doing = "looking for work"
         answers = ScoreStore(database)

@@ -1,4 +1,4 @@
-"""The monitors of a worker."""
+"""Create the monitors of a worker."""
 
 from study.cli.options import RunOptions
 from study.monitors.dashboard_note import DashboardNote
@@ -8,8 +8,8 @@ from study.monitors.wandb import WandbMonitor
 from .worker import Worker
 
 
-def observers(worker: Worker, options: RunOptions, *others: Monitor) -> Monitors:
-    """Return the dashboard's note, Weights & Biases if it is asked for, and `others`."""
+def create_monitors(worker: Worker, options: RunOptions, *others: Monitor) -> Monitors:
+    """Return the monitors for the dashboard, for Weights & Biases if requested, and `others`."""
     setup, trials = worker.setup, worker.trials
     note = DashboardNote(setup, trials.database, trials.study, worker.population)
     if options.wandb is None:

@@ -1,6 +1,6 @@
-"""Starts a worker: engine process, models, study, engine, in the order that takes least time.
+"""Start a worker, with slow steps in parallel: vLLM's process starts while the models are opened.
 
-Nothing here is slow to import, because vLLM's process is started before torch is imported.
+This module is fast to import, because vLLM's process is started before torch is imported.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HostShare:
-    """What one of several workers may use of its host."""
+    """The resources of the host that one of several workers may use."""
 
     num_workers: int
     threads: int | None
-    """CPU threads, in a study that stores no number; None leaves them as they are."""
+    """CPU threads if the study stores no number; None leaves torch's setting unchanged."""
     memory: int
-    """Bytes."""
+    """In bytes."""
 
 
 @contextlib.contextmanager
@@ -38,15 +38,15 @@ def start_worker(
     interrupts: Interrupts,
     share: HostShare | None = None,
 ) -> "Iterator[Worker]":
-    """Yield a worker of the study at `url`, which is created or resumed, with its engine running.
+    """Create or resume the study at `url`, and yield a worker of it with a running engine.
 
-    `share` is given by a supervisor that runs several workers and has checked the models already.
+    A supervisor of several workers, which has already checked the models, passes `share`.
 
     Raises ConfigError, SourceError, QuestionError, TaskError, StorageError, StudyMismatch and
     EngineError.
     """
-    section = config.engine
-    vllm_child.prestart_if_likely(options.engine or section.kind, section.device, section.eager)
+    engine = config.engine
+    vllm_child.prestart_if_likely(options.engine or engine.kind, engine.device, engine.eager)
     from study.setup.engine import choose_engine
     from study.setup.engine_facts import use_threads
 
@@ -54,13 +54,13 @@ def start_worker(
     if share is not None:
         use_threads(share.threads)
         choice = replace(choice, host_memory=share.memory)
-    choice.begin()
+    choice.prestart()
     from study.setup.setup import build
 
     from .join import join_study
 
     alone = share is None
-    setup = build(config, check_values=alone and not choice.reads_sources, warn=alone)
+    setup = build(config, check_values=alone and not choice.checks_values, warn=alone)
     num_workers = 1 if share is None else share.num_workers
     with join_study(setup, url, choice, interrupts, num_workers) as worker:
         yield worker
@@ -69,7 +69,7 @@ def start_worker(
 def search(worker: "Worker", monitor: "Monitor", deadline: float) -> bool:
     """Run a worker until the budget is reached or `deadline`, a time of `time.monotonic`.
 
-    Return whether the budget is reached; then the held-out questions are scored as well.
+    If the budget is reached, score the held-out questions too and return True.
     """
     with monitor:
         worker.monitor = monitor

@@ -1,4 +1,4 @@
-"""Runs a study with several worker processes on this host: starts, restarts and stops them."""
+"""Run a study with several worker processes on this host: start, restart and stop them."""
 
 import logging
 import multiprocessing
@@ -31,28 +31,28 @@ from study.monitors.progress import Progress
 from study.search.contenders import contenders
 from study.setup.engine import EngineChoice, choose_engine
 from study.setup.engine_facts import use_stored_threads
-from study.setup.enter import announce, make_study, open_database
+from study.setup.enter import create_or_find_study, log_start, open_database
 from study.setup.setup import Setup, build
 
 from .held_out import has_held_out
-from .process import WorkerSpec, work
+from .process import WorkerSpec, run_worker
 from .start import HostShare
 
 log = logging.getLogger(__name__)
 
-DEATHS_IN_A_ROW = 3
-_LONG_LIFE = 600.0
-"""Seconds of life after which earlier deaths of a worker no longer count."""
-_LOOK_SECONDS, _LEAVE_SECONDS = 0.5, 60.0
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
+MAX_DEATHS_IN_A_ROW = 3
+_STABLE_SECONDS = 600.0
+"""Seconds after which the earlier deaths of a running worker no longer count."""
+_POLL_SECONDS, _SHUTDOWN_SECONDS = 0.5, 60.0
+_VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass
 class WorkerHandle:
-    """A worker's GPU, and the process that runs it at present."""
+    """A worker, its GPUs and its current process."""
 
     spec: WorkerSpec
-    gpu: str | None
+    gpus: str | None
     process: BaseProcess
     deaths: int = 0
     started: float = field(default_factory=time.monotonic)
@@ -67,22 +67,23 @@ def supervise(
     options: RunOptions,
     interrupts: Interrupts,
 ) -> tuple[Setup, Trials, bool]:
-    """Run a study with `count` processes. Return its setup, its trials, and whether it is finished.
+    """Run a study with `count` processes; return its setup, its trials and whether the budget is
+    reached.
 
     No trial starts after `deadline`, a time of `time.monotonic`.
 
-    Raises ConfigError and what `make_study` raises, and ends the program if a worker failed and the
-    study is not finished.
+    Raises ConfigError and what `create_or_find_study` raises. Ends the program with the exit code
+    of a failed worker unless all trials and held-out scores are complete.
     """
     choice = choose_engine(config, options.engine, probe=False)
     gpus = gpus_for(choice, count)
-    setup = build(config, check_values=not choice.reads_sources, warn=True)
+    setup = build(config, check_values=not choice.checks_values, warn=True)
     database = open_database(setup, url, interrupts)
     try:
         with database.exclusive():
-            trials, population = make_study(setup, database, choice, count)
+            trials, population = create_or_find_study(setup, database, choice, count)
             store_budget(trials.study, config.study.trials)
-        announce(setup, url, trials.all(), population)
+        log_start(setup, url, trials.all(), population)
         log.info("starting %d worker%s", count, "s" if count > 1 else "")
         threads = None if gpus[0] else max(1, (os.cpu_count() or 1) // count)
         others = replace(options, wandb=None)  # the first worker logs for all
@@ -99,34 +100,39 @@ def supervise(
         gradients = GradientStore(database, trials.study._study_id)
         sampler = setup.sampler(trials.study, population, gradients)
         reached = setup.rules.jobs(sampler.replay).done(records)
-        if code and not (reached and _is_judged(setup, ScoreStore(database), records)):
+        if code and not (reached and _is_fully_scored(setup, ScoreStore(database), records)):
             raise SystemExit(code)
         return setup, trials, reached
     finally:
         database.engine.dispose()
 
 
-def _is_judged(setup: Setup, answers: ScoreStore, records: Sequence[TrialRecord]) -> bool:
-    """Return whether everything that is compared in the end has held-out answers."""
-    compared = contenders(records, setup.genome)
-    return all(has_held_out(c.record, answers, setup.held_out) for c in compared)
+def _is_fully_scored(setup: Setup, answers: ScoreStore, records: Sequence[TrialRecord]) -> bool:
+    """Return whether all contenders of the verdict have held-out answers."""
+    of_verdict = contenders(records, setup.genome)
+    return all(has_held_out(c.record, answers, setup.held_out) for c in of_verdict)
 
 
 def gpus_for(choice: EngineChoice, count: int) -> list[str | None]:
-    """Return the GPUs of each worker, None on a CPU. Raises ConfigError."""
+    """Return the value of CUDA_VISIBLE_DEVICES for each worker; None on a CPU.
+
+    Raises ConfigError.
+    """
     if torch.device(choice.device).type != "cuda":
         return [None] * count
     if torch.device(choice.device).index is not None:
         raise ConfigError(
-            f"engine.device: {choice.device} is one GPU; with --workers write cuda, and choose "
-            f"GPUs with {_VISIBLE}"
+            f"engine.device: {choice.device} is a single GPU; with --workers set it to cuda, "
+            f"and choose GPUs with {_VISIBLE_GPUS}"
         )
-    there, each = torch.cuda.device_count(), choice.config.tensor_parallel_size
-    if count * each > there:
-        takes = "a GPU" if each == 1 else f"{each} GPUs"
-        raise ConfigError(f"--workers {count}: a worker takes {takes}, and here are {there}")
-    visible = os.environ.get(_VISIBLE)
-    names = visible.split(",") if visible else [str(n) for n in range(there)]
+    available_gpus, each = torch.cuda.device_count(), choice.config.tensor_parallel_size
+    if count * each > available_gpus:
+        needed = "1 GPU" if each == 1 else f"{each} GPUs"
+        raise ConfigError(
+            f"--workers {count}: each worker needs {needed}, but this machine has {available_gpus}"
+        )
+    visible = os.environ.get(_VISIBLE_GPUS)
+    names = visible.split(",") if visible else [str(n) for n in range(available_gpus)]
     return [",".join(names[n * each : (n + 1) * each]) for n in range(count)]
 
 
@@ -138,16 +144,19 @@ def _run_all(
     monitor: Monitor,
     interrupts: Interrupts,
 ) -> int:
-    """Run the workers until each has ended by itself. Return the first exit code that is not 0."""
+    """Run the workers until all have ended, and restart those that are killed.
+
+    Returns the first exit code that is not 0 (FAILED for a killed worker), or 0.
+    """
     handles: list[WorkerHandle] = []
     codes = []
     try:
-        for spec, gpu in zip(specs, gpus, strict=True):
-            handles.append(WorkerHandle(spec, gpu, _start(spec, gpu, deadline)))
+        for spec, visible in zip(specs, gpus, strict=True):
+            handles.append(WorkerHandle(spec, visible, _start(spec, visible, deadline)))
         running = list(handles)
         while running:
             monitor.on_trials(trials.all())
-            interrupts.pause(_LOOK_SECONDS)
+            interrupts.pause(_POLL_SECONDS)
             for worker in [w for w in running if w.process.exitcode is not None]:
                 if not _restart(worker, deadline):
                     running.remove(worker)
@@ -158,39 +167,44 @@ def _run_all(
 
 
 def _restart(worker: WorkerHandle, deadline: float) -> bool:
-    """Restart a worker that was killed. Return False if it ended by itself or was killed often."""
+    """Restart a worker that was killed.
+
+    Returns False if it ended by itself, or has been killed MAX_DEATHS_IN_A_ROW times in a row.
+    """
     code = worker.process.exitcode
     assert code is not None
     if code >= 0:
         if code:
             log.warning("worker %d ended with exit code %d", worker.spec.number, code)
         return False
-    worker.deaths = 1 if time.monotonic() - worker.started > _LONG_LIFE else worker.deaths + 1
-    how = signal.Signals(-code).name
-    if worker.deaths == DEATHS_IN_A_ROW:
-        log.warning("worker %d was killed by %s again: it stays down", worker.spec.number, how)
+    worker.deaths = 1 if time.monotonic() - worker.started > _STABLE_SECONDS else worker.deaths + 1
+    name = signal.Signals(-code).name
+    if worker.deaths == MAX_DEATHS_IN_A_ROW:
+        log.warning(
+            "worker %d was killed by %s again and is not restarted", worker.spec.number, name
+        )
         return False
-    log.warning("worker %d was killed by %s: starting it again", worker.spec.number, how)
-    worker.process, worker.started = _start(worker.spec, worker.gpu, deadline), time.monotonic()
+    log.warning("worker %d was killed by %s: restarting it", worker.spec.number, name)
+    worker.process, worker.started = _start(worker.spec, worker.gpus, deadline), time.monotonic()
     return True
 
 
-def _start(spec: WorkerSpec, gpu: str | None, deadline: float) -> BaseProcess:
+def _start(spec: WorkerSpec, gpus: str | None, deadline: float) -> BaseProcess:
     spec = replace(spec, seconds=deadline - time.monotonic())
     process = multiprocessing.get_context("spawn").Process(
-        target=work, args=(spec,), name=f"worker {spec.number}"
+        target=run_worker, args=(spec,), name=f"worker {spec.number}"
     )
-    before = os.environ.get(_VISIBLE)
+    before = os.environ.get(_VISIBLE_GPUS)
     try:
-        if gpu is not None:
-            os.environ[_VISIBLE] = gpu  # read once, when the process begins
+        if gpus is not None:
+            os.environ[_VISIBLE_GPUS] = gpus  # read once, when the process begins
         with without_ctrl_c():
             process.start()
     finally:
         if before is not None:
-            os.environ[_VISIBLE] = before
-        elif gpu is not None:
-            del os.environ[_VISIBLE]
+            os.environ[_VISIBLE_GPUS] = before
+        elif gpus is not None:
+            del os.environ[_VISIBLE_GPUS]
     return process
 
 
@@ -198,9 +212,9 @@ def _stop(processes: Sequence[BaseProcess]) -> None:
     for process in processes:
         if process.exitcode is None:
             process.terminate()
-    until = time.monotonic() + _LEAVE_SECONDS
+    deadline = time.monotonic() + _SHUTDOWN_SECONDS
     for process in processes:
-        process.join(max(0.0, until - time.monotonic()))
+        process.join(max(0.0, deadline - time.monotonic()))
         if process.exitcode is None:
             process.kill()
             process.join()

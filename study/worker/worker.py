@@ -25,8 +25,7 @@ from study.search.schedule import Schedule
 from study.search.state import best_search
 from study.setup.setup import Setup
 
-from .evaluator import Evaluator, Outcome
-from .failures import Failure, Failures
+from .evaluator import Evaluator, Failure, Failures, Outcome
 from .held_out import HeldOutScorer
 
 if TYPE_CHECKING:
@@ -75,6 +74,7 @@ class Worker:
             self.heartbeat,
             self._failures,
         )
+        self._rules = self.setup.rules
         self._evaluator = Evaluator(self.setup, self.engine, self.engine_name, self.interrupts)
 
     @property
@@ -111,7 +111,7 @@ class Worker:
         self.held_out.score_all()
 
     def _jobs(self) -> Jobs:
-        return self.setup.rules.jobs(self.sampler.replay)
+        return self._rules.jobs(self.sampler.replay)
 
     def _search(self, jobs: Jobs, deadline: float) -> bool:
         turn = 0
@@ -197,7 +197,7 @@ class Worker:
         return self.trials.database.retry(work)
 
     def _start(self, job: Job) -> int:
-        return self.claims.start(job.key, job.params, self.setup.rules.bounds, job.attributes)
+        return self.claims.start(job.key, job.params, self._rules.bounds, job.attributes)
 
     def _finish(self, job: Job, trial_id: int, outcome: Outcome) -> None:
         """Store what a trial has come to; in another trial if this one was lost meanwhile."""

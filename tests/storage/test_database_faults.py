@@ -32,7 +32,7 @@ from storage.studies import (
     stored_verdict,
 )
 from storage.trials import Trials
-from study.cli.session import application, reported
+from study.cli.session import application, reporting_errors
 from study.run import run
 from tests.support.sleeping_study import tiny_dict
 from tests.support.stored_trials import new, some, trial
@@ -129,7 +129,7 @@ def test_an_unreadable_table_is_reported_with_the_remedy(
     execute(postgres, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}")
     storage = open_storage(user, create=False)
     execute(postgres, f"REVOKE SELECT ON trial_answers FROM {name}")
-    with pytest.raises(SystemExit) as ended, reported():
+    with pytest.raises(SystemExit) as ended, reporting_errors():
         ScoreStore(storage).read(1, SEARCH)
     assert ended.value.code == 2
     assert "permission denied for table trial_answers; grant" in capsys.readouterr().err
@@ -413,7 +413,7 @@ def test_a_damaged_file_is_reported_with_the_remedy(
     data = bytearray((tmp_path / "x.db").read_bytes())
     data[4096:] = b"\xff" * (len(data) - 4096)
     (tmp_path / "x.db").write_bytes(data)
-    with pytest.raises(SystemExit) as ended, reported():
+    with pytest.raises(SystemExit) as ended, reporting_errors():
         find_study(open_storage(url, create=False), "s")
     assert ended.value.code == 2
     assert "malformed; restore the file from a backup" in capsys.readouterr().err

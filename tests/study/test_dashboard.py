@@ -324,13 +324,14 @@ def test_the_note_shows_no_password_and_each_replaces_the_last(database: str) ->
 def test_the_notes_command_keeps_a_budget_that_is_not_the_files() -> None:
     config = tiny_config(TRIALS, POPULATION)
     texts = [
-        note(tiny_setup(c), [], POPULATION, "sqlite:///x.db") for c in (config, config.of_trials(7))
+        note(tiny_setup(c), [], POPULATION, "sqlite:///x.db")
+        for c in (config, config.with_trials(7))
     ]
     assert "--trials" not in texts[0]
     assert "0 of 7 search trials" in texts[1]
     assert "--storage sqlite:///x.db --trials 7" in texts[1]
     again = note(
-        tiny_setup(config.of_trials(7).of_trials(TRIALS)), [], POPULATION, "sqlite:///x.db"
+        tiny_setup(config.with_trials(7).with_trials(TRIALS)), [], POPULATION, "sqlite:///x.db"
     )
     assert again == texts[0]
 

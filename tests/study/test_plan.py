@@ -131,7 +131,7 @@ def test_an_unknown_gpu_is_refused() -> None:
 def test_a_study_whose_gpus_cannot_share_it_has_no_plan(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(demo_text() + "engine: {tensor_parallel_size: 3}\n")
-    with pytest.raises(ConfigError, match="3 cannot share the models evenly: 4 attention heads"):
+    with pytest.raises(ConfigError, match="cannot be split across 3 GPUs: 4 attention heads"):
         estimated(config=path)
 
 

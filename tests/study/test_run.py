@@ -221,7 +221,7 @@ def test_a_killed_supervisor_leaves_no_worker_and_a_killed_worker_is_replaced(
     wait_for_true(lambda: len(workers_of(url)) == 3)
     process.kill()
     _, err = process.communicate()
-    assert "was killed by SIGKILL: starting it again" in err
+    assert "was killed by SIGKILL: restarting it" in err
     wait_for_true(lambda: all(has_ended(record.process) for record in workers_of(url)))
     wait_for_true(lambda: all(record.end is not None for record in workers_of(url)[1:]))
 
@@ -471,12 +471,16 @@ def test_a_bad_model_folder_is_refused(tmp_path: Path, name: str, message: str) 
         ("study.storage", "postgresql://u:secret@127.0.0.1:1/x", "refused"),
         ("study.storage", "mysql://h/d", "only sqlite and postgresql"),
         ("engine", {"device": "nonsense"}, "nonsense"),
-        ("engine", {"tensor_parallel_size": 3}, "3 cannot share the models evenly"),
+        ("engine", {"tensor_parallel_size": 3}, "cannot be split across 3 GPUs"),
         ("genome.models.0", "", "genome.models.0"),
         ("genome.models.0", "a\0b", r"the character U\+0000"),
         ("genome.filters", ["mlp", "rest"], "give parameters of one name"),
-        ("genome.filters", ["mlp", "self_atn"], "self_atn is in no tensor's name$"),
-        ("genome.filters", ["mlp", "mlp.up"], "mlp.up is in no tensor's name that a filter befo"),
+        ("genome.filters", ["mlp", "self_atn"], "self_atn matches no tensor$"),
+        (
+            "genome.filters",
+            ["mlp", "mlp.up"],
+            "mlp.up matches no tensor that no earlier filter matches",
+        ),
         ("study.start_from", "earlier", "start_from: earlier: there is no database"),
         ("space", {"t": [0, 1]}, "space.t: dare_ties has no t"),
         ("space", {"weight": [0, 1e9]}, "space.weight"),

@@ -10,8 +10,7 @@ from storage.trials import TrialRecord, Trials
 from tests.support.sleeping_study import NAME, start, tiny_config
 
 SECONDS = 0.1
-"""Of a trial's scoring."""
-
+"""The time of a trial."""
 
 GRACE = 2.0
 
@@ -20,14 +19,14 @@ def complete(trials: Trials) -> dict[int, TrialRecord]:
     return {r.number: r for r in trials.all() if r.complete}
 
 
-def disturb(url: str, trials: int, kills: int, workers: int, rng: random.Random) -> int:
-    """Run a study to its end under kills; gives how many finished trials were ever lost."""
+def run_with_kills(url: str, trials: int, kills: int, workers: int, rng: random.Random) -> int:
+    """Run a study to its end while its workers are killed; return the number of lost trials."""
     config = tiny_config(trials, grace=GRACE)
-    crew = [start(url, config, SECONDS) for _ in range(workers)]
+    processes = [start(url, config, SECONDS) for _ in range(workers)]
     seen: dict[int, TrialRecord] = {}
     lost, done = 0, 0
     reader = None
-    while any(process.is_alive() for process in crew):
+    while any(process.is_alive() for process in processes):
         time.sleep(rng.uniform(0.3, 1.5))
         if reader is None:
             try:
@@ -40,12 +39,12 @@ def disturb(url: str, trials: int, kills: int, workers: int, rng: random.Random)
         seen = now
         if done < kills:
             victim = rng.randrange(workers)
-            if crew[victim].is_alive():
-                crew[victim].kill()
-                crew[victim].join()
-                crew[victim] = start(url, config, SECONDS)
+            if processes[victim].is_alive():
+                processes[victim].kill()
+                processes[victim].join()
+                processes[victim] = start(url, config, SECONDS)
                 done += 1
-    print(f"  {done} kills; exit codes at the end {[process.exitcode for process in crew]}")
+    print(f"  {done} kills; exit codes at the end {[process.exitcode for process in processes]}")
     assert reader is not None
     reader.database.engine.dispose()
     return lost

@@ -1,5 +1,5 @@
-"""A study whose objective takes as long as one says: the real worker on a real database, with
-an engine that sleeps and a score that is a function of the recipe alone.
+"""A study whose trials take a chosen time: the real worker on a real database, with an engine that
+sleeps, and scores that are a function of the recipe.
 
     python -m tests.support.sleeping_study URL [--trials 60] [--seconds 0.02] [--population 5]
 """
@@ -34,7 +34,7 @@ from study.search.state import Evaluation, SearchState, Slot
 from study.setup.engine import EngineChoice
 from study.setup.setup import Setup
 from study.worker.join import join_study
-from study.worker.observe import observers
+from study.worker.observe import create_monitors
 
 NAME = "tiny"
 LAYERS = 8
@@ -42,7 +42,7 @@ QUESTIONS, WIDE_QUESTIONS = 40, 2250
 
 
 class SleepingEngine:
-    """At the engine's seam: holds the recipe, and takes its time."""
+    """An engine that keeps the recipe, and sleeps instead of answering."""
 
     def __init__(self, seconds: float, fails: frozenset[int] = frozenset()) -> None:
         self.recipe: MergeRecipe | None = None
@@ -65,7 +65,7 @@ class SleepingEngine:
 
 
 class RecipeQuestions(QuestionSet):
-    """Scores a recipe by its numbers: the further all are from a third, the fewer are right."""
+    """Score a recipe by its values: the mean squared distance from 1/3 lowers the score."""
 
     def __init__(self, count: int) -> None:
         nothing: Any = None
@@ -100,7 +100,7 @@ class TinyChoice(EngineChoice):
 
 
 def tiny_dict(trials: int, population: int | None, wide: bool, **study: Any) -> dict[str, Any]:
-    """Two models and two blocks are 8 parameters, `wide` three and eight: 48."""
+    """Return a study with 8 parameters (2 models, 2 blocks), or 48 (3 models, 8) if `wide`."""
     return {
         "genome": {
             "models": ["a", "b", "c"] if wide else ["a", "b"],
@@ -123,8 +123,8 @@ def tiny_config(
 def tiny_setup(config: StudyConfig) -> Setup:
     genome = Genome(config.genome, config.space, LAYERS, config.study.seed)
     nothing: Any = None
-    exam = RecipeQuestions(WIDE_QUESTIONS if len(genome.space) == 48 else QUESTIONS)
-    return TinySetup(config, {}, nothing, genome, exam, RecipeQuestions(QUESTIONS // 2))
+    search = RecipeQuestions(WIDE_QUESTIONS if len(genome.space) == 48 else QUESTIONS)
+    return TinySetup(config, {}, nothing, genome, search, RecipeQuestions(QUESTIONS // 2))
 
 
 def run(
@@ -134,20 +134,22 @@ def run(
     deadline: float = math.inf,
     fails: frozenset[int] = frozenset(),
 ) -> bool:
-    """One worker, in this process; gives whether the budget is reached."""
+    """Run a worker in this process; return whether the budget is reached."""
     choice = TinyChoice("tiny", "cpu", "float32", 1, seconds=seconds, fails=fails)
     with (
         Interrupts() as interrupts,
         join_study(tiny_setup(config), url, choice, interrupts) as worker,
-        observers(worker, RunOptions()) as worker.monitor,
+        create_monitors(worker, RunOptions()) as worker.monitor,
     ):
         return worker.search(deadline)
 
 
 def start(url: str, config: StudyConfig, seconds: float = 0.0) -> BaseProcess:
-    """A worker in a process of its own."""
-    here, given = str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, given]))  # the server's too
+    """Start a worker in another process."""
+    here, existing = str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [here, existing])
+    )  # for the fork server too
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # torch is imported once for all of them
     process = context.Process(target=run, args=(url, config, seconds))
@@ -155,8 +157,8 @@ def start(url: str, config: StudyConfig, seconds: float = 0.0) -> BaseProcess:
     return process
 
 
-def found(url: str) -> dict[Slot, Evaluation]:
-    """What a study proposed and what that scored."""
+def finished_trials(url: str) -> dict[Slot, Evaluation]:
+    """Return the finished search trials of a study."""
     database = open_storage(url, create=False)
     try:
         return SearchState.of(Trials(database, find_study(database, NAME)).all()).finished
@@ -170,9 +172,10 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=0.02)
     parser.add_argument("--population", type=int, default=5)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        run(given.url, tiny_config(given.trials, given.population), given.seconds)
+        config = tiny_config(arguments.trials, arguments.population)
+        run(arguments.url, config, arguments.seconds)
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None
 

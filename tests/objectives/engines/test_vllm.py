@@ -275,7 +275,7 @@ def test_a_prestarted_process_is_used(
     vllm_child.prestart_if_likely("vllm", None, config_with().engine.eager)
     [(_, child, _)] = vllm_child._prestarted
     choice = choose_engine(config_with(), "vllm")
-    choice.begin()
+    choice.prestart()
     engine = choice.start(demo.sources, demo.longest)
     assert isinstance(engine, VllmEngine)
     assert engine.pid == child.process.pid
@@ -433,7 +433,7 @@ def test_an_unneeded_prestarted_process_is_discarded(kind: str, device: str) -> 
     """The process is started before the engine or the device is known."""
     vllm_child.prestart_if_likely("vllm", device, True)
     [(_, early, _)] = vllm_child._prestarted
-    choose_engine(config_with(), kind).begin()
+    choose_engine(config_with(), kind).prestart()
     assert early.process.exitcode is not None
     assert len(vllm_child._prestarted) == (kind == "vllm")
     vllm_child.discard()

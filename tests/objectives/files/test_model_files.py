@@ -157,7 +157,7 @@ def study(folder: Path, *models: str, base: str = "base", **genome: Any) -> Stud
     data = {"models": models, "base_model": base, "merge_method": "task_arithmetic"} | genome
     tasks = [{"name": "mc", "kind": "multiple_choice", "data": "none"}]
     config = StudyConfig.model_validate({"genome": data, "tasks": tasks})
-    return config.at(folder / "study.yaml")
+    return config.with_file(folder / "study.yaml")
 
 
 @pytest.mark.parametrize("other", ["./a", "a/", "../here/a", "link", "absolute"])
@@ -171,7 +171,7 @@ def test_the_same_folder_listed_twice_is_refused(
     other = str(here / "a") if other == "absolute" else other
     with pytest.raises(ConfigError, match=r"a and .* are the same folder.*list it once"):
         open_models(study(here, "a", "b", other))
-    with pytest.raises(ConfigError, match=r"are the same folder.*write it as in base_model"):
+    with pytest.raises(ConfigError, match=r"are the same folder.*same spelling as base_model"):
         open_models(study(here, "a", "b", "./base"))
 
 
@@ -181,7 +181,7 @@ def test_a_base_among_the_models_is_logged(
     for name, source in (("base", "base"), ("a", "x")):
         shutil.copytree(family[source], tmp_path / name)
     open_models(study(tmp_path, "a", "base"))
-    assert "base_model base is among the models too: it moves nothing" in caplog.text
+    assert "base_model base is also one of the models: it has no effect" in caplog.text
     caplog.clear()
     open_models(study(tmp_path, "a", "base", merge_method="linear"))
     assert "moves nothing" not in caplog.text

@@ -499,7 +499,9 @@ def test_code_runs_only_from_folders_that_the_user_lists(tmp_path: Path) -> None
     (tmp_path / "tasks" / "mine.yaml").write_text("task: mine\ndoc_to_text: !function ran.it\n")
     (tmp_path / "tasks" / "ran.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\n")
     path = study(tmp_path, "mine")
-    with pytest.raises(TaskError, match=r"mine: .*runs only from .*--task-search-path .*tasks"):
+    with pytest.raises(
+        TaskError, match=r"mine: .*which runs code; to allow it.*--task-search-path .*tasks"
+    ):
         build(load_config(path), check_values=False)
     assert not (tmp_path / "mark").exists()
     with pytest.raises(TaskError, match="mine: "):

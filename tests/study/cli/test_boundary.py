@@ -1,4 +1,4 @@
-"""How a command ends: by a signal, an error, a fault, or a terminal that takes nothing."""
+"""The end of a command by a signal, an error, or an output that cannot be written."""
 
 import multiprocessing
 import os
@@ -15,11 +15,11 @@ import pytest
 
 from objectives.crash_report import description
 from objectives.engines.vllm.child import without_ctrl_c
-from study.cli.faults import LONGEST_LINE, MOST_LINES, ended_by, message_of
+from study.cli.faults import MAX_LINE_LENGTH, MAX_LINES, format_message, report_error
 from study.cli.interrupts import Interrupted
 from study.cli.options import RunOptions
 from study.config.errors import ConfigError
-from study.worker.process import WorkerSpec, check_workers, work
+from study.worker.process import WorkerSpec, check_workers, run_worker
 from study.worker.start import HostShare
 from tests.support.paths import DEMO, ROOT
 
@@ -31,7 +31,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def shell(line: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """A line of bash in which `study` is the project's command line."""
+    """Run a line of bash in which `study` is the project's command line."""
     line = line.replace("study ", f"{sys.executable} -m study ")
     return subprocess.run(
         ["bash", "-c", line],
@@ -43,9 +43,12 @@ def shell(line: str, **more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def faulty(work: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """A command whose work is these lines of Python."""
-    code = f"from study.cli.boundary import bounded\ndef work():\n    {work}\nbounded(work)\n"
+def python(work: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that executes these lines of Python."""
+    code = (
+        "from study.cli.boundary import run_and_exit\n"
+        f"def work():\n    {work}\nrun_and_exit(work)\n"
+    )
     return subprocess.run(
         [sys.executable, "-c", code, "--token", "Hidden77", "--storage", "postgresql://u:Pw7@h/d"],
         capture_output=True,
@@ -63,21 +66,21 @@ def faulty(work: str, **more: str) -> subprocess.CompletedProcess[str]:
         ("status", signal.SIGTERM, 143),
     ],
 )
-def test_a_signal_while_a_command_imports_ends_it_without_traceback(
+def test_a_signal_during_imports_ends_a_command_without_a_traceback(
     command: str, number: signal.Signals, code: int
 ) -> None:
     line = [sys.executable, "-X", "importtime", "-m", f"study.{command}", "none.yaml"]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment()) as process:
         assert process.stderr is not None
-        said, sent = "", False
+        output, sent = "", False
         for text in process.stderr:
-            said += text
+            output += text
             if not sent and re.search(r"\| +(click|typer|rich)", text):
                 process.send_signal(number)
                 sent = True
     assert process.returncode == code
-    assert "interrupted\n" in said
-    assert "Traceback" not in said
+    assert "interrupted\n" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(
@@ -95,41 +98,41 @@ def test_a_signal_while_a_command_imports_ends_it_without_traceback(
         ("set -o pipefail; study plan --help | true", 141),
     ],
 )
-def test_a_stream_that_takes_nothing_is_no_crash_and_no_success(line: str, code: int) -> None:
-    ended = shell(line)
-    assert ended.returncode == code
-    assert "Traceback" not in ended.stderr
-    assert ended.stderr.count("\n") <= 1
+def test_an_unwritable_stream_causes_an_exit_code_and_no_traceback(line: str, code: int) -> None:
+    result = shell(line)
+    assert result.returncode == code
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("\n") <= 1
 
 
-def test_no_file_is_opened_in_the_place_of_a_closed_stdout() -> None:
+def test_no_file_gets_the_descriptor_of_a_closed_stdout() -> None:
     code = (
         "import study.cli.streams as s, tempfile; s.guard_streams(); f = tempfile.TemporaryFile(); "
     )
     code += "f = tempfile.TemporaryFile(); import sys; print(f.fileno(), file=sys.stderr)"
-    ended = subprocess.run(
+    result = subprocess.run(
         ["bash", "-c", f'{sys.executable} -c "{code}" >&- <&-'],
         capture_output=True,
         text=True,
         env=environment(),
         check=True,
     )
-    assert int(ended.stderr) > 2
+    assert int(result.stderr) > 2
 
 
-def test_an_ascii_terminal_gets_replacements() -> None:
-    ended = faulty("print('0.5 ± 0.1 │ \\ud800')", PYTHONIOENCODING="ascii")
-    assert (ended.returncode, ended.stdout) == (0, "0.5 ? 0.1 ? ?\n")
+def test_characters_are_replaced_on_an_ascii_terminal() -> None:
+    result = python("print('0.5 ± 0.1 │ \\ud800')", PYTHONIOENCODING="ascii")
+    assert (result.returncode, result.stdout) == (0, "0.5 ? 0.1 ? ?\n")
 
 
-def test_a_fault_is_one_line_and_a_file_without_secrets(tmp_path: Path) -> None:
-    ended = faulty(
+def test_an_internal_error_is_one_line_and_a_file_without_secrets(tmp_path: Path) -> None:
+    result = python(
         "raise KeyError('postgresql://u:Pw7@h/d', 'password=Pw8', 'Secret9')",
         TMPDIR=str(tmp_path),
         MY_TOKEN="Secret9",
     )
-    assert ended.returncode == 70
-    [line] = ended.stderr.splitlines()
+    assert result.returncode == 70
+    [line] = result.stderr.splitlines()
     [file] = tmp_path.iterdir()
     assert str(file) in line
     text = file.read_text()
@@ -139,11 +142,11 @@ def test_a_fault_is_one_line_and_a_file_without_secrets(tmp_path: Path) -> None:
         assert secret not in text
 
 
-def test_a_fault_is_one_line_even_if_no_file_can_be_written(tmp_path: Path) -> None:
+def test_an_internal_error_is_one_line_if_no_file_can_be_written(tmp_path: Path) -> None:
     work = "import tempfile; tempfile.tempdir = '/dev/null'; raise KeyError('a\\nb')"
-    ended = faulty(work, TMPDIR=str(tmp_path))
-    assert ended.returncode == 70
-    assert len(ended.stderr.splitlines()) == 1
+    result = python(work, TMPDIR=str(tmp_path))
+    assert result.returncode == 70
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -166,52 +169,56 @@ def test_a_fault_is_one_line_even_if_no_file_can_be_written(tmp_path: Path) -> N
         ("raise SystemExit(3)", 3, ""),
     ],
 )
-def test_what_a_user_or_the_machine_causes_is_a_message(work: str, code: int, words: str) -> None:
-    ended = faulty(work)
-    assert ended.returncode == code
-    assert words in ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert len(ended.stderr.splitlines()) <= 1
+def test_errors_of_users_and_of_the_machine_have_a_message(
+    work: str, code: int, words: str
+) -> None:
+    result = python(work)
+    assert result.returncode == code
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) <= 1
 
 
-def test_a_command_without_memory_says_so() -> None:
-    ended = shell(f"ulimit -v 300000; study plan {DEMO / 'study.yaml'}")
-    assert ended.returncode == 2
-    assert "ulimit -v" in ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_a_lack_of_memory_is_reported() -> None:
+    result = shell(f"ulimit -v 300000; study plan {DEMO / 'study.yaml'}")
+    assert result.returncode == 2
+    assert "ulimit -v" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_a_long_message_is_cut_and_obeyed_by_no_terminal() -> None:
-    text = message_of("\n".join(["error: bad", "a\x1b[2Jb\x9b", "x" * 9999, *map(str, range(50))]))
+def test_a_long_message_is_shortened_and_its_control_characters_are_escaped() -> None:
+    text = format_message(
+        "\n".join(["error: bad", "a\x1b[2Jb\x9b", "x" * 9999, *map(str, range(50))])
+    )
     lines = text.split("\n")
-    assert len(lines) == MOST_LINES
+    assert len(lines) == MAX_LINES
     assert lines[1] == "a\\x1b[2Jb\\x9b"
-    assert len(lines[2]) < LONGEST_LINE + 10
+    assert len(lines[2]) < MAX_LINE_LENGTH + 10
     assert lines[-1] == "  ... and 46 more"
 
 
-def test_a_thread_that_fails_is_one_line(
+def test_an_exception_in_a_thread_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from study.cli.session import reported
+    from study.cli.session import reporting_errors
 
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
-    with reported("worker 1: "):
+    with reporting_errors("worker 1: "):
         thread = threading.Thread(target=lambda: {}["none"])
         thread.start()
         thread.join()
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("worker 1: error: a fault of this program (KeyError)")
+    assert line.startswith("worker 1: error: internal error (KeyError)")
 
 
-def test_a_signal_is_said_by_its_code(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ended_by(Interrupted(signal.SIGTERM)) == 143
+def test_a_signal_determines_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report_error(Interrupted(signal.SIGTERM)) == 143
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_options_that_hold_a_secret_are_hidden() -> None:
+def test_the_values_of_secret_options_are_hidden() -> None:
     text = description(KeyError(), ["x", "--token", "Abc", "--token=Def", "--trials", "3"], {})
     assert "--token=***' --trials 3" in text
     assert "Abc" not in text
@@ -223,19 +230,19 @@ def test_options_that_hold_a_secret_are_hidden() -> None:
     [[sys.executable, "-m", "study"], [str(Path(sys.executable).with_name("merge-study"))]],
     ids=["module", "script"],
 )
-def test_one_program_lists_all_commands_and_runs_them(program: list[str]) -> None:
-    def ran(*words: str) -> subprocess.CompletedProcess[str]:
+def test_the_program_lists_and_runs_all_commands(program: list[str]) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*program, *words], capture_output=True, text=True, env=environment())
 
-    listed = ran()
-    assert (listed.returncode, listed.stdout) == (0, ran("--help").stdout)
+    listed = run()
+    assert (listed.returncode, listed.stdout) == (0, run("--help").stdout)
     for command in COMMANDS:
         assert f"\n  {command} " in listed.stdout
-    assert ran("--version").stdout == f"merge-study {version('merge-study')}\n"
-    assert f"{program[-1]} status [OPTIONS]".rpartition("/")[2] in ran("status", "--help").stdout
-    refused = ran("status", "none.yaml")
+    assert run("--version").stdout == f"merge-study {version('merge-study')}\n"
+    assert f"{program[-1]} status [OPTIONS]".rpartition("/")[2] in run("status", "--help").stdout
+    refused = run("status", "none.yaml")
     assert (refused.returncode, refused.stderr) == (2, "error: none.yaml does not exist\n")
-    unknown = ran("rum")
+    unknown = run("rum")
     assert unknown.returncode == 2
     assert "unknown command 'rum'" in unknown.stderr
 
@@ -244,11 +251,11 @@ def test_one_program_lists_all_commands_and_runs_them(program: list[str]) -> Non
     ("path", "code", "words"),
     [
         (Path("none.yaml"), 2, "worker 1: error: none.yaml does not exist"),
-        (3, 70, "worker 1: error: a fault of this program (AttributeError)"),
+        (3, 70, "worker 1: error: internal error (AttributeError)"),
     ],
-    ids=["error", "fault"],
+    ids=["user error", "internal error"],
 )
-def test_a_worker_process_ends_with_its_name_and_one_line(
+def test_an_error_ends_a_worker_process_with_its_name_and_one_line(
     path: Any,
     code: int,
     words: str,
@@ -259,7 +266,7 @@ def test_a_worker_process_ends_with_its_name_and_one_line(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     share = HostShare(2, 1, 2**30)
     spec = WorkerSpec(path, "sqlite:///none.db", 1, RunOptions("transformers"), 1, share)
-    process = multiprocessing.get_context("spawn").Process(target=work, args=(spec,))
+    process = multiprocessing.get_context("spawn").Process(target=run_worker, args=(spec,))
     process.start()
     process.join()
     assert process.exitcode == code
@@ -273,8 +280,8 @@ def test_more_workers_than_the_machine_can_run_are_refused() -> None:
     check_workers(1)
 
 
-def test_a_process_that_begins_is_not_reached_by_ctrl_c(capfd: pytest.CaptureFixture[str]) -> None:
-    """As from a terminal, which sends it to all of them while they still import."""
+def test_ctrl_c_does_not_reach_a_starting_process(capfd: pytest.CaptureFixture[str]) -> None:
+    """A terminal sends SIGINT to all processes, also while they import."""
     process = multiprocessing.get_context("spawn").Process(target=os._exit, args=(7,))
     with without_ctrl_c():
         process.start()

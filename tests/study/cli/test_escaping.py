@@ -1,4 +1,4 @@
-"""Names from outside in every medium: they are shown, and change nothing else."""
+"""Escaping of external names in every output format."""
 
 import io
 import warnings
@@ -16,11 +16,11 @@ from storage.trials import TrialRecord, TrialState
 from study.artifacts.model_card import _CARD
 from study.cli.escaping import (
     Markdown,
-    drawn,
     encodable,
+    for_matplotlib,
+    for_plotly,
     markdown,
     markdown_code,
-    plotted,
     printable,
     printable_lines,
     say,
@@ -47,18 +47,18 @@ def test_a_name_has_one_line_and_no_control_characters(name: str) -> None:
     assert not CONTROLS & {*printable(name)}
     assert not CONTROLS & {*markdown(name)}
     assert not CONTROLS & {*markdown_code(name)}
-    assert not CONTROLS & {*drawn(name)}
-    assert not CONTROLS & {*plotted(name)}
+    assert not CONTROLS & {*for_matplotlib(name)}
+    assert not CONTROLS & {*for_plotly(name)}
     assert printable_lines(f"{name}\nnext").endswith("\nnext")
     printable(name).encode()
 
 
 @pytest.mark.parametrize("name", ["multiple_choice", "org/Mistral-7B-v0.1", "a-b_c.d", "größe"])
-def test_an_ordinary_name_stays_as_it_is(name: str) -> None:
-    assert printable(name) == markdown(name) == drawn(name) == plotted(name) == name
+def test_an_ordinary_name_is_not_changed(name: str) -> None:
+    assert printable(name) == markdown(name) == for_matplotlib(name) == for_plotly(name) == name
 
 
-def test_what_a_terminal_lacks_is_written_in_other_words() -> None:
+def test_characters_that_an_encoding_does_not_have_are_replaced() -> None:
     assert encodable("0.4 ± 0.1 …", "ascii") == "0.4 +/- 0.1 ..."
     assert encodable("漢", "ascii") == "\\u6f22"
     assert encodable("± é", "latin-1") == "± é"
@@ -98,7 +98,7 @@ def test_a_table_shows_any_name(name: str, encoding: str) -> None:
 
 
 class Tags(HTMLParser):
-    """The tags of a page, and its text."""
+    """Parse a page into its tags and its text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Tags(HTMLParser):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_a_name_in_a_card(name: str) -> None:
+def test_a_name_adds_no_markup_to_a_model_card(name: str) -> None:
     import markdown_it
 
     def rendered(name: str) -> Tags:
@@ -139,7 +139,7 @@ def test_a_name_is_a_name_in_a_card(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_a_name_in_the_page(name: str) -> None:
+def test_a_name_adds_no_markup_to_the_report(name: str) -> None:
     page = render(report(name), {})
     page.encode()
     assert not CONTROLS - {"\n"} & {*page}
@@ -148,14 +148,14 @@ def test_a_name_is_a_name_in_the_page(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["$\\frac$", "_$a$ $ \u6f22 \x1b\n <b> \ud800", " ", "x" * 3000])
-def test_a_name_is_a_name_in_the_figures(name: str) -> None:
+def test_figures_with_any_name_can_be_drawn(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         drawings = pictures(report(name))
     assert {"held-out", "differences", "tasks", "merge", "importance"} <= drawings.keys()
 
 
-def test_names_stay_out_of_the_language_of_matplotlib() -> None:
+def test_names_are_escaped_for_matplotlib() -> None:
     data = report("_$a$")
     for draw in (held_out, differences, merge, importance):
         figure = draw(data)
@@ -167,7 +167,7 @@ def test_names_stay_out_of_the_language_of_matplotlib() -> None:
     assert [t.get_text() for t in figure.legends[0].get_texts()] == [r" _\$a\$"]
 
 
-def test_names_stay_out_of_the_language_of_plotly() -> None:
+def test_names_are_escaped_for_plotly() -> None:
     attributes = {"generation": 0, "slot": 0, "tasks": {"<a href='x'>": 0.0}}
     record = TrialRecord(1, 0, TrialState.COMPLETE, {}, 0.0, attributes)
     assert figures([record])["tasks"].data[0].name == "&lt;a href='x'&gt;"
@@ -183,7 +183,7 @@ def test_a_score_of_0_is_drawn() -> None:
     assert [bar.get_width() for bar in figure.axes[0].patches] == [0.0]
 
 
-def test_a_contender_that_was_not_asked_every_task_is_not_drawn() -> None:
+def test_a_contender_without_scores_of_all_tasks_is_not_drawn() -> None:
     data = report("x")
     verdict = replace(data.verdict, tasks=["x", "another"])
     assert held_out(replace(data, verdict=verdict)) is None

@@ -1,4 +1,4 @@
-"""Signals as exceptions, wherever they arrive."""
+"""Signals as exceptions."""
 
 import os
 import signal
@@ -15,11 +15,11 @@ class Thing:
     pass
 
 
-def test_a_signal_that_python_drops_comes_through_at_the_next_wait(
+def test_a_signal_that_python_ignores_is_raised_at_the_next_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dropped: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda found: dropped.append(found.exc_type))
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: dropped.append(args.exc_type))
 
     def work() -> None:
         with Interrupts() as interrupts:
@@ -36,7 +36,7 @@ def test_a_signal_that_python_drops_comes_through_at_the_next_wait(
     assert stop.value.exit_code == 143
 
 
-def test_what_tidies_up_after_a_signal_is_not_disturbed_by_it() -> None:
+def test_cleanup_after_a_signal_is_not_interrupted_by_it() -> None:
     done = []
 
     def work() -> None:
@@ -56,7 +56,7 @@ def test_what_tidies_up_after_a_signal_is_not_disturbed_by_it() -> None:
     assert done == ["written", "closed"]
 
 
-def test_a_second_signal_while_tidying_up_waits_for_a_write() -> None:
+def test_a_second_signal_during_cleanup_waits_for_a_write() -> None:
     done = []
 
     def work() -> None:

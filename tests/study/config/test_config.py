@@ -25,10 +25,10 @@ def study(**changes: Any) -> dict[str, Any]:
     }
     for path, value in changes.items():
         *parents, last = path.split("__")
-        place = data
+        section = data
         for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
+            section = section.setdefault(parent, {})
+        section[last] = value
     return data
 
 
@@ -44,7 +44,7 @@ def test_every_example_is_a_valid_study(path: Path) -> None:
     assert sum(task.weight for task in config.tasks) == 1
 
 
-def test_the_main_study_is_the_one_the_project_exists_for() -> None:
+def test_the_track_2_example_has_its_models_and_tasks() -> None:
     config = load_config(DEMO.parent / "track2" / "study.yaml")
     assert [m.split("/")[1] for m in config.genome.models] == [
         "MetaMath-Mistral-7B",
@@ -62,7 +62,7 @@ def test_the_main_study_is_the_one_the_project_exists_for() -> None:
     assert config.study.storage.startswith("postgresql")
 
 
-def test_a_config_is_frozen_and_carries_its_folder(tmp_path: Path) -> None:
+def test_a_config_is_frozen_and_stores_its_folder(tmp_path: Path) -> None:
     config = load(tmp_path, study())
     assert config.folder == tmp_path
     assert config.name == "study"
@@ -70,7 +70,7 @@ def test_a_config_is_frozen_and_carries_its_folder(tmp_path: Path) -> None:
         config.limit = 3
 
 
-def test_a_plain_mergekit_evolve_file_runs_when_its_tasks_resolve(tmp_path: Path) -> None:
+def test_a_mergekit_evolve_file_is_a_study_if_its_tasks_exist(tmp_path: Path) -> None:
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "shop.yaml").write_text("kind: retrieval\ndata: q.jsonl\n")
     config = load(
@@ -92,58 +92,66 @@ def test_a_plain_mergekit_evolve_file_runs_when_its_tasks_resolve(tmp_path: Path
         ({"study__trails": 4}, "study.trails: unknown key; did you mean trials?"),
         ({"limits": 4}, "limits: unknown key; did you mean limit?"),
         ({"genome__models": ["a"]}, "genome.models: at least 2 models are needed, not 1"),
-        ({"genome__models": ["a", "a"]}, "genome.models: a model stands there twice"),
-        ({"genome__base_model": None}, "base_model: dare_ties needs one"),
+        ({"genome__models": ["a", "a"]}, "genome.models: a is listed twice"),
+        ({"genome__base_model": None}, "base_model: is required by dare_ties"),
         ({"genome__merge_method": "dare_tie"}, "unknown method dare_tie; did you mean dare_ties?"),
         ({"genome__layer_granularity": -1}, "genome.layer_granularity"),
         ({"tasks": []}, "tasks: at least one task is needed"),
         ({"tasks": "shop"}, "tasks"),
         ({"tasks": [{"name": "t", "kind": "choice", "data": "q"}]}, "kind"),
-        ({"tasks": [{"name": "t", "kind": "retrieval"}]}, "a question file is needed"),
-        ({"tasks": [{"name": "t", "kind": "lm_eval", "data": "q"}]}, "data: a task of lm-eval"),
-        ({"tasks": [{"name": "t", "prompt": "plain"}]}, "prompt: a task of lm-eval says that in"),
+        ({"tasks": [{"name": "t", "kind": "retrieval"}]}, "data: must name a question file"),
+        (
+            {"tasks": [{"name": "t", "kind": "lm_eval", "data": "q"}]},
+            "data: is not used for tasks of lm-eval",
+        ),
+        ({"tasks": [{"name": "t", "prompt": "plain"}]}, "prompt: is not used for tasks of lm-eval"),
         (
             {"tasks": [{"name": "t", "kind": "retrieval", "data": "q", "metric": "f1"}]},
-            "acc,none a",
+            "metric: must be acc,none",
         ),
         ({"tasks": [{"name": "t", "kind": "retrieval", "data": "q", "weight": "x"}]}, "weight"),
         ({"tasks": [{"name": "t", "kind": "retrieval", "data": "q", "weight": True}]}, "weight"),
         ({"tasks": [{"name": "t", "kind": "retrieval", "data": "q", "weight": 0}]}, "all weights"),
-        ({"tasks": [{"name": "t", "kind": "retrieval", "data": "q"}] * 2}, "t stands there twice"),
+        ({"tasks": [{"name": "t", "kind": "retrieval", "data": "q"}] * 2}, "t is listed twice"),
         ({"space__weight": [1, 0]}, "low 1 must be below high 0"),
         ({"space__weight": [1]}, r"must be \[low, high\]"),
         ({"space__weight": [-1, 1]}, "needs genome.allow_negative_weights"),
         ({"space__weight": {"low": 0, "high": 1, "start": 2}}, "start 2 is outside 0 to 1"),
-        ({"space__density": [0, 1]}, "must stay above 0"),
+        ({"space__density": [0, 1]}, "must be above 0"),
         ({"space__density": [0.5, 1.5]}, "at most 1"),
         ({"space__epsilon": [0, 0.3]}, "space.epsilon: dare_ties has no epsilon"),
         ({"space__epsilom": [0, 0.3]}, "space.epsilom: unknown key; did you mean epsilon?"),
-        ({"genome__tokenizer_source": "model:a"}, "write the model without model:"),
-        ({"genome__tokenizer_source": "d"}, "d is none of the models; known are base, union, a,"),
+        ({"genome__tokenizer_source": "model:a"}, "write the model without `model:`"),
+        ({"genome__tokenizer_source": "d"}, "d is not valid; must be one of base, union, a,"),
         ({"genome__parameters": {"rescale": False}}, "parameters.rescale: dare_ties always resc"),
         ({"genome__parameters": {"int8_mask": False}}, "parameters.int8_mask: is always true"),
-        ({"genome__parameters": {"normalize": False}}, "stands in genome itself"),
+        ({"genome__parameters": {"normalize": False}}, "is set by genome.normalize"),
         ({"genome__parameters": {"dense": 1}}, "unknown parameter; did you mean density?"),
-        ({"genome__parameters": {"density": 0.5}, "space__density": [0.5, 1]}, "sets it to one"),
+        (
+            {"genome__parameters": {"density": 0.5}, "space__density": [0.5, 1]},
+            "cannot be searched",
+        ),
         ({"genome__parameters": {"density": 0}}, "parameters.density: must be above 0 and at mos"),
         ({"study__trials": 0}, "study.trials"),
         ({"study__held_out": 1.0}, "study.held_out"),
         ({"study__seed": True}, "must be a number"),
         ({"study__name": "a b"}, r"study.name: 'a b' must consist of letters, digits"),
-        ({"study__name": "."}, r"study.name: '\.' is the name of a folder"),
-        ({"study__name": ".."}, r"study.name: '\.\.' is the name of a folder"),
+        ({"study__name": "."}, r"study.name: '\.' is reserved"),
+        ({"study__name": ".."}, r"study.name: '\.\.' is reserved"),
         ({"study__name": "a/b"}, "study.name"),
         ({"study__name": ""}, "study.name"),
-        ({"study__name": "a\x1b[31m"}, r"line \d+: a text with the character U\+001B"),
+        ({"study__name": "a\x1b[31m"}, r"line \d+: a text contains the character U\+001B"),
         ({"study__name": "a\n"}, "study.name"),
         ({"study__name": "模" * 86}, "study.name: .* longer than 255 bytes"),
         ({"study__start_from": "study"}, "study.start_from: study is the study itself"),
         ({"study__sigma": math.nan}, "study.sigma: must be a finite number"),
-        ({"apply_chat_template": True}, "is not there for native tasks such as t"),
+        ({"apply_chat_template": True}, "is not supported by native tasks such as t"),
         ({"engine__kind": "onnx"}, "engine.kind"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_an_invalid_value_is_refused_with_its_key(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         load(tmp_path, study(**changes))
     assert "study.yaml" in str(caught.value)
@@ -151,14 +159,12 @@ def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], message
 
 
 @pytest.mark.parametrize("name", ["a-1.2+x_y", "模型", "हिन्दी", "...", "x" * 255])
-def test_names_that_folders_can_have_are_taken(tmp_path: Path, name: str) -> None:
+def test_names_of_folders_are_valid_names(tmp_path: Path, name: str) -> None:
     assert load(tmp_path, study(study__name=name)).name == name
 
 
 @pytest.mark.parametrize("stem", ["my study", ".", "a:b", "x\x1b[2J"])
-def test_a_files_name_that_cannot_be_a_studys_is_said_to_be_the_files(
-    tmp_path: Path, stem: str
-) -> None:
+def test_a_file_name_that_cannot_name_a_study_is_refused(tmp_path: Path, stem: str) -> None:
     path = tmp_path / f"{stem}.yaml"
     path.write_text(yaml.safe_dump(study()))
     with pytest.raises(ConfigError, match=r"study.name is not set, and the file's name") as caught:
@@ -169,7 +175,7 @@ def test_a_files_name_that_cannot_be_a_studys_is_said_to_be_the_files(
     assert load_config(path).name == "s"
 
 
-def test_a_study_without_a_name_has_the_files(tmp_path: Path) -> None:
+def test_a_study_without_a_name_has_the_name_of_its_file(tmp_path: Path) -> None:
     assert load(tmp_path, study(study__name=None)).name == "study"
 
 
@@ -189,38 +195,42 @@ def test_a_yaml_error_does_not_quote_a_password(tmp_path: Path, line: str) -> No
     assert "u:Hidden77" not in str(caught.value)
 
 
-def test_a_name_without_a_file_of_ours_is_a_task_of_lm_eval(tmp_path: Path) -> None:
+def test_a_name_without_a_task_file_is_a_task_of_lm_eval(tmp_path: Path) -> None:
     (tmp_path / "hooked.yaml").write_text("task: hooked\ndoc_to_text: !function hooks.text\n")
     named = {"name": "other", "metric": "exact_match,strict-match", "weight": -1}
     config = load(tmp_path, study(tasks=["hooked", named], apply_chat_template=True))
     assert [task.kind for task in config.tasks] == ["lm_eval", "lm_eval"]
     assert config.tasks[1].metric == "exact_match,strict-match"
     own = {"name": "own", "kind": "retrieval", "data": "q"}
-    with pytest.raises(ConfigError, match="apply_chat_template: is not there for native tasks"):
+    with pytest.raises(ConfigError, match="apply_chat_template: is not supported by native tasks"):
         load(tmp_path, study(tasks=["hooked", own], apply_chat_template=True))
 
 
 @pytest.mark.parametrize(
     ("method", "changes", "message"),
     [
-        ("nuslerp", {"models": ["a", "b", "d"]}, "takes exactly 2 models, not 3"),
-        ("nuslerp", {"models": ["a", "c"]}, "takes exactly 2 models beside the base, not 1"),
-        ("nearswap", {}, "models: nearswap takes 1 model, not 2"),
+        ("nuslerp", {"models": ["a", "b", "d"]}, "needs exactly 2 models, not 3"),
+        ("nuslerp", {"models": ["a", "c"]}, "needs exactly 2 models besides the base, not 1"),
+        ("nearswap", {}, "models: nearswap needs 1 model, not 2"),
         (
             "arcee_fusion",
             {"models": ["a"], "base_model": None},
-            "base_model: arcee_fusion needs on",
+            "base_model: is required by arcee",
         ),
         ("model_stock", {"models": ["a"]}, "models: at least 2 models are needed, not 1"),
         ("karcher", {"models": ["a"]}, "models: at least 2 models are needed, not 1"),
-        ("passthrough", {}, "models: passthrough takes 1 model, not 2"),
+        ("passthrough", {}, "models: passthrough needs 1 model, not 2"),
         ("sce", {"normalize": True}, "normalize: sce does not normalize"),
-        ("sce", {"parameters": {"weight": 1.0}}, "unknown parameter; known are select_topk"),
-        ("arcee_fusion", {"models": ["a"], "parameters": {"q": 1}}, "arcee_fusion has none"),
+        ("sce", {"parameters": {"weight": 1.0}}, "unknown parameter; must be one of select_topk"),
+        (
+            "arcee_fusion",
+            {"models": ["a"], "parameters": {"q": 1}},
+            "arcee_fusion has no parameters",
+        ),
         ("karcher", {"parameters": {"max_iter": 0}}, "parameters.max_iter: must be at least 1"),
         ("karcher", {"parameters": {"max_iter": 1.5}}, "must be a whole number"),
         ("della", {"parameters": {"rescale": 0.5}}, "parameters.rescale: must be true or false"),
-        ("della", {"parameters": {"epsilon": True}}, "must be a number, not a truth value"),
+        ("della", {"parameters": {"epsilon": True}}, "must be a number, not true or false"),
         (
             "della",
             {"parameters": {"epsilon": "much"}},
@@ -228,7 +238,7 @@ def test_a_name_without_a_file_of_ours_is_a_task_of_lm_eval(tmp_path: Path) -> N
         ),
     ],
 )
-def test_what_a_method_does_not_take_is_named(
+def test_a_genome_that_does_not_fit_its_method_is_refused(
     tmp_path: Path, method: str, changes: dict[str, Any], message: str
 ) -> None:
     data = study(genome__merge_method=method)
@@ -240,23 +250,26 @@ def test_what_a_method_does_not_take_is_named(
 @pytest.mark.parametrize(
     ("method", "space", "message"),
     [
-        ("della", {"epsilon": [0, 0.6]}, "space.epsilon: must stay at least 0 and at most 0.5"),
+        ("della", {"epsilon": [0, 0.6]}, "space.epsilon: must be at least 0 and at most 0.5"),
         ("karcher", {"max_iter": [1, 5]}, "max_iter: unknown key"),
         ("model_stock", {"weight": [0, 1]}, "space.weight: model_stock has no weight"),
-        ("breadcrumbs", {"gamma": [-0.1, 0.1]}, "space.gamma: must stay at least 0 and at most 1"),
+        ("breadcrumbs", {"gamma": [-0.1, 0.1]}, "space.gamma: must be at least 0 and at most 1"),
     ],
 )
-def test_a_range_that_a_method_cannot_search_is_named(
+def test_a_range_that_does_not_fit_its_method_is_refused(
     tmp_path: Path, method: str, space: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, study(genome__merge_method=method, space=space))
 
 
-def test_a_parameter_is_searched_set_or_left_to_mergekit(tmp_path: Path) -> None:
-    given = {"genome__merge_method": "della", "space": {"epsilon": [0, 0.2], "lambda": [0.5, 1.5]}}
+def test_a_parameter_is_searched_or_fixed_or_has_its_default(tmp_path: Path) -> None:
+    changes = {
+        "genome__merge_method": "della",
+        "space": {"epsilon": [0, 0.2], "lambda": [0.5, 1.5]},
+    }
     config = load(
-        tmp_path, study(**given, genome__parameters={"rescale": False, "density": "5e-1"})
+        tmp_path, study(**changes, genome__parameters={"rescale": False, "density": "5e-1"})
     )
     genome = Genome(config.genome, config.space, 4)
     assert {name.split("/")[-1] for name in genome.space} == {"weight", "epsilon", "lambda"}
@@ -277,12 +290,12 @@ def test_a_parameter_is_searched_set_or_left_to_mergekit(tmp_path: Path) -> None
         ("a: 1\na: 2", "line 2: key a is listed twice"),
     ],
 )
-def test_a_file_that_is_no_study_says_so(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_not_a_study_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, text)
 
 
-def test_several_mistakes_are_told_together(tmp_path: Path) -> None:
+def test_several_errors_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, study(study__trails=3, genome__models=["a"]))
     lines = str(caught.value).split("\n")
@@ -290,15 +303,15 @@ def test_several_mistakes_are_told_together(tmp_path: Path) -> None:
     assert len(lines) == 3
 
 
-def test_a_folder_of_tasks_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_of_tasks_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(study()))
     load_config(path, [tmp_path])
-    with pytest.raises(ConfigError, match=r"--task-search-path .*/none: there is no such folder"):
+    with pytest.raises(ConfigError, match=r"--task-search-path .*/none: the folder does not exist"):
         load_config(path, [tmp_path, tmp_path / "none"])
 
 
-def test_a_missing_file_says_so(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         load_config(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="is a folder"):

@@ -1,4 +1,4 @@
-"""mergekit-evolve's own files and flags: what they meant there, they mean here."""
+"""Compatibility with the files and the options of mergekit-evolve."""
 
 import ast
 import importlib.util
@@ -31,7 +31,7 @@ def models(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> l
 
 
 def _genome(method: str, models: list[str], draw: np.random.Generator) -> dict[str, Any]:
-    """A random `genome` that mergekit-evolve takes."""
+    """Return a random `genome` that mergekit-evolve accepts."""
     fields: dict[str, Any] = {
         "models": models[1 : draw.integers(3, 5)],
         "merge_method": method,
@@ -49,7 +49,7 @@ def _genome(method: str, models: list[str], draw: np.random.Generator) -> dict[s
 
 
 @pytest.mark.parametrize("method", METHOD_PARAM_MAPS)
-def test_a_file_is_decoded_as_by_mergekit_evolve(
+def test_a_file_has_the_same_meaning_as_in_mergekit_evolve(
     method: str, models: list[str], tmp_path: Path
 ) -> None:
     draw = np.random.default_rng(7)
@@ -64,13 +64,13 @@ def test_a_file_is_decoded_as_by_mergekit_evolve(
             genotype = draw.normal(0.4, 0.7, theirs.initial_genotype().numel())
             recipe = ours.decode(genotype.tolist())
             mine = MergeConfiguration.model_validate(to_mergekit(recipe, ours.references))
-            known = {"dtype", "out_dtype", "parameters"} if method == "slerp" else {"dtype"}
-            assert _plain(mine, known) == _plain(theirs.genotype_merge_config(genotype), known)
+            ignored = {"dtype", "out_dtype", "parameters"} if method == "slerp" else {"dtype"}
+            assert _plain(mine, ignored) == _plain(theirs.genotype_merge_config(genotype), ignored)
 
 
-def _plain(config: MergeConfiguration, but: set[str]) -> Any:
-    """Numbers as far as float64 agrees with the float32 that a softmax there is made in."""
-    return _rounded(config.model_dump(mode="json", exclude=but | {"out_dtype"}))
+def _plain(config: MergeConfiguration, ignored: set[str]) -> Any:
+    """Return a config with rounded numbers, because mergekit computes a softmax in float32."""
+    return _rounded(config.model_dump(mode="json", exclude=ignored | {"out_dtype"}))
 
 
 def _rounded(data: Any) -> Any:
@@ -81,7 +81,7 @@ def _rounded(data: Any) -> Any:
     return round(data, 12) if isinstance(data, float) else data
 
 
-def test_every_field_of_mergekit_evolve_has_a_place() -> None:
+def test_every_field_of_mergekit_evolve_is_supported_and_documented() -> None:
     theirs = EvolMergeConfiguration.model_fields
     assert theirs.keys() <= StudyConfig.model_fields.keys()
     [tasks] = theirs["tasks"].annotation.__args__  # type: ignore[union-attr]
@@ -93,8 +93,8 @@ def test_every_field_of_mergekit_evolve_has_a_place() -> None:
         assert f"`{name}`" in page, name
 
 
-def test_every_flag_of_mergekit_evolve_stands_on_the_page() -> None:
-    """Read from its source: it cannot be imported beside any lm_eval of today."""
+def test_every_option_of_mergekit_evolve_is_documented() -> None:
+    """The options are parsed from its source, which cannot be imported with current lm_eval."""
     spec = importlib.util.find_spec("mergekit")
     assert spec is not None
     assert spec.origin is not None
@@ -113,7 +113,7 @@ def test_every_flag_of_mergekit_evolve_stands_on_the_page() -> None:
         assert f"`{flag}`" in page, flag
 
 
-def test_the_example_is_a_file_of_mergekit_evolves() -> None:
+def test_the_example_is_valid_in_mergekit_evolve() -> None:
     path = DEMO.parent / "mergekit-evolve" / "evol_merge_config.yaml"
     theirs = EvolMergeConfiguration.model_validate(yaml.safe_load(path.read_text()))
     ours = load_config(path)

@@ -1,4 +1,4 @@
-"""Study files of every kind: each is a study or a named error, in little time."""
+"""Study files with any content: each is a study or a ConfigError, within a short time."""
 
 import contextlib
 import os
@@ -12,11 +12,11 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from study.cli.faults import MOST_LINES, message_of
+from study.cli.faults import MAX_LINES, format_message
 from study.config.errors import ConfigError
 from study.config.load import load_config
-from study.config.schema import MOST_TRIALS, StudyConfig
-from study.config.yaml_file import LARGEST_FILE, YamlError, parse_yaml
+from study.config.schema import MAX_TRIALS, StudyConfig
+from study.config.yaml_file import MAX_FILE_SIZE, YamlError, parse_yaml
 
 STUDY = """
 genome: {models: [a, b], base_model: base, merge_method: task_arithmetic}
@@ -25,37 +25,37 @@ tasks: [&one {name: mc, kind: multiple_choice, data: q.jsonl}]
 SECONDS = 5.0
 
 
-def loaded(text: str | bytes, folder: Path | None = None) -> StudyConfig:
-    """The study in a file with this text."""
-    with tempfile.TemporaryDirectory() as made:
-        path = (folder or Path(made)) / "study.yaml"
+def load(text: str | bytes, folder: Path | None = None) -> StudyConfig:
+    """Return the study of a file with this text."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path = (folder or Path(temporary)) / "study.yaml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return load_config(path)
 
 
 def refused(text: str | bytes) -> str:
-    """What is said of a file that is no study."""
+    """Return the message for a file that is not a study."""
     with pytest.raises(ConfigError) as caught:
-        loaded(text)
-    said = message_of(f"error: {caught.value}")
-    assert len(said.split("\n")) <= MOST_LINES
-    return said
+        load(text)
+    message = format_message(f"error: {caught.value}")
+    assert len(message.split("\n")) <= MAX_LINES
+    return message
 
 
-def is_answered(text: bytes) -> None:
-    """A study, or a named error."""
+def check_handled(text: bytes) -> None:
+    """Check that a file is a study or raises ConfigError."""
     with contextlib.suppress(ConfigError):
-        loaded(text)
+        load(text)
 
 
 @pytest.mark.parametrize(
     ("more", "words"),
     [
         ("study: {trials: 2024-13-45}", "study.trials: must be a whole number"),
-        ("study: {trials: 1:30}", "line 4: 1:30 is another number to YAML 1.1"),
-        ("study: {trials: 010}", "line 4: 010 is another number"),
-        ("study: {sigma: 0:30.5}", "is no decimal number"),
-        ("study: {trials: " + "9" * 5000 + "}", "line 4: a number of 5000 characters"),
+        ("study: {trials: 1:30}", "line 4: 1:30 means different numbers in YAML 1.1"),
+        ("study: {trials: 010}", "line 4: 010 means different numbers"),
+        ("study: {sigma: 0:30.5}", "is not a decimal number"),
+        ("study: {trials: " + "9" * 5000 + "}", "line 4: a number has 5000 characters"),
         ("study: {trials: " + "[" * 3000, "nested more than 50 levels deep"),
         ("study: {trials: 3, trials: 4}", "line 4: key trials is listed twice"),
         ("study: {<<: 3}", "expected a mapping"),
@@ -63,39 +63,39 @@ def is_answered(text: bytes) -> None:
         ("study: {? {a: 1} : 3}", "a key must be a text"),
         ("study: !!python/object/apply:os.system [ls]", "the tag !!python/object"),
         ("study: !!set {trials}", "the tag !!set"),
-        ("study: {trials: !!int x}", "x is no whole number"),
-        ("study: &a [*a]", "an alias stands in what it stands for"),
+        ("study: {trials: !!int x}", "x is not a whole number"),
+        ("study: &a [*a]", "an alias refers to a value that contains it"),
         ('study: {name: "a\\x1b[2J"}', "U+001B"),
         ('study: {name: "\\ud800"}', "U+D800"),
         ("study:\n\ttrials: 3", "is not YAML: line 5"),
         ("---\nstudy: {}", "expected a single document"),
         ("study: {sigma: .nan}", "must be a finite number"),
-        ("study: {trials: 1.0e+12}", "each look at a study reads all its trials"),
+        ("study: {trials: 1.0e+12}", "all trials of a study are read together"),
         ("study: {population: 100000000}", "must be at most 100000, not 100000000"),
         ("study: {storage: [postgresql://u:Hidden77@h/d]}", "study.storage: must be a text"),
         ("study: []", "study: must be a mapping"),
         ("limit: 99999999999999999999", "must be at most"),
         ("engine: {deadline: 1.0e+300}", "must be at most 1000000000, not 1e+300"),
-        ("name: x", "name: does not belong at the top; write study.name"),
-        ("dtype: float16", "write engine.dtype"),
-        ("max_fevals: 3", "here it is study.trials"),
+        ("name: x", "name: is not a top-level key; use study.name"),
+        ("dtype: float16", "use engine.dtype"),
+        ("max_fevals: 3", "use study.trials instead"),
         ("in_memory: true", "is not needed here"),
         ("genom: 3", "did you mean genome?"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(more: str, words: str) -> None:
-    said = refused(STUDY + more)
-    assert words in said
-    assert "study.yaml" in said
-    assert "Hidden77" not in said
+def test_an_invalid_file_is_refused_with_the_place_of_the_error(more: str, words: str) -> None:
+    message = refused(STUDY + more)
+    assert words in message
+    assert "study.yaml" in message
+    assert "Hidden77" not in message
 
 
-def test_a_list_of_many_mistakes_is_cut() -> None:
+def test_a_long_list_of_errors_is_shortened() -> None:
     assert refused("\n".join(f"key{i}: 1" for i in range(100))).endswith("... and 94 more")
 
 
-def test_model_name_is_read_over_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
-    loaded(f"model_name: My-7B\n{STUDY}")
+def test_model_name_is_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    load(f"model_name: My-7B\n{STUDY}")
     assert "model_name has no effect, as in mergekit-evolve" in caplog.text
 
 
@@ -110,17 +110,17 @@ def test_model_name_is_read_over_with_a_word(caplog: pytest.LogCaptureFixture) -
     ],
     ids=["bom", "utf-16", "date", "merge key", "numbers"],
 )
-def test_other_spellings_of_a_good_file_are_read(text: bytes) -> None:
-    assert loaded(text).tasks[0].name == "mc"
+def test_other_spellings_of_a_valid_file_are_read(text: bytes) -> None:
+    assert load(text).tasks[0].name == "mc"
 
 
-def test_a_merge_key_gives_way_to_a_key_beside_it() -> None:
+def test_a_key_overrides_the_same_key_of_a_merge_key() -> None:
     text = "a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: {y: 4, <<: [*b, *a]}"
     assert parse_yaml(text.encode())["c"] == {"x": 3, "y": 4}
 
 
 @pytest.mark.parametrize("key", ["- ", "<<: "], ids=["lists", "merge keys"])
-def test_a_billion_laughs_are_refused_at_once(key: str) -> None:
+def test_exponential_aliases_are_refused_at_once(key: str) -> None:
     lines = ["a0: &a0 {x: 1}"]
     for i in range(9):
         lines.append(f"a{i + 1}: &a{i + 1} {{<<: [{', '.join([f'*a{i}'] * 9)}]}}")
@@ -132,7 +132,7 @@ def test_a_billion_laughs_are_refused_at_once(key: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "large", "latin", "loop"])
-def test_what_is_no_study_file_is_not_waited_for(kind: str, tmp_path: Path) -> None:
+def test_other_kinds_of_files_are_refused_without_blocking(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     if kind == "pipe":
         os.mkfifo(path)
@@ -151,7 +151,7 @@ def test_what_is_no_study_file_is_not_waited_for(kind: str, tmp_path: Path) -> N
         "pipe": "is a pipe or a device",
         "device": "is a pipe or a device",
         "folder": "is a folder",
-        "large": f"more than {LARGEST_FILE // 1024} KiB",
+        "large": f"more than {MAX_FILE_SIZE // 1024} KiB",
         "latin": "line 2: is not UTF-8",
         "loop": "cannot be read",
     }
@@ -159,7 +159,7 @@ def test_what_is_no_study_file_is_not_waited_for(kind: str, tmp_path: Path) -> N
         load_config(path)
 
 
-def test_a_study_file_with_the_name_of_its_task_is_not_the_task(tmp_path: Path) -> None:
+def test_a_study_file_with_the_name_of_its_task_is_not_read_as_the_task(tmp_path: Path) -> None:
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "mc.yaml").write_text("kind: multiple_choice\ndata: q.jsonl\n")
     path = tmp_path / "mc.yaml"
@@ -167,8 +167,8 @@ def test_a_study_file_with_the_name_of_its_task_is_not_the_task(tmp_path: Path) 
     assert load_config(path).tasks[0].kind == "multiple_choice"
 
 
-def test_a_task_with_a_name_longer_than_a_files_is_no_traceback() -> None:
-    assert loaded(STUDY.split("tasks:")[0] + f"tasks: [{'x' * 5000}]").tasks[0].kind == "lm_eval"
+def test_a_task_name_longer_than_file_names_is_a_task_of_lm_eval() -> None:
+    assert load(STUDY.split("tasks:")[0] + f"tasks: [{'x' * 5000}]").tasks[0].kind == "lm_eval"
 
 
 SCALARS = st.one_of(
@@ -177,7 +177,7 @@ SCALARS = st.one_of(
     st.integers(-(10**25), 10**25),
     st.floats(),
     st.text(max_size=8),
-    st.sampled_from([MOST_TRIALS, "linear", "slerp", "a", "../x", "1e5", "~", "2024-13-45"]),
+    st.sampled_from([MAX_TRIALS, "linear", "slerp", "a", "../x", "1e5", "~", "2024-13-45"]),
 )
 VALUES = st.recursive(
     SCALARS,
@@ -193,7 +193,7 @@ KEYS = {
 
 @st.composite
 def changed(draw: st.DrawFn) -> Any:
-    """A good study of which some keys have any value."""
+    """Draw a valid study in which some keys have other values."""
     data: dict[str, Any] = yaml.safe_load(STUDY)
     for _ in range(draw(st.integers(1, 3))):
         section = draw(st.sampled_from([*KEYS, "", "tasks"]))
@@ -211,8 +211,8 @@ def changed(draw: st.DrawFn) -> Any:
 
 @pytest.mark.fuzz
 @given(changed())
-def test_any_value_in_a_study_is_a_study_or_a_named_error(data: Any) -> None:
-    is_answered(yaml.safe_dump(data, allow_unicode=True).encode("utf-8", "surrogatepass"))
+def test_any_value_in_a_study_is_valid_or_a_config_error(data: Any) -> None:
+    check_handled(yaml.safe_dump(data, allow_unicode=True).encode("utf-8", "surrogatepass"))
 
 
 SIGNS = "a b : - [ ] { } , & * << ! !!int !!map | > ' # ? @ % ~ 1 010 1:30 .nan 2024-13-45 &a *a"
@@ -226,22 +226,22 @@ PIECES = st.sampled_from([*SIGNS.split(), *WORDS.split(), *SPACES])
 @example("? a\n" * 50_000)
 @example("[a," * 50_000)
 @example("a,b: " + "x" * 200_000)
-def test_any_text_is_a_value_or_a_named_error(text: str) -> None:
-    began = time.process_time()
-    is_answered(text.encode("utf-8", "surrogatepass"))
-    assert time.process_time() - began < SECONDS
+def test_any_text_is_a_study_or_a_config_error(text: str) -> None:
+    start = time.process_time()
+    check_handled(text.encode("utf-8", "surrogatepass"))
+    assert time.process_time() - start < SECONDS
 
 
 @pytest.mark.fuzz
 @given(st.binary(max_size=60))
-def test_any_bytes_are_a_value_or_a_named_error(data: bytes) -> None:
-    is_answered(data)
+def test_any_bytes_are_a_study_or_a_config_error(data: bytes) -> None:
+    check_handled(data)
 
 
 @pytest.mark.fuzz
 @given(VALUES)
 def test_plain_values_are_read_as_by_pyyaml(value: Any) -> None:
-    """All but those that the two versions of YAML read differently, and control characters."""
+    """Except control characters and values that differ between the two versions of YAML."""
     text = yaml.safe_dump(value, allow_unicode=True).encode("utf-8", "surrogatepass")
     try:
         read = parse_yaml(text)

@@ -116,7 +116,7 @@ def test_a_run_is_kept_offline_and_goes_on_under_its_id(
     monkeypatch.setattr(sys, "argv", ["run", "--storage", url, f"--storage={url}"])
     stored = setup.config.study.model_copy(update={"storage": url})
     config = setup.config.model_copy(update={"study": stored})
-    setup = replace(setup, config=config.at(setup.config.file))
+    setup = replace(setup, config=config.with_file(setup.config.file))
     study = optuna.create_study()
     for upto in (5, 10):
         made, sent = tracker(setup, study)

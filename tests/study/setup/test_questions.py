@@ -1,4 +1,4 @@
-"""From a study file to the questions that its models are asked."""
+"""Reading the questions of a study file."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from study.config.errors import ConfigError
 from study.config.load import load_config
 from study.planning.estimate import Hardware, estimate
 from study.setup.setup import build
-from study.setup.tasks import ENOUGH, native_tasks
+from study.setup.tasks import MIN_HELD_OUT, native_tasks
 from tests.support.paths import DEMO
 
 LONG = {"input_field": "soap " * 400 + "\n0. a\n1. b", "output_field": 1}
@@ -38,7 +38,7 @@ def study(
     return folder / file
 
 
-def test_a_question_that_is_too_long_is_refused_or_skipped_with_its_line(
+def test_a_question_that_is_too_long_is_refused_or_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = study(tmp_path, [*rows(80), LONG])
@@ -56,23 +56,23 @@ def test_a_question_that_is_too_long_is_refused_or_skipped_with_its_line(
     )
 
 
-def test_questions_that_are_all_too_long_are_refused(tmp_path: Path) -> None:
+def test_a_task_whose_questions_are_all_too_long_is_refused(tmp_path: Path) -> None:
     path = study(
         tmp_path, [LONG, LONG | {"input_field": "b " + LONG["input_field"]}], 0, on_bad="skip"
     )
-    with pytest.raises(TaskError, match="mc: every question is too long for the models"):
+    with pytest.raises(TaskError, match="mc: all questions are too long for the models"):
         build(load_config(path), check_values=False)
 
 
 @pytest.mark.parametrize(
     ("count", "held_out", "few"), [(40, 0.3, True), (80, 0, True), (150, 0.5, False)]
 )
-def test_too_few_held_out_questions_are_said_before_the_search(
+def test_a_warning_before_the_search_reports_too_few_held_out_questions(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int, held_out: float, few: bool
 ) -> None:
     path = study(tmp_path, rows(count), held_out)
     warnings = estimate(path, Hardware("h100", 1e11, 1), []).warnings
-    text = f"at least {ENOUGH} of every task"
+    text = f"every task needs at least {MIN_HELD_OUT}"
     assert any(text in warning for warning in warnings) == few
     assert text not in caplog.text
     build(load_config(path), check_values=False, warn=True)
@@ -80,7 +80,9 @@ def test_too_few_held_out_questions_are_said_before_the_search(
 
 
 @pytest.mark.parametrize("file", ["kitchen.yaml", "other.yaml"])
-def test_a_study_file_is_not_taken_for_a_task_of_its_name(tmp_path: Path, file: str) -> None:
+def test_a_study_file_is_not_read_as_a_task_file_of_the_same_name(
+    tmp_path: Path, file: str
+) -> None:
     study(tmp_path, rows(9), file="kitchen.yaml")
     text = (tmp_path / "kitchen.yaml").read_text()
     (tmp_path / file).write_text(yaml.safe_dump(yaml.safe_load(text) | {"tasks": ["kitchen"]}))
@@ -103,7 +105,7 @@ def test_a_study_file_is_not_taken_for_a_task_of_its_name(tmp_path: Path, file: 
         ({"kind": "lm_eval", "data": None}, "needs kind: multiple_choice or retrieval"),
     ],
 )
-def test_what_a_task_says_wrongly_is_named(
+def test_an_invalid_task_section_is_refused_with_its_key(
     tmp_path: Path, task: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -111,7 +113,7 @@ def test_what_a_task_says_wrongly_is_named(
 
 
 @pytest.mark.parametrize("inline", [True, False])
-def test_fields_are_mapped_inline_or_in_a_task_file(tmp_path: Path, inline: bool) -> None:
+def test_fields_can_be_mapped_inline_or_in_a_task_file(tmp_path: Path, inline: bool) -> None:
     mapped = [{"q": row["input_field"], "a": row["output_field"]} for row in rows(20)]
     path = study(tmp_path, mapped)
     with pytest.raises(QuestionError, match=r"q\.jsonl:1: has no input_field; its fields are q, a"):
