@@ -5,7 +5,7 @@ All sizes are in bytes.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ _NUMBERS = (
     *("num_attention_heads", "num_key_value_heads", "num_hidden_layers", "head_dim"),
     *("hidden_size", "intermediate_size", "vocab_size"),
 )
+ROW_TOKENS = 1 << 15
+"""Tokens of a packed row of a gradient step, at most."""
 _SLACK = 0.02
 """The fraction of the device's memory that stays free."""
 
@@ -125,6 +127,21 @@ def sizes(
         work=work_bytes(method, len(sources.checkpoints), max(elements.values())),
         gpus=gpus,
     )
+
+
+def sizes_of_gradient(
+    sources: Sources, dtype: str, tokens: int, sequences: int, method: str
+) -> Sizes:
+    """Return the memory of a gradient step whose longest packed row has `tokens` tokens.
+
+    Activations are the inputs of all layers, and those of one layer with their gradients. For
+    three 7B models, a base and 17,280 tokens this and the rest add up to 83 GB, where 81.6 GB were
+    allocated (benchmarks/results/gradient.md, 2026-11-26).
+    """
+    plain = sizes(sources, dtype, tokens, sequences, 0, method=method)
+    config, itemsize = numbers(sources), getattr(torch, dtype).itemsize
+    inputs = config["num_hidden_layers"] * tokens * config["hidden_size"] * itemsize
+    return replace(plain, activations=2 * plain.activations + inputs)
 
 
 def numbers(sources: Sources) -> dict[str, Any]:

@@ -40,6 +40,12 @@ _MERGE_TIMES_OF = {
     "passthrough": 4,
 }
 """The same for other methods, which are not limited by the memory rate."""
+_STEP_PASSES = 4
+"""Forward passes that a step's passes take as long as: forward, recomputed forward, and backward,
+which takes as long as two."""
+FUSED_DERIVATIVES = 5
+"""Merges that the derivatives of a fused merge take as long as: 0.187 s beside 0.038 s at 7B on an
+H100 (benchmarks/results/gradient.md, 2026-11-26)."""
 _LINK_SHARE = 0.9
 """Share of the rate of the link to the host that copying reaches."""
 START_SECONDS = 60.0
@@ -119,6 +125,13 @@ def merge_seconds(sizes: Sizes, place: str, card: Card, method: str) -> float:
     times = _MERGE_TIMES_OF.get(method, _MERGE_TIMES)
     on_card = times * (sources + (sizes.gpus + 2) * sizes.model) / card.bandwidth
     return on_card if place == "gpu" else max(on_card, sources / (card.link * _LINK_SHARE))
+
+
+def step_seconds(merge: float, scoring: float, merges: float) -> float:
+    """Return the seconds of a step of an ascent: a merge, `scoring` for the forward pass, three
+    times as long for the backward pass with recomputed activations, and the derivatives of the
+    merge, which take as long as `merges` merges."""
+    return (1 + merges) * merge + _STEP_PASSES * scoring + _OTHER_SECONDS
 
 
 def trial_seconds(merge: float, scoring: float) -> float:

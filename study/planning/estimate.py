@@ -9,15 +9,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from objectives.engines.memory import Sizes, kv_tokens_for, sizes
+from objectives.engines.memory import (
+    ROW_TOKENS,
+    Sizes,
+    kv_tokens_for,
+    sizes,
+    sizes_of_gradient,
+)
 from objectives.errors import EngineError
 from objectives.scoring import QuestionSet
 from objectives.tasks.task import WholeTask
 from study.config.errors import ConfigError
 from study.config.load import load_config
 from study.config.schema import StudyConfig
-from study.search.contenders import count_contenders
-from study.search.jobs import final_roles
+from study.search.ascent.jobs import EVERY
 from study.setup.engine import GPU_BATCH_TOKENS
 from study.setup.setup import Setup, build
 
@@ -71,6 +76,9 @@ class TimeEstimate:
     """The time after the search: final merges and held-out questions."""
     seconds: int
     """The time of the whole study."""
+    questions: int | None = None
+    """Questions that the steps and checkpoints of a search by gradient ask, at most; a gradient
+    counts as three. None for CMA-ES."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the estimate as part of `study.plan --json`."""
@@ -85,6 +93,7 @@ class TimeEstimate:
             "seconds_a_trial": self.seconds_a_trial,
             "seconds_in_the_end": self.seconds_in_the_end,
             "seconds": self.seconds,
+            **({} if self.questions is None else {"gradient_questions": self.questions}),
         }
 
 
@@ -154,7 +163,8 @@ def _search_size(setup: Setup, workers: int) -> SearchSize:
     population = setup.rules.population(workers)
     generations = cost.generations(trials, population)
     warnings = []
-    if parameters and generations < cost.ENOUGH_GENERATIONS:
+    few = generations < cost.ENOUGH_GENERATIONS and not setup.rules.by_gradient
+    if parameters and few:
         warnings.append(_few_generations(config, setup.sources.num_layers, parameters, population))
     if setup.held_out_warning:
         warnings.append(setup.held_out_warning)
@@ -187,6 +197,15 @@ def _few_generations(config: StudyConfig, layers: int, parameters: int, populati
 def _memory(setup: Setup) -> Sizes:
     """Return the memory that the study needs on each GPU and on the host."""
     engine = setup.config.engine
+    if setup.rules.by_gradient:
+        tokens = sum(t.computed for t in _tokens_of_trial(setup).values())
+        return sizes_of_gradient(
+            setup.sources,
+            engine.dtype or "bfloat16",
+            min(tokens, ROW_TOKENS),
+            setup.config.search.batch,
+            setup.config.genome.merge_method,
+        )
     batch_tokens = engine.batch_tokens or GPU_BATCH_TOKENS
     return sizes(
         setup.sources,
@@ -212,14 +231,25 @@ def _time(
 
     sampled = sum(t.computed for t in tokens.values())
     trial = cost.trial_seconds(merging, scoring(sampled))
+    checkpoints, kept_out, questions = 0, 0.0, None
+    if setup.rules.by_gradient:
+        trial = cost.step_seconds(merging, scoring(sampled), _derivative_merges(setup))
+        ascent = setup.config.search
+        checkpoints = ascent.ascents * math.ceil(search.generations / EVERY)
+        kept_out = cost.trial_seconds(
+            merging, 2 * scoring(round(ascent.kept_out * _all_tokens(setup.search)))
+        )
+        asked = round(ascent.kept_out * setup.search.questions)
+        questions = 3 * search.trials * ascent.batch + checkpoints * asked
     all_search = cost.trial_seconds(merging, scoring(_all_tokens(setup.search)))
     all_held_out = cost.trial_seconds(merging, scoring(_all_tokens(setup.held_out)))
-    finals = len(final_roles(search.trials, search.population, setup.rules.sampled))
-    contenders = count_contenders(setup.genome, search.trials, search.population)
+    finals = setup.rules.count_final_merges(search.trials, search.population)
+    contenders = setup.rules.count_contenders(search.trials, search.population)
     compared = contenders if setup.held_out.tasks else 0
     end = [(finals, all_search), (compared, all_held_out)]
     waves = cost.by_generation(search.trials, search.population)
     rounds = [(search.baselines, all_search), *((wave, trial) for wave in waves), *end]
+    rounds.append((checkpoints, kept_out))
     return TimeEstimate(
         place,
         tokens,
@@ -236,15 +266,28 @@ def _time(
         round(trial, 2),
         round(cost.seconds_of(end, workers), 2),
         round(cost.START_SECONDS + cost.seconds_of(rounds, workers)),
+        questions,
     )
 
 
+def _derivative_merges(setup: Setup) -> float:
+    """Return how many merges the derivatives of a step take as long as."""
+    genome, method = setup.genome, setup.config.genome.method
+    if method.has_kernel:
+        return cost.FUSED_DERIVATIVES
+    blocks = len(genome.knots) * (len(genome.filters) + 1)
+    return 2 * math.ceil(len(genome.space) / blocks)
+
+
 def _tokens_of_trial(setup: Setup) -> dict[str, Tokens]:
-    """Return each task's tokens in a search trial."""
+    """Return each task's tokens in a search trial, or in a step of an ascent."""
     shares = {
         task.name: 1.0 if isinstance(task, WholeTask) else setup.rules.share
         for task in setup.search.tasks
     }
+    if setup.rules.by_gradient:
+        share = min(1.0, setup.config.search.batch / setup.search.questions)
+        shares = dict.fromkeys(shares, share)
     return {
         name: cost.tokens_of(prompts).sampled(shares[name])
         for name, prompts in setup.search.prompts.items()

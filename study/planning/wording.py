@@ -7,14 +7,8 @@ from .estimate import Estimate, TimeEstimate
 
 def estimate_text(estimate: Estimate) -> str:
     """Return an estimate as text of several lines."""
-    search, gpu = estimate.search, estimate.hardware.gpu
-    lines = [
-        f"study {search.study}: {search.parameters} parameters, population {search.population}, "
-        f"{search.trials} trials = {search.generations} generations, and {search.baselines} "
-        "baselines",
-        f"memory on {gpu}:",
-        estimate.memory,
-    ]
+    gpu = estimate.hardware.gpu
+    lines = [_search_line(estimate), f"memory on {gpu}:", estimate.memory]
     if estimate.time is not None:
         lines += _token_lines(estimate.time)
         lines.append(
@@ -23,6 +17,21 @@ def estimate_text(estimate: Estimate) -> str:
         lines += _time_lines(estimate.time)
     lines += [f"warning: {text}" for text in estimate.warnings]
     return "\n".join(lines)
+
+
+def _search_line(estimate: Estimate) -> str:
+    search, time = estimate.search, estimate.time
+    size = f"study {search.study}: {search.parameters} parameters"
+    baselines = f"and {search.baselines} baselines"
+    if time is None or time.questions is None:
+        return (
+            f"{size}, population {search.population}, {search.trials} trials = "
+            f"{search.generations} generations, {baselines}"
+        )
+    return (
+        f"{size}, {search.trials} steps by gradient, at most {time.questions:,} questions (a "
+        f"gradient counts as three), {baselines}"
+    )
 
 
 def _token_lines(time: TimeEstimate) -> list[str]:

@@ -45,10 +45,14 @@ def contenders(records: Sequence[TrialRecord], genome: Genome) -> list[Contender
 
 def count_contenders(genome: Genome, trials: int, population: int) -> int:
     """Return how many contenders a study has after so many search trials."""
-    kinds = [baseline.kind for baseline in genome.baselines()]
-    references = len(kinds) - max(0, kinds.count("uniform") - 1)  # only the best uniform merge
     of_search = final_roles(trials, population, sampled=True)  # the best trial is one in any case
-    return references + len(of_search)
+    return count_references(genome) + len(of_search)
+
+
+def count_references(genome: Genome) -> int:
+    """Return the number of contenders that need no search: of the uniform merges only the best."""
+    kinds = [baseline.kind for baseline in genome.baselines()]
+    return len(kinds) - max(0, kinds.count("uniform") - 1)
 
 
 def _contenders(complete: Sequence[TrialRecord], genome: Genome) -> Iterator[Contender]:

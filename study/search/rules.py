@@ -17,8 +17,9 @@ from .ascent.ascent import Rule
 from .ascent.jobs import ASCENT, AscentJobs
 from .ascent.kept_out import kept_out_samples
 from .ascent.replay import AscentReplay
+from .contenders import count_contenders, count_references
 from .genome import Genome
-from .jobs import Jobs
+from .jobs import Jobs, final_roles
 from .sampler import Proposals, Replay, ReplaySampler, default_population, start_of
 from .schedule import Schedule
 from .warm_start import distribution
@@ -57,6 +58,18 @@ class SearchRules:
     def by_gradient(self) -> bool:
         """Whether the search follows a gradient."""
         return self.config.search.algorithm == "gradient"
+
+    def count_final_merges(self, trials: int, population: int) -> int:
+        """Return how many final merges follow so many search trials."""
+        if self.by_gradient:
+            return 2 if trials else 0
+        return len(final_roles(trials, population, self.sampled))
+
+    def count_contenders(self, trials: int, population: int) -> int:
+        """Return how many merges and models the verdict compares after so many search trials."""
+        if self.by_gradient:
+            return count_references(self.genome) + self.count_final_merges(trials, population)
+        return count_contenders(self.genome, trials, population)
 
     @property
     def differences(self) -> dict[str, float] | None:

@@ -41,8 +41,8 @@ def inconclusive_text(final: Contender, few: Mapping[str, int], enough: int) -> 
     counts = " and ".join(f"{count} of {task}" for task, count in few.items())
     return (
         f"No verdict is possible: there are too few held-out questions ({counts}; every task needs "
-        f"at least {enough}). The final merge is the {final.label}, which depends less on chance "
-        f"than the best trial does; its search score is not a verdict."
+        f"at least {enough}). The final merge is the {final.label}; its search score is not a "
+        "verdict."
     )
 
 

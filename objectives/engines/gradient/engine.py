@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from objectives.derivatives.derivatives import Derivatives
 from objectives.derivatives.slots import RecipeGradient
+from objectives.engines.memory import ROW_TOKENS
 from objectives.engines.transformers import TransformersEngine, out_of_memory_as_engine_error
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.stores import Store
@@ -62,7 +63,7 @@ class GradientEngine(TransformersEngine):
         batch_tokens: int = 4096,
         ends: EndTokens | None = None,
         store: Store | None = None,
-        row_tokens: int = 1 << 15,
+        row_tokens: int = ROW_TOKENS,
         recompute: bool = True,
     ) -> None:
         """`steps` maps each parameter's name (and `lambda`) to the half width of its central
