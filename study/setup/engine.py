@@ -96,7 +96,7 @@ class EngineChoice:
         )
 
     def prestart(self) -> None:
-        """Start vLLM's process in advance, for `start` to use; stop it for another engine."""
+        """Start vLLM's process early, for `start`; with another engine, stop a running one."""
         if self.kind == "vllm":
             vllm_child.prestart(self._environment)
         else:
