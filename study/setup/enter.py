@@ -17,7 +17,7 @@ from storage.workers import Watch, Workers
 from study.cli.interrupts import Interrupts
 from study.config.errors import ConfigError
 from study.search.state import SearchState
-from study.search.warm_start import keep_start
+from study.search.warm_start import store_start
 
 from .engine import EngineChoice
 from .matching import check_fingerprint, has_same_questions
@@ -81,7 +81,7 @@ def make_study(
         earlier, is_new = setup.config.study.start_from, not at_work and not has_trials(study)
         if earlier is not None and is_new:
             found = find_study(database, earlier, besides=setup.config.name)
-            keep_start(study, Trials(database, found), setup.genome.space)
+            store_start(study, Trials(database, found), setup.genome.space)
             if setup.held_out.tasks and not has_same_questions(found, setup.search.digests()):
                 log.warning(
                     "study.start_from: %s searched with other questions; where some of them are "

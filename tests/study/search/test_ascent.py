@@ -1,4 +1,4 @@
-"""The optimiser of a search by gradient, and the chain rule to a genome's parameters."""
+"""Tests of the optimiser of a gradient search, and of the chain rule for a genome."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ def test_the_first_step_moves_each_parameter_by_the_rate_of_its_range() -> None:
     assert ascent.params == pytest.approx({"a/weight": 0.63, "a/density": 0.73, "lambda": 1.0})
 
 
-def test_adam_is_torchs_adam_on_the_shares_of_the_ranges() -> None:
+def test_the_steps_are_those_of_torch_adam() -> None:
     torch = pytest.importorskip("torch")
     low = np.array([low for low, _ in BOUNDS.values()])
     width = np.array([high - low for low, high in BOUNDS.values()])
@@ -63,21 +63,21 @@ def test_parameters_stay_within_their_bounds() -> None:
     assert ascent.finished
 
 
-def test_the_rate_falls_to_nothing_in_the_last_part() -> None:
+def test_the_rate_falls_to_0_in_the_last_steps() -> None:
     rule = Rule(steps=10, rate=0.04, decay=0.5)
     rates = [rule.rate_of(step) for step in range(11)]
     assert rates[:6] == [0.04] * 6
     assert rates[6:] == pytest.approx([0.032, 0.024, 0.016, 0.008, 0.0])
 
 
-def test_a_pull_brings_an_ascent_back_to_its_start() -> None:
+def test_a_pull_returns_an_ascent_to_its_start() -> None:
     away, still = [dict.fromkeys(BOUNDS, 1.0)] * 10, [dict.fromkeys(BOUNDS, 0.0)] * 60
     free = replayed(START, BOUNDS, Rule(steps=70, decay=1.0), [*away, *still])
     pulled = replayed(START, BOUNDS, Rule(steps=70, decay=1.0, pull=5.0), [*away, *still])
     assert pulled.distance < 0.1 < free.distance
 
 
-def test_a_gradient_that_is_not_finite_is_refused_by_name() -> None:
+def test_the_error_about_a_non_finite_gradient_names_the_parameter() -> None:
     with pytest.raises(ValueError, match="gradient of lambda is nan"):
         Ascent(START, BOUNDS, Rule(steps=1)).tell(START | {"lambda": float("nan")})
 
@@ -116,7 +116,7 @@ def genome(method: str, space: Mapping[str, Any] | None = None, **fields: Any) -
 
 
 def scalar(recipe: MergeRecipe) -> tuple[float, dict[str, Any], dict[str, Any], float]:
-    """A smooth function of every number of a recipe, and its derivative by each."""
+    """Return a smooth function of all values of a recipe, and its derivatives."""
     total, slopes, parts = 2 * recipe.scale**2, [], []
     for kind in (recipe.values, recipe.shared):
         found = {}
@@ -131,7 +131,7 @@ def scalar(recipe: MergeRecipe) -> tuple[float, dict[str, Any], dict[str, Any], 
 
 
 def check(made: Genome, params: Mapping[str, float], at: Callable[[float, int], float]) -> None:
-    """Compare with differences; `at` gives the two ends of a number's difference."""
+    """Compare with differences; `at` returns the two points of a parameter's difference."""
     _, values, shared, scale = scalar(made.recipe(params))
     ours = genome_gradient(made, params, values, shared, scale)
     assert list(ours) == list(made.space)
@@ -143,7 +143,7 @@ def check(made: Genome, params: Mapping[str, float], at: Callable[[float, int], 
 
 
 def methods_with(space: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[str]:
-    """The methods whose parameters can have these ranges and values."""
+    """Return the methods whose parameters can have these ranges and values."""
     wanted = set(space) | set(parameters)
     found = []
     for name, known in METHODS.items():
@@ -168,13 +168,13 @@ def test_the_chain_rule_agrees_with_differences_of_a_function_of_the_recipe(
 ) -> None:
     fields = dict(OPTIONS[option])
     if len(METHODS[method].parameters) == 1 and not METHODS[method].parameters[0].per_model:
-        fields["layer_granularity"] = 1  # a search wants two parameters
+        fields["layer_granularity"] = 1  # a search needs two parameters
     made = genome(method, **fields)
     for seed in range(3):
         check(made, point(made, seed), lambda value, sign: value + sign * 1e-6)
 
 
-def test_at_a_bound_the_derivative_is_that_of_the_side_inside() -> None:
+def test_at_a_bound_the_derivative_is_one_sided() -> None:
     made = genome("dare_ties", layer_granularity=2)
     lowest = {name: r.low for name, r in made.space.items()}
     check(made, lowest, lambda value, sign: value + (1e-7 if sign > 0 else 0.0))
