@@ -18,8 +18,8 @@ from storage.database.database import open_storage
 from storage.studies import find_study
 from storage.trials import Trials
 from tests.support.databases import postgres_database
-from tests.support.kills import disturb
-from tests.support.sleeping_study import NAME, found, start, tiny_config
+from tests.support.kills import run_with_kills
+from tests.support.sleeping_study import NAME, evaluations, start, tiny_config
 
 
 def report(name: str, url: str, lost: int, undisturbed: str) -> bool:
@@ -33,7 +33,7 @@ def report(name: str, url: str, lost: int, undisturbed: str) -> bool:
     )
     twice = sum(count - 1 for count in places.values())
     states = collections.Counter(r.state.name for r in records)
-    same = found(url) == found(undisturbed)
+    same = evaluations(url) == evaluations(undisturbed)
     print(
         f"| {name} | {len(places)} | {states['FAIL']} | {states['RUNNING']} | {lost} | {twice} | "
         f"{'yes' if same else 'NO'} |",
@@ -64,7 +64,7 @@ def main() -> None:
             ("Postgres", postgres),
         ):
             began = time.monotonic()
-            lost = disturb(url, given.trials, given.kills, given.workers, rng)
+            lost = run_with_kills(url, given.trials, given.kills, given.workers, rng)
             print(f"  {name}: {time.monotonic() - began:.0f} s")
             rows.append((name, url, lost))
         print(f"| {header} |\n|{'---|' * 7}")

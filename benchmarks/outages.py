@@ -17,7 +17,7 @@ from storage.database.database import open_storage
 from storage.studies import find_study
 from storage.trials import Trials
 from tests.support.databases import Server
-from tests.support.sleeping_study import NAME, found, start, tiny_config
+from tests.support.sleeping_study import NAME, evaluations, start, tiny_config
 
 WORKERS = 2
 SECONDS = 0.1
@@ -55,7 +55,7 @@ def main() -> None:
             database = open_storage(server.url, create=False)
             records = Trials(database, find_study(database, NAME)).all()
             database.engine.dispose()
-            same = found(server.url) == found(undisturbed)
+            same = evaluations(server.url) == evaluations(undisturbed)
     finally:
         server.close()
     places = collections.Counter(

@@ -39,7 +39,7 @@ _MERGE_TIMES_OF = {
     "arcee_fusion": 50,
     "passthrough": 4,
 }
-"""The same for other methods, which are not limited by the memory rate."""
+"""The same for methods that are not limited by the memory rate."""
 _LINK_SHARE = 0.9
 """Share of the rate of the link to the host that copying reaches."""
 START_SECONDS = 60.0

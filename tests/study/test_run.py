@@ -33,7 +33,7 @@ from tests.support.commands import (
     command,
     records,
     search_of,
-    started,
+    start_run,
     wait_for,
     wait_for_true,
     workers_of,
@@ -104,7 +104,7 @@ def test_a_killed_study_is_resumed_with_the_same_result(
     whole: tuple[Path, str, str], database: str, tmp_path: Path, after: int
 ) -> None:
     config = write_study(tmp_path)
-    process = started(config, database)
+    process = start_run(config, database)
     wait_for(process, database, after)
     process.kill()
     process.communicate()
@@ -123,7 +123,7 @@ def test_a_signal_ends_the_run_and_prints_how_to_resume_it(
     whole: tuple[Path, str, str], tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     config, url = write_study(tmp_path), f"sqlite:///{tmp_path}/s.db"
-    process = started(config, url)
+    process = start_run(config, url)
     wait_for(process, url, 5)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -154,7 +154,7 @@ def test_an_unreachable_database_ends_the_run_with_one_line(tmp_path: Path, serv
     def short_outage(data: dict[str, Any]) -> None:
         data["study"]["outage_limit"] = 3
 
-    process = started(write_study(tmp_path, short_outage), server.url)
+    process = start_run(write_study(tmp_path, short_outage), server.url)
     wait_for(process, server.url, 2)
     server.stop()
     _, err = process.communicate(timeout=120)
@@ -164,7 +164,7 @@ def test_an_unreachable_database_ends_the_run_with_one_line(tmp_path: Path, serv
 
 
 def test_ctrl_c_ends_a_run_that_waits_for_its_database(tmp_path: Path, server: Server) -> None:
-    process = started(write_study(tmp_path), server.url)
+    process = start_run(write_study(tmp_path), server.url)
     wait_for(process, server.url, 2)
     server.stop()
     assert process.stderr is not None
@@ -180,7 +180,7 @@ def test_two_runs_of_one_study_share_its_work(
     whole: tuple[Path, str, str], tmp_path: Path, database: str
 ) -> None:
     config = write_study(tmp_path)
-    both = [started(config, database) for _ in range(2)]
+    both = [start_run(config, database) for _ in range(2)]
     ended = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], ended
     assert search_of(database) == search_of(whole[1])

@@ -1,5 +1,5 @@
-"""A study whose objective takes as long as one says: the real worker on a real database, with
-an engine that sleeps and a score that is a function of the recipe alone.
+"""A study with an engine that sleeps and a score that depends only on the recipe. The worker and
+the database are those of a normal study.
 
     python -m tests.support.sleeping_study URL [--trials 60] [--seconds 0.02] [--population 5]
 """
@@ -40,7 +40,7 @@ QUESTIONS, WIDE_QUESTIONS = 40, 2250
 
 
 class SleepingEngine:
-    """At the engine's seam: holds the recipe, and takes its time."""
+    """An engine that stores the recipe and sleeps for a fixed time."""
 
     def __init__(self, seconds: float, fails: frozenset[int] = frozenset()) -> None:
         self.recipe: MergeRecipe | None = None
@@ -63,7 +63,7 @@ class SleepingEngine:
 
 
 class RecipeQuestions(QuestionSet):
-    """Scores a recipe by its numbers: the further all are from a third, the fewer are right."""
+    """Scores a recipe by its values: the closer they are to 1/3, the more answers are right."""
 
     def __init__(self, count: int) -> None:
         nothing: Any = None
@@ -98,7 +98,7 @@ class TinyChoice(EngineChoice):
 
 
 def tiny_dict(trials: int, population: int | None, wide: bool, **study: Any) -> dict[str, Any]:
-    """Two models and two blocks are 8 parameters, `wide` three and eight: 48."""
+    """Return a config with 8 parameters, or with 48 if `wide`."""
     return {
         "genome": {
             "models": ["a", "b", "c"] if wide else ["a", "b"],
@@ -132,7 +132,7 @@ def run(
     deadline: float = math.inf,
     fails: frozenset[int] = frozenset(),
 ) -> bool:
-    """One worker, in this process; gives whether the budget is reached."""
+    """Run a worker in this process; return whether the budget is reached."""
     choice = TinyChoice("tiny", "cpu", "float32", 1, seconds=seconds, fails=fails)
     with (
         Interrupts() as interrupts,
@@ -142,18 +142,20 @@ def run(
 
 
 def start(url: str, config: StudyConfig, seconds: float = 0.0) -> BaseProcess:
-    """A worker in a process of its own."""
-    here, given = str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, given]))  # the server's too
+    """Start a worker in a new process."""
+    root, inherited = str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [root, inherited])
+    )  # also for the fork server
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # torch is imported once for all of them
+    context.set_forkserver_preload([__name__])  # imports torch once for all workers
     process = context.Process(target=run, args=(url, config, seconds))
     process.start()
     return process
 
 
-def found(url: str) -> dict[Slot, Evaluation]:
-    """What a study proposed and what that scored."""
+def evaluations(url: str) -> dict[Slot, Evaluation]:
+    """Return the finished slots of a study."""
     database = open_storage(url, create=False)
     try:
         return SearchState.of(Trials(database, find_study(database, NAME)).all()).finished
@@ -167,9 +169,9 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=0.02)
     parser.add_argument("--population", type=int, default=5)
-    given = parser.parse_args()
+    options = parser.parse_args()
     try:
-        run(given.url, tiny_config(given.trials, given.population), given.seconds)
+        run(options.url, tiny_config(options.trials, options.population), options.seconds)
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None
 

@@ -47,12 +47,12 @@ def test_the_steps_are_those_of_torch_adam() -> None:
 
 
 def test_a_replay_proposes_the_same_bits() -> None:
-    rule, told = Rule(steps=20, pull=0.1), gradients(20)
+    rule, gradients_ = Rule(steps=20, pull=0.1), gradients(20)
     ascent, proposed = Ascent(START, BOUNDS, rule), []
-    for gradient in told:
+    for gradient in gradients_:
         proposed.append(ascent.params)
         ascent.tell(gradient)
-    again = [replayed(START, BOUNDS, rule, told[:count]).params for count in range(20)]
+    again = [replayed(START, BOUNDS, rule, gradients_[:count]).params for count in range(20)]
     assert again == proposed
 
 
@@ -119,38 +119,40 @@ def scalar(recipe: MergeRecipe) -> tuple[float, dict[str, Any], dict[str, Any], 
     """Return a smooth function of all values of a recipe, and its derivatives."""
     total, slopes, parts = 2 * recipe.scale**2, [], []
     for kind in (recipe.values, recipe.shared):
-        found = {}
+        derivatives = {}
         for seed, (name, values) in enumerate(sorted(kind.items())):
             array = np.array(values)
             factor = np.random.default_rng(seed).normal(size=array.shape)
             total += float((factor * (array + array**2)).sum())
-            found[name] = factor * (1 + 2 * array)
-        parts.append(found)
+            derivatives[name] = factor * (1 + 2 * array)
+        parts.append(derivatives)
     slopes = parts
     return total, slopes[0], slopes[1], 4 * recipe.scale
 
 
-def check(made: Genome, params: Mapping[str, float], at: Callable[[float, int], float]) -> None:
+def check(
+    search_genome: Genome, params: Mapping[str, float], at: Callable[[float, int], float]
+) -> None:
     """Compare with differences; `at` returns the two points of a parameter's difference."""
-    _, values, shared, scale = scalar(made.recipe(params))
-    ours = genome_gradient(made, params, values, shared, scale)
-    assert list(ours) == list(made.space)
+    _, values, shared, scale = scalar(search_genome.recipe(params))
+    gradient = genome_gradient(search_genome, params, values, shared, scale)
+    assert list(gradient) == list(search_genome.space)
     for name, value in params.items():
         high, low = at(value, 1), at(value, -1)
-        ends = [scalar(made.recipe({**params, name: end}))[0] for end in (high, low)]
-        theirs = (ends[0] - ends[1]) / (high - low)
-        assert ours[name] == pytest.approx(theirs, rel=1e-5, abs=1e-5), name
+        ends = [scalar(search_genome.recipe({**params, name: end}))[0] for end in (high, low)]
+        expected = (ends[0] - ends[1]) / (high - low)
+        assert gradient[name] == pytest.approx(expected, rel=1e-5, abs=1e-5), name
 
 
 def methods_with(space: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[str]:
     """Return the methods whose parameters can have these ranges and values."""
     wanted = set(space) | set(parameters)
-    found = []
+    methods = []
     for name, known in METHODS.items():
         has = {p.name for p in known.parameters} | ({"lambda"} if known.has_lambda else set())
         if wanted <= has and any(p.is_searched for p in known.parameters):
-            found.append(name)
-    return found
+            methods.append(name)
+    return methods
 
 
 CASES = [
@@ -169,14 +171,14 @@ def test_the_chain_rule_agrees_with_differences_of_a_function_of_the_recipe(
     fields = dict(OPTIONS[option])
     if len(METHODS[method].parameters) == 1 and not METHODS[method].parameters[0].per_model:
         fields["layer_granularity"] = 1  # a search needs two parameters
-    made = genome(method, **fields)
+    search_genome = genome(method, **fields)
     for seed in range(3):
-        check(made, point(made, seed), lambda value, sign: value + sign * 1e-6)
+        check(search_genome, point(search_genome, seed), lambda value, sign: value + sign * 1e-6)
 
 
 def test_at_a_bound_the_derivative_is_one_sided() -> None:
-    made = genome("dare_ties", layer_granularity=2)
-    lowest = {name: r.low for name, r in made.space.items()}
-    check(made, lowest, lambda value, sign: value + (1e-7 if sign > 0 else 0.0))
-    highest = {name: r.high for name, r in made.space.items()}
-    check(made, highest, lambda value, sign: value - (1e-7 if sign < 0 else 0.0))
+    search_genome = genome("dare_ties", layer_granularity=2)
+    lowest = {name: r.low for name, r in search_genome.space.items()}
+    check(search_genome, lowest, lambda value, sign: value + (1e-7 if sign > 0 else 0.0))
+    highest = {name: r.high for name, r in search_genome.space.items()}
+    check(search_genome, highest, lambda value, sign: value - (1e-7 if sign < 0 else 0.0))

@@ -34,16 +34,16 @@ def test_a_point_depends_only_on_the_seed(optimizer: Optimizer) -> None:
 
 
 def test_a_generation_updates_the_distribution_as_in_cmaes(optimizer: Optimizer) -> None:
-    theirs = CMA(np.full(3, 0.5), 0.2, np.array([[0.0, 1.0]] * 3), population_size=6)
+    reference = CMA(np.full(3, 0.5), 0.2, np.array([[0.0, 1.0]] * 3), population_size=6)
     points = [optimizer.ask(seed) for seed in range(6)]
     solutions = [(point, float(point.sum())) for point in points]
 
     optimizer.tell(solutions)
-    theirs.tell(solutions)
+    reference.tell(solutions)
 
-    assert optimizer.generation == theirs.generation == 1
-    assert (optimizer.mean == theirs.mean).all()
-    assert optimizer.sigma == theirs._sigma
+    assert optimizer.generation == reference.generation == 1
+    assert (optimizer.mean == reference.mean).all()
+    assert optimizer.sigma == reference._sigma
 
 
 def test_changes_of_returned_arrays_do_not_change_the_optimizer(optimizer: Optimizer) -> None:

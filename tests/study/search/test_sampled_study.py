@@ -13,7 +13,7 @@ from tests.support.commands import (
     command,
     records,
     search_of,
-    started,
+    start_run,
     wait_for,
     write_study,
 )
@@ -92,7 +92,7 @@ def test_a_killed_study_that_two_workers_resume_has_the_same_results(
     whole: tuple[Path, str, str], tmp_path: Path
 ) -> None:
     config, url = write_study(tmp_path, sampled), f"sqlite:///{tmp_path}/s.db"
-    process = started(config, url)
+    process = start_run(config, url)
     wait_for(process, url, 12)
     process.kill()
     process.communicate()

@@ -56,13 +56,13 @@ def test_baselines_occupy_no_slot(database: str) -> None:
 
 
 def test_the_slot_of_a_running_trial_is_not_free(database: str) -> None:
-    trials, ours = new(database, "s"), sampler()
+    trials, search = new(database, "s"), sampler()
     places = []
     for _ in range(POPULATION):
         state = SearchState.of(trials.all(), POPULATION)
         place = state.free_slots()[0]
         places.append(place)
-        params = ours.replay.propose(place, state.finished)
+        params = search.replay.propose(place, state.finished)
         claims(trials).start(place.name, params, BOUNDS, place.attributes)
     assert places == [Slot(0, slot) for slot in range(POPULATION)]
     assert SearchState.of(trials.all(), POPULATION).free_slots() == []
@@ -90,11 +90,11 @@ def test_the_order_in_which_a_generation_finishes_does_not_matter(order: list[in
 
 
 def test_study_optimize_has_the_same_trials(tmp_path: object) -> None:
-    ours, stock = new(f"sqlite:///{tmp_path}/a.db", "s"), sampler()
-    advance(ours, sampler(), 13)
+    trials, stock = new(f"sqlite:///{tmp_path}/a.db", "s"), sampler()
+    advance(trials, sampler(), 13)
     study = optuna.create_study(sampler=stock, direction="maximize")
     study.optimize(lambda t: objective({n: t.suggest_float(n, *BOUNDS[n]) for n in SPACE}), 13)
-    assert SearchState.of([record(t) for t in study.get_trials()]).finished == proposals(ours)
+    assert SearchState.of([record(t) for t in study.get_trials()]).finished == proposals(trials)
 
 
 def test_proposals_differ_between_seeds_and_between_slots() -> None:

@@ -17,7 +17,7 @@ from study.search.sampler import Replay
 from study.search.state import SearchState, Slot
 from study.search.warm_start import distribution, store_start
 from study.setup.matching import has_same_questions
-from tests.support.commands import command, search_of, started, wait_for, write_study
+from tests.support.commands import command, search_of, start_run, wait_for, write_study
 from tests.support.searches import POPULATION, SPACE, advance, claims, new, objective, sampler
 
 
@@ -33,14 +33,14 @@ def test_the_first_generation_is_near_the_best_trials_of_the_earlier_study(datab
         (np.array([(p[n] - r.low) / (r.high - r.low) for n, r in SPACE.items()]), -value)
         for p, value in SearchState.of(earlier.all()).finished.values()
     ]
-    theirs = get_warm_start_mgd(shares, gamma=0.1)
-    for ours, expected in zip((mean, sigma, cov), theirs, strict=True):
-        np.testing.assert_allclose(ours, expected, atol=1e-5)
+    reference = get_warm_start_mgd(shares, gamma=0.1)
+    for actual, expected in zip((mean, sigma, cov), reference, strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
 
     warm = Replay(SPACE, 3, POPULATION, sigma, list(mean), cov)
     cold = sampler().replay
-    places = [Slot(0, slot) for slot in range(POPULATION)]
-    scores = [[objective(r.propose(p, {})) for p in places] for r in (warm, cold)]
+    slots = [Slot(0, number) for number in range(POPULATION)]
+    scores = [[objective(r.propose(slot, {})) for slot in slots] for r in (warm, cold)]
     assert np.mean(scores[0]) > np.mean(scores[1])
     spread = warm.deviations(0, {})
     for name, share, r in zip(SPACE, sigma * np.sqrt(np.diag(cov)), SPACE.values(), strict=True):
@@ -63,10 +63,10 @@ def test_an_unsuitable_earlier_study_is_refused(database: str) -> None:
 def test_points_outside_narrower_bounds_are_clipped(database: str) -> None:
     earlier, later = new(database, "earlier"), new(database, "later")
     params = {name: r.high for name, r in SPACE.items()}
-    for slot in range(10):
-        place = Slot(slot // POPULATION, slot % POPULATION)
+    for index in range(10):
+        slot = Slot(index // POPULATION, index % POPULATION)
         bounds = {name: (r.low, r.high) for name, r in SPACE.items()}
-        trial_id = claims(earlier).start(f"t{slot}", params, bounds, place.attributes)
+        trial_id = claims(earlier).start(f"t{index}", params, bounds, slot.attributes)
         claims(earlier).finish(trial_id, 1.0, {}, {}, {})
     narrow = {name: Range(low=r.low, high=(r.low + r.high) / 2) for name, r in SPACE.items()}
     store_start(later.study, earlier, narrow)
@@ -90,11 +90,11 @@ def from_earlier(data: dict[str, Any]) -> None:
 
 
 def test_a_study_does_not_depend_on_the_earlier_study_after_its_start(tmp_path: Path) -> None:
-    def named(data: dict[str, Any]) -> None:
+    def earlier(data: dict[str, Any]) -> None:
         data["study"] |= {"name": "earlier", "held_out": 0.25}
 
     url = f"sqlite:///{tmp_path}/s.db"
-    for folder, change in (("earlier", named), ("whole", from_earlier), ("torn", from_earlier)):
+    for folder, change in (("earlier", earlier), ("whole", from_earlier), ("killed", from_earlier)):
         (tmp_path / folder).mkdir()
         write_study(tmp_path / folder, change)
     result = command("run", tmp_path / "earlier" / "study.yaml", "--storage", url, folder=tmp_path)
@@ -108,15 +108,15 @@ def test_a_study_does_not_depend_on_the_earlier_study_after_its_start(tmp_path: 
 
     assert "earlier searched with other questions" in result.stderr
 
-    process = started(tmp_path / "torn" / "study.yaml", other)
+    process = start_run(tmp_path / "killed" / "study.yaml", other)
     wait_for(process, other, 12)
     process.kill()
     process.communicate()
     storage = open_storage(other, create=False)
     optuna.delete_study(study_name="earlier", storage=storage)
     storage.engine.dispose()
-    torn = tmp_path / "torn" / "study.yaml"
-    result = command("run", torn, "--storage", other, "--workers", 2, folder=tmp_path)
+    killed = tmp_path / "killed" / "study.yaml"
+    result = command("run", killed, "--storage", other, "--workers", 2, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert search_of(other) == search_of(url)
 

@@ -44,11 +44,11 @@ from study.worker.process import WorkerSpec
 from study.worker.start import HostShare
 from study.worker.supervisor import gpus_for
 from tests.support.databases import Server
-from tests.support.kills import disturb
+from tests.support.kills import run_with_kills
 from tests.support.sleeping_study import (
     NAME,
     TinyChoice,
-    found,
+    evaluations,
     run,
     start,
     tiny_config,
@@ -64,7 +64,7 @@ CHOICE = TinyChoice("tiny", "cpu", "float32", 1)
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[Slot, object]:
     url = f"sqlite:///{tmp_path_factory.mktemp('one')}/study.db"
     assert run(url, tiny_config(TRIALS, POPULATION))
-    return dict(found(url))
+    return dict(evaluations(url))
 
 
 def records(url: str) -> list[TrialRecord]:
@@ -311,7 +311,7 @@ def test_trials_that_nobody_has_claimed_do_not_run_for_ever(
     template = create_trial(state=TrialState.RUNNING, user_attrs=place)
     trials.database.create_new_trial(trials.study._study_id, template)
     assert run(database, config)
-    assert found(database) == undisturbed
+    assert evaluations(database) == undisturbed
     assert [r.attributes["failure"] for r in records(database) if not r.complete] == [
         "its run ended without a word"
     ]
@@ -327,7 +327,7 @@ def test_any_number_of_workers_makes_the_same_search(
     config = tiny_config(TRIALS, POPULATION, grace=2)
     crew = [start(database, config, 0.01 * (1 + n % 3)) for n in range(count)]
     assert ended(crew) == [0] * count
-    assert found(database) == undisturbed
+    assert evaluations(database) == undisturbed
     kinds = Counter(r.kind for r in records(database) if r.complete)
     assert kinds["search"] == TRIALS
     assert kinds["base"] + kinds["parent"] + kinds["uniform"] == 8
@@ -338,8 +338,8 @@ def test_workers_killed_at_random_lose_and_double_nothing(
 ) -> None:
     import random
 
-    assert disturb(database, TRIALS, kills=6, workers=2, rng=random.Random(1)) == 0
-    assert found(database) == undisturbed
+    assert run_with_kills(database, TRIALS, kills=6, workers=2, rng=random.Random(1)) == 0
+    assert evaluations(database) == undisturbed
     places = Counter(
         (r.attributes["generation"], r.attributes["slot"])
         for r in records(database)
@@ -362,7 +362,7 @@ def test_a_worker_that_was_taken_for_dead_spoils_nothing(
     assert ended([other]) == [0]
     os.kill(sleeper.pid, signal.SIGCONT)
     assert ended([sleeper]) == [0]
-    assert found(postgres) == undisturbed
+    assert evaluations(postgres) == undisturbed
 
 
 def in_the_middle_of_a_trial(url: str) -> bool:
@@ -390,7 +390,7 @@ def test_a_server_that_restarts_and_crashes_is_waited_for(
         server.start()
         time.sleep(0.3)
     assert ended(crew) == [0, 0]
-    assert found(server.url) == undisturbed
+    assert evaluations(server.url) == undisturbed
     assert [r.state.name for r in records(server.url) if not r.complete] == []
 
 
@@ -415,7 +415,7 @@ def test_three_failures_in_a_row_end_a_worker_and_a_failed_place_is_asked_again(
 
     url, config = f"sqlite:///{tmp_path}/s.db", tiny_config(TRIALS, POPULATION)
     assert run(url, config, fails=frozenset({1, 2, 9, 12, 13}))
-    assert found(url) == undisturbed
+    assert evaluations(url) == undisturbed
     url = f"sqlite:///{tmp_path}/t.db"
     with pytest.raises(EngineError, match="3 trials failed in a row"):
         run(url, config, fails=frozenset({10, 11, 12}))
@@ -519,7 +519,7 @@ def test_a_worker_that_waits_for_the_others_last_place_makes_itself_useful(
     assert candidates == ["CMA mean before generation 1", "mean of the top 1 before generation 1"]
     other.finish(last, undisturbed[Slot(1, POPULATION - 1)][1], {}, seconds, {})  # type: ignore[index]
     assert run(database, config)
-    assert found(database) == undisturbed
+    assert evaluations(database) == undisturbed
 
 
 # Bad input
