@@ -63,10 +63,8 @@ def run(
         with Interrupts() as interrupts:
             _run(config, storage, trials, timeout, workers, run_options, interrupts)
     except Interrupted as stop:
-        from storage.database.url import redacted
-
         options: dict[str, object] = {
-            "--storage": storage and redacted(storage),
+            "--storage": storage and _without_password(storage),
             "--trials": trials,
         }
         options |= {"--workers": workers, "--engine": engine}
@@ -75,7 +73,7 @@ def run(
         options |= {_BENCHMARKS: benchmarks or None}
         print(f"interrupted by {stop}; to resume the study:", file=sys.stderr)
         print(f"  {_command(config, options)}", file=sys.stderr)
-        if storage and (printed := redacted(storage)) != storage:
+        if storage and (printed := _without_password(storage)) != storage:
             hidden = "the password instead of ***" if "***" in printed else "the whole URL"
             print(f"  (with {hidden})", file=sys.stderr)
         raise SystemExit(stop.exit_code) from None
@@ -155,6 +153,12 @@ def _finish(setup: "Setup", trials: "storage.trials.Trials", reached: bool) -> N
     else:
         show(setup, trials)
         print("the study is not finished; run the same command to resume it")
+
+
+def _without_password(url: str) -> str:
+    from storage.database.url import redacted
+
+    return redacted(url)
 
 
 def _command(config: Path, options: Mapping[str, object]) -> str:

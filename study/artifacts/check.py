@@ -80,7 +80,7 @@ def _check(
     if changed := changed_weights(folder):
         more = f" and {len(changed) - _MAX_LISTED} more" if changed[_MAX_LISTED:] else ""
         names = f"{', '.join(changed[:_MAX_LISTED])}{more}"
-        raise ExportError(f"{folder}: {names} has changed since the export")
+        raise ExportError(f"{folder}: files have changed since the export: {names}")
     sources = Sources({_MODEL: folder.resolve()}, _MODEL)
     engine = choice.start(sources, setup.longest)
     try:

@@ -449,7 +449,7 @@ def test_changed_weights_are_refused_or_with_changed_checksums_answer_differentl
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
     folder = damaged(whole, tmp_path, damage)
-    with pytest.raises(ExportError, match=r"model\.safetensors has changed since the export"):
+    with pytest.raises(ExportError, match=r"changed since the export: model\.safetensors"):
         check(folder, None, whole.url, None)
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     (folder / "SHA256SUMS").write_text(f"{digest}  model.safetensors\n")
@@ -477,7 +477,7 @@ def edited(**change: Any) -> Callable[[Path], None]:
         (lambda folder: (folder / "study.json").unlink(), "has no valid study.json"),
         (
             lambda folder: (folder / "SHA256SUMS").unlink(),
-            "SHA256SUMS: No such file or directory; SHA256SUMS says what",
+            "SHA256SUMS: No such file or directory; SHA256SUMS lists what",
         ),
     ],
 )

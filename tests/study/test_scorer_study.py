@@ -98,7 +98,7 @@ def test_three_failures_in_a_row_end_the_run_and_the_study_can_be_resumed(folder
 
 
 def test_a_missing_metric_fails_the_trial(folder: Path) -> None:
-    with pytest.raises(TaskError, match=r"no metric exact; its process_results gives right"):
+    with pytest.raises(TaskError, match=r"no metric exact; its process_results returns right"):
         run(folder, metric="exact,none")
     assert [r.state.name for r in trials(folder)] == ["FAIL"]
 
