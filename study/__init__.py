@@ -1,9 +1,9 @@
-"""The search: what a study is, how it proposes merges, and the commands that run it."""
+"""Studies: their configs, the search, its monitors and reports, and the commands."""
 
 import sys
 
-if sys.argv[:1] == ["-m"]:  # `python -m study...` is looking for its module: nothing is running yet
-    import _signal  # type: ignore[import-not-found]  # signal imports more; Ctrl-C would show
+if sys.argv[:1] == ["-m"]:  # `python -m study...` imports this package before its module
+    import _signal  # type: ignore[import-not-found]  # signal imports more modules, during which Ctrl-C would print a traceback
 
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)

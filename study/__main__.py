@@ -47,7 +47,7 @@ def _without_command(program: str, arguments: list[str]) -> None:
 
 
 def start(program: str, arguments: list[str]) -> NoReturn:
-    """Run the command that the arguments name, and end the process."""
+    """Run the command in the first argument, and end the process."""
     if arguments and arguments[0] in COMMANDS:
         name, *rest = arguments
         run_and_exit(lambda: main(command_of(name), f"{program} {name}", rest))
@@ -55,7 +55,7 @@ def start(program: str, arguments: list[str]) -> NoReturn:
 
 
 def console_script() -> NoReturn:
-    """The entry point of the console script `merge-study`."""
+    """Run the console script `merge-study`."""
     start("merge-study", sys.argv[1:])
 
 

@@ -1,4 +1,4 @@
-"""python -m study.dashboard CONFIG: optuna-dashboard on a study's database, for looking only."""
+"""python -m study.dashboard CONFIG: serve optuna-dashboard on the database of a study."""
 
 import contextlib
 import logging
@@ -16,18 +16,18 @@ from study.cli.session import fail, start_logging
 
 if TYPE_CHECKING:
     from storage.database.database import Database
-    from study.monitors.dashboard_access import Application, Names
+    from study.monitors.dashboard_access import Application, HostNames
 
 log = logging.getLogger(__name__)
 
 _TOKEN = "STUDY_DASHBOARD_TOKEN"
 Host = Annotated[
-    str, typer.Option(help="address to listen on; one that other machines reach needs a token")
+    str, typer.Option(help="address to listen on; other than loopback addresses need a token")
 ]
 Port = Annotated[int, typer.Option(help="port to listen on", min=0, max=65535)]
 Token = Annotated[
     str | None,
-    typer.Option(help="password that every visitor must give, with any user name", envvar=_TOKEN),
+    typer.Option(help="password that visitors must enter, with any user name", envvar=_TOKEN),
 ]
 AllowedHosts = Annotated[
     list[str] | None,
@@ -35,15 +35,15 @@ AllowedHosts = Annotated[
         "--allow-host",
         metavar="NAME",
         envvar="STUDY_DASHBOARD_ALLOW_HOST",
-        help="host name under which a proxy serves the dashboard; may be given again",
+        help="host name under which a proxy serves the dashboard; may be repeated",
     ),
 ]
 Writable = Annotated[
     bool, typer.Option("--writable", help="let visitors change and delete studies")
 ]
 _THREADS = 8
-_LARGEST_BODY = 2**22
-"""Bytes of a request; the largest is a note."""
+_MAX_BODY_BYTES = 2**22
+"""The maximum size of a request."""
 
 
 def dashboard(
@@ -59,33 +59,33 @@ def dashboard(
     start_logging()
     if not (os.environ.get(_TOKEN, "-") if token is None else token).strip():
         name = _TOKEN if token is None else "--token"
-        fail(f"{name} is empty, so it would protect nothing: give a password, or leave it out")
+        fail(f"{name} is empty: set a password, or omit it")
     names = _names(host, port, token, allowed_hosts or [])
-    with _opened(config, storage) as database:
+    with _open_database(config, storage) as database:
         _serve(_application(database, names, token, writable), host, port)
 
 
-def _names(host: str, port: int, token: str | None, allowed: list[str]) -> "Names":
-    """The host names of requests that are answered. Ends the program if an option is wrong."""
-    from study.monitors.dashboard_access import Names, host_name, is_loopback
+def _names(host: str, port: int, token: str | None, allowed: list[str]) -> "HostNames":
+    """Return the accepted host names. End the program if an option is invalid."""
+    from study.monitors.dashboard_access import HostNames, host_name, is_loopback
 
     for name in allowed:
         if host_name(name) is None or ":" in name:
             fail(f"--allow-host {name!r} must be a host name without scheme and port")
     try:
-        found = socket.getaddrinfo(host or " ", port, type=socket.SOCK_STREAM)
+        infos = socket.getaddrinfo(host or " ", port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        fail(f"--host {host!r} is neither an IP address nor a name of one; try 127.0.0.1")
-    addresses = {str(info[4][0]) for info in found}
+        fail(f"--host {host!r} is neither an IP address nor a host name; try 127.0.0.1")
+    addresses = {str(info[4][0]) for info in infos}
     own = {host.lower(), *addresses}
     if not all(is_loopback(address) for address in addresses):
         if token is None:
             fail(
-                f"--host {host} can be reached from other machines: give visitors a password with "
-                f"--token, or {_TOKEN} in the environment"
+                f"--host {host} can be reached from other machines: set a password with --token "
+                f"or {_TOKEN} in the environment"
             )
         own.add(socket.gethostname().lower())
-    return Names(
+    return HostNames(
         frozenset(own),
         frozenset(name.lower().rstrip(".") for name in allowed),
         any_address=not addresses.isdisjoint(("0.0.0.0", "::")),
@@ -93,7 +93,7 @@ def _names(host: str, port: int, token: str | None, allowed: list[str]) -> "Name
 
 
 @contextlib.contextmanager
-def _opened(path: Path, storage: str | None) -> "Iterator[Database]":
+def _open_database(path: Path, storage: str | None) -> "Iterator[Database]":
     from storage.database.url import redacted
     from study.config.load import load_config, study_url
     from study.setup.stored import open_study
@@ -105,39 +105,39 @@ def _opened(path: Path, storage: str | None) -> "Iterator[Database]":
 
 
 def _application(
-    database: "Database", names: "Names", token: str | None, writable: bool
+    database: "Database", names: "HostNames", token: str | None, writable: bool
 ) -> "Application":
     from optuna.storages._cached_storage import _CachedStorage
     from optuna_dashboard import wsgi
 
     from study.monitors.dashboard_access import (
-        FirstLines,
-        guarded,
-        logged,
-        named,
+        FirstLineHandler,
+        add_security_headers,
+        check_origin,
+        log_errors,
         read_only,
-        sealed,
-        well_formed,
+        require_token,
+        validate,
     )
 
     def is_stored(kind: str, number: int) -> bool:
-        ask = database.get_study_name_from_id if kind == "study" else database.get_trial
+        read = database.get_study_name_from_id if kind == "study" else database.get_trial
         try:
-            ask(number)
+            read(number)
         except KeyError:
             return False
         return True
 
     messages = logging.getLogger("optuna_dashboard")
-    messages.addHandler(FirstLines())
+    messages.addHandler(FirstLineHandler())
     messages.propagate = False
-    # The cache reads a finished trial once, not at each poll.
-    app: Application = logged(well_formed(wsgi(_CachedStorage(database)), is_stored))
+    # With the cache, a finished trial is read once instead of at each poll.
+    app: Application = log_errors(validate(wsgi(_CachedStorage(database)), is_stored))
     if not writable:
         app = read_only(app)
     if token is not None:
-        app = guarded(app, token)
-    return sealed(named(app, names))
+        app = require_token(app, token)
+    return add_security_headers(check_origin(app, names))
 
 
 def _serve(app: "Application", host: str, port: int) -> None:
@@ -146,12 +146,12 @@ def _serve(app: "Application", host: str, port: int) -> None:
     logging.getLogger("waitress").setLevel(logging.ERROR)
     try:
         server = create_server(
-            app, host=host, port=port, threads=_THREADS, max_request_body_size=_LARGEST_BODY
+            app, host=host, port=port, threads=_THREADS, max_request_body_size=_MAX_BODY_BYTES
         )
     except (OSError, ValueError) as error:
         fail(f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}")
-    for where, number in getattr(server, "effective_listen", [(host, port)]):
-        print(f"http://{f'[{where}]' if ':' in where else where}:{number}/", flush=True)
+    for address, bound_port in getattr(server, "effective_listen", [(host, port)]):
+        print(f"http://{f'[{address}]' if ':' in address else address}:{bound_port}/", flush=True)
     server.run()  # Ctrl-C ends it
 
 

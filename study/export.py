@@ -15,7 +15,7 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="folder to write
 TrialChoice = Annotated[
     str, typer.Option("--trial", metavar="final|best|N", help="which trial's merge to write")
 ]
-Overwrite = Annotated[bool, typer.Option(help="replace the folder if it is there")]
+Overwrite = Annotated[bool, typer.Option(help="replace an existing folder")]
 
 
 def export(

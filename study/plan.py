@@ -1,4 +1,4 @@
-"""python -m study.plan CONFIG: what a study needs, estimated before it runs."""
+"""python -m study.plan CONFIG: estimate what a study needs before it runs."""
 
 import json
 from typing import Annotated
@@ -15,7 +15,9 @@ Gpu = Annotated[
 ]
 HostMemory = Annotated[
     float,
-    typer.Option("--host-memory", metavar="GB", min=0, help="of the host, shared by its workers"),
+    typer.Option(
+        "--host-memory", metavar="GB", min=0, help="memory of the host, shared by its workers"
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="number of workers on the host")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from study.setup.setup import Setup
     from study.setup.stored import StoredStudy
 
-Score = Annotated[bool, typer.Option("--score", help="start an engine and score what is missing")]
-AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
+Score = Annotated[
+    bool, typer.Option("--score", help="start an engine and score the missing merges")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 EngineName = Annotated[
-    str | None, typer.Option("--engine", metavar="NAME", help="engine in place of the config's")
+    str | None,
+    typer.Option("--engine", metavar="NAME", help="engine to use instead of the config's"),
 ]
 
 
@@ -32,7 +35,7 @@ def report(
     as_json: AsJson = False,
     task_folders: TaskFolders = None,
 ) -> None:
-    """Say what a study comes to and write its report, as far as it is scored."""
+    """Print the verdict on a study and write its report, based on the scores that are stored."""
     start_logging()
     with Interrupts() as interrupts:
         data, page = _report(config, task_folders or [], storage, score, engine, interrupts)
@@ -66,23 +69,21 @@ def _report(
         check_rights(url)
     with open_study(config, url) as stored:
         if not any(record.complete for record in stored.records()):
-            raise ConfigError(
-                f"no trial of study {config.name} has finished yet; nothing to report"
-            )
+            raise ConfigError(f"study {config.name} has no finished trial to report yet")
         setup = _score(stored, engine, interrupts) if score else stored.setup()
-        from study.artifacts.folders import report_place
+        from study.artifacts.folders import report_folder
         from study.reporting.data import report_data
         from study.reporting.page import write_report
         from study.verdict.judge import judge
 
         judgement = judge(setup, stored.records(), stored.answers)
         data = report_data(setup, stored.trials, stored.answers, judgement)
-        folder = report_place(Path("runs", config.name), data.to_dict())
+        folder = report_folder(Path("runs", config.name), data.to_dict())
         return data, write_report(data, folder, rewrite=True)
 
 
 def _score(stored: "StoredStudy", engine: str | None, interrupts: Interrupts) -> "Setup":
-    """Score what is not scored yet, as one more worker beside those that are running."""
+    """Score the missing final merges, as a worker like those that may be running."""
     from study.worker.start import start_worker
 
     with start_worker(stored.config, stored.url, RunOptions(engine), interrupts) as worker:

@@ -21,21 +21,25 @@ if TYPE_CHECKING:
     from study.config.schema import StudyConfig
     from study.setup.setup import Setup
 
-Trials = Annotated[int | None, typer.Option(help="search trials in all, in place of the config's")]
+Trials = Annotated[
+    int | None, typer.Option(help="total number of search trials, instead of the config's")
+]
 Timeout = Annotated[float | None, typer.Option(help="seconds after which no new trial starts")]
 Workers = Annotated[
-    int | None, typer.Option(help="processes on this host, one GPU each; none is this one alone")
+    int | None,
+    typer.Option(help="worker processes on this host, one GPU each; default: this process only"),
 ]
 EngineName = Annotated[
-    str | None, typer.Option("--engine", metavar="NAME", help="engine in place of the config's")
+    str | None,
+    typer.Option("--engine", metavar="NAME", help="engine to use instead of the config's"),
 ]
 _BENCHMARKS = "--i-understand-the-depths-of-the-evils-i-am-unleashing"
 Benchmarks = Annotated[
     bool, typer.Option(_BENCHMARKS, help="allow common benchmarks as objectives")
 ]
 UseWandb = Annotated[bool, typer.Option("--wandb", help="log to Weights & Biases")]
-WandbProject = Annotated[str | None, typer.Option(help="its project; else mergekit-evolve")]
-WandbEntity = Annotated[str | None, typer.Option(help="its user or team")]
+WandbProject = Annotated[str | None, typer.Option(help="wandb project; default: mergekit-evolve")]
+WandbEntity = Annotated[str | None, typer.Option(help="wandb user or team")]
 
 
 def run(
@@ -51,7 +55,7 @@ def run(
     wandb_project: WandbProject = None,
     wandb_entity: WandbEntity = None,
 ) -> None:
-    """Start a study, join it beside others, or resume it where it stopped."""
+    """Start a study, resume it, or join it as a further worker."""
     start_logging()
     target = Wandb(wandb_project, wandb_entity) if wandb else None
     run_options = RunOptions(engine, tuple(task_folders or ()), benchmarks, target)
@@ -59,15 +63,18 @@ def run(
         with Interrupts() as interrupts:
             _run(config, storage, trials, timeout, workers, run_options, interrupts)
     except Interrupted as stop:
-        options: dict[str, object] = {"--storage": storage and _shown(storage), "--trials": trials}
+        options: dict[str, object] = {
+            "--storage": storage and _without_password(storage),
+            "--trials": trials,
+        }
         options |= {"--workers": workers, "--engine": engine}
         options |= {"--task-search-path": task_folders, "--wandb": wandb or None}
         options |= {"--wandb-project": wandb_project, "--wandb-entity": wandb_entity}
         options |= {_BENCHMARKS: benchmarks or None}
         print(f"interrupted by {stop}; to resume the study:", file=sys.stderr)
         print(f"  {_command(config, options)}", file=sys.stderr)
-        if storage and (shown := _shown(storage)) != storage:
-            hidden = "the password in place of ***" if "***" in shown else "the whole URL"
+        if storage and (printed := _without_password(storage)) != storage:
+            hidden = "the password instead of ***" if "***" in printed else "the whole URL"
             print(f"  (with {hidden})", file=sys.stderr)
         raise SystemExit(stop.exit_code) from None
 
@@ -131,7 +138,7 @@ def _run_worker(
 
 
 def _check_database(config: "StudyConfig", url: str) -> None:
-    """Find out in seconds, before any model is read, what would end the run later."""
+    """Check the database before any model is read. Raises StorageError if it cannot be used."""
     from storage.database.rights import check_rights
 
     models = [str(name).rpartition("/")[2] for name in config.genome.models]
@@ -145,10 +152,10 @@ def _finish(setup: "Setup", trials: "storage.trials.Trials", reached: bool) -> N
         finish_run(setup, trials)
     else:
         show(setup, trials)
-        print("the study is not finished; the same command goes on")
+        print("the study is not finished; run the same command to resume it")
 
 
-def _shown(url: str) -> str:
+def _without_password(url: str) -> str:
     from storage.database.url import redacted
 
     return redacted(url)
@@ -160,8 +167,8 @@ def _command(config: Path, options: Mapping[str, object]) -> str:
         if value is True:
             words.append(name)
         else:
-            each = value if isinstance(value, list) else [] if value is None else [value]
-            words += [word for one in each for word in (name, str(one))]
+            values = value if isinstance(value, list) else [] if value is None else [value]
+            words += [word for item in values for word in (name, str(item))]
     return shlex.join(words)
 
 

@@ -17,11 +17,12 @@ from study.cli.text import duration
 if TYPE_CHECKING:
     from storage.trials import TrialRecord
     from storage.workers import Watch, WorkerRecord, Workers
+    from study.setup.stored import StoredStudy
 
 _PACE_SECONDS = 600.0
-"""The time over which the pace is measured."""
+"""The period over which the pace is measured."""
 _MAX_WORKERS = 20
-"""Workers to list, the latest ones."""
+"""The largest number of workers to list; older ones are left out."""
 _AT_WORK = "at work"
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -39,7 +40,7 @@ class TrialCounts:
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """The search trials that are finished, and how many there are to be."""
+    """The number of finished search trials, and the budget."""
 
     finished: int
     budget: int
@@ -60,17 +61,17 @@ class BestMerge:
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """A worker that runs, or that died and was not removed by another one yet."""
+    """A worker that runs or has died."""
 
     worker: str
     device: str
     silent_seconds: float
-    """Time since its last heartbeat."""
+    """Seconds since its last heartbeat."""
     state: str
     """`at work`, `silent` (its heartbeat is overdue) or `dead`."""
     doing: str
     holds: Mapping[str, float]
-    """For each claim of the worker, the seconds that it has held it."""
+    """For each claim of the worker, the seconds since it was acquired."""
 
 
 @dataclass(frozen=True)
@@ -101,34 +102,33 @@ def status(config: ConfigPath, storage: StorageUrl = None, as_json: AsJson = Fal
 
 
 def _status(path: Path, storage: str | None) -> Status:
-    from storage.database.database import open_storage
-    from storage.database.url import redacted
-    from storage.studies import find_study, stored_budget, stored_fingerprint, stored_verdict
-    from storage.trials import Trials
-    from storage.workers import Watch, Workers
     from study.config.load import load_config, study_url
-    from study.search.state import SearchState, best_merge
+    from study.setup.stored import open_study
 
     config = load_config(path)
-    url = study_url(config, storage)
-    database = open_storage(url, create=False)
-    study = find_study(database, config.name)
-    records = Trials(database, study).all()
-    population = int(stored_fingerprint(study).get("population", 0))
+    with open_study(config, study_url(config, storage)) as stored:
+        return _status_of(stored)
+
+
+def _status_of(stored: "StoredStudy") -> Status:
+    from storage.database.url import redacted
+    from storage.studies import stored_verdict
+    from storage.workers import Watch, Workers
+    from study.search.state import SearchState, best_merge
+
+    config, records, population = stored.config, stored.records(), stored.population
     state = SearchState.of(records, population)
-    workers = Workers(database, study._study_id)
+    workers = Workers(stored.database, stored.study._study_id)
     best = best_merge(records)
     return Status(
         study=config.name,
-        storage=redacted(url),
+        storage=redacted(stored.url),
         trials=_trial_counts(records),
-        search_trials=SearchProgress(
-            len(state.finished), stored_budget(study, config.study.trials)
-        ),
+        search_trials=SearchProgress(len(state.finished), config.study.trials),
         generation=state.generation,
         population=population,
         best=None if best is None else _best_merge(best),
-        verdict=stored_verdict(study),
+        verdict=stored_verdict(stored.study),
         trials_an_hour=workers.trials_per_hour(_PACE_SECONDS),
         workers=_worker_statuses(workers, Watch(config.study.grace)),
     )
@@ -204,10 +204,12 @@ def status_text(status: Status) -> str:
 def _worker_line(worker: WorkerStatus) -> str:
     name = f"worker {worker.worker} on {worker.device}: {worker.state}"
     heartbeat = f"last heartbeat {duration(worker.silent_seconds)} ago"
-    claims = ", ".join(f"{what} for {duration(seconds)}" for what, seconds in worker.holds.items())
+    claims = ", ".join(
+        f"{claim} for {duration(seconds)}" for claim, seconds in worker.holds.items()
+    )
     if worker.state == _AT_WORK:
         return f"{name}, {claims or worker.doing}; {heartbeat}"
-    return f"{name}, {heartbeat}; {f'it was at {claims}' if claims else worker.doing}"
+    return f"{name}, {heartbeat}; {f'its claims: {claims}' if claims else worker.doing}"
 
 
 def _best_line(best: BestMerge | None) -> str:

@@ -1,4 +1,4 @@
-"""python -m study.verify DIR: whether an exported folder gives the answers that were scored."""
+"""python -m study.verify DIR: check that an exported folder reproduces the stored answers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,16 +12,18 @@ from study.cli.options import StorageUrl, TaskFolders
 from study.cli.session import start_logging
 
 if TYPE_CHECKING:
-    from study.artifacts.check import Checked
+    from study.artifacts.check import TaskCheck
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="an exported merge")]
 Config = Annotated[
-    Path | None, typer.Option("--config", metavar="CONFIG", help="in place of the folder's")
+    Path | None,
+    typer.Option("--config", metavar="CONFIG", help="config to use instead of the folder's"),
 ]
 EngineName = Annotated[
-    str | None, typer.Option("--engine", metavar="NAME", help="engine in place of the config's")
+    str | None,
+    typer.Option("--engine", metavar="NAME", help="engine to use instead of the config's"),
 ]
-DIFFERENT = 1
+EXIT_DIFFERENT = 1
 
 
 def verify(
@@ -31,25 +33,25 @@ def verify(
     engine: EngineName = None,
     task_folders: TaskFolders = None,
 ) -> None:
-    """Load an exported folder into a fresh engine, ask again, and compare every answer."""
+    """Ask an exported folder all questions of its trial again, and compare the answers."""
     start_logging()
     with Interrupts():
         from study.artifacts.check import check
 
-        found = check(folder, config, storage, engine, task_folders or [])
-    for line in _lines(found):
+        checks = check(folder, config, storage, engine, task_folders or [])
+    for line in _lines(checks):
         say(line)
-    if any(part.equal < part.asked for part in found):
-        raise SystemExit(DIFFERENT)
+    if any(c.equal < c.asked for c in checks):
+        raise SystemExit(EXIT_DIFFERENT)
 
 
-def _lines(found: "list[Checked]") -> list[str]:
-    asked, equal = sum(p.asked for p in found), sum(p.equal for p in found)
-    notes = [f"{p.split} questions of {p.task}: {p.note}" for p in found if p.note]
+def _lines(checks: "list[TaskCheck]") -> list[str]:
+    asked, equal = sum(c.asked for c in checks), sum(c.equal for c in checks)
+    notes = [f"{c.split} questions of {c.task}: {c.note}" for c in checks if c.note]
     different = [
-        f"{p.split} questions of {p.task}: {p.asked - p.equal} of {p.asked} answers differ"
-        for p in found
-        if p.equal < p.asked
+        f"{c.split} questions of {c.task}: {c.asked - c.equal} of {c.asked} answers differ"
+        for c in checks
+        if c.equal < c.asked
     ]
     return [*dict.fromkeys(notes), *different, f"{equal} of {asked} answers equal"]
 

@@ -1,1 +1,1 @@
-"""What a study leaves on disk: exported merges with their model cards, and the end of a run."""
+"""The files that a study writes: exported merges with their model cards, and the report."""

@@ -1,4 +1,4 @@
-"""Asks an exported folder what its trial was asked, and compares the answers with the stored ones.
+"""Compares the answers of an exported folder with the stored answers of its trial.
 
 Q: questions of one task.
 """
@@ -34,19 +34,19 @@ from study.setup.stored import StoredStudy, open_study
 from .origin import Origin, database_url, hint, read_origin, study_file
 
 _MODEL = "exported"
-_SHOWN = 5
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
-class Checked:
-    """One task's questions of one split."""
+class TaskCheck:
+    """The result for the questions of one task in one split."""
 
     split: str
     task: str
     asked: int
     equal: int
     note: str = ""
-    """Why less than every bit was compared."""
+    """The reason why only the scores of the answers were compared, if so."""
 
 
 def check(
@@ -55,8 +55,12 @@ def check(
     storage: str | None,
     engine: str | None,
     task_folders: Sequence[Path] = (),
-) -> list[Checked]:
-    """Raises ExportError and ConfigError where the folder is not what a study has exported."""
+) -> list[TaskCheck]:
+    """Ask an exported folder the questions of its trial again, and compare the answers.
+
+    Raises ExportError if the folder is damaged or was changed, ConfigError if it does not belong to
+    the study, and the errors of opening the study and of the engine.
+    """
     origin = read_origin(folder)
     loaded = study_file(folder, origin, config, task_folders)
     url = database_url(folder, origin, loaded, storage, trusted=config is not None)
@@ -70,25 +74,25 @@ def check(
 
 def _check(
     folder: Path, origin: Origin, setup: Setup, stored: StoredStudy, choice: EngineChoice
-) -> list[Checked]:
+) -> list[TaskCheck]:
     records, answers = stored.records(), stored.answers
     record = _trial(setup, records, origin)
     if changed := changed_weights(folder):
-        more = f" and {len(changed) - _SHOWN} more" if changed[_SHOWN:] else ""
-        names = f"{', '.join(changed[:_SHOWN])}{more}"
-        raise ExportError(f"{folder}: {names} is not what was exported")
+        more = f" and {len(changed) - _MAX_LISTED} more" if changed[_MAX_LISTED:] else ""
+        names = f"{', '.join(changed[:_MAX_LISTED])}{more}"
+        raise ExportError(f"{folder}: files have changed since the export: {names}")
     sources = Sources({_MODEL: folder.resolve()}, _MODEL)
     engine = choice.start(sources, setup.longest)
     try:
         engine.load(MergeRecipe.single(_MODEL, sources.num_layers))
-        drawn = setup.rules.samples(record, records, answers)
+        samples = setup.rules.samples(record, records, answers)
         return [
-            part
-            for split, exam, samples in (
-                (SEARCH, setup.search, drawn),
+            result
+            for split, exam, of_split in (
+                (SEARCH, setup.search, samples),
                 (HELD_OUT, setup.held_out, {}),
             )
-            for part in _compared(exam, engine, choice, answers, record, split, samples)
+            for result in _compare(exam, engine, choice, answers, record, split, of_split)
         ]
     finally:
         engine.close()
@@ -96,10 +100,10 @@ def _check(
 
 def _setup(folder: Path, origin: Origin, config: StudyConfig) -> Setup:
     setup = build(config, check_values=False)
-    here = {SEARCH: setup.search.digests(), HELD_OUT: setup.held_out.digests()}
-    for split in here:
-        if origin.questions.get(split) != here[split]:
-            raise ConfigError(f"{config.file}: its {split} questions are not those of {folder}")
+    digests = {SEARCH: setup.search.digests(), HELD_OUT: setup.held_out.digests()}
+    for split in digests:
+        if origin.questions.get(split) != digests[split]:
+            raise ConfigError(f"{config.file}: its {split} questions differ from those of {folder}")
     return setup
 
 
@@ -113,21 +117,21 @@ def _stored(folder: Path, origin: Origin, config: StudyConfig, url: str) -> Iter
             raise StorageError(f"{error}{hint(folder, origin)}") from None
         if origin.identity not in (None, stored.identity):
             raise StorageError(
-                f"the study {config.name} in {redacted(url)} is another than the one that {folder} "
-                f"is from{hint(folder, origin)}"
+                f"the study {config.name} in {redacted(url)} is not the study that "
+                f"{folder} was exported from{hint(folder, origin)}"
             )
         yield stored
 
 
 def _trial(setup: Setup, records: Sequence[TrialRecord], origin: Origin) -> TrialRecord:
     number = origin.trial
-    found = next((r for r in records if r.number == number), None)
-    if found is None or not found.complete:
+    record = next((r for r in records if r.number == number), None)
+    if record is None or not record.complete:
         raise ConfigError(f"the stored study {setup.config.name} has no finished trial {number}")
-    return found
+    return record
 
 
-def _compared(
+def _compare(
     exam: QuestionSet,
     engine: Engine,
     choice: EngineChoice,
@@ -135,41 +139,41 @@ def _compared(
     record: TrialRecord,
     split: str,
     samples: Mapping[str, Sample],
-) -> list[Checked]:
-    """Each task of a split; nothing where its answers are not stored."""
-    stored, said = answers.read(record.id, split), answers.read_answers(record.id, split)
+) -> list[TaskCheck]:
+    """Compare each task of a split; return an empty list if the split's scores are not stored."""
+    stored, replies = answers.read(record.id, split), answers.read_answers(record.id, split)
     if not stored:
         return []
-    for reply in said.values():
-        use_signature_threads(reply.engine)  # all tasks of a split were asked by one engine
-    now = exam.evaluate(engine, samples).tasks  # others beside them would change the last bits
+    for reply in replies.values():
+        use_signature_threads(reply.engine)  # one engine answered all tasks of a split
+    scores = exam.evaluate(engine, samples).tasks  # other batches would round differently
     return [
-        _task(split, name, now[name], task, said.get(name), choice.signature)
+        _compare_task(split, name, scores[name], task, replies.get(name), choice.signature)
         for name, task in stored.items()
     ]
 
 
-def _task(
+def _compare_task(
     split: str,
     name: str,
-    now: TaskScores,
-    before: StoredScores,
-    said: StoredAnswers | None,
+    new: TaskScores,
+    stored: StoredScores,
+    reply: StoredAnswers | None,
     engine: str,
-) -> Checked:
-    """Bit for bit where the same engine answered; else how right each answer was."""
-    same_Q: NDArray[np.bool_] = now.scores_Q == before.scores_Q
+) -> TaskCheck:
+    """Compare the answers bit for bit if they are from the same engine, else only their scores."""
+    same_Q: NDArray[np.bool_] = new.scores_Q == stored.scores_Q
     note = ""
-    if said is None:
-        note = "what was said is not stored: only how right each answer was is compared"
-    elif said.engine != engine:
+    if reply is None:
+        note = "the answers are not stored, so only their scores are compared"
+    elif reply.engine != engine:
         note = (
-            f"scored by {said.engine}, asked now with {engine}: only how right each answer was is "
-            "compared"
+            f"the stored answers are from {reply.engine}, the new ones from {engine}, so only "
+            "their scores are compared"
         )
     else:
-        tokens_Q = [tuple(answer.tokens for answer in answers) for answers in now.answers_Q]
-        pairs = zip(tokens_Q, said.tokens_Q, strict=True)
-        same_Q = same_Q & (now.soft_Q == before.soft_Q) & [a == b for a, b in pairs]
-    same = same_Q if now.sample is None else same_Q[now.sample.asked_S]
-    return Checked(split, name, len(same), int(same.sum()), note)
+        tokens_Q = [tuple(answer.tokens for answer in answers) for answers in new.answers_Q]
+        pairs = zip(tokens_Q, reply.tokens_Q, strict=True)
+        same_Q = same_Q & (new.soft_Q == stored.soft_Q) & [a == b for a, b in pairs]
+    same = same_Q if new.sample is None else same_Q[new.sample.asked_S]
+    return TaskCheck(split, name, len(same), int(same.sum()), note)

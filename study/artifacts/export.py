@@ -1,4 +1,4 @@
-"""Chooses a trial, and writes its merge as a model folder."""
+"""Selects a trial, and writes its merge as a model folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,16 +26,16 @@ def choose(records: "Sequence[TrialRecord]", trial: str, judgement: "Judgement")
         if best is None:
             raise ConfigError("--trial best: no merge has been scored yet")
         return best
-    found = next((r for r in records if str(r.number) == trial), None)
-    if found is None:
+    record = next((r for r in records if str(r.number) == trial), None)
+    if record is None:
         raise ConfigError(
             f"--trial {trial}: must be final, best or a number from 0 to {len(records) - 1}"
         )
-    if not found.complete:
-        state = {"FAIL": "has failed"}.get(found.state.name, f"is {found.state.name.lower()}")
-        state = "was interrupted" if found.interrupted else state
+    if not record.complete:
+        state = {"FAIL": "has failed"}.get(record.state.name, f"is {record.state.name.lower()}")
+        state = "was interrupted" if record.interrupted else state
         raise ConfigError(f"--trial {trial}: that trial {state}, so there is nothing to export")
-    return found
+    return record
 
 
 def export_trial(

@@ -29,7 +29,7 @@ from study.verdict.judge import Judgement, judge
 from study.verdict.scoreboard import ScoredContender, scored_contenders, search_scores, table
 
 from .export import export_trial
-from .folders import merge_place, named, report_place
+from .folders import alternative, merge_folder, report_folder
 from .model_card import VERDICT_FILE, texts
 
 _WIDEST = 10_000
@@ -38,71 +38,70 @@ _WIDEST = 10_000
 
 def show(setup: Setup, trials: Trials) -> None:
     """Print the table of the stored scores."""
-    if shown := scored_contenders(trials.all(), setup.genome, ScoreStore(trials.database)):
-        _print(shown, setup)
+    if scored := scored_contenders(trials.all(), setup.genome, ScoreStore(trials.database)):
+        _print(scored, setup)
 
 
 def finish_run(setup: Setup, trials: Trials) -> None:
     """Write the final merge and the report, store the verdict, then print all results.
 
-    Results are printed last, even if a folder could not be written, so that an output that fails
-    loses nothing. A second call changes nothing.
+    Results are printed last, and also if a folder could not be written. The function is idempotent.
 
     Raises ExportError.
     """
     answers = ScoreStore(trials.database)
     judgement = judge(setup, trials.all(), answers)
-    places, errors = _written(setup, trials, judgement, answers)
-    _keep(setup, trials, judgement)
+    paths, errors = _write(setup, trials, judgement, answers)
+    _store_verdict(setup, trials, judgement)
     _print(judgement.contenders, setup)
     for task, score in judgement.ensemble.items():
         say(
-            f"the parents' ensemble on held-out questions of {task}: "
+            f"the parents' ensemble on the held-out questions of {task}: "
             f"{score.score:.3f} ± {score.error:.3f}"
         )
     say(judgement.sentence)
-    for what, place in places.items():
-        say(f"{what}: {place}")
+    for name, path in paths.items():
+        say(f"{name}: {path}")
     if errors:
         raise ExportError("\n".join(map(str, errors)))
 
 
-def _print(shown: Sequence[ScoredContender], setup: Setup) -> None:
+def _print(scored: Sequence[ScoredContender], setup: Setup) -> None:
     """Print the table; its width is limited on a terminal only."""
     tasks = [task.name for task in setup.config.tasks]
     console = Console(width=None if sys.stdout.isatty() else _WIDEST)
     with console.capture() as captured:
-        console.print(table(shown, tasks, console.encoding))
+        console.print(table(scored, tasks, console.encoding))
     print(captured.get(), end="")
-    if flat := flat_scores(search_scores(shown)):
+    if flat := flat_scores(search_scores(scored)):
         say(f"warning: {explanation(flat)}")
 
 
-def _written(
+def _write(
     setup: Setup, trials: Trials, judgement: Judgement, answers: ScoreStore
 ) -> tuple[dict[str, Path], list[ExportError]]:
-    """Return where the merge and the report were written, and the errors that prevented it."""
-    folder, places, errors = Path("runs", setup.config.name), {}, []
+    """Write the merge and the report; return their paths by name, and the errors."""
+    folder, paths, errors = Path("runs", setup.config.name), {}, []
     data = report_data(setup, trials, answers, judgement)
     writers: dict[str, Callable[[], Path]] = {
-        "merge": lambda: _exported(setup, trials, judgement, answers, folder),
-        "report": lambda: write_report(data, report_place(folder, data.to_dict())),
+        "merge": lambda: _export(setup, trials, judgement, answers, folder),
+        "report": lambda: write_report(data, report_folder(folder, data.to_dict())),
     }
     if judgement.final is None:
         del writers["merge"]
     try:
-        with _alone_in(folder):  # several runs of a study may end at the same time
-            for what, write in writers.items():
+        with _locked(folder):  # several runs of a study may end at the same time
+            for name, write in writers.items():
                 try:
-                    places[what] = write()
+                    paths[name] = write()
                 except ExportError as error:
                     errors.append(error)
     except ExportError as error:
         errors.append(error)
-    return places, errors
+    return paths, errors
 
 
-def _exported(
+def _export(
     setup: Setup, trials: Trials, judgement: Judgement, answers: ScoreStore, folder: Path
 ) -> Path:
     assert judgement.final is not None
@@ -110,17 +109,17 @@ def _exported(
     identity = study_identity(trials.database, trials.study)
     recipe = recipe_of(record, setup.genome)
     verdict = {VERDICT_FILE: texts(setup, record, judgement, url)[VERDICT_FILE]}
-    usual = folder / f"merge-{record.number}"
-    for out in (usual, named(usual, identity)):
+    default = folder / f"merge-{record.number}"
+    for out in (default, alternative(default, identity)):
         if holds(out, recipe, setup.sources, verdict):
             return out
     remove_leftovers(folder)
-    out = merge_place(usual, identity, url, setup.config.name)
+    out = merge_folder(default, identity, url, setup.config.name)
     export_trial(setup, record, trials.all(), out, judgement, answers, url, True, identity)
     return out
 
 
-def _keep(setup: Setup, trials: Trials, judgement: Judgement) -> None:
+def _store_verdict(setup: Setup, trials: Trials, judgement: Judgement) -> None:
     """Store the verdict for the status and the dashboard."""
     database, study, final = trials.database, trials.study, judgement.final
     after = max(
@@ -135,7 +134,7 @@ def _keep(setup: Setup, trials: Trials, judgement: Judgement) -> None:
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Create the folder if necessary, and lock it against other processes."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
-"""The folders under runs/NAME that a study writes. What a study of the same name in another
-database has left there, or somebody has changed, stays: this one's then has its identity in the
-name."""
+"""The folders under runs/NAME that a study writes.
+
+A folder that belongs to a study of the same name in another database, or that was changed, is not
+replaced: the study then writes to a folder with its identity in the name.
+"""
 
 import itertools
 import logging
@@ -21,102 +23,100 @@ from .model_card import STUDY_FILE
 log = logging.getLogger(__name__)
 
 
-def report_place(folder: Path, found: Mapping[str, Any]) -> Path:
-    """Where the report of these findings goes. Raises ExportError."""
-    usual = folder / "report"
-    place = next(
-        place for place in _names(usual, found["identity"]) if _is_vacant_for_report(place, found)
-    )
-    if place != usual:
+def report_folder(parent: Path, report: Mapping[str, Any]) -> Path:
+    """Return the folder for a report; `report` is its data. Raises ExportError."""
+    default = parent / "report"
+    names = _candidates(default, report["identity"])
+    folder = next(name for name in names if _is_free_for_report(name, report))
+    if folder != default:
         log.warning(
-            "%s is not this study's, but that of another of its name, or it has other files: this "
-            "report goes to %s",
-            *(usual, place),
+            "%s belongs to another study of the same name, or has other files: the report "
+            "is written to %s",
+            *(default, folder),
         )
-    return place
+    return folder
 
 
-def merge_place(usual: Path, identity: str | None, url: str, study: str) -> Path:
-    """Where a merge goes that is exported by itself, with leave to replace what is there.
+def merge_folder(default: Path, identity: str | None, url: str, study: str) -> Path:
+    """Return the folder for the merge at the end of a run; its contents may be replaced.
 
     Raises ExportError.
     """
-    place = next(
-        place for place in _names(usual, identity) if _is_vacant(place, identity, url, study)
-    )
-    if place != usual:
+    names = _candidates(default, identity)
+    folder = next(name for name in names if _is_free(name, identity, url, study))
+    if folder != default:
         log.warning(
-            "%s is another study's, or has been changed since it was exported: the merge goes to "
-            "%s",
-            *(usual, place),
+            "%s belongs to another study, or was changed after the export: the merge is "
+            "written to %s",
+            *(default, folder),
         )
-    return place
+    return folder
 
 
-def named(usual: Path, identity: str | None) -> Path:
-    """The folder beside the usual one that is this study's alone."""
-    return usual.with_name(f"{usual.name}-{identity[:8] if identity else 'new'}")
+def alternative(default: Path, identity: str | None) -> Path:
+    """Return the folder with the study's identity in its name."""
+    return default.with_name(f"{default.name}-{identity[:8] if identity else 'new'}")
 
 
-def _names(usual: Path, identity: str | None) -> Iterator[Path]:
-    other = named(usual, identity)
-    yield from (usual, other)
+def _candidates(default: Path, identity: str | None) -> Iterator[Path]:
+    other = alternative(default, identity)
+    yield from (default, other)
     yield from (other.with_name(f"{other.name}-{number}") for number in itertools.count(2))
 
 
-def _is_vacant_for_report(place: Path, found: Mapping[str, Any]) -> bool:
-    """Whether nothing but this study's report is there."""
+def _is_free_for_report(folder: Path, report: Mapping[str, Any]) -> bool:
+    """Return whether the folder is missing, or has only a report of this study."""
     try:
-        names = {path.name for path in place.iterdir()}
+        names = {path.name for path in folder.iterdir()}
     except FileNotFoundError:
-        return not place.is_symlink()
+        return not folder.is_symlink()
     except OSError as error:
-        raise ExportError(f"cannot write {place}: {error.strerror or error}") from None
-    if DATA_FILE not in names:  # one that was never finished
+        raise ExportError(f"cannot write {folder}: {error.strerror or error}") from None
+    if DATA_FILE not in names:  # an unfinished report
         return all(name in PICTURES or ".png.part-" in name for name in names)
     try:
-        data = json_of(place / DATA_FILE)
+        data = json_of(folder / DATA_FILE)
         if "identity" in data:
-            return bool(data["identity"] == found["identity"])
-        return bool(data["study"] == found["study"]) and _scores(data) <= _scores(found)
+            return bool(data["identity"] == report["identity"])
+        return bool(data["study"] == report["study"]) and _scores(data) <= _scores(report)
     except (ExportError, AttributeError, KeyError, TypeError, ValueError):
         return False
 
 
-def _scores(found: Mapping[str, Any]) -> set[Any]:
-    """What tells apart reports that do not name their study: the scores that they list."""
-    scores = found["scores"]
+def _scores(report: Mapping[str, Any]) -> set[Any]:
+    """Return the scores of a report, which identify its study if it has no `identity`."""
+    scores = report["scores"]
     trials = zip(scores["generations"], scores["values"], strict=True)
     return {*trials, *scores["baselines"].items()}
 
 
 def _names_database(text: str, url: str) -> bool:
-    """Whether a URL that was written without its password names the database at `url`."""
-    stored, ours = make_url(text), make_url(url)
-    return (stored.host, stored.port, stored.database) == (ours.host, ours.port, ours.database)
+    """Return whether a URL without its password names the database at `url`."""
+    stored, own = make_url(text), make_url(url)
+    return (stored.host, stored.port, stored.database) == (own.host, own.port, own.database)
 
 
-def _is_vacant(place: Path, identity: str | None, url: str, study: str) -> bool:
-    """Whether nothing is there, or an export of this study that nobody has changed."""
-    if place.is_symlink():
+def _is_free(folder: Path, identity: str | None, url: str, study: str) -> bool:
+    """Return whether the folder is missing or empty, or is an unchanged export of this study."""
+    if folder.is_symlink():
         return False
-    if not place.exists():
+    if not folder.exists():
         return True
     try:
-        if not place.is_dir():
+        if not folder.is_dir():
             return False
-        if not any(place.iterdir()):
+        if not any(folder.iterdir()):
             return True
-        data = json_of(place / STUDY_FILE)
+        data = json_of(folder / STUDY_FILE)
         same = data["study"] == study and (
             data["identity"] == identity
             if "identity" in data
             else _names_database(str(data["storage"]), url)
         )
         if same:
-            check_replaceable(place)
+            check_replaceable(folder)
         return bool(same)
     except (ExportError, ArgumentError, KeyError, TypeError, ValueError):
         return False
     except OSError as error:
-        raise ExportError(f"cannot write {place}: {error.strerror or error}") from None
+        raise ExportError(f"cannot write {folder}: {error.strerror or error}") from None

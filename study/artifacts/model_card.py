@@ -1,4 +1,4 @@
-"""What goes into an exported folder beside the weights: model card, verdict, where it is from."""
+"""The texts of an exported folder: model card, verdict, and origin."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -46,21 +46,20 @@ A merge of {{ models | join(", ") }}{% if base %} over {{ base }}{% endif %}, me
 
 {% endfor %}
 
-Each cell: score on the questions that the search saw / on held-out questions, ± one standard
-error. A search is partly lucky, so its own questions overstate what it found: the optimism is the
-first number minus the second.\
-{% if sampled %} Trial {{ number }} was asked a sample of the search questions: its score there \
-is an estimate.{% endif %}
+Each cell: score on the search questions / on the held-out questions, ± one standard error. The
+search selects merges by their scores on its own questions, so these scores are biased upwards: the
+optimism is the first number minus the second.\
+{% if sampled %} Trial {{ number }} was asked a sample of the search questions, so its score on \
+them is an estimate.{% endif %}
 
 
 ## Reproduce
 
-`recipe.json` holds every number of the merge, with the seed of its random masks: the same
-recipe over the same models gives the same weights. `mergekit_config.yml` is the same merge in
-mergekit's format (`mergekit-yaml mergekit_config.yml OUT`); mergekit draws masks of its own, so
-there a dare or della merge has the same distribution and not the same bits. `python -m
-study.verify` asks the questions again and compares every answer; `sha256sum --check SHA256SUMS`
-checks the weights.
+`recipe.json` contains all parameters of the merge and the seed of its random masks: the same recipe
+and the same models produce the same weights. `mergekit_config.yml` is the same merge in mergekit's
+format (`mergekit-yaml mergekit_config.yml OUT`). mergekit draws its own random masks, so a dare or
+della merge has the same distribution there, but not the same bits. `python -m study.verify` asks
+the questions again and compares the answers; `sha256sum --check SHA256SUMS` checks the weights.
 """
 )
 
@@ -72,14 +71,14 @@ def model_card(
     answers: ScoreStore,
     samples: Mapping[str, Sample],
 ) -> str:
-    """The card of one trial, in the hub's format, with the scores of the study's main merges.
+    """Return the model card of a trial in the hub's format, with the scores of all contenders.
 
-    `samples` are of the tasks that the trial was not asked whole.
+    `samples` has the tasks of which the trial was asked a sample.
     """
     config, tasks = setup.config, judgement.tasks
     references = references_of(config.genome)
     line = _line_of(record, judgement.contenders, answers, samples)
-    shown = [*judgement.contenders, *([] if line in judgement.contenders else [line])]
+    lines = [*judgement.contenders, *([] if line in judgement.contenders else [line])]
     final = judgement.final is not None and judgement.final.contender.record.id == record.id
     return _CARD.render(
         front=Markdown(_front(setup, record, line, list(references.values()), samples)),
@@ -92,10 +91,10 @@ def model_card(
         study=markdown_code(config.name),
         verdict=judgement.sentence
         if final
-        else f"Of the study's final merge: {judgement.sentence}",
+        else f"About the study's final merge: {judgement.sentence}",
         tasks=tasks,
         sampled=bool(samples),
-        rows=[(line.name, line.cells(tasks)) for line in shown],
+        rows=[(line.name, line.cells(tasks)) for line in lines],
     )
 
 
@@ -106,9 +105,9 @@ def texts(
     url: str,
     identity: str | None = None,
 ) -> dict[str, str]:
-    """The verdict, and what `study.verify` needs to find the study again, as files by name.
+    """Return the texts of verdict.json and of study.json, which `study.verify` reads, by file name.
 
-    `identity` tells the stored study from others of its name (storage/identity.py).
+    `identity` is the identity of the stored study (storage/identity.py).
     """
     verdict = judgement.to_dict() | {"exported": record.number}
     study = {
@@ -124,14 +123,14 @@ def texts(
 
 def _line_of(
     record: TrialRecord,
-    shown: Sequence[ScoredContender],
+    contenders: Sequence[ScoredContender],
     answers: ScoreStore,
     samples: Mapping[str, Sample],
 ) -> ScoredContender:
-    """The trial's own line; a trial that is no candidate gets one."""
-    found = next((line for line in shown if line.contender.record.id == record.id), None)
-    if found is not None:
-        return found
+    """Return the line of the trial; if it is no contender, a line of its own."""
+    line = next((c for c in contenders if c.contender.record.id == record.id), None)
+    if line is not None:
+        return line
     search, held_out = (answers.read(record.id, split) for split in (SEARCH, HELD_OUT))
     this = Contender("best", "this merge", record)
     return ScoredContender(
@@ -146,14 +145,14 @@ def _front(
     base_models: list[str],
     samples: Mapping[str, Sample],
 ) -> str:
-    """The hub's metadata: held-out scores where there are any."""
+    """Return the hub's metadata, with the held-out scores, else with the search scores."""
     part, scores = ("held-out", line.held_out) if line.held_out else ("search", line.search)
-    drawn, sample = {} if line.held_out else samples, "a sample of the "
+    sampled, sample = {} if line.held_out else samples, "a sample of the "
     results = [
         EvalResult(
             task_type="text-generation",
             dataset_type=printable(name),
-            dataset_name=f"{printable(name)}, {sample if name in drawn else ''}{part} questions",
+            dataset_name=f"{printable(name)}, {sample if name in sampled else ''}{part} questions",
             metric_type="accuracy",
             metric_name="score",
             metric_value=round(task.mean, 4),

@@ -1,5 +1,8 @@
-"""Which study an exported folder says it is from. The folder may be a stranger's: what it names is
-shown, and of it only a study file on this machine is read; no database is opened on its word."""
+"""The study that an exported folder names as its origin.
+
+The folder is not trusted. The database that it names is displayed but never opened, and the study
+file that it names is read only if it is a local file outside the folder.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +22,8 @@ from study.config.schema import StudyConfig
 
 from .model_card import STUDY_FILE
 
-_SHOWN = 200
-"""Characters of a text from the folder."""
+_MAX_LENGTH = 200
+"""Characters of a text from the folder that are displayed."""
 
 
 class Origin(BaseModel):
@@ -34,19 +37,19 @@ class Origin(BaseModel):
     storage: str
     questions: dict[str, dict[str, str]]
     identity: str | None = None
-    """What storage.identity gives for the study; exports of earlier versions have none."""
+    """The identity of the study (storage/identity.py); exports of earlier versions have none."""
 
     @property
     def named_storage(self) -> str:
-        """The database that the folder names, to be shown."""
+        """The database that the folder names, for display."""
         try:
-            return printable(redacted(self.storage))[:_SHOWN]
+            return printable(redacted(self.storage))[:_MAX_LENGTH]
         except (SQLAlchemyError, StorageError, ValueError):
             return "no database URL"
 
 
 def read_origin(folder: Path) -> Origin:
-    """Raises ExportError where study.json is not what an export writes."""
+    """Read study.json. Raises ExportError if it is missing or not valid."""
     try:
         return Origin.model_validate(json_of(folder / STUDY_FILE))
     except ExportError as error:
@@ -55,7 +58,7 @@ def read_origin(folder: Path) -> Origin:
         first = error.errors()[0]
         reason = f"{STUDY_FILE}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
     raise ExportError(
-        f"{folder} does not say which study it is from ({printable(reason)[:_SHOWN]}); export it "
+        f"{folder} has no valid {STUDY_FILE} ({printable(reason)[:_MAX_LENGTH]}); export it "
         "again with python -m study.export"
     )
 
@@ -63,12 +66,12 @@ def read_origin(folder: Path) -> Origin:
 def study_file(
     folder: Path, origin: Origin, config: Path | None, task_folders: Sequence[Path]
 ) -> StudyConfig:
-    """The study of `config`, or else of the file that the folder names if it is on this machine
-    and no part of the folder. Raises ConfigError."""
+    """Load the study of `config`; if that is None, of the file that the folder names, which must be
+    a local file outside the folder. Raises ConfigError."""
     path = _named_file(folder, origin) if config is None else config
     loaded = load_config(path, task_folders)
     if loaded.name != origin.study:
-        study = printable(origin.study)[:_SHOWN]
+        study = printable(origin.study)[:_MAX_LENGTH]
         raise ConfigError(f"{folder} is from study {study}, {path} is {loaded.name}")
     return loaded
 
@@ -76,10 +79,11 @@ def study_file(
 def database_url(
     folder: Path, origin: Origin, loaded: StudyConfig, storage: str | None, trusted: bool
 ) -> str:
-    """The database of --storage or of the study file, which is `trusted` if the user named it.
+    """Return the URL of --storage, or else of the study file, which is `trusted` if the user named
+    it.
 
-    Without either, SQLite where a run keeps it by default: under the current folder, beside the
-    study file, or beside the exported folder. Raises ConfigError and StorageError.
+    If neither sets a database, look for the default SQLite file in the current folder, beside the
+    study file, and beside the exported folder. Raises ConfigError and StorageError.
     """
     if storage is not None:
         return study_url(loaded, storage)
@@ -90,36 +94,38 @@ def database_url(
             return url
         raise ConfigError(
             f"{folder} names the study file {loaded.file}, whose database is the server "
-            f"{redacted(url)}; if that file is yours, give --config {loaded.file}"
+            f"{redacted(url)}; if you trust that file, set --config {loaded.file}"
         )
     places = [path]
     if loaded.study.storage is None:
         places += [loaded.folder / "runs" / loaded.name / "study.db"]
         places += [folder.resolve().parent / "study.db"]
-    there = next((place for place in places if place.is_file()), None)
-    if there is None:
+    existing = next((place for place in places if place.is_file()), None)
+    if existing is None:
         raise StorageError(f"there is no database {path}{hint(folder, origin)}")
-    return f"sqlite:///{there}"
+    return f"sqlite:///{existing}"
 
 
 def hint(folder: Path, origin: Origin) -> str:
-    """What to do where the study is not in the database that was opened."""
+    """Return the end of a message about a study that is not in the opened database."""
     return (
-        f"; {folder} says that its study is in {origin.named_storage}, which is not opened on its "
-        "word: give --storage"
+        f"; {folder} names the database {origin.named_storage}, which is not opened without your "
+        "consent: set --storage"
     )
 
 
 def _named_file(folder: Path, origin: Origin) -> Path:
-    path, name = Path(origin.config), printable(origin.config)[:_SHOWN]
+    path, name = Path(origin.config), printable(origin.config)[:_MAX_LENGTH]
     usable: Any = False
     try:
         usable = path.is_absolute() and path.is_file()
         inside = usable and path.resolve().is_relative_to(folder.resolve())
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL, links in a circle
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, a loop of links
         inside = False
     if not usable:
-        raise ConfigError(f"{name}, from which {folder} came, is not here; give --config")
+        raise ConfigError(
+            f"{name}, the study file that {folder} names, does not exist here; set --config"
+        )
     if inside:
-        raise ConfigError(f"{name} came with {folder} itself; give --config if you trust it")
+        raise ConfigError(f"{name} is inside {folder}; set --config if you trust it")
     return path

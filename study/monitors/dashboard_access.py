@@ -1,7 +1,7 @@
-"""Which requests the dashboard answers, as WSGI layers around optuna-dashboard's application.
+"""Access control of the dashboard, as WSGI middleware around optuna-dashboard's application.
 
-A page of another site can make a browser send requests to this address, and by DNS rebinding under
-a name of its own: so the names in Host and Origin are checked, and not only a token.
+A page of another site can make a browser send requests to this server, by DNS rebinding even under
+that site's host name. Therefore Host and Origin are checked in addition to the token.
 """
 
 import base64
@@ -25,13 +25,13 @@ from storage.database.url import printable
 log = logging.getLogger(__name__)
 
 Environ = dict[str, Any]
-Start = Callable[..., Any]
-Application = Callable[[Environ, Start], Iterable[bytes]]
+StartResponse = Callable[..., Any]
+Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
-_READING = ("GET", "HEAD")
+_READ_METHODS = ("GET", "HEAD")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _PORTS = {"http": ":80", "https": ":443"}
-_LARGEST_ID = 2**31 - 1
+_MAX_ID = 2**31 - 1
 _NUMBERED = re.compile(r"/(?:api/(?:studies|artifacts|(trials))|artifacts|csv)/(-?\d+)(?:/.*)?")
 _ANCESTORS = "frame-ancestors 'none'"
 _HEADERS = {
@@ -43,19 +43,19 @@ _HEADERS = {
 
 
 @dataclass(frozen=True)
-class Names:
+class HostNames:
     """The host names under which visitors may reach the dashboard."""
 
     own: frozenset[str]
-    """Its own address and names, in lower case. Loopback names are always accepted."""
+    """The server's address and names, in lower case. Loopback names are always accepted."""
     proxies: frozenset[str] = frozenset()
-    """Names of a proxy in front of it, whose port differs."""
+    """Names of proxies in front of the server; their ports may differ."""
     any_address: bool = False
-    """Whether any IP address is accepted, for a server that listens on all. An address cannot be
-    rebound: a page under it comes from this server."""
+    """Whether any IP address is accepted, for a server that listens on all. DNS rebinding needs a
+    name, so a page at an IP address comes from this server."""
 
-    def accept(self, header: str) -> bool:
-        """Whether a Host header names this server."""
+    def accepts(self, header: str) -> bool:
+        """Return whether a Host header names this server."""
         name = host_name(header)
         if name is None:
             return False
@@ -64,8 +64,8 @@ class Names:
             return True
         return name == "localhost" or name in self.own or name in self.proxies
 
-    def accept_origin(self, origin: str, host: str) -> bool:
-        """Whether a request with this Origin comes from a page of this server at `host`."""
+    def accepts_origin(self, origin: str, host: str) -> bool:
+        """Return whether an Origin is a page of this server; `host` is the Host header."""
         scheme, separator, rest = origin.lower().partition("://")
         if not separator or scheme not in _PORTS:
             return False
@@ -75,14 +75,14 @@ class Names:
 
 
 def host_name(header: str) -> str | None:
-    """Return the name in a Host header, in lower case, without port and brackets; None if it is
-    no such header."""
+    """Return the name in a Host header, in lower case, without port and brackets; None if the
+    header is malformed."""
     match = _HOST.fullmatch(header)
     return match[1].strip("[]").rstrip(".").lower() if match else None
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches an IP address."""
+    """Return whether an IP address is a loopback address."""
     parsed = _address(address)
     return parsed is not None and parsed.is_loopback
 
@@ -96,78 +96,88 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def read_only(app: Application) -> Application:
-    """Refuse whatever is not GET or HEAD."""
+    """Refuse all methods except GET and HEAD."""
 
-    def answer(environ: Environ, start: Start) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] in _READING:
-            return app(environ, start)
-        return _refused(start, "403 Forbidden", "this dashboard only shows; see --writable")
+    def respond(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] in _READ_METHODS:
+            return app(environ, start_response)
+        return _refuse(
+            start_response, "403 Forbidden", "this dashboard is read-only; see --writable"
+        )
 
-    return answer
-
-
-def guarded(app: Application, token: str) -> Application:
-    """Ask for the token: as the password of HTTP Basic, or as a bearer token."""
-
-    def answer(environ: Environ, start: Start) -> Iterable[bytes]:
-        if _gives(environ.get("HTTP_AUTHORIZATION", ""), token):
-            return app(environ, start)
-        ask = ("WWW-Authenticate", 'Basic realm="study", charset="UTF-8"')
-        return _refused(start, "401 Unauthorized", "the token is needed", ask)
-
-    return answer
+    return respond
 
 
-def named(app: Application, names: Names) -> Application:
-    """Refuse requests under a foreign host name, and those that pages of other sites send."""
+def require_token(app: Application, token: str) -> Application:
+    """Require the token, as the password of HTTP Basic or as a bearer token."""
 
-    def answer(environ: Environ, start: Start) -> Iterable[bytes]:
+    def respond(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if _has_token(environ.get("HTTP_AUTHORIZATION", ""), token):
+            return app(environ, start_response)
+        challenge = ("WWW-Authenticate", 'Basic realm="study", charset="UTF-8"')
+        return _refuse(start_response, "401 Unauthorized", "a token is required", challenge)
+
+    return respond
+
+
+def check_origin(app: Application, names: HostNames) -> Application:
+    """Refuse requests with an unknown host name, and requests that pages of other sites send."""
+
+    def respond(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         host = environ.get("HTTP_HOST", "")
-        if not names.accept(host):
-            reason = "this host name is not the dashboard's; see --allow-host"
-            return _refused(start, "403 Forbidden", reason)
+        if not names.accepts(host):
+            reason = "this host name is not allowed; see --allow-host"
+            return _refuse(start_response, "403 Forbidden", reason)
         origin = environ.get("HTTP_ORIGIN")
         site = environ.get("HTTP_SEC_FETCH_SITE", "none")
-        changes = environ["REQUEST_METHOD"] not in _READING
-        if (origin is not None and not names.accept_origin(origin, host)) or (
+        changes = environ["REQUEST_METHOD"] not in _READ_METHODS
+        if (origin is not None and not names.accepts_origin(origin, host)) or (
             changes and site not in ("same-origin", "none")
         ):
-            return _refused(start, "403 Forbidden", "the request comes from another site's page")
-        return app(environ, start)
+            return _refuse(
+                start_response,
+                "403 Forbidden",
+                "requests from pages of other sites are not allowed",
+            )
+        return app(environ, start_response)
 
-    return answer
+    return respond
 
 
-def well_formed(app: Application, is_stored: Callable[[str, int], bool]) -> Application:
-    """Refuse requests that optuna-dashboard stumbles over, and complete those that lack what it
-    expects. `is_stored` says whether there is a "study" or a "trial" with an id."""
+def validate(app: Application, is_stored: Callable[[str, int], bool]) -> Application:
+    """Refuse requests that optuna-dashboard would fail on, and add the headers that it requires.
 
-    def answer(environ: Environ, start: Start) -> Iterable[bytes]:
-        environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # without it any static file is an error
-        if environ["REQUEST_METHOD"] in _READING:
+    `is_stored` returns whether a "study" or a "trial" with an id exists.
+    """
+
+    def respond(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # static files require it
+        if environ["REQUEST_METHOD"] in _READ_METHODS:
             environ |= {"CONTENT_LENGTH": "0", "CONTENT_TYPE": "", "wsgi.input": io.BytesIO()}
         try:
             path = environ.get("PATH_INFO", "").encode("latin-1").decode()
         except UnicodeError:
-            return _refused(start, "400 Bad Request", "the path is not UTF-8")
+            return _refuse(start_response, "400 Bad Request", "the path is not UTF-8")
         if any(ord(c) < 32 for c in path):
-            return _refused(start, "400 Bad Request", "the path contains control characters")
+            return _refuse(
+                start_response, "400 Bad Request", "the path contains control characters"
+            )
         after = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True).get("after", [])
         if not all(re.fullmatch(r"[0-9]{1,9}", value) for value in after):
-            return _refused(start, "400 Bad Request", "after must be a number of trials")
+            return _refuse(start_response, "400 Bad Request", "after must be a number of trials")
         if numbered := _NUMBERED.fullmatch(path):
             kind, digits = "trial" if numbered[1] else "study", numbered[2]
-            number = int(digits) if len(digits) <= len(str(_LARGEST_ID)) else -1
-            if not 0 <= number <= _LARGEST_ID or not is_stored(kind, number):
-                return _refused(start, "404 Not Found", f"there is no such {kind}")
+            number = int(digits) if len(digits) <= len(str(_MAX_ID)) else -1
+            if not 0 <= number <= _MAX_ID or not is_stored(kind, number):
+                return _refuse(start_response, "404 Not Found", f"there is no such {kind}")
         if environ["REQUEST_METHOD"] in ("POST", "PUT") and path.startswith("/api/"):
             body = environ["wsgi.input"].read()
             environ["wsgi.input"] = io.BytesIO(body)
             if not _is_mapping(body) or "json" not in environ.get("CONTENT_TYPE", ""):
-                return _refused(start, "400 Bad Request", "the body must be a JSON object")
-        return app(environ, start)
+                return _refuse(start_response, "400 Bad Request", "the body must be a JSON object")
+        return app(environ, start_response)
 
-    return answer
+    return respond
 
 
 def _is_mapping(body: bytes) -> bool:
@@ -177,63 +187,65 @@ def _is_mapping(body: bytes) -> bool:
         return False
 
 
-def sealed(app: Application) -> Application:
-    """Forbid other pages to frame an answer, browsers to guess its type, and links to name it."""
+def add_security_headers(app: Application) -> Application:
+    """Add headers against framing, content sniffing and referrers to every response."""
 
-    def answer(environ: Environ, start: Start) -> Iterable[bytes]:
-        def begin(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
-            ours = {name.lower() for name in _HEADERS} | {"content-security-policy"}
+    def respond(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        def start_with_headers(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            replaced = {name.lower() for name in _HEADERS} | {"content-security-policy"}
             policies = [v for name, v in headers if name.lower() == "content-security-policy"]
-            kept = [(name, value) for name, value in headers if name.lower() not in ours]
+            others = [(name, value) for name, value in headers if name.lower() not in replaced]
             policy = "; ".join([*policies, _ANCESTORS])
-            return start(
-                status, [*kept, *_HEADERS.items(), ("Content-Security-Policy", policy)], *rest
+            return start_response(
+                status, [*others, *_HEADERS.items(), ("Content-Security-Policy", policy)], *rest
             )
 
-        return app(environ, begin)
+        return app(environ, start_with_headers)
 
-    return answer
+    return respond
 
 
-def logged(app: Application) -> Application:
-    """Log a failed request as one line in place of its traceback."""
+def log_errors(app: Application) -> Application:
+    """Log a failed request in one line, without a traceback."""
 
-    def answer(environ: Environ, start: Start) -> Iterable[bytes]:
+    def respond(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         errors = environ["wsgi.errors"] = io.StringIO()
         try:
-            return app(environ, start)
+            return app(environ, start_response)
         except (SQLAlchemyError, StorageInternalError) as error:
             errors.write(f"the database failed: {driver_message(error)}")
-            return _refused(start, "503 Service Unavailable", "the database does not answer")
+            return _refuse(start_response, "503 Service Unavailable", "the database is unavailable")
         finally:
             if text := errors.getvalue().strip():
                 log.error("a request failed: %s", printable(text.rpartition("\n")[2]))
 
-    return answer
+    return respond
 
 
-class FirstLines(logging.Handler):
-    """Logs the first line of each message of optuna-dashboard, whose others are a traceback."""
+class FirstLineHandler(logging.Handler):
+    """Logs the first line of each message of optuna-dashboard; the other lines are a traceback."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log.error("a request failed: %s", printable(record.getMessage().partition("\n")[0]))
 
 
-def _gives(header: str, token: str) -> bool:
+def _has_token(header: str, token: str) -> bool:
     scheme, _, value = header.partition(" ")
-    offered = value.encode("latin-1", "replace")  # WSGI's texts are bytes as Latin-1
+    credential = value.encode("latin-1", "replace")  # WSGI decodes headers as Latin-1
     if scheme.lower() == "basic":
         try:
-            offered = base64.b64decode(offered, validate=True).partition(b":")[2]
+            credential = base64.b64decode(credential, validate=True).partition(b":")[2]
         except ValueError:
             return False
     elif scheme.lower() != "bearer":
         return False
-    return hmac.compare_digest(offered, token.encode("utf-8", "surrogateescape"))
+    return hmac.compare_digest(credential, token.encode("utf-8", "surrogateescape"))
 
 
-def _refused(start: Start, status: str, reason: str, *headers: tuple[str, str]) -> Iterable[bytes]:
+def _refuse(
+    start_response: StartResponse, status: str, reason: str, *headers: tuple[str, str]
+) -> Iterable[bytes]:
     body = f"{json.dumps({'reason': reason})}\n".encode()
     length = ("Content-Length", str(len(body)))
-    start(status, [("Content-Type", "application/json"), length, *headers])
+    start_response(status, [("Content-Type", "application/json"), length, *headers])
     return [body]

@@ -1,4 +1,4 @@
-"""Keeps the study's note and figures on the dashboard up to date."""
+"""Updates the study's note and figures on the dashboard."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -35,8 +35,8 @@ Searches {{ parameters }} parameters of a {{ method }} merge of {{ models | join
 {{ rule }}.
 
 **{{ finished }} of {{ budget }} search trials**, generation {{ generation }} ({{ population }} \
-trials each){% if failed %}, {{ failed }} trials failed and were asked again{% endif %}. \
-Written {{ now }} UTC, after every generation.
+trials each){% if failed %}, {{ failed }} trials failed and were repeated{% endif %}. \
+Updated after each generation, last at {{ now }} UTC.
 
 {% if verdict %}
 ### Verdict after {{ verdict.after }} search trials
@@ -52,7 +52,8 @@ Written {{ now }} UTC, after every generation.
 **{{ "%.4f" | format(best.value) }}**{% if best.error is not none %} ± \
 {{ "%.4f" | format(best.error) }} (standard error){% endif %}\
 {% for task, mean in best.tasks.items() %}; {{ task }} {{ "%.3f" | format(mean) }}{% endfor %}. \
-The best of many noisy scores overstates what the merge is worth; the held-out questions tell.
+The highest of many noisy scores overstates the quality of the merge; the held-out questions \
+measure it.
 
 | {{ quantities }} |{% for column in columns %} {{ column }} |{% endfor %}
 
@@ -64,7 +65,7 @@ The best of many noisy scores overstates what the merge is worth; the held-out q
 {% endfor %}
 
 {% endif %}
-### Go on, or join with another worker
+### Resume the study, or add a worker
 
     {{ command }}
 """
@@ -72,7 +73,7 @@ The best of many noisy scores overstates what the merge is worth; the held-out q
 
 
 class DashboardNote(Monitor):
-    """Writes the note and the figures anew after each generation."""
+    """Rewrites the note and the figures after each generation."""
 
     def __init__(
         self, setup: Setup, database: Database, study: optuna.Study, population: int
@@ -81,7 +82,7 @@ class DashboardNote(Monitor):
         self._population = population
 
     def on_generation(self, records: Sequence[TrialRecord]) -> None:
-        from storage.dashboard import post  # plotly, which both need, takes a second to import
+        from storage.dashboard import post  # both import plotly, which takes a second
 
         from .dashboard_figures import figures
 
@@ -99,7 +100,7 @@ def note(
     url: str,
     verdict: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the Markdown; `url` is shown without its password, and `verdict` is the stored one."""
+    """Return the note as Markdown, with `url` without its password and the stored `verdict`."""
     genome, config = setup.genome, setup.config
     state = SearchState.of(records, population)
     top = best_merge(records)
@@ -130,7 +131,8 @@ def note(
 
 
 def _table(recipe: MergeRecipe, genome: Genome) -> dict[str, Any]:
-    """Return the numbers of a merge: a row per block, a column per model."""
+    """Return the parameters of a merge: a row per block, a column per model and per shared
+    parameter."""
     sets = [*recipe.filters, "rest"] if recipe.filters else [""]
     rows = []
     for k, knot in enumerate(genome.knots):

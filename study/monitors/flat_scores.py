@@ -9,8 +9,8 @@ from .monitor import Monitor
 
 log = logging.getLogger(__name__)
 
-_FEWEST = 3
-"""Fewer equal scores of a task mean nothing."""
+_MIN_SCORES = 3
+"""The number of equal scores of a task that is needed for a warning."""
 _CAUSES = (
     "the prompt or the form of the labels does not fit the task, max_tokens is too small, "
     "an end token or a stop text ends answers at once, the scorer does not fit"
@@ -22,7 +22,7 @@ def flat_scores(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {
         task: values[0]
         for task, values in scores.items()
-        if len(values) >= _FEWEST and len(set(values)) == 1
+        if len(values) >= _MIN_SCORES and len(set(values)) == 1
     }
 
 
@@ -32,8 +32,8 @@ def explanation(flat: Mapping[str, float]) -> str:
     if not any(flat.values()):
         return f"all models and merges score 0 ({tasks}); likely causes: {_CAUSES}"
     return (
-        f"all models and merges have equal scores, so the search has nothing to go by ({tasks}); "
-        f"likely causes: {_CAUSES}, or the models are too alike"
+        f"all models and merges have equal scores, so the search cannot rank them ({tasks}); "
+        f"likely causes: {_CAUSES}, or the models are too similar"
     )
 
 
@@ -46,7 +46,9 @@ class FlatScores(Monitor):
         self._warned: set[str] = set()
 
     def on_trials(self, records: Sequence[TrialRecord]) -> None:
-        whole = [r for r in records if r.complete and not r.sampled]  # a sample's mean is estimated
+        whole = [
+            r for r in records if r.complete and not r.sampled
+        ]  # the mean of a sample is an estimate
         if sum(r.baseline is not None for r in whole) < self._baselines:
             return
         names = dict.fromkeys(name for record in whole for name in record.tasks)

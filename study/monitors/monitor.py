@@ -30,20 +30,20 @@ class Monitor:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Finish. `error` is what ended the run early, or None."""
+        """Finish; `error` is the exception that ended the run, or None."""
 
     def on_trials(self, records: Records) -> None:
-        """Called with all trials of the study each time they have been read."""
+        """Handle all trials of the study; called each time they have been read."""
 
     def on_generation(self, records: Records) -> None:
-        """Called with all trials when a generation, or the whole search, is complete.
+        """Handle all trials; called when a generation, or the whole search, is complete.
 
-        Of several workers the one calls it that finished the generation.
+        If there are several workers, the worker that finished the generation calls it.
         """
 
 
 class Monitors(Monitor):
-    """Passes every event to some monitors. An error of one is logged and goes no further."""
+    """Passes every event to several monitors, and logs the errors that they raise."""
 
     def __init__(self, *monitors: Monitor) -> None:
         self._monitors = list(monitors)
@@ -52,8 +52,8 @@ class Monitors(Monitor):
 
     def __enter__(self) -> Self:
         for monitor in list(self._monitors):
-            if self._guarded(monitor, monitor.__enter__):
-                self._exits.push(self._guarded_exit(monitor))
+            if self._try(monitor, monitor.__enter__):
+                self._exits.push(self._exit_of(monitor))
             else:
                 self._monitors.remove(monitor)
         return self
@@ -68,27 +68,27 @@ class Monitors(Monitor):
 
     def on_trials(self, records: Records) -> None:
         for monitor in self._monitors:
-            self._guarded(monitor, lambda m=monitor: m.on_trials(records))  # type: ignore[misc]
+            self._try(monitor, lambda m=monitor: m.on_trials(records))  # type: ignore[misc]
 
     def on_generation(self, records: Records) -> None:
         for monitor in self._monitors:
-            self._guarded(monitor, lambda m=monitor: m.on_generation(records))  # type: ignore[misc]
+            self._try(monitor, lambda m=monitor: m.on_generation(records))  # type: ignore[misc]
 
-    def _guarded_exit(self, monitor: Monitor) -> Callable[..., None]:
-        def leave(*error: object) -> None:
-            self._guarded(monitor, lambda: monitor.__exit__(*error))  # type: ignore[arg-type]
+    def _exit_of(self, monitor: Monitor) -> Callable[..., None]:
+        def exit_monitor(*error: object) -> None:
+            self._try(monitor, lambda: monitor.__exit__(*error))  # type: ignore[arg-type]
 
-        return leave
+        return exit_monitor
 
-    def _guarded(self, monitor: Monitor, call: Callable[[], object]) -> bool:
-        """Return whether the call succeeded. The same error is logged once."""
+    def _try(self, monitor: Monitor, call: Callable[[], object]) -> bool:
+        """Return whether the call succeeded. Log each error once."""
         try:
             call()
-        except Exception as error:  # observers may fail in any way, and a study goes on
+        except Exception as error:  # no error of a monitor may end a study
             reason = " ".join(without_secrets(str(error), os.environ).split())[:200]
             text = f"{type(monitor).__name__}: {type(error).__name__}: {reason}"
             if text not in self._logged:
-                log.warning("the study goes on without a part of its monitoring: %s", text)
+                log.warning("the study continues, but a monitor has failed: %s", text)
             self._logged.add(text)
             return False
         return True

@@ -1,6 +1,6 @@
-"""The progress line. On a terminal it stays at the bottom; elsewhere one is logged per generation.
+"""The progress line: updated in place on a terminal, else logged once per generation.
 
-The pace is that of all workers together.
+The pace counts the trials of all workers.
 """
 
 import logging
@@ -19,12 +19,12 @@ from .monitor import Monitor
 
 log = logging.getLogger(__name__)
 
-_REMEMBERED = 30
-"""Trials over which the pace is measured."""
+_PACE_UPDATES = 30
+"""Updates over which the pace is measured."""
 
 
 class Progress(Monitor):
-    """Shows after every trial where the search stands, its best score, its pace and time left."""
+    """Shows the number of finished trials, the best score, the pace and the remaining time."""
 
     def __init__(self, console: Console, budget: int, population: int) -> None:
         self._budget, self._population = budget, population
@@ -49,7 +49,7 @@ class Progress(Monitor):
         complete = sum(r.complete for r in records)
         if self._counts and self._counts[-1][1] == complete:
             return
-        self._counts = [*self._counts[-_REMEMBERED:], (time.monotonic(), complete)]
+        self._counts = [*self._counts[-_PACE_UPDATES:], (time.monotonic(), complete)]
         finished = sum(r.complete and r.kind == "search" for r in records)
         self._line = self.line(records, finished)
         if self._is_live:
@@ -68,9 +68,9 @@ class Progress(Monitor):
         top = best_search(records)
         assert top is not None
         assert top.value is not None
-        doubt = "" if top.error is None else f" ± {top.error:.4f}"
+        error = "" if top.error is None else f" ± {top.error:.4f}"
         left = f"  {duration(pace * max(0, self._budget - finished))} left" if speed else ""
         return (
             f"trial {finished}/{self._budget}  generation {(finished - 1) // self._population}  "
-            f"best {top.value:.4f}{doubt}{speed}{left}"
+            f"best {top.value:.4f}{error}{speed}{left}"
         )

@@ -1,7 +1,7 @@
 """Logs each trial and each generation to Weights & Biases, as mergekit-evolve did.
 
 The worker puts numbers into a queue and a thread passes them to wandb, so the search does not wait
-for it, except for a limited time at its end.
+for wandb, except for a limited time at its end.
 """
 
 import logging
@@ -34,14 +34,14 @@ from .monitor import Monitor
 log = logging.getLogger(__name__)
 
 STATE = "wandb"
-"""The study's attribute that keeps the run's id, and how many slots are logged."""
+"""The study attribute that stores the run's id and the number of slots that are logged."""
 _CLAIM = "logging to wandb"
-_PATIENCE = 60.0
-"""Seconds that a study waits at its end for wandb to accept what is in the queue."""
+_CLOSE_TIMEOUT = 60.0
+"""Seconds to wait for the queue to become empty at the end of a study."""
 
 
 class WandbMonitor(Monitor):
-    """Logs a study to Weights & Biases. Of several workers, the first one logs for all."""
+    """Logs a study to Weights & Biases. If there are several workers, only the first one logs."""
 
     def __init__(
         self, setup: Setup, trials: Trials, claims: Claims, replay: Proposals, options: Wandb
@@ -56,7 +56,7 @@ class WandbMonitor(Monitor):
         try:
             self._claims.acquire(_CLAIM)
         except ClaimTaken:
-            log.info("another worker logs to wandb, so this one does not")
+            log.info("another worker logs to wandb; this worker does not")
             return self
         self._sender = sender
         self._tracker = Tracker(self._setup, self._replay, self._trials.study, sender.send)
@@ -76,7 +76,7 @@ class WandbMonitor(Monitor):
                 self._tracker.log(self._trials.all())
         finally:
             self._sender.close()
-            self._trials.database.retry(self._tracker.keep)
+            self._trials.database.retry(self._tracker.store)
             self._claims.release(_CLAIM)
 
     def on_trials(self, records: Sequence[TrialRecord]) -> None:
@@ -97,14 +97,14 @@ class Tracker:
         self._setup, self._replay, self._study, self._send = setup, replay, study, send
         stored = study.user_attrs.get(STATE) or {"id": uuid.uuid4().hex[:16], "logged": 0}
         self.state: dict[str, Any] = dict(stored)
-        self.keep()
+        self.store()
 
-    def keep(self) -> None:
-        """Store how many trials are logged, for the next run."""
+    def store(self) -> None:
+        """Store the run's id and the number of logged trials, for the next run."""
         self._study.set_user_attr(STATE, dict(self.state))
 
     def log(self, records: Sequence[TrialRecord]) -> None:
-        """Send what has finished since the last call."""
+        """Send the trials and generations that have finished since the last call."""
         by_slot = {slot: r for r in records if r.complete and (slot := slot_of(r)) is not None}
         population = self._replay.population
         while (slot := Slot(*divmod(self.state["logged"], population))) in by_slot:
@@ -114,7 +114,7 @@ class Tracker:
             if self.state["logged"] % population == 0:
                 done = [r for s, r in by_slot.items() if s.generation <= slot.generation]
                 self._send(self._generation(slot.generation, done, records))
-                self.keep()
+                self.store()
 
     def _generation(
         self, generation: int, done: Sequence[TrialRecord], records: Sequence[TrialRecord]
@@ -160,15 +160,15 @@ def _trial(record: TrialRecord, evaluations: int) -> dict[str, Any]:
 
 def _population(fresh: Sequence[TrialRecord], metrics: Mapping[str, str]) -> dict[str, float]:
     values = [r.value for r in fresh if r.value is not None]
-    found = {
+    result = {
         "population/score_mean": statistics.fmean(values),
         "population/score_std": statistics.pstdev(values),
     }
     for task, metric in metrics.items():
         scores = [r.tasks[task] for r in fresh]
         for name, of in (("mean", statistics.fmean), ("max", max), ("min", min)):
-            found[f"population/{task}_{metric}_{name}"] = of(scores)
-    return found
+            result[f"population/{task}_{metric}_{name}"] = of(scores)
+    return result
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class Table:
 
 
 def _table(genome: Genome, params: Mapping[str, float]) -> Table:
-    """Return the table of parameters that are named model/block/[filter/]parameter."""
+    """Return the table of parameters, whose names are model/block/[filter/]parameter."""
     columns: dict[str, None] = {}
     rows: dict[str, dict[str, float]] = {}
     for name, value in params.items():
@@ -218,16 +218,16 @@ class Sender:
         """Wait a limited time until the queue is empty, and end the thread."""
         assert self._thread is not None
         self._queue.put(None)
-        self._thread.join(_PATIENCE)
+        self._thread.join(_CLOSE_TIMEOUT)
         if self._thread.is_alive():
             log.warning(
-                "wandb has not accepted everything within %.0f s; the rest is dropped", _PATIENCE
+                "wandb has not accepted all data within %.0f s; the rest is dropped", _CLOSE_TIMEOUT
             )
 
     def _work(self, run_id: str) -> None:
         try:
             self._log_all(run_id)
-        except Exception as error:  # the study goes on
+        except Exception as error:  # no error of wandb may end the study
             reason = " ".join(str(error).split())[:200]
             log.warning("logging to wandb has stopped: %s: %s", type(error).__name__, reason)
 
@@ -261,7 +261,7 @@ class Sender:
             run.finish()
 
     def _log(self, run: Any, numbers: dict[str, Any], best: str | None) -> str | None:
-        """Log one set of numbers; a new best merge is also kept as an artifact."""
+        """Log one set of numbers, and a new best merge as an artifact; return the best merge."""
         recipe = numbers.pop("best_config", None)
         for name, value in numbers.items():
             if isinstance(value, Table):

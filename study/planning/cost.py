@@ -39,7 +39,7 @@ _MERGE_TIMES_OF = {
     "arcee_fusion": 50,
     "passthrough": 4,
 }
-"""The same for other methods, which are not limited by the memory rate."""
+"""The same for methods that are not limited by the memory rate."""
 _STEP_PASSES = 4
 """Forward passes that a step's passes take as long as: forward, recomputed forward, and backward,
 which takes as long as two."""

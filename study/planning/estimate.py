@@ -66,7 +66,7 @@ class TimeEstimate:
     tokens: Mapping[str, Tokens]
     """The tokens of a search trial by task."""
     arithmetic: list[str]
-    """How the seconds of a trial are computed, in lines."""
+    """The computation of the seconds of a trial, in lines."""
     search_merges: int
     """Final merges that are asked all search questions when the search is over."""
     held_out_merges: int
@@ -245,8 +245,8 @@ def _time(
     all_held_out = cost.trial_seconds(merging, scoring(_all_tokens(setup.held_out)))
     finals = setup.rules.count_final_merges(search.trials, search.population)
     contenders = setup.rules.count_contenders(search.trials, search.population)
-    compared = contenders if setup.held_out.tasks else 0
-    end = [(finals, all_search), (compared, all_held_out)]
+    held_out_merges = contenders if setup.held_out.tasks else 0
+    end = [(finals, all_search), (held_out_merges, all_held_out)]
     waves = cost.by_generation(search.trials, search.population)
     rounds = [(search.baselines, all_search), *((wave, trial) for wave in waves), *end]
     rounds.append((checkpoints, kept_out))
@@ -262,7 +262,7 @@ def _time(
             f"{merging:.2f} s",
         ],
         finals,
-        compared,
+        held_out_merges,
         round(trial, 2),
         round(cost.seconds_of(end, workers), 2),
         round(cost.START_SECONDS + cost.seconds_of(rounds, workers)),
@@ -295,7 +295,7 @@ def _tokens_of_trial(setup: Setup) -> dict[str, Tokens]:
 
 
 def _num_weights(setup: Setup) -> int:
-    """Return the weights that each token is multiplied with: all but the embedding and the head."""
+    """Return the number of weights in a token's matrix products: all but embedding and head."""
     layout = setup.sources.layout
     return sum(math.prod(i.shape) for i in layout if i.weight.vocabulary_axis is None)
 
@@ -306,7 +306,7 @@ def _all_tokens(exam: QuestionSet) -> int:
 
 
 def _card(name: str) -> Card:
-    """Return the GPU of this name; one that is named by its memory is as slow as an L4."""
+    """Return the GPU of this name; for a memory size, a GPU with the rates of an L4."""
     card = CARDS.get(name.lower())
     if card is not None:
         return card

@@ -1,4 +1,4 @@
-"""The merges and models that a study compares when its search is over."""
+"""The merges and models that a study compares after its search."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Contender:
 
 def contenders(records: Sequence[TrialRecord], genome: Genome) -> list[Contender]:
     """Return the base, the parents, the best uniform merge, the best trial and the latest final
-    merges, without those that have no score on the search questions yet."""
+    merges, except those whose search questions are not scored yet."""
     return list(_contenders([r for r in records if r.complete], genome))
 
 
@@ -76,6 +76,6 @@ def _contenders(complete: Sequence[TrialRecord], genome: Genome) -> Iterator[Con
 
 
 def _unsampled(record: TrialRecord | None) -> TrialRecord | None:
-    """Return the trial, or None if it was asked a sample of the search questions: a final job then
+    """Return the trial, or None if it was asked a sample of the search questions; a final job
     scores it again on all of them."""
     return record if record is not None and not record.sampled else None

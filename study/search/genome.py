@@ -1,8 +1,8 @@
-"""The search space: named parameters in, a MergeRecipe out, with mergekit-evolve's meaning.
+"""The search space: converts named parameters to a MergeRecipe, as mergekit-evolve does.
 
-K: knots (blocks of layers, or smooth's points), M: models, F: filters and the rest,
-P: parameters of the method. A genotype lists its values in the order K, M, F, P; those of
-parameters that the models share follow in the order K, F, P.
+K: knots (blocks of layers, or the points of `smooth`), M: models, F: filters and the rest,
+P: parameters of the method. A genotype lists its values in the order K, M, F, P. Parameters that
+all models share follow in the order K, F, P.
 """
 
 import itertools
@@ -17,27 +17,27 @@ from study.config.errors import ConfigError
 from study.config.genome import GenomeConfig, Range, SpaceConfig, references
 
 UNIFORM_WEIGHTS = (0.5, 0.7, 0.85, 1.0)
-"""The sweep of uniform merges, after 1/M: a tuned one of them is the baseline to beat."""
+"""Weights of the uniform merges in addition to 1/M."""
 SCALE = "lambda"
 NEARLY = 0.999
-"""The share of the way to 0 or 1 that DELLA's epsilon may move a density."""
+"""The largest epsilon of DELLA, as a share of the distance from the density to 0 or 1."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A merge that is scored beside the search and takes no place in it."""
+    """A merge that is scored but is not a trial of the search."""
 
     name: str
     kind: str
     """base, parent or uniform."""
     recipe: MergeRecipe
     params: Mapping[str, float]
-    """Its point in the search space, or the nearest one where it lies outside."""
+    """Its point in the search space, or the nearest one if it lies outside."""
 
 
 class Genome:
-    """What is searched, for models of `num_layers` layers. Raises ConfigError."""
+    """The search space for models of `num_layers` layers. Raises ConfigError."""
 
     def __init__(
         self, config: GenomeConfig, space: SpaceConfig, num_layers: int, mask_seed: int = 0
@@ -51,48 +51,48 @@ class Genome:
         self.filters = tuple(config.filters or ())
         self.knots = self._knots()
         searched = [p for p in self._method.parameters if self._is_searched(p, space)]
-        self._of_models = tuple(p for p in searched if p.per_model)
-        self._of_all = tuple(p for p in searched if not p.per_model)
+        self._per_model = tuple(p for p in searched if p.per_model)
+        self._shared = tuple(p for p in searched if not p.per_model)
         self.space = self._space(space)
 
     @property
     def reference(self) -> str:
-        """The model that gives the merge its architecture and vocabulary."""
+        """The model whose architecture and vocabulary the merge has."""
         return self.base or self.models[0]
 
     @property
     def normalize(self) -> bool:
-        given = self._config.normalize
-        return bool(self._method.normalize) if given is None else given
+        normalize = self._config.normalize
+        return bool(self._method.normalize) if normalize is None else normalize
 
     def recipe(self, params: Mapping[str, float]) -> MergeRecipe:
-        """The merge at a point of the space."""
+        """Return the merge at a point of the space."""
         scale = float(self._config.parameters.get(SCALE, 1.0))
         return self.decode([params[name] for name in self._names()], params.get(SCALE, scale))
 
     def decode(self, genotype: Sequence[float], scale: float = 1.0) -> MergeRecipe:
-        """mergekit-evolve's reading of a genotype: densities are clamped, signs are dropped
-        unless negative weights are allowed, slerp's numbers stay as they are."""
-        P, count = len(self._of_models), len(self._names_of_models())
+        """Return the merge of a genotype, as mergekit-evolve does: densities are clamped, signs are
+        dropped unless negative weights are allowed, and slerp's values are unchanged."""
+        P, count = len(self._per_model), len(self._per_model_names())
         values_KMFP = [
-            self.read(self._of_models[i % P].name, value)
+            self.read(self._per_model[i % P].name, value)
             for i, value in enumerate(genotype[:count])
         ]
         values = {
-            p.name: self._folded(values_KMFP[i::P]) for i, p in enumerate(self._of_models)
-        } | self._set_values()
-        pairs = zip(genotype[count:], itertools.cycle(self._of_all), strict=False)
+            p.name: self._nested(values_KMFP[i::P]) for i, p in enumerate(self._per_model)
+        } | self._fixed_values()
+        pairs = zip(genotype[count:], itertools.cycle(self._shared), strict=False)
         shared_KFP = [max(abs(value), parameter.least) for value, parameter in pairs]
         shared = {
-            p.name: _batched(shared_KFP[i :: len(self._of_all)], self._sets)
-            for i, p in enumerate(self._of_all)
+            p.name: _batched(shared_KFP[i :: len(self._shared)], self._sets)
+            for i, p in enumerate(self._shared)
         }
         return MergeRecipe(
             self._config.merge_method,
             self.models,
             None if self._method.base == "unused" else self.base,
             self._num_layers,
-            _within(values),
+            _limit_epsilon(values),
             self.filters,
             self._config.smooth,
             self.normalize,
@@ -103,23 +103,23 @@ class Genome:
         )
 
     def read(self, parameter: str, value: float) -> float:
-        """Return what `decode` takes a number for, of a parameter that each model has."""
+        """Return the value that `decode` uses for a value of a per-model parameter."""
         if parameter == "density":
             return min(abs(value), 1.0)
         keeps_sign = self._config.allow_negative_weights or self._method.pairwise
         return value if keeps_sign else abs(value)
 
     def baselines(self) -> list[Baseline]:
-        """Return the base, each parent alone, and uniform merges: a sweep of weights if the method
-        has weights, else one merge with mergekit's defaults. A method that copies one model has no
-        uniform merge: the unscaled model is the parent."""
-        found: list[Baseline] = []
+        """Return the base, each parent, and the uniform merges: one for each weight if the method
+        has weights, else one with mergekit's defaults. A method that copies one model has none:
+        the unscaled model is the parent."""
+        baselines: list[Baseline] = []
         for label in [*filter(None, [self.base]), *self.models]:
             kind = "base" if label == self.base else "parent"
-            if label not in [b.name for b in found]:
+            if label not in [b.name for b in baselines]:
                 recipe = MergeRecipe.single(label, self._num_layers)
-                found.append(Baseline(label, kind, recipe, self._alone(label)))
-        return found + self._uniform()
+                baselines.append(Baseline(label, kind, recipe, self._alone(label)))
+        return baselines + self._uniform()
 
     def _uniform(self) -> list[Baseline]:
         if self._method.pairwise:
@@ -131,28 +131,28 @@ class Genome:
         weights = [1 / len(self.models)]
         if self._method.needs_base:
             weights += UNIFORM_WEIGHTS
-        found = []
+        baselines = []
         for weight in dict.fromkeys(weights):
             params = self._point(dict.fromkeys(self.models, weight))
             recipe = self.recipe(params)
             if self._method.needs_base:
                 values = self._filled(recipe, weight)
                 recipe = replace(recipe, normalize=False, scale=1.0, values=values)
-            found.append(Baseline(f"uniform {weight:.2f}", "uniform", recipe, params))
+            baselines.append(Baseline(f"uniform {weight:.2f}", "uniform", recipe, params))
         if self.normalize and self._method.needs_base:
             params = self._point(dict.fromkeys(self.models, 1.0))
             name = "uniform normalized"
-            found.append(Baseline(name, "uniform", self.recipe(params), params))
-        return found
+            baselines.append(Baseline(name, "uniform", self.recipe(params), params))
+        return baselines
 
     def _default(self) -> dict[str, float]:
-        """The point with mergekit's defaults, or the starts, as far as the bounds let it."""
+        """Return the point with mergekit's defaults, else the start values, within the bounds."""
         point = {}
         for name, range_ in self.space.items():
             parameter = self._method.parameter(name.split("/")[-1])
             default = None if parameter is None else parameter.default
-            wanted = _start(range_) if default is None else float(default)
-            point[name] = min(max(wanted, range_.low), range_.high)
+            value = _start(range_) if default is None else float(default)
+            point[name] = min(max(value, range_.low), range_.high)
         return point
 
     def _halfway(self, pair: tuple[str, str]) -> Baseline:
@@ -160,27 +160,27 @@ class Genome:
         return Baseline("uniform " + " + ".join(pair), "uniform", self.recipe(params), params)
 
     def _filled(self, recipe: MergeRecipe, weight: float) -> dict[str, ValuesKMF]:
-        """The recipe's values with this weight everywhere, also outside the search's bounds."""
-        shape = self._folded([weight] * (len(self.knots) * len(self.models) * self._sets))
+        """Return the recipe's values with this weight everywhere, even outside the bounds."""
+        shape = self._nested([weight] * (len(self.knots) * len(self.models) * self._sets))
         return {**recipe.values, "weight": shape}
 
     def _alone(self, label: str) -> dict[str, float]:
-        """One model at weight 1 and full density, the others at 0."""
+        """Return the point with one model at weight 1 and maximum density, others at 0."""
         params = self._point({model: float(model == label) for model in self.models})
         ends = {name: self.space[name].high for name in params if name.endswith("/density")}
         return params | ends
 
-    def _point(self, first: Mapping[str, float]) -> dict[str, float]:
-        """A uniform point: this value for each model's weight or t, the start for the rest.
+    def _point(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """Return the point with these weights or t by model, and the start values for the rest.
 
-        Values outside the bounds become the nearest inside.
+        Values are clipped to the bounds.
         """
         point = {name: _start(range_) for name, range_ in self.space.items()}
         for name in self._names():
             model, parameter = name.split("/")[0], name.split("/")[-1]
-            if self._of_models and parameter == self._of_models[0].name in ("weight", "t"):
+            if self._per_model and parameter == self._per_model[0].name in ("weight", "t"):
                 low, high = self.space[name].low, self.space[name].high
-                point[name] = min(max(first.get(model, low), low), high)
+                point[name] = min(max(weights.get(model, low), low), high)
         if SCALE in point:
             point[SCALE] = min(max(1.0, self.space[SCALE].low), self.space[SCALE].high)
         return point
@@ -188,10 +188,10 @@ class Genome:
     def _knots(self) -> tuple[str, ...]:
         step = self._config.layer_granularity or self._num_layers
         if self._num_layers % step:
-            fits = [str(n) for n in range(1, self._num_layers + 1) if self._num_layers % n == 0]
+            divisors = [str(n) for n in range(1, self._num_layers + 1) if self._num_layers % n == 0]
             raise ConfigError(
                 f"genome.layer_granularity: {step} does not divide the {self._num_layers} layers; "
-                f"{', '.join(fits)} do"
+                f"{', '.join(divisors)} do"
             )
         starts = range(0, self._num_layers, step)
         if self._config.smooth:
@@ -204,11 +204,11 @@ class Genome:
 
     def _names(self) -> list[str]:
         """Parameter names in the order of a genotype."""
-        parts = itertools.product(self.knots, self._set_names(), self._of_all)
-        return self._names_of_models() + [_joined(k, f, p.name) for k, f, p in parts]
+        parts = itertools.product(self.knots, self._set_names(), self._shared)
+        return self._per_model_names() + [_joined(k, f, p.name) for k, f, p in parts]
 
-    def _names_of_models(self) -> list[str]:
-        parts = itertools.product(self.knots, self.models, self._set_names(), self._of_models)
+    def _per_model_names(self) -> list[str]:
+        parts = itertools.product(self.knots, self.models, self._set_names(), self._per_model)
         return [_joined(m, k, f, p.name) for k, m, f, p in parts]
 
     def _set_names(self) -> list[str]:
@@ -219,17 +219,17 @@ class Genome:
             return False
         return parameter.is_searched or space.range_of(parameter.name) is not None
 
-    def _set_values(self) -> dict[str, ValuesKMF]:
-        """What the config sets of the parameters that each model has, the same everywhere."""
+    def _fixed_values(self) -> dict[str, ValuesKMF]:
+        """Return the per-model parameters that the config sets, with the same value everywhere."""
         size = len(self.knots) * len(self.models) * self._sets
         return {
-            p.name: self._folded([float(self._config.parameters[p.name])] * size)
+            p.name: self._nested([float(self._config.parameters[p.name])] * size)
             for p in self._method.parameters
             if p.per_model and p.name in self._config.parameters
         }
 
     def _options(self) -> dict[str, Value]:
-        """What it sets of the others."""
+        """Return the other parameters that the config sets."""
         return {
             name: value
             for name, value in self._config.parameters.items()
@@ -237,11 +237,11 @@ class Genome:
         }
 
     def _space(self, space: SpaceConfig) -> dict[str, Range]:
-        of = {p.name: self._range(p, space) for p in (*self._of_models, *self._of_all)}
+        of = {p.name: self._range(p, space) for p in (*self._per_model, *self._shared)}
         ranges = {name: of[name.split("/")[-1]] for name in self._names()}
         if len(ranges) < len(self._names()):
             raise ConfigError(
-                "genome.filters: two of them, or one and the rest, give parameters of one name"
+                "genome.filters: two filters, or a filter and the rest, have the same parameters"
             )
         scale = space.range_of(SCALE)
         ranges |= {SCALE: scale} if scale else {}
@@ -253,14 +253,14 @@ class Genome:
         return ranges
 
     def _range(self, parameter: Parameter, space: SpaceConfig) -> Range:
-        given = space.range_of(parameter.name)
-        if given is not None:
-            return given
+        configured = space.range_of(parameter.name)
+        if configured is not None:
+            return configured
         negative = parameter.name == "weight" and self._config.allow_negative_weights
         low = -0.4 if negative else parameter.low
         return Range(low=low, high=parameter.high, start=parameter.start)
 
-    def _folded(self, flat_KMF: Sequence[float]) -> ValuesKMF:
+    def _nested(self, flat_KMF: Sequence[float]) -> ValuesKMF:
         rows_KMF = _batched(flat_KMF, self._sets)
         return _batched(rows_KMF, len(self.models))
 
@@ -277,8 +277,8 @@ def _joined(*parts: str) -> str:
     return "/".join(part.replace("/", ".") for part in parts if part)
 
 
-def _within(values: dict[str, ValuesKMF]) -> dict[str, ValuesKMF]:
-    """Bound DELLA's epsilon so that density - epsilon and density + epsilon stay inside 0 to 1."""
+def _limit_epsilon(values: dict[str, ValuesKMF]) -> dict[str, ValuesKMF]:
+    """Limit DELLA's epsilon so that density - epsilon and density + epsilon stay within 0 to 1."""
     if "epsilon" not in values:
         return values
     pairs = zip(values["epsilon"], values["density"], strict=True)

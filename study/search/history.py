@@ -1,4 +1,4 @@
-"""The scores of a search over time: the data of every chart of the search, whatever draws it."""
+"""The scores of a search over time, which are the data of all charts of the search."""
 
 import itertools
 import statistics
@@ -95,7 +95,7 @@ class ScoreHistory:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the history as it stands in report.json."""
+        """Return the history as it is written to report.json."""
         return {
             "values": list(self.values),
             "generations": list(self.generations),

@@ -1,5 +1,5 @@
-"""What remains to be done in a study: baselines, slots of the search, work for idle workers, and
-the final merges that the whole search leads to."""
+"""The remaining work of a study: baselines, slots of the search, work for idle workers, and the
+final merges."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from .sampler import Proposals
 from .state import CANDIDATE, Evaluations, SearchState, Slot
 
 ROLE, AFTER = "role", "after"
-"""Attributes of the final merges: what each is, and after how many search trials it was made."""
+"""Attributes of the final merges: the role, and the number of search trials before them."""
 TOP, MEAN, BEST = "mean of the top", "CMA mean", "best trial"
 _TOP = 20
 
@@ -29,13 +29,13 @@ class Job:
 
 
 class Jobs:
-    """The work of a study with `budget` search trials; no search if nothing can be searched."""
+    """The work of a study with `budget` search trials, or none if the search space is empty."""
 
     def __init__(
         self, genome: Genome, replay: Proposals, budget: int, sampled: bool = False
     ) -> None:
-        """`sampled`: a trial is asked a part of the questions, which the baselines' answers
-        determine first."""
+        """If `sampled`, search trials are asked a sample of the questions, which depends on the
+        scores of the baselines."""
         self._genome, self._replay = genome, replay
         self._budget = budget if genome.space else 0
         self._sampled = sampled
@@ -57,17 +57,17 @@ class Jobs:
         return scored and state.has_reached(self._budget)
 
     def state(self, records: Sequence[TrialRecord]) -> SearchState:
-        """Return where the search stands."""
+        """Return the state of the search."""
         self._state.update(records)
         return self._state
 
     def final_jobs(self, records: Sequence[TrialRecord]) -> list[Job]:
-        """Return the merges that the search leads to, as far as the slots of the budget are
-        finished without a gap: the mean of the best trials, the mean of CMA-ES's distribution,
-        and, if trials are asked a part of the questions, the best trial again.
+        """Return the final merges: the mean of the best trials, the mean of CMA-ES's distribution,
+        and, if trials are asked a sample of the questions, the best trial again.
 
-        They depend on those slots alone, so any number of workers makes the same ones. Empty if
-        the final merges of a longer search are already scored.
+        They depend only on the finished slots of the budget before the first unfinished one, so
+        the number of workers does not matter. Empty if the final merges of a longer search are
+        already scored.
         """
         finished = self.state(records).finished_prefix(self._budget)
         after = len(finished)
@@ -79,22 +79,21 @@ class Jobs:
         ]
 
     def unscored(self, records: Sequence[TrialRecord]) -> list[str]:
-        """Return the names of the final merges that are not scored: none were yet, or the search
-        has gone on since the last ones were."""
+        """Return the names of the final merges that are not scored yet."""
         scored = {r.attributes.get(CANDIDATE) for r in records if r.complete}
         return [job.key for job in self.final_jobs(records) if job.key not in scored]
 
     def next_final_job(self, records: Sequence[TrialRecord], turn: int = 0) -> Job | None:
-        """Return one of the final jobs that no worker has, or None."""
+        """Return one of the final jobs that no worker has started, or None."""
         state = self.state(records)
         taken = state.complete | state.begun
         free = [job for job in self.final_jobs(records) if job.key not in taken]
         return free[turn % len(free)] if free else None
 
     def next(self, records: Sequence[TrialRecord], turn: int = 0) -> Job | None:
-        """Return the first job that no worker has, or the one `turn` places further on.
+        """Return a job that no worker has started, or None if there is none at present.
 
-        None while other workers run all jobs that can be started.
+        `turn` selects another one after each job that another worker has started first.
         """
         state = self.state(records)
         if (job := self._baseline_job(state, turn)) is not None:
@@ -140,7 +139,7 @@ class Jobs:
         return Job(name, params, self._genome.recipe(params), attributes)
 
     def _baseline_job(self, state: SearchState, turn: int) -> Job | None:
-        """Return one of the baselines that no worker has, or None."""
+        """Return one of the baselines that no worker has started, or None."""
         taken = state.complete | state.begun
         free = [b for b in self._baselines if b.name not in taken]
         if not free:
@@ -155,7 +154,7 @@ class Jobs:
 
 
 def final_roles(trials: int, population: int, sampled: bool) -> list[str]:
-    """Return the roles of the final merges after so many search trials: the mean of the best ones,
+    """Return the roles of the final merges after a number of search trials: the mean of the best,
     the mean of CMA-ES's distribution once a generation is finished, and, if trials are asked a
     sample of the questions, the best trial again."""
     if not trials:
@@ -166,17 +165,17 @@ def final_roles(trials: int, population: int, sampled: bool) -> list[str]:
 
 
 def top_count(trials: int) -> int:
-    """Return how many of the best trials are averaged: 20, or a quarter of fewer than 80."""
+    """Return the number of best trials that are averaged: a quarter of the trials, at most 20."""
     return min(_TOP, max(1, trials // 4))
 
 
 def held_out_key(number: int) -> str:
-    """Return the claim on scoring a trial on the held-out questions."""
+    """Return the key of the claim on scoring a trial on the held-out questions."""
     return f"held-out questions of trial {number}"
 
 
 def _top(finished: Evaluations, count: int) -> dict[str, float]:
-    """Return the mean of the best trials' parameters; of equals the earlier trial counts."""
+    """Return the mean of the best trials' parameters; of equal trials the earlier one is used."""
     ranked = sorted(finished.items(), key=lambda item: (-item[1].objective, item[0]))[:count]
     names = ranked[0][1].params
     return {name: sum(e.params[name] for _, e in ranked) / len(ranked) for name in names}

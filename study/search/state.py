@@ -1,4 +1,4 @@
-"""Where a search stands: the slots that are finished or running, and the generation under way."""
+"""The state of a search: finished and running slots, and the current generation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 from storage.trials import BASELINE, GENERATION, SLOT, TrialRecord
 
 CANDIDATE = "candidate"
-"""The attribute that names a merge which is scored beside the search."""
+"""The attribute with the name of a merge that is scored but is no trial of the search."""
 
 
 class Slot(NamedTuple):
@@ -22,7 +22,7 @@ class Slot(NamedTuple):
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What is stored with its trial."""
+        """The attributes of its trial."""
         return {GENERATION: self.generation, SLOT: self.number}
 
 
@@ -39,16 +39,16 @@ Evaluations = Mapping[Slot, Evaluation]
 class SearchState:
     """Follows the trials of a study.
 
-    An update costs as much as what has changed since the last one, not as much as the study.
+    The cost of an update depends on the number of changed trials, not on the size of the study.
     """
 
     def __init__(self, population: int = 0) -> None:
-        """Without a population the generation under way is not computed."""
+        """The current generation is computed only if the population is not 0."""
         self.population = population
         self._settled = 0
         """All trials before this index are finished and counted."""
         self.finished: dict[Slot, Evaluation] = {}
-        """If a slot was evaluated twice, its first trial counts."""
+        """If a slot was evaluated twice, the first trial is used."""
         self.running: set[Slot] = set()
         self.complete: set[str] = set()
         """Names of the baselines and final merges that are scored."""
@@ -77,7 +77,7 @@ class SearchState:
             self.generation += 1
 
     def free_slots(self) -> list[Slot]:
-        """Return the slots of the generation under way that no trial has taken."""
+        """Return the slots of the current generation that no trial has taken."""
         return [s for s in self._slots() if s not in self.finished and s not in self.running]
 
     def has_reached(self, budget: int) -> bool:
@@ -87,11 +87,11 @@ class SearchState:
         return missing < self.population and all(slot in self.finished for slot in slots)
 
     def finished_prefix(self, budget: int) -> dict[Slot, Evaluation]:
-        """Return the finished ones of the first `budget` slots, in the order of the search, up to
-        the first slot that is not finished."""
+        """Return the finished slots, in the order of the search, before the first one that is not
+        finished; at most `budget` slots."""
         prefix: dict[Slot, Evaluation] = {}
-        for place in range(budget):
-            slot = Slot(*divmod(place, self.population))
+        for index in range(budget):
+            slot = Slot(*divmod(index, self.population))
             if slot not in self.finished:
                 break
             prefix[slot] = self.finished[slot]
@@ -124,8 +124,8 @@ def slot_of(trial: TrialRecord) -> Slot | None:
 def best(records: Sequence[TrialRecord]) -> TrialRecord | None:
     """Return the complete trial with the highest objective, or None.
 
-    Of equals, a baseline wins, then the first in the order of the search; the trial number does
-    not count, because it depends on which worker was faster.
+    Among equal trials, baselines come first, then the order of the search. The trial number decides
+    last, because it depends on which worker was faster.
     """
     scored = [(r, objective) for r in records if (objective := r.objective) is not None]
     highest = max((objective for _, objective in scored), default=None)

@@ -1,4 +1,4 @@
-"""Stored answers as scores, and scores as stored answers."""
+"""Conversions between scores and stored scores."""
 
 from collections.abc import Mapping
 
@@ -11,12 +11,15 @@ from storage.scores import StoredScores
 def scores_of(
     stored: Mapping[str, StoredScores], samples: Mapping[str, Sample] | None = None
 ) -> Scores:
-    """Stored answers as scores again; `samples` are of the tasks that were not asked whole."""
-    drawn = samples or {}
+    """Return stored scores as scores; `samples` has the tasks that were asked in part."""
     return Scores(
         {
             name: TaskScores(
-                task.weight, task.scores_Q, task.soft_Q, task.non_finite, sample=drawn.get(name)
+                task.weight,
+                task.scores_Q,
+                task.soft_Q,
+                task.non_finite,
+                sample=(samples or {}).get(name),
             )
             for name, task in stored.items()
         }
@@ -24,16 +27,20 @@ def scores_of(
 
 
 def answers_of(scores: Scores, engine: str, logprobs: bool) -> dict[str, StoredScores]:
-    """Scores as they are stored, with what `engine` said, and the `logprobs` of options or not."""
+    """Return scores for storage, with the answers of `engine`, and with `logprobs` if it is set."""
     return {
         name: StoredScores(
-            task.weight, task.scores_Q, task.soft_Q, task.non_finite, _said(task, engine, logprobs)
+            task.weight,
+            task.scores_Q,
+            task.soft_Q,
+            task.non_finite,
+            _stored_answers(task, engine, logprobs),
         )
         for name, task in scores.tasks.items()
     }
 
 
-def _said(task: TaskScores, engine: str, logprobs: bool) -> StoredAnswers | None:
+def _stored_answers(task: TaskScores, engine: str, logprobs: bool) -> StoredAnswers | None:
     if not task.answers_Q:
         return None
     return StoredAnswers(

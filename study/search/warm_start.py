@@ -1,7 +1,7 @@
-"""A search that begins where an earlier study was best.
+"""Warm start: a search that starts from the best trials of an earlier study.
 
-The best tenth of that study's search trials is kept with the new study, so that it begins the same
-whatever becomes of the old one; the first mean, step size and covariance are functions of them
+The best tenth of the earlier study's search trials is stored with the new study, which therefore
+does not depend on it any more. The first mean, step size and covariance are computed from them
 (Nomura et al. 2021, "Warm starting CMA-ES for hyperparameter optimization").
 """
 
@@ -24,45 +24,45 @@ from study.config.genome import Range
 
 from .state import SearchState
 
-_SHARE = 0.1
+_BEST_SHARE = 0.1
 _DIGITS = 6
-"""Of a coordinate, a share of its range."""
+"""Decimal digits of a stored coordinate, which is a share of its range."""
 
 Distribution = tuple[NDArray[np.float64], float, NDArray[np.float64]]
 """Mean, step size and covariance (of determinant 1), in shares of each range."""
 
 
-def keep_start(study: optuna.Study, earlier: Trials, space: Mapping[str, Range]) -> None:
-    """Store with a new study where it begins. Raises ConfigError where the earlier study searched
-    other parameters, or has too few finished trials."""
+def store_start(study: optuna.Study, earlier: Trials, space: Mapping[str, Range]) -> None:
+    """Store the warm start of a new study. Raises ConfigError if the earlier study searched other
+    parameters, or has too few finished trials."""
     name = earlier.study.study_name
     finished = SearchState.of([r for r in earlier.all() if r.complete]).finished
-    count = math.floor(_SHARE * len(finished))
+    count = math.floor(_BEST_SHARE * len(finished))
     if count < 1:
         raise ConfigError(
             f"study.start_from: {name} has {len(finished)} finished search trials; "
-            f"{math.ceil(1 / _SHARE)} are needed"
+            f"{math.ceil(1 / _BEST_SHARE)} are needed"
         )
     ranked = sorted(finished.items(), key=lambda item: (-item[1].objective, item[0]))
     top = [evaluation.params for _, evaluation in ranked[:count]]
-    if lacking := [parameter for parameter in space if parameter not in top[0]]:
+    if missing := [parameter for parameter in space if parameter not in top[0]]:
         raise ConfigError(
-            f"study.start_from: {name} did not search {lacking[0]}; this study needs the models, "
-            "blocks and method of that one"
+            f"study.start_from: {name} did not search {missing[0]}; this study must have the same "
+            "models, blocks and method"
         )
     shares = [[_share(params[n], r) for n, r in space.items()] for params in top]
     study.set_user_attr(START, {"from": name, "trials": len(finished), "top": shares})
 
 
 def start_text(start: Mapping[str, Any]) -> str:
-    """Return a short text that tells this start from any other."""
+    """Return a short text that identifies a warm start."""
     text = json.dumps(start["top"])
-    whose = f"{start['from']} after {start['trials']} trials"
-    return f"{whose}, {hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+    source = f"{start['from']} after {start['trials']} trials"
+    return f"{source}, {hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
 def distribution(start: Mapping[str, Any]) -> Distribution:
-    """What the first generation is drawn from."""
+    """Return the distribution of the first generation."""
     points = [(np.array(shares, dtype=np.float64), 0.0) for shares in start["top"]]
     with threadpool_limits(1):
         mean, sigma, cov = get_warm_start_mgd(points, gamma=1.0)

@@ -41,8 +41,8 @@ class Comparison:
     """Half the width of the confidence interval. The intervals of all pairs are simultaneous: all
     of them hold with probability LEVEL."""
     more_questions: int | None
-    """Approximate number of further held-out questions that would show this difference; None if it
-    is shown already or is not positive."""
+    """Approximate number of further held-out questions that would make this difference
+    significant; None if it is significant already or is not positive."""
     mcnemar_p: Mapping[str, float]
     """p-value of McNemar's exact test by multiple-choice task, Holm-corrected for all pairs."""
 
@@ -53,11 +53,11 @@ class Comparison:
 
     @property
     def is_better(self) -> bool:
-        """Whether the contender is shown to be better: its interval lies above zero."""
+        """Whether the contender is significantly better: its interval is above zero."""
         return self.lower > 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the comparison as it stands in verdict.json."""
+        """Return the comparison as it is written to verdict.json."""
         return {
             "candidate": self.contender,
             "reference": self.reference,

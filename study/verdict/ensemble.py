@@ -1,4 +1,4 @@
-"""The parents' ensemble: the mean of all parents' option probabilities, answering as one model.
+"""The parents' ensemble: the mean of all parents' option probabilities, as one model.
 
 M: parents, Q: held-out questions of one task, O: the options of a question.
 """
@@ -28,7 +28,7 @@ class EnsembleScore:
     """Standard error over questions; infinite for a single question."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the score as it stands in verdict.json."""
+        """Return the score as it is written to verdict.json."""
         return {"score": self.score, "error": finite_or_none(self.error)}
 
 

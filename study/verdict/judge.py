@@ -59,7 +59,7 @@ class Judgement:
         return self.final is not None and self.final.contender.name == name
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the verdict as it stands in verdict.json and report.json."""
+        """Return the verdict as it is written to verdict.json and report.json."""
         return {
             "sentence": self.sentence,
             "rule": self.rule,
@@ -74,7 +74,7 @@ class Judgement:
 
 
 def judge(setup: Setup, records: Sequence[TrialRecord], answers: ScoreStore) -> Judgement:
-    """Return the verdict on what is stored. Nothing is scored."""
+    """Return the verdict on the stored scores. Nothing is scored."""
     tasks = [task.name for task in setup.config.tasks]
     contenders = scored_contenders(records, setup.genome, answers)
     missing = _missing(setup, contenders)

@@ -35,7 +35,7 @@ class SplitScores:
 
 @dataclass(frozen=True)
 class ContenderSummary:
-    """A contender as it stands in verdict.json and in the report; the fields are the keys."""
+    """A contender in verdict.json and in the report; the fields are the keys."""
 
     name: str
     role: Role

@@ -74,7 +74,7 @@ def _comparison_text(c: Comparison, reference: str) -> str:
     if c.more_questions is not None:
         return (
             f"not shown to be better than {reference} ({difference}, {_CONFIDENCE}): "
-            f"{about(c.more_questions)} more held-out questions would be needed to tell"
+            f"{about(c.more_questions)} more held-out questions would be needed to decide"
         )
     how = "lower" if c.difference < 0 else "the same"
     return f"not shown to be better than {reference}: it scored {how} ({difference}, {_CONFIDENCE})"

@@ -35,7 +35,7 @@ from storage.trials import Trials
 from study.cli.session import application, reporting_errors
 from study.run import run
 from tests.support.sleeping_study import tiny_dict
-from tests.support.stored_trials import new, some, trial
+from tests.support.stored_trials import new, random_scores, trial
 
 
 def execute(url: str, *statements: str) -> None:
@@ -394,7 +394,7 @@ def test_damaged_attributes_of_a_study_are_reported(database: str) -> None:
 def test_scores_that_cannot_be_decoded_are_reported(database: str) -> None:
     trials, claims = new(database)
     number = trial(claims)
-    ScoreStore(trials.database).write(number, SEARCH, {"one": some(1)})
+    ScoreStore(trials.database).write(number, SEARCH, {"one": random_scores(1)})
     execute(database, "UPDATE trial_answers SET scores = 'x'")
     with pytest.raises(StorageError, match=f"scores of trial {number} in task one cannot be read"):
         ScoreStore(trials.database).read(number, SEARCH)

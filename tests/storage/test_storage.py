@@ -22,7 +22,7 @@ from storage.studies import (
     stored_verdict,
 )
 from storage.trials import Trials
-from tests.support.stored_trials import new, some, trial
+from tests.support.stored_trials import new, random_scores, trial
 
 
 def same(a: StoredScores, b: StoredScores) -> bool:
@@ -36,14 +36,14 @@ def same(a: StoredScores, b: StoredScores) -> bool:
 def test_scores_are_read_back_unchanged_and_replace_earlier_ones(database: str) -> None:
     trials, claims = new(database)
     trial_id, store = trial(claims), ScoreStore(trials.database)
-    store.write(trial_id, SEARCH, {"one": some(1), "two": some(2)})
-    store.write(trial_id, HELD_OUT, {"one": some(3)})
-    store.write(trial_id, SEARCH, {"one": some(4), "two": some(2)})
+    store.write(trial_id, SEARCH, {"one": random_scores(1), "two": random_scores(2)})
+    store.write(trial_id, HELD_OUT, {"one": random_scores(3)})
+    store.write(trial_id, SEARCH, {"one": random_scores(4), "two": random_scores(2)})
     answers = store.read(trial_id, SEARCH)
     assert answers.keys() == {"one", "two"}
-    assert same(answers["one"], some(4))
-    assert same(answers["two"], some(2))
-    assert same(store.read(trial_id, HELD_OUT)["one"], some(3))
+    assert same(answers["one"], random_scores(4))
+    assert same(answers["two"], random_scores(2))
+    assert same(store.read(trial_id, HELD_OUT)["one"], random_scores(3))
     assert store.read(trial_id + 1, SEARCH) == {}
 
 
@@ -58,7 +58,9 @@ def test_answers_are_read_back_unchanged_and_are_replaced_with_their_scores(data
     trials, claims = new(database)
     trial_id, store = trial(claims), ScoreStore(trials.database)
     for seed in (1, 2):
-        store.write(trial_id, HELD_OUT, {"one": replace(some(seed, 2), answers=answers_of(seed))})
+        store.write(
+            trial_id, HELD_OUT, {"one": replace(random_scores(seed, 2), answers=answers_of(seed))}
+        )
     answers = store.read_answers(trial_id, HELD_OUT)["one"]
     assert (answers.engine, answers.tokens_Q) == ("engine", answers_of(2).tokens_Q)
     assert answers.logprobs_Q is not None
@@ -67,7 +69,7 @@ def test_answers_are_read_back_unchanged_and_are_replaced_with_their_scores(data
     assert read.tobytes() == written.tobytes()
     assert store.read_answers(trial_id, SEARCH) == {}
     bare = replace(answers_of(3), logprobs_Q=None)
-    claims.finish(trial_id, 0.5, {}, {}, {"one": replace(some(3, 2), answers=bare)})
+    claims.finish(trial_id, 0.5, {}, {}, {"one": replace(random_scores(3, 2), answers=bare)})
     assert store.read_answers(trial_id, SEARCH) == {"one": bare}
     assert store.read_all(trials.study._study_id, HELD_OUT).keys() == {trial_id}
 
@@ -77,14 +79,14 @@ def test_a_database_without_the_table_of_answers_can_be_read_and_gets_it_when_op
 ) -> None:
     trials, claims = new(database)
     trial_id = trial(claims)
-    ScoreStore(trials.database).write(trial_id, HELD_OUT, {"one": some(1)})
+    ScoreStore(trials.database).write(trial_id, HELD_OUT, {"one": random_scores(1)})
     with trials.database.engine.begin() as connection:
         connection.execute(text("DROP TABLE trial_replies"))
     old = ScoreStore(open_storage(database, create=False))
-    assert same(old.read(trial_id, HELD_OUT)["one"], some(1))
+    assert same(old.read(trial_id, HELD_OUT)["one"], random_scores(1))
     assert old.read_answers(trial_id, HELD_OUT) == {}
     mended = ScoreStore(open_storage(database))
-    mended.write(trial_id, HELD_OUT, {"one": replace(some(1), answers=answers_of(1))})
+    mended.write(trial_id, HELD_OUT, {"one": replace(random_scores(1), answers=answers_of(1))})
     assert mended.read_answers(trial_id, HELD_OUT).keys() == {"one"}
 
 
@@ -100,7 +102,7 @@ def test_storing_the_same_verdict_again_reports_no_change(database: str) -> None
 def test_deleting_a_study_deletes_its_scores(database: str) -> None:
     trials, claims = new(database)
     trial_id, store = trial(claims), ScoreStore(trials.database)
-    store.write(trial_id, SEARCH, {"one": some(1)})
+    store.write(trial_id, SEARCH, {"one": random_scores(1)})
     optuna.delete_study(study_name="s", storage=trials.database)
     assert store.read(trial_id, SEARCH) == {}
 
@@ -110,7 +112,7 @@ def test_scores_left_by_a_deleted_study_are_removed(tmp_path: Path) -> None:
     (trials, one), (_, two) = new(url, "kept"), new(url, "gone")
     kept, gone, store = trial(one), trial(two), ScoreStore(trials.database)
     for trial_id in (kept, gone):
-        store.write(trial_id, HELD_OUT, {"one": replace(some(1), answers=answers_of(1))})
+        store.write(trial_id, HELD_OUT, {"one": replace(random_scores(1), answers=answers_of(1))})
     optuna.delete_study(study_name="gone", storage=url)
     assert store.read(gone, HELD_OUT)
     store.remove_orphans()
@@ -123,10 +125,10 @@ def test_scores_left_by_a_deleted_study_are_removed(tmp_path: Path) -> None:
 def test_a_finished_trial_is_read_back_with_all_its_results(database: str) -> None:
     _, claims = new(database)
     result = {"error": 0.1, "seconds": {"merge": 1.5}}
-    claims.finish(trial(claims), 0.5, {"t": 0.25}, result, {"t": some(1)})
+    claims.finish(trial(claims), 0.5, {"t": 0.25}, result, {"t": random_scores(1)})
     storage = open_storage(database, create=False)
     [record] = Trials(storage, find_study(storage, "s")).all()
-    assert same(ScoreStore(storage).read(record.id, SEARCH)["t"], some(1))
+    assert same(ScoreStore(storage).read(record.id, SEARCH)["t"], random_scores(1))
     assert record.params == {"a": 0.1, "b": 0.2}
     assert (record.value, record.error, record.tasks) == (0.5, 0.1, {"t": 0.25})
     assert record.seconds == {"merge": 1.5}
@@ -142,7 +144,7 @@ def test_creating_and_finishing_a_trial_takes_one_transaction_each(database: str
     attributes = {"generation": 1, "slot": 2}
     trial_id = claims.start("it", dict.fromkeys(bounds, 0.5), bounds, attributes)
     assert len(commits) == 1
-    claims.finish(trial_id, 0.5, {"t": 0.5}, {"soft": 0.5}, {"t": some(1)})
+    claims.finish(trial_id, 0.5, {"t": 0.5}, {"soft": 0.5}, {"t": random_scores(1)})
     assert len(commits) == 2
     assert len(trials.all()[0].params) == 48
 

@@ -1,4 +1,4 @@
-"""The dashboard as it is served: a real study, real requests."""
+"""The dashboard: HTTP requests to a server that shows a finished study."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ from storage.database.database import open_storage
 from storage.studies import find_study
 from storage.trials import Trials
 from study.monitors.dashboard_figures import figures
-from study.monitors.dashboard_note import note
+from study.monitors.dashboard_note import DashboardNote, note
 from tests.support.commands import command, write_study
 from tests.support.paths import ROOT
 from tests.support.sleeping_study import NAME, run, tiny_config, tiny_dict, tiny_setup
@@ -32,8 +32,8 @@ from tests.support.sleeping_study import NAME, run, tiny_config, tiny_dict, tiny
 TRIALS, POPULATION = 12, 5
 
 
-class Served:
-    """A server's process, and requests to it."""
+class Server:
+    """A server process, and requests to it."""
 
     def __init__(self, words: list[str], environment: dict[str, str] | None = None) -> None:
         with socket.socket() as probe:
@@ -47,23 +47,23 @@ class Served:
             text=True,
             env={**os.environ, **(environment or {})},
         )
-        while self.ask("/")[0] == 0:
+        while self.request("/")[0] == 0:
             assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.1)
 
-    def ask(
+    def request(
         self, path: str, method: str = "GET", body: bytes = b"{}", **headers: str
     ) -> tuple[int, str]:
-        """Status and body; status 0 while nobody listens."""
-        request = urllib.request.Request(
+        """Return the status and the body; the status is 0 if the server does not listen yet."""
+        message = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}", method=method, headers=headers
         )
         if method in ("POST", "PUT"):
-            request.data = body
-            request.add_header("Content-Type", "application/json")
+            message.data = body
+            message.add_header("Content-Type", "application/json")
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, answer.read().decode(errors="replace")
+            with urllib.request.urlopen(message, timeout=30) as response:
+                return response.status, response.read().decode(errors="replace")
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
         except (urllib.error.URLError, ConnectionError):
@@ -71,13 +71,13 @@ class Served:
 
     def headers(self, path: str) -> Message:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}") as answer:
-                return answer.headers
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}") as response:
+                return response.headers
         except urllib.error.HTTPError as error:
             return error.headers
 
     def close(self) -> str:
-        """End it; gives what it logged besides the study that it shows."""
+        """End the server; return its log without the line that names the study."""
         self.process.terminate()
         lines = self.process.communicate()[1].splitlines(keepends=True)
         return "".join(line for line in lines if " study " not in line)
@@ -85,39 +85,43 @@ class Served:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """A config and the database of its finished study."""
-    folder = tmp_path_factory.mktemp("shown")
-    url = f"sqlite:///{folder}/study.db"
-    assert run(url, tiny_config(TRIALS, POPULATION))
+    """Return a config and the URL of the database with its finished study."""
+    folder = tmp_path_factory.mktemp("study")
+    url, config = f"sqlite:///{folder}/study.db", tiny_config(TRIALS, POPULATION)
+    assert run(url, config)
+    storage = open_storage(url)
+    stored = find_study(storage, NAME)
+    monitor = DashboardNote(tiny_setup(config), storage, stored, POPULATION)
+    monitor.on_generation(Trials(storage, stored).all())
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_dict(TRIALS, POPULATION, wide=False)))
     return str(path), url
 
 
 @pytest.fixture(scope="module")
-def shown(study: tuple[str, str]) -> Iterator[Served]:
+def server(study: tuple[str, str]) -> Iterator[Server]:
     config, url = study
-    server = Served([sys.executable, "-m", "study.dashboard", config, "--storage", url])
-    yield server
-    assert server.close() == "interrupted\n"  # no traceback, whatever was asked
+    shown = Server([sys.executable, "-m", "study.dashboard", config, "--storage", url])
+    yield shown
+    assert shown.close() == "interrupted\n"  # no traceback after any request
 
 
-def detail(server: Served, **headers: str) -> dict[str, Any]:
-    status, body = server.ask("/api/studies/1?after=0", **headers)
+def detail(server: Server, **headers: str) -> dict[str, Any]:
+    status, body = server.request("/api/studies/1?after=0", **headers)
     assert status == 200
     return dict(json.loads(body))
 
 
-def test_it_shows_the_study_with_its_note_and_figures(shown: Served) -> None:
-    assert f'"study_name": "{NAME}"' in shown.ask("/api/studies")[1]
-    found = detail(shown)
-    assert len(found["trials"]) == TRIALS + 8 + 2
-    body = found["note"]["body"]
+def test_the_dashboard_shows_the_study_with_its_note_and_figures(server: Server) -> None:
+    assert f'"study_name": "{NAME}"' in server.request("/api/studies")[1]
+    study = detail(server)
+    assert len(study["trials"]) == TRIALS + 8 + 2
+    body = study["note"]["body"]
     assert f"**{TRIALS} of {TRIALS} search trials**" in body
     assert "Best merge so far: trial " in body
     assert "| layers.0-3 | " in body
     assert "python -m study.run" in body
-    ids = {plot["id"] for plot in found["plotly_graph_objects"]}
+    ids = {plot["id"] for plot in study["plotly_graph_objects"]}
     assert ids == {"best-so-far", "population", "tasks"}
 
 
@@ -133,44 +137,44 @@ def test_it_shows_the_study_with_its_note_and_figures(shown: Served) -> None:
         ("OPTIONS", "/api/studies/1"),
     ],
 )
-def test_whatever_could_change_it_is_refused(shown: Served, method: str, path: str) -> None:
-    status, body = shown.ask(path, method)
+def test_requests_that_change_the_study_are_refused(server: Server, method: str, path: str) -> None:
+    status, body = server.request(path, method)
     assert status == 403
-    assert "only shows" in body
-    assert detail(shown)["name"] == NAME
+    assert "read-only" in body
+    assert detail(server)["name"] == NAME
 
 
-def test_a_token_is_asked_for_and_writing_can_be_allowed(tmp_path: Path) -> None:
+def test_a_token_is_required_and_writing_can_be_allowed(tmp_path: Path) -> None:
     url, path = f"sqlite:///{tmp_path}/study.db", tmp_path / "tiny.yaml"
     assert run(url, tiny_config(1, POPULATION))
     path.write_text(yaml.safe_dump(tiny_dict(1, POPULATION, wide=False)))
     words = [sys.executable, "-m", "study.dashboard", str(path), "--storage", url, "--writable"]
     words += ["--host", "0.0.0.0", "--allow-host", "Study.Example"]
-    server = Served(words, {"STUDY_DASHBOARD_TOKEN": "sésame"})
+    server = Server(words, {"STUDY_DASHBOARD_TOKEN": "sésame"})
     try:
         basic = base64.b64encode("anybody:sésame".encode()).decode()
         wrong = base64.b64encode(b"sesame:open").decode()
         for header in ("", "Bearer sesam", f"Basic {wrong}", "Basic %", "Basic \xff", "Digest x"):
-            assert server.ask("/api/studies", Authorization=header)[0] == 401
-            assert server.ask("/api/studies/1", "DELETE", Authorization=header)[0] == 401
+            assert server.request("/api/studies", Authorization=header)[0] == 401
+            assert server.request("/api/studies/1", "DELETE", Authorization=header)[0] == 401
         key = {"Authorization": f"Basic {basic}"}
         bearer = {"Authorization": "Bearer " + "sésame".encode().decode("latin-1")}
         for header in (key, bearer):
-            assert server.ask("/api/studies", **header)[0] == 200
+            assert server.request("/api/studies", **header)[0] == 200
         for host in ("192.0.2.7:8080", "[2001:db8::1]", socket.gethostname(), "study.example."):
-            assert server.ask("/api/studies", Host=host, **key)[0] == 200
-        assert server.ask("/api/studies", Host="foreign.example", **key)[0] == 403
+            assert server.request("/api/studies", Host=host, **key)[0] == 200
+        assert server.request("/api/studies", Host="foreign.example", **key)[0] == 403
         for origin in ("http://localhost:1", "https://foreign.example", "null", "x"):
-            assert server.ask("/api/studies/1", "DELETE", Origin=origin, **key)[0] == 403
+            assert server.request("/api/studies/1", "DELETE", Origin=origin, **key)[0] == 403
         for site in ("cross-site", "same-site"):
             fetched = {"Sec-Fetch-Site": site, **key}
-            assert server.ask("/api/studies/1", "DELETE", **fetched)[0] == 403
+            assert server.request("/api/studies/1", "DELETE", **fetched)[0] == 403
         for body in (b"{", b"[1]", b"", b"[" * 100_000):
-            assert server.ask("/api/studies", "POST", body=body, **key)[0] == 400
-        assert server.ask("/api/trials/999/tell", "POST", **key)[0] == 404
+            assert server.request("/api/studies", "POST", body=body, **key)[0] == 400
+        assert server.request("/api/trials/999/tell", "POST", **key)[0] == 404
         assert detail(server, **key)["name"] == NAME
         proxied = {"Host": "study.example", "Origin": "https://study.example", **key}
-        assert server.ask("/api/studies/1", "DELETE", **proxied)[0] == 204
+        assert server.request("/api/studies/1", "DELETE", **proxied)[0] == 204
     finally:
         assert server.close() == "interrupted\n"
 
@@ -178,23 +182,23 @@ def test_a_token_is_asked_for_and_writing_can_be_allowed(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST.", "127.0.0.1:1", "127.1.2.3", "[::1]:8080"]
 )
-def test_it_answers_under_the_names_of_the_loopback(shown: Served, host: str) -> None:
-    assert shown.ask("/api/studies", Host=host)[0] == 200
+def test_loopback_host_names_are_accepted(server: Server, host: str) -> None:
+    assert server.request("/api/studies", Host=host)[0] == 200
 
 
 @pytest.mark.parametrize(
     "host",
     ["foreign.example", "127.0.0.1.foreign.example", "192.0.2.7", "localhost@foreign.example", ""],
 )
-def test_it_answers_no_page_that_reaches_it_under_another_name(shown: Served, host: str) -> None:
-    assert shown.ask("/api/studies", Host=host)[0] == 403
-    assert shown.ask("/dashboard", Host=host)[0] == 403
+def test_unknown_host_names_are_refused(server: Server, host: str) -> None:
+    assert server.request("/api/studies", Host=host)[0] == 403
+    assert server.request("/dashboard", Host=host)[0] == 403
 
 
-def test_it_answers_its_own_pages_and_no_others(shown: Served) -> None:
-    own = f"127.0.0.1:{shown.port}"
-    assert shown.ask("/api/studies", Origin=f"http://{own}")[0] == 200
-    assert shown.ask("/api/studies", Origin="http://foreign.example")[0] == 403
+def test_requests_from_pages_of_other_sites_are_refused(server: Server) -> None:
+    own = f"127.0.0.1:{server.port}"
+    assert server.request("/api/studies", Origin=f"http://{own}")[0] == 200
+    assert server.request("/api/studies", Origin="http://foreign.example")[0] == 403
 
 
 @pytest.mark.parametrize(
@@ -217,38 +221,38 @@ def test_it_answers_its_own_pages_and_no_others(shown: Served) -> None:
         ("/favicon.ico", 200),
     ],
 )
-def test_a_bad_request_is_no_error_of_the_server(shown: Served, path: str, status: int) -> None:
-    assert shown.ask(path)[0] == status
+def test_an_invalid_request_is_not_a_server_error(server: Server, path: str, status: int) -> None:
+    assert server.request(path)[0] == status
 
 
-def test_broken_requests_are_answered(shown: Served) -> None:
-    for sent in (
+def test_malformed_requests_get_a_client_error(server: Server) -> None:
+    for request in (
         b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nno colon\r\n\r\n",
         b"POST /api/studies HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999\r\n\r\n",
         b"\x16\x03\x01\x02\r\n\r\n",
         b"GET /api/studies HTTP/1.0\r\n\r\n",
     ):
-        with socket.create_connection(("127.0.0.1", shown.port), timeout=30) as client:
-            client.sendall(sent)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+            client.sendall(request)
             assert b" 4" in client.recv(100)[:12]
 
 
-def test_answers_are_not_framed_and_their_scripts_run(shown: Served) -> None:
+def test_responses_cannot_be_framed_and_their_scripts_run(server: Server) -> None:
     for path in ("/dashboard", "/static/bundle.js", "/api/studies", "/static/nothing.js"):
-        headers = shown.headers(path)
+        headers = server.headers(path)
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["X-Frame-Options"] == "DENY"
         assert headers["Referrer-Policy"] == "no-referrer"
         assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
     assert (
-        "script-src 'self' 'unsafe-eval'" in shown.headers("/dashboard")["Content-Security-Policy"]
+        "script-src 'self' 'unsafe-eval'" in server.headers("/dashboard")["Content-Security-Policy"]
     )
-    assert "javascript" in shown.headers("/static/bundle.js")["Content-Type"]
+    assert "javascript" in server.headers("/static/bundle.js")["Content-Type"]
 
 
-def test_markup_in_notes_is_text(shown: Served) -> None:
-    """The page parses HTML in notes only where the server says so."""
-    assert '"allow_unsafe": false' in shown.ask("/api/meta")[1]
+def test_html_in_notes_is_not_rendered(server: Server) -> None:
+    """The page renders HTML in notes only if the server allows it."""
+    assert '"allow_unsafe": false' in server.request("/api/meta")[1]
 
 
 @pytest.mark.parametrize(
@@ -257,16 +261,16 @@ def test_markup_in_notes_is_text(shown: Served) -> None:
         (["--token", ""], {}, "--token is empty"),
         (["--token", " "], {}, "--token is empty"),
         ([], {"STUDY_DASHBOARD_TOKEN": ""}, "STUDY_DASHBOARD_TOKEN is empty"),
-        (["--host", "0.0.0.0"], {}, "give visitors a password with --token"),
-        (["--host", "::"], {}, "give visitors a password with --token"),
-        (["--host", "no.such.host.invalid"], {}, "neither an IP address nor a name of one"),
-        (["--host", ""], {}, "neither an IP address nor a name of one"),
-        (["--host", "a" * 300], {}, "neither an IP address nor a name of one"),
+        (["--host", "0.0.0.0"], {}, "set a password with --token"),
+        (["--host", "::"], {}, "set a password with --token"),
+        (["--host", "no.such.host.invalid"], {}, "neither an IP address nor a host name"),
+        (["--host", ""], {}, "neither an IP address nor a host name"),
+        (["--host", "a" * 300], {}, "neither an IP address nor a host name"),
         (["--host", "192.0.2.7", "--token", "x"], {}, "cannot listen on 192.0.2.7"),
         (["--allow-host", "https://x.example"], {}, "without scheme and port"),
     ],
 )
-def test_options_that_would_open_it_to_everybody_are_refused(
+def test_unsafe_and_invalid_options_are_refused(
     study: tuple[str, str], words: list[str], environment: dict[str, str], reason: str
 ) -> None:
     result = subprocess.run(
@@ -283,19 +287,23 @@ def test_options_that_would_open_it_to_everybody_are_refused(
     assert len(result.stderr.splitlines()) <= 2
 
 
-def test_stock_optuna_dashboard_shows_it_too(study: tuple[str, str]) -> None:
-    server = Served([str(Path(sys.executable).with_name("optuna-dashboard")), study[1]])
+def test_optuna_dashboard_alone_shows_the_note_too(study: tuple[str, str]) -> None:
+    server = Server([str(Path(sys.executable).with_name("optuna-dashboard")), study[1]])
     try:
         assert "search trials" in detail(server)["note"]["body"]
     finally:
         server.close()
 
 
-def test_what_it_cannot_show_is_one_line(study: tuple[str, str], tmp_path: Path) -> None:
+def test_a_missing_database_and_a_port_in_use_are_errors_of_one_line(
+    study: tuple[str, str], tmp_path: Path
+) -> None:
     config, url = study
-    gone = command("dashboard", config, "--storage", f"sqlite:///{tmp_path}/no.db", folder=tmp_path)
-    assert gone.returncode == 2
-    assert "there is no database" in gone.stderr
+    missing = command(
+        "dashboard", config, "--storage", f"sqlite:///{tmp_path}/no.db", folder=tmp_path
+    )
+    assert missing.returncode == 2
+    assert "there is no database" in missing.stderr
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -305,23 +313,23 @@ def test_what_it_cannot_show_is_one_line(study: tuple[str, str], tmp_path: Path)
     assert f"cannot listen on 127.0.0.1:{port}" in busy.stderr
 
 
-def test_the_note_shows_no_password_and_each_replaces_the_last(database: str) -> None:
+def test_a_note_shows_no_password_and_replaces_the_last_note(database: str) -> None:
     config = tiny_config(TRIALS, POPULATION)
     assert run(database, config)
     storage = open_storage(database)
-    found = find_study(storage, NAME)
-    records = Trials(storage, found).all()
+    study = find_study(storage, NAME)
+    records = Trials(storage, study).all()
     text = note(tiny_setup(config), records, POPULATION, "postgresql://u:secret@h/d")
     assert "secret" not in text
     assert "postgresql://u:***@h/d" in text
-    post(storage, found, text + "x" * 9000, figures(records))
-    post(storage, found, "short", {})
+    post(storage, study, text + "x" * 9000, figures(records))
+    post(storage, study, "short", {})
     from optuna_dashboard import get_note
 
-    assert get_note(found) == "short"
+    assert get_note(study) == "short"
 
 
-def test_the_notes_command_keeps_a_budget_that_is_not_the_files() -> None:
+def test_the_command_in_the_note_has_a_budget_that_differs_from_the_file() -> None:
     config = tiny_config(TRIALS, POPULATION)
     texts = [
         note(tiny_setup(c), [], POPULATION, "sqlite:///x.db")
@@ -350,9 +358,9 @@ def compose() -> dict[str, Any]:
     return dict(yaml.safe_load((ROOT / "docker-compose.yml").read_text()))
 
 
-def test_compose_accepts_the_file() -> None:
+def test_docker_compose_accepts_the_file() -> None:
     if shutil.which("docker-compose") is None:
-        pytest.skip("no docker-compose here")
+        pytest.skip("docker-compose is not installed")
     environment = {**os.environ, "POSTGRES_PASSWORD": "p", "STUDY_DASHBOARD_TOKEN": "t"}
     result = subprocess.run(
         ["docker-compose", "config"],
@@ -369,7 +377,7 @@ def test_compose_accepts_the_file() -> None:
         assert all(str(port).startswith("127.0.0.1:") for port in services[name]["ports"])
 
 
-def test_the_commands_of_the_compose_file_run_a_study_that_the_dashboard_finds(
+def test_the_commands_of_the_compose_file_run_a_study_and_show_it(
     postgres: str, tmp_path: Path
 ) -> None:
     def few(data: dict[str, Any]) -> None:
@@ -377,7 +385,7 @@ def test_the_commands_of_the_compose_file_run_a_study_that_the_dashboard_finds(
 
     write_study(tmp_path, few)
     services = compose()["services"]
-    # The password is not in the URL there: PGPASSWORD holds it.
+    # The URL in the compose file has no password; PGPASSWORD sets it.
     environment = {"STUDY_STORAGE": postgres, "OMP_NUM_THREADS": "1", "PGPASSWORD": "unused"}
     key = {"Authorization": "Bearer t"}
 
@@ -399,9 +407,9 @@ def test_the_commands_of_the_compose_file_run_a_study_that_the_dashboard_finds(
     )
     assert worker.returncode == 0, worker.stderr
     assert "STUDY_DASHBOARD_TOKEN" in services["dashboard"]["environment"]
-    server = Served(words("dashboard"), environment | {"STUDY_DASHBOARD_TOKEN": "t"})
+    server = Server(words("dashboard"), environment | {"STUDY_DASHBOARD_TOKEN": "t"})
     try:
-        assert server.ask("/api/studies")[0] == 401
+        assert server.request("/api/studies")[0] == 401
         assert detail(server, **key)["name"] == "demo"
         assert "2 of 2 search trials" in detail(server, **key)["note"]["body"]
     finally:

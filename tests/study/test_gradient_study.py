@@ -23,7 +23,7 @@ from study.search.state import CANDIDATE
 from study.setup.engine import choose_engine
 from study.setup.setup import build
 from study.worker.join import join_study
-from tests.support.commands import command, records, search_of, started, wait_for
+from tests.support.commands import command, records, search_of, start_run, wait_for
 from tests.support.paths import DEMO
 
 STEPS = 10
@@ -139,7 +139,7 @@ def test_a_study_that_is_killed_three_times_takes_the_same_steps(
     config = longer_study(tmp_path, family)
     done_before = 0
     for count in (11, 14, 18):
-        process = started(config, postgres)
+        process = start_run(config, postgres)
         wait_for(process, postgres, count)
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -1,4 +1,4 @@
-"""study.plan: an estimate from headers and question files, without a GPU."""
+"""Tests of study.plan, which needs headers and question files but no GPU."""
 
 import json
 import subprocess
@@ -30,16 +30,16 @@ def plan(*words: str, config: Path = DEMO / "study.yaml") -> subprocess.Complete
     )
 
 
-def estimated(
+def estimate_json(
     gpu: str = "h100", host_memory: float = 128, config: Path = DEMO / "study.yaml"
 ) -> dict[str, Any]:
-    """The estimate for one worker, as JSON has it."""
+    """Return the estimate for one worker as JSON data."""
     result = estimate(config, Hardware(gpu, host_memory * GB, workers=1), [])
     return dict(json.loads(json.dumps(result.to_dict())))
 
 
 def demo_text() -> str:
-    """The demo's study file, usable from any folder."""
+    """Return the demo's study file with absolute paths."""
     text = (DEMO / "study.yaml").read_text().replace("models/", f"{DEMO}/models/")
     return text.replace("questions/", f"{DEMO}/questions/")
 
@@ -48,7 +48,7 @@ def test_the_json_of_a_plan_keeps_its_keys() -> None:
     result = plan("--json", "--gpu", "24GB")
     assert result.returncode == 0, result.stderr
     data = json.loads(result.stdout)
-    assert data == estimated("24GB")
+    assert data == estimate_json("24GB")
     assert data.keys() == SEARCH_KEYS | {
         *("tokens", "arithmetic", "in_the_end", "seconds_a_trial", "seconds_in_the_end"),
         "seconds",
@@ -57,14 +57,14 @@ def test_the_json_of_a_plan_keeps_its_keys() -> None:
 
 
 def test_a_study_that_does_not_fit_has_no_times() -> None:
-    data = estimated("1GB", 0.1)
+    data = estimate_json("1GB", 0.1)
     assert data.keys() == SEARCH_KEYS
     assert data["sources"] is None
     assert data["warnings"][-1] == "the study does not fit this hardware"
 
 
-def test_a_plan_counts_what_the_config_says() -> None:
-    data = estimated("24GB")
+def test_a_plan_has_the_numbers_of_the_config() -> None:
+    data = estimate_json("24GB")
     assert (data["parameters"], data["population"], data["trials"]) == (48, 15, 120)
     assert (data["generations"], data["baselines"], data["sources"]) == (8, 9, "gpu")
     assert data["warnings"] == [
@@ -81,9 +81,9 @@ def test_a_plan_counts_what_the_config_says() -> None:
 def test_a_plan_counts_the_final_merges(tmp_path: Path) -> None:
     text = demo_text().replace("0.75", "0")
     (tmp_path / "demo.yaml").write_text(text + "search: {questions: 1}\n")
-    without_held_out = estimated("l4", config=tmp_path / "demo.yaml")
+    without_held_out = estimate_json("l4", config=tmp_path / "demo.yaml")
     assert without_held_out["in_the_end"] == {"search questions": 2, "held-out questions": 0}
-    data = estimated("l4")
+    data = estimate_json("l4")
     assert data["seconds_in_the_end"] > without_held_out["seconds_in_the_end"] > 0
 
 
@@ -106,7 +106,7 @@ def test_a_sample_of_the_questions_costs_its_share(tmp_path: Path) -> None:
     plans = []
     for share in ("1", "0.25"):
         (tmp_path / "demo.yaml").write_text(f"{demo_text()}search: {{questions: {share}}}\n")
-        plans.append(estimated(config=tmp_path / "demo.yaml"))
+        plans.append(estimate_json(config=tmp_path / "demo.yaml"))
     whole, sample = plans
     for name, tokens in sample["tokens"].items():
         assert tokens["own"] == pytest.approx(whole["tokens"][name]["own"] / 4, abs=1)
@@ -125,14 +125,14 @@ def test_a_plan_shows_its_arithmetic_and_its_warnings() -> None:
 
 def test_an_unknown_gpu_is_refused() -> None:
     with pytest.raises(ConfigError, match="--gpu voodoo: must be h200, h100"):
-        estimated("voodoo")
+        estimate_json("voodoo")
 
 
 def test_a_study_whose_gpus_cannot_share_it_has_no_plan(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(demo_text() + "engine: {tensor_parallel_size: 3}\n")
     with pytest.raises(ConfigError, match="cannot be split across 3 GPUs: 4 attention heads"):
-        estimated(config=path)
+        estimate_json(config=path)
 
 
 def test_the_workers_of_a_host_share_its_memory_in_a_plan() -> None:
@@ -144,11 +144,11 @@ def test_a_search_by_gradient_is_estimated_in_steps(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     search = "search: {algorithm: gradient, steps: 20, batch: 40, kept_out: 0.2}\n"
     path.write_text(demo_text() + search)
-    data = estimated(config=path)
+    data = estimate_json(config=path)
 
     assert data["trials"] == data["generations"] == 20
     assert not data["warnings"]
-    questions = sum(t["questions"] for t in estimated()["tokens"].values())
+    questions = sum(t["questions"] for t in estimate_json()["tokens"].values())
     share = 0.25  # a trial of CMA-ES is asked a quarter
     kept_out = 0.2 * questions / share
     assert data["gradient_questions"] == pytest.approx(3 * 20 * 40 + 5 * kept_out, rel=0.05)

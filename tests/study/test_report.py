@@ -53,7 +53,7 @@ TRIALS, POPULATION = 8, 4
 
 
 def write_study(folder: Path, **study: Any) -> Path:
-    """A study with 80 questions of each task, half of them held out."""
+    """Write a study with 80 questions of each task, half of them held out."""
     data = yaml.safe_load((DEMO / "study.yaml").read_text())
     genome = data["genome"]
     genome["models"] = [str(DEMO / model) for model in genome["models"]]
@@ -76,7 +76,7 @@ class Study:
         self.url = f"sqlite:///{folder}/runs/demo/study.db"
 
     def copy(self, folder: Path) -> "Study":
-        """A copy of the study, for a test that changes it."""
+        """Copy the study, for a test that changes it."""
         copied = Study(folder, self.config, self.setup)
         (folder / "runs" / "demo").mkdir(parents=True)
         for path in (self.folder / "runs" / "demo").glob("study.db*"):
@@ -106,7 +106,7 @@ class Study:
     def data(self) -> ReportData:
         return report_data(self.setup, self.trials, self.answers, self.judged())
 
-    def do(self, statement: str) -> None:
+    def execute(self, statement: str) -> None:
         with self.database.engine.begin() as connection:
             connection.execute(text(statement))
 
@@ -252,9 +252,9 @@ def test_missing_scores_are_reported_and_report_score_adds_them(
     study = whole.copy(tmp_path)
     final_claims = "what LIKE 'CMA mean%' OR what LIKE 'mean of%'"
     final_trials = f"SELECT trial_id FROM study_claims WHERE {final_claims}"
-    study.do(f"UPDATE trials SET state = 'FAIL' WHERE trial_id IN ({final_trials})")
-    study.do(f"DELETE FROM study_claims WHERE {final_claims}")
-    study.do("DELETE FROM trial_answers WHERE split = 'held_out'")
+    study.execute(f"UPDATE trials SET state = 'FAIL' WHERE trial_id IN ({final_trials})")
+    study.execute(f"DELETE FROM study_claims WHERE {final_claims}")
+    study.execute("DELETE FROM trial_answers WHERE split = 'held_out'")
     judgement = study.judged()
     assert judgement.rule == "not scored yet"
     assert "--score scores" in judgement.sentence
@@ -274,20 +274,24 @@ def test_missing_scores_are_reported_and_report_score_adds_them(
     assert result.returncode == 0, result.stderr
     now, then = json.loads(result.stdout), whole.data().to_dict()
     assert now["unscored"] == []
-    assert numberless(now["verdict"]["sentence"]) == numberless(then["verdict"]["sentence"])
+    assert without_numbers(now["verdict"]["sentence"]) == without_numbers(
+        then["verdict"]["sentence"]
+    )
     assert now["verdict"]["comparisons"] == then["verdict"]["comparisons"]
 
 
-def numberless(sentence: str) -> str:
-    """Contenders that are scored again have other trial numbers."""
+def without_numbers(sentence: str) -> str:
+    """Remove trial numbers, which change if contenders are scored again."""
     return re.sub(r"\(trial \d+\)", "", sentence)
 
 
 def test_a_running_study_has_a_report(whole: Study, tmp_path: Path) -> None:
     """Its search has continued since the contenders were scored."""
     study = whole.copy(tmp_path)
-    study.do("UPDATE trials SET state = 'RUNNING' WHERE number = (SELECT max(number) FROM trials)")
-    study.do("DELETE FROM trial_answers WHERE split = 'held_out'")
+    study.execute(
+        "UPDATE trials SET state = 'RUNNING' WHERE number = (SELECT max(number) FROM trials)"
+    )
+    study.execute("DELETE FROM trial_answers WHERE split = 'held_out'")
     data = study.data()
     assert data.verdict.rule == "not scored yet"
     page = write_report(data, tmp_path / "report").read_text()
@@ -303,7 +307,10 @@ def test_a_study_without_a_finished_trial_has_nothing_to_report(tmp_path: Path) 
     config = write_study(tmp_path)
     database = open_storage(f"sqlite:///{tmp_path}/runs/demo/study.db")
     store_or_check_fingerprint(create_study(database, "demo"), {"seed": "7"})
-    with Interrupts() as interrupts, pytest.raises(ConfigError, match="no trial of study demo has"):
+    with (
+        Interrupts() as interrupts,
+        pytest.raises(ConfigError, match="study demo has no finished trial"),
+    ):
         _report(config, [], database.url, False, None, interrupts)
     assert not (tmp_path / "runs" / "demo" / "report").exists()
 
@@ -313,7 +320,7 @@ def test_a_missing_task_is_named_and_leaves_the_weighted_score_empty(
 ) -> None:
     study = whole.copy(tmp_path)
     number = of_role(whole.judged(), "best").contender.record.id
-    study.do(f"DELETE FROM trial_answers WHERE task = 'retrieval' AND trial_id = {number}")
+    study.execute(f"DELETE FROM trial_answers WHERE task = 'retrieval' AND trial_id = {number}")
     judgement = study.judged()
     assert judgement.final is None
     assert any("on the held-out questions of retrieval" in text for text in judgement.missing)
@@ -326,13 +333,13 @@ def test_a_missing_task_is_named_and_leaves_the_weighted_score_empty(
 
 def test_a_database_without_stored_replies_still_works(whole: Study, tmp_path: Path) -> None:
     study = whole.copy(tmp_path)
-    study.do("DROP TABLE trial_replies")
+    study.execute("DROP TABLE trial_replies")
     judgement = study.judged()
     assert judgement.ensemble == {}
     assert judgement.sentence == whole.judged().sentence
     parts = check(whole.merge, None, study.url, None)
     assert all(part.equal == part.asked for part in parts)
-    assert all("only how right" in part.note for part in parts)
+    assert all("only their scores" in part.note for part in parts)
 
 
 # The page
@@ -423,9 +430,9 @@ def test_an_exported_folder_reproduces_every_answer(whole: Study) -> None:
     assert not any(part.note for part in parts), "every bit was compared"
 
 
-def harmed(whole: Study, folder: Path, harm: Callable[[Path], None]) -> Path:
+def damaged(whole: Study, folder: Path, damage: Callable[[Path], None]) -> Path:
     copy = Path(shutil.copytree(whole.merge, folder / "merge"))
-    harm(copy)
+    damage(copy)
     return copy
 
 
@@ -436,13 +443,13 @@ def test_changed_weights_are_refused_or_with_changed_checksums_answer_differentl
 
     from safetensors.torch import load_file, save_file
 
-    def harm(folder: Path) -> None:
+    def damage(folder: Path) -> None:
         tensors = load_file(folder / "model.safetensors")
         tensors["lm_head.weight"] = tensors["lm_head.weight"].flip(0).contiguous()
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
-    folder = harmed(whole, tmp_path, harm)
-    with pytest.raises(ExportError, match=r"model\.safetensors is not what was exported"):
+    folder = damaged(whole, tmp_path, damage)
+    with pytest.raises(ExportError, match=r"changed since the export: model\.safetensors"):
         check(folder, None, whole.url, None)
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     (folder / "SHA256SUMS").write_text(f"{digest}  model.safetensors\n")
@@ -453,21 +460,21 @@ def test_changed_weights_are_refused_or_with_changed_checksums_answer_differentl
 
 
 def edited(**change: Any) -> Callable[[Path], None]:
-    def harm(folder: Path) -> None:
+    def damage(folder: Path) -> None:
         path = folder / "study.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
-    return harm
+    return damage
 
 
 @pytest.mark.parametrize(
-    ("harm", "message"),
+    ("damage", "message"),
     [
         (edited(study="other"), "is from study other, .* is demo"),
         (edited(trial=10_000), "has no finished trial 10000"),
-        (edited(config="/nowhere/study.yaml"), "is not here; give --config"),
-        (edited(questions={SEARCH: {}, HELD_OUT: {}}), "its search questions are not those of"),
-        (lambda folder: (folder / "study.json").unlink(), "does not say which study it is from"),
+        (edited(config="/nowhere/study.yaml"), "does not exist here; set --config"),
+        (edited(questions={SEARCH: {}, HELD_OUT: {}}), "its search questions differ from those of"),
+        (lambda folder: (folder / "study.json").unlink(), "has no valid study.json"),
         (
             lambda folder: (folder / "SHA256SUMS").unlink(),
             "SHA256SUMS: No such file or directory; SHA256SUMS lists what",
@@ -475,10 +482,10 @@ def edited(**change: Any) -> Callable[[Path], None]:
     ],
 )
 def test_a_folder_of_another_study_is_refused(
-    whole: Study, tmp_path: Path, harm: Callable[[Path], None], message: str
+    whole: Study, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     with pytest.raises((ExportError, ConfigError), match=message):
-        check(harmed(whole, tmp_path, harm), None, whole.url, None)
+        check(damaged(whole, tmp_path, damage), None, whole.url, None)
 
 
 def test_changed_sources_are_refused(whole: Study, tmp_path: Path) -> None:
@@ -541,7 +548,7 @@ def test_results_are_on_the_disk_before_they_are_printed(
 ) -> None:
     study = whole.copy(tmp_path)
     monkeypatch.chdir(tmp_path)
-    study.do("DELETE FROM study_user_attributes WHERE key = 'verdict'")
+    study.execute("DELETE FROM study_user_attributes WHERE key = 'verdict'")
     monkeypatch.setattr("sys.stdout", Closed())
     with pytest.raises(BrokenPipeError):
         finish_run(study.setup, study.trials)
@@ -571,6 +578,6 @@ def test_a_merge_that_cannot_be_written_does_not_prevent_report_and_table(
 def test_verify_refuses_a_merge_of_another_study_of_the_same_name(
     whole: Study, tmp_path: Path
 ) -> None:
-    folder = harmed(whole, tmp_path, edited(identity="0123456789abcdef"))
-    with pytest.raises(StorageError, match=r"is another than the one that .* --storage"):
+    folder = damaged(whole, tmp_path, edited(identity="0123456789abcdef"))
+    with pytest.raises(StorageError, match=r"is not the study that .* --storage"):
         check(folder, None, whole.url, None)

@@ -1,4 +1,4 @@
-"""The commands as people run them: real models, real engine, real databases, signals."""
+"""Tests of the commands as processes, with models, an engine, databases and signals."""
 
 import json
 import os
@@ -33,7 +33,7 @@ from tests.support.commands import (
     command,
     records,
     search_of,
-    started,
+    start_run,
     wait_for,
     wait_for_true,
     workers_of,
@@ -45,7 +45,7 @@ from tests.support.paths import DEMO
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """A study run in one go: its config, its storage, what it printed."""
+    """Run a study without interruption; return its config, its database URL and its output."""
     folder = tmp_path_factory.mktemp("whole")
     config = write_study(folder)
     result = command("run", config, folder=folder)
@@ -58,7 +58,7 @@ def opened(whole: tuple[Path, str, str]) -> Setup:
     return build(load_config(whole[0]))
 
 
-def test_a_study_ends_with_its_table_the_folder_of_the_final_merge_and_a_report(
+def test_a_run_prints_the_table_and_the_paths_of_the_merge_and_the_report(
     whole: tuple[Path, str, str],
 ) -> None:
     config, url, printed = whole
@@ -66,31 +66,31 @@ def test_a_study_ends_with_its_table_the_folder_of_the_final_merge_and_a_report(
     for name in ("base ", "parent numeric", "parent catalogue", *merges):
         assert f"│ {name}" in printed
     assert "multiple_choice" in printed
-    assert (ending(printed, "merge", config.parent) / "model.safetensors").exists()
-    assert ending(printed, "report", config.parent).is_file()
+    assert (printed_path(printed, "merge", config.parent) / "model.safetensors").exists()
+    assert printed_path(printed, "report", config.parent).is_file()
     assert len(search_of(url)) == TRIALS
 
 
-def ending(printed: str, what: str, folder: Path) -> Path:
-    """What one of a run's last lines names."""
-    [line] = [x for x in printed.split("\n") if x.startswith(f"{what}: ")]
-    return folder / line.removeprefix(f"{what}: ")
+def printed_path(printed: str, name: str, folder: Path) -> Path:
+    """Return the path that the output of a run lists under a name."""
+    [line] = [x for x in printed.split("\n") if x.startswith(f"{name}: ")]
+    return folder / line.removeprefix(f"{name}: ")
 
 
-def test_run_again_it_says_that_the_budget_is_reached(whole: tuple[Path, str, str]) -> None:
+def test_a_second_run_changes_nothing(whole: tuple[Path, str, str]) -> None:
     config, url, printed = whole
     before = len(records(url))
-    written = written_in(config.parent / "runs" / "demo")
+    written = modification_times(config.parent / "runs" / "demo")
     again = command("run", config, folder=config.parent)
     assert again.returncode == 0
     assert again.stdout == printed
-    assert written_in(config.parent / "runs" / "demo") == written
+    assert modification_times(config.parent / "runs" / "demo") == written
     assert "10 of 10 search trials finished" in again.stderr
     assert len(records(url)) == before
 
 
-def written_in(folder: Path) -> dict[str, int]:
-    """When each file below a study's folder was written, the database aside."""
+def modification_times(folder: Path) -> dict[str, int]:
+    """Return the modification time of each file in a study's folder, except the database."""
     files = (path for path in folder.rglob("*") if "study.db" not in path.name)
     return {str(path): path.stat().st_mtime_ns for path in files}
 
@@ -100,11 +100,11 @@ def written_in(folder: Path) -> dict[str, int]:
     [("sqlite", 1), ("sqlite", 14), ("sqlite", 21), ("postgres", 11), ("postgres", 20)],
     indirect=["database"],
 )
-def test_a_killed_study_goes_on_as_if_nothing_had_been(
+def test_a_killed_study_is_resumed_with_the_same_result(
     whole: tuple[Path, str, str], database: str, tmp_path: Path, after: int
 ) -> None:
     config = write_study(tmp_path)
-    process = started(config, database)
+    process = start_run(config, database)
     wait_for(process, database, after)
     process.kill()
     process.communicate()
@@ -113,17 +113,17 @@ def test_a_killed_study_goes_on_as_if_nothing_had_been(
     result = command("run", config, "--storage", database, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert search_of(database) == search_of(whole[1])
-    assert numberless(result.stdout) == numberless(whole[2])
+    assert without_numbers(result.stdout) == without_numbers(whole[2])
 
 
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
 )
-def test_a_signal_ends_the_run_and_says_how_to_go_on(
+def test_a_signal_ends_the_run_and_prints_how_to_resume_it(
     whole: tuple[Path, str, str], tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     config, url = write_study(tmp_path), f"sqlite:///{tmp_path}/s.db"
-    process = started(config, url)
+    process = start_run(config, url)
     wait_for(process, url, 5)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -137,11 +137,11 @@ def test_a_signal_ends_the_run_and_says_how_to_go_on(
     assert search_of(url) == search_of(whole[1])
 
 
-def test_a_timeout_ends_between_trials_and_a_smaller_budget_is_kept_to(tmp_path: Path) -> None:
+def test_a_timeout_ends_between_trials_and_a_smaller_budget_is_observed(tmp_path: Path) -> None:
     config, url = write_study(tmp_path), f"sqlite:///{tmp_path}/runs/demo/study.db"
     result = command("run", config, "--timeout", 0, folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "the same command goes on" in result.stdout
+    assert "run the same command to resume it" in result.stdout
     assert command("run", config, "--trials", 3, folder=tmp_path).returncode == 0
     assert len(search_of(url)) == 3
     status = command("status", config, folder=tmp_path)
@@ -150,13 +150,11 @@ def test_a_timeout_ends_between_trials_and_a_smaller_budget_is_kept_to(tmp_path:
     assert json.loads(report.stdout)["trials"]["budget"] == 3
 
 
-def test_a_database_that_stays_away_ends_the_run_in_one_line(
-    tmp_path: Path, server: Server
-) -> None:
-    def impatient(data: dict[str, Any]) -> None:
+def test_an_unreachable_database_ends_the_run_with_one_line(tmp_path: Path, server: Server) -> None:
+    def short_outage(data: dict[str, Any]) -> None:
         data["study"]["outage_limit"] = 3
 
-    process = started(write_study(tmp_path, impatient), server.url)
+    process = start_run(write_study(tmp_path, short_outage), server.url)
     wait_for(process, server.url, 2)
     server.stop()
     _, err = process.communicate(timeout=120)
@@ -166,7 +164,7 @@ def test_a_database_that_stays_away_ends_the_run_in_one_line(
 
 
 def test_ctrl_c_ends_a_run_that_waits_for_its_database(tmp_path: Path, server: Server) -> None:
-    process = started(write_study(tmp_path), server.url)
+    process = start_run(write_study(tmp_path), server.url)
     wait_for(process, server.url, 2)
     server.stop()
     assert process.stderr is not None
@@ -182,7 +180,7 @@ def test_two_runs_of_one_study_share_its_work(
     whole: tuple[Path, str, str], tmp_path: Path, database: str
 ) -> None:
     config = write_study(tmp_path)
-    both = [started(config, database) for _ in range(2)]
+    both = [start_run(config, database) for _ in range(2)]
     ended = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], ended
     assert search_of(database) == search_of(whole[1])
@@ -198,11 +196,11 @@ def test_workers_of_one_host_share_its_work(whole: tuple[Path, str, str], tmp_pa
     assert "0 of 10 search trials finished, 48 parameters, population 4" in result.stderr
     assert result.stderr.count("engine transformers on cpu") == 1
     assert search_of(f"sqlite:///{tmp_path}/runs/demo/study.db") == search_of(whole[1])
-    assert numberless(result.stdout) == numberless(whole[2])
+    assert without_numbers(result.stdout) == without_numbers(whole[2])
 
 
-def numberless(text: str) -> str:
-    """Trial numbers are given in the order of starting, which hangs on who is faster."""
+def without_numbers(text: str) -> str:
+    """Remove trial numbers, which depend on the order in which workers start trials."""
     return re.sub(r"\((trial )?\d+\)|merge-\d+|[ │┃━─╇┏┓┡┩└┘┴┳┼]+", " ", text)
 
 
@@ -226,31 +224,31 @@ def test_a_killed_supervisor_leaves_no_worker_and_a_killed_worker_is_replaced(
     wait_for_true(lambda: all(record.end is not None for record in workers_of(url)[1:]))
 
 
-def test_status_tells_where_a_study_stands(whole: tuple[Path, str, str]) -> None:
+def test_status_shows_the_progress_of_a_study(whole: tuple[Path, str, str]) -> None:
     config, url, _ = whole
-    found = json.loads(command("status", config, "--json", folder=config.parent).stdout)
-    assert found["study"] == "demo"
-    assert found["storage"] == url
-    assert found["trials"] == {
+    status = json.loads(command("status", config, "--json", folder=config.parent).stdout)
+    assert status["study"] == "demo"
+    assert status["storage"] == url
+    assert status["trials"] == {
         "complete": 9 + TRIALS + 2,
         "failed": 0,
         "interrupted": 0,
         "running": 0,
     }
-    assert found["generation"] == TRIALS // POPULATION
-    assert found["best"].keys() >= {"trial", "value", "tasks"}
-    best = records(url)[found["best"]["trial"]]
-    assert best.value == found["best"]["value"]
-    assert best.tasks == found["best"]["tasks"]
+    assert status["generation"] == TRIALS // POPULATION
+    assert status["best"].keys() >= {"trial", "value", "tasks"}
+    best = records(url)[status["best"]["trial"]]
+    assert best.value == status["best"]["value"]
+    assert best.tasks == status["best"]["tasks"]
     text = command("status", config, folder=config.parent).stdout
     assert f"best trial {best.number}" in text
     assert f"verdict after {TRIALS} search trials: No verdict is possible" in text
 
 
-def test_an_exported_merge_scores_exactly_what_its_trial_scored(
+def test_an_exported_merge_has_exactly_the_scores_of_its_trial(
     whole: tuple[Path, str, str], opened: Setup, tmp_path: Path
 ) -> None:
-    """Loaded by transformers from the folder, and asked the same questions."""
+    """The merge is loaded by transformers and asked the same questions."""
     config, url, _ = whole
     result = command("export", config, "--out", tmp_path / "m", folder=config.parent)
     assert result.returncode == 0, result.stderr
@@ -275,7 +273,7 @@ def judgement(url: str, setup: Setup) -> Judgement:
     return judge(setup, records(url), ScoreStore(open_storage(url)))
 
 
-def test_an_exported_folder_is_whole(whole: tuple[Path, str, str], tmp_path: Path) -> None:
+def test_an_exported_folder_is_complete(whole: tuple[Path, str, str], tmp_path: Path) -> None:
     from mergekit.config import MergeConfiguration
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -292,11 +290,11 @@ def test_an_exported_folder_is_whole(whole: tuple[Path, str, str], tmp_path: Pat
     assert "| this merge (12)" in body
     assert "No verdict is possible" in body
     assert json.loads((out / "verdict.json").read_text())["exported"] == 12
-    again = command("export", config, "--out", out, folder=config.parent)
-    assert again.returncode == 2
-    assert "already exists" in again.stderr
-    over = command("export", config, "--out", out, "--overwrite", folder=config.parent)
-    assert over.returncode == 0
+    repeated = command("export", config, "--out", out, folder=config.parent)
+    assert repeated.returncode == 2
+    assert "already exists" in repeated.stderr
+    overwritten = command("export", config, "--out", out, "--overwrite", folder=config.parent)
+    assert overwritten.returncode == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
     (out / "recipe.json").unlink()
     other = command("export", config, "--out", out, "--overwrite", folder=config.parent)
@@ -344,7 +342,7 @@ def test_a_changed_study_is_not_resumed(whole: tuple[Path, str, str], tmp_path: 
     assert config.exists()
 
 
-def test_a_budget_may_grow(whole: tuple[Path, str, str], tmp_path: Path) -> None:
+def test_the_budget_can_be_increased(whole: tuple[Path, str, str], tmp_path: Path) -> None:
     def no_population(data: dict[str, Any]) -> None:
         del data["study"]["population"]
         data["study"]["trials"] = 1000
@@ -356,22 +354,22 @@ def test_a_budget_may_grow(whole: tuple[Path, str, str], tmp_path: Path) -> None
     assert "population 4" in result.stderr
 
 
-def test_other_contents_of_any_kind_are_not_resumed(opened: Setup) -> None:
+def test_different_settings_change_the_fingerprint(opened: Setup) -> None:
     from dataclasses import replace
 
     from study.search.genome import Genome
 
     facts = opened.fingerprint(4)
     genome = opened.config.genome
-    turned = genome.model_copy(update={"models": genome.models[::-1]})
-    other = Genome(turned, opened.config.space, 32)
+    reordered = genome.model_copy(update={"models": genome.models[::-1]})
+    other = Genome(reordered, opened.config.space, 32)
     assert replace(opened, genome=other).fingerprint(4) != facts
     task = opened.config.tasks[0].model_copy(update={"weight": 0.8750004})
     config = opened.config.model_copy(update={"tasks": (task, *opened.config.tasks[1:])})
     assert replace(opened, config=config).fingerprint(4) != facts
 
 
-def test_the_folder_of_another_merge_is_written_anew(
+def test_the_folder_of_another_merge_is_not_kept(
     whole: tuple[Path, str, str], tmp_path: Path
 ) -> None:
     def reseed(data: dict[str, Any]) -> None:
@@ -387,8 +385,8 @@ def test_the_folder_of_another_merge_is_written_anew(
     config = write_study(tmp_path, reseed)
     result = command("run", config, "--storage", url, folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    named = ending(result.stdout, "merge", tmp_path)
-    assert (named / "recipe.json").read_text() != old
+    merge = printed_path(result.stdout, "merge", tmp_path)
+    assert (merge / "recipe.json").read_text() != old
 
 
 def test_a_signal_leaves_no_half_written_folder(
@@ -412,16 +410,16 @@ def test_a_signal_leaves_no_half_written_folder(
 def edit(path: str, value: Any) -> Change:
     def change(data: dict[str, Any]) -> None:
         *parents, last = path.split(".")
-        place: Any = data
+        section: Any = data
         for parent in parents:
-            place = place[int(parent) if parent.isdigit() else parent]
-        place[int(last) if last.isdigit() else last] = value
+            section = section[int(parent) if parent.isdigit() else parent]
+        section[int(last) if last.isdigit() else last] = value
 
     return change
 
 
-def spoilt(tmp_path: Path, name: str) -> Path:
-    """A model folder with one thing wrong."""
+def damaged(tmp_path: Path, name: str) -> Path:
+    """Return a model folder with one defect."""
     folder = Path(shutil.copytree(DEMO / "models" / "numeric", tmp_path / name))
     weights = folder / "model.safetensors"
     if name == "no-config":
@@ -457,8 +455,8 @@ def spoilt(tmp_path: Path, name: str) -> Path:
     ],
 )
 def test_a_bad_model_folder_is_refused(tmp_path: Path, name: str, message: str) -> None:
-    folder = spoilt(tmp_path, name)
-    refused(tmp_path, edit("genome.models.0", str(folder)), message)
+    folder = damaged(tmp_path, name)
+    check_refused(tmp_path, edit("genome.models.0", str(folder)), message)
 
 
 @pytest.mark.parametrize(
@@ -474,7 +472,7 @@ def test_a_bad_model_folder_is_refused(tmp_path: Path, name: str, message: str) 
         ("engine", {"tensor_parallel_size": 3}, "cannot be split across 3 GPUs"),
         ("genome.models.0", "", "genome.models.0"),
         ("genome.models.0", "a\0b", r"the character U\+0000"),
-        ("genome.filters", ["mlp", "rest"], "give parameters of one name"),
+        ("genome.filters", ["mlp", "rest"], "have the same parameters"),
         ("genome.filters", ["mlp", "self_atn"], "self_atn matches no tensor$"),
         (
             "genome.filters",
@@ -487,13 +485,13 @@ def test_a_bad_model_folder_is_refused(tmp_path: Path, name: str, message: str) 
         ("folder", "/nonexistent", "folder: unknown key"),
     ],
 )
-def test_bad_input_is_one_line_and_stores_nothing(
+def test_invalid_input_is_reported_in_one_line_and_stores_nothing(
     tmp_path: Path, path: str, value: Any, message: str
 ) -> None:
-    refused(tmp_path, edit(path, value), message)
+    check_refused(tmp_path, edit(path, value), message)
 
 
-def refused(folder: Path, change: Change, message: str) -> None:
+def check_refused(folder: Path, change: Change, message: str) -> None:
     import re
 
     result = command("run", write_study(folder, change), folder=folder)
@@ -522,7 +520,7 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_dashboard_opens_a_study(whole: tuple[Path, str, str]) -> None:
-    """optuna-dashboard's own app, over the study's database."""
+    """The app is optuna-dashboard's, without the project's middleware."""
     import io
 
     from optuna_dashboard import wsgi

@@ -1,4 +1,4 @@
-"""A study whose judge is away fails trials as an engine does, and goes on when it is back."""
+"""Tests of a study whose scorer fails: it fails trials as an engine does, and can be resumed."""
 
 import json
 import math
@@ -34,15 +34,15 @@ metric_list: [{metric: right, aggregation: mean, higher_is_better: true}]
 JUDGE = """
 from pathlib import Path
 
-AWAY = Path(__file__).with_name("away")
+FAILURES = Path(__file__).with_name("failures")
 
 
 def of(doc, results):
-    if AWAY.exists() and doc["output_field"] == 2:
-        left = int(AWAY.read_text())
-        AWAY.write_text(str(left - 1))
+    if FAILURES.exists() and doc["output_field"] == 2:
+        left = int(FAILURES.read_text())
+        FAILURES.write_text(str(left - 1))
         if left > 0:
-            raise ConnectionError("the judge is away")
+            raise ConnectionError("the judge is unreachable")
     return {"right": results[0].strip() == str(doc["output_field"])}
 """
 
@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, metric: str = "right,none", **task: object) -> Sequence[TrialRecord]:
-    """Search four trials; gives the trials."""
+    """Run a search of four trials; return all trials."""
     judged = {"name": "judged", "metric": metric, "scorer_retries": 0} | task
     section = {"trials": 4, "population": 4, "held_out": 0, "name": "judged"}
     path = folder / "study.yaml"
@@ -78,26 +78,26 @@ def trials(folder: Path) -> Sequence[TrialRecord]:
 def test_a_trial_whose_scorer_fails_is_repeated(folder: Path) -> None:
     undisturbed = [r.value for r in run(folder)]
     (folder / "study.db").unlink()
-    (folder / "away").write_text("2")
+    (folder / "failures").write_text("2")
     records = run(folder)
     failed = [r for r in records if not r.complete]
     assert len(failed) == 2
     for record in failed:
         reason = record.attributes["failure"]
         assert reason.startswith("ScorerError: judged: process_results of document 3 ('Pack of")
-        assert reason.endswith("failed: ConnectionError: the judge is away")
+        assert reason.endswith("failed: ConnectionError: the judge is unreachable")
     assert [r.value for r in records if r.complete] == undisturbed
 
 
-def test_three_failures_in_a_row_end_the_run_and_the_study_goes_on(folder: Path) -> None:
-    (folder / "away").write_text("3")
+def test_three_failures_in_a_row_end_the_run_and_the_study_can_be_resumed(folder: Path) -> None:
+    (folder / "failures").write_text("3")
     with pytest.raises(ScorerError, match=r"^3 trials failed in a row, .*judged: process_results"):
         run(folder)
     assert [r.state.name for r in trials(folder)] == ["FAIL"] * 3
     assert sum(r.complete for r in run(folder)) > 4
 
 
-def test_a_metric_that_no_document_has_leaves_no_trial_running(folder: Path) -> None:
+def test_a_missing_metric_fails_the_trial(folder: Path) -> None:
     with pytest.raises(TaskError, match=r"no metric exact; its process_results returns right"):
         run(folder, metric="exact,none")
     assert [r.state.name for r in trials(folder)] == ["FAIL"]
@@ -113,14 +113,14 @@ def test_a_metric_that_no_document_has_leaves_no_trial_running(folder: Path) -> 
         ("scorer_retries", 1.5),
     ],
 )
-def test_settings_that_are_none_are_refused(folder: Path, key: str, value: object) -> None:
+def test_invalid_settings_are_refused(folder: Path, key: str, value: object) -> None:
     path = folder / "study.yaml"
     path.write_text(study_text({"name": "judged", key: value}))
     with pytest.raises(ConfigError, match=rf"tasks.judged.{key}"):
         load_config(path, [folder])
 
 
-def test_native_tasks_have_no_scorer_to_set(folder: Path) -> None:
+def test_native_tasks_have_no_scorer_settings(folder: Path) -> None:
     native = {"name": "own", "kind": "multiple_choice", "data": "all.jsonl", "scorer_timeout": 5}
     path = folder / "study.yaml"
     path.write_text(json.dumps(json.loads(study_text(native))))

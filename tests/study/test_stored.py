@@ -1,4 +1,4 @@
-"""A study that version 0.1.0 stored after 6 of 14 search trials: it must go on exactly."""
+"""Tests that a study of version 0.1.0, stored after 6 of 14 search trials, is resumed exactly."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ CONFIG = STORED / "study.yaml"
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def stored_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of a fresh copy of the stored study, once of each kind of database."""
+    """Return the URL of a new copy of the stored study, in a database of each kind."""
     if request.param == "sqlite":
         path = tmp_path / "study.db"
         path.write_bytes(gzip.decompress((STORED / "study.db.gz").read_bytes()))
@@ -40,10 +40,10 @@ def stored_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def run(name: str, *words: object, folder: Path) -> str:
-    """The standard output of a command that must succeed."""
-    done = command(name, *words, folder=folder)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """Run a command that must succeed; return its standard output."""
+    result = command(name, *words, folder=folder)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def draws_as_when_stored() -> bool:
@@ -59,7 +59,7 @@ def draws_as_when_stored() -> bool:
 
 
 def search_trials(url: str) -> dict[tuple[int, int], Any]:
-    """Each finished search trial by generation and slot."""
+    """Return the finished search trials by generation and slot."""
     storage = open_storage(url, create=False)
     try:
         records = Trials(storage, find_study(storage, "stored")).all()
@@ -72,7 +72,7 @@ def search_trials(url: str) -> dict[tuple[int, int], Any]:
     }
 
 
-def test_a_study_of_version_0_1_0_resumes_exactly_and_its_report_opens(
+def test_a_study_of_version_0_1_0_is_resumed_exactly_and_has_a_report(
     stored_url: str, tmp_path: Path
 ) -> None:
     expected = json.loads((STORED / "expected.json").read_text())["search_trials"]

@@ -86,11 +86,11 @@ SEEING: dict[str, tuple[type[Any], dict[str, Any], dict[str, Any]]] = {
         {"vision_config": _QWEN_VISION, "image_token_id": 5, "video_token_id": 6},
     ),
 }
-"""Models that read images too: the class, keys of the text part, and keys beside it."""
+"""Models with image input: the config class, the keys of its text config, and the other keys."""
 
 
 def make(folder: Path, make: str, seed: int, hidden: int = 16, words: list[str] = WORDS) -> Path:
-    kind, fields, beside = SEEING[make] if make in SEEING else (*MAKES[make], {})
+    kind, fields, other = SEEING[make] if make in SEEING else (*MAKES[make], {})
     text = {
         "vocab_size": len(words),
         "hidden_size": hidden,
@@ -103,9 +103,9 @@ def make(folder: Path, make: str, seed: int, hidden: int = 16, words: list[str] 
         "eos_token_id": 1,
         "pad_token_id": None,
     } | fields
-    config = kind(text_config=text, **beside) if beside else kind(**text)
+    config = kind(text_config=text, **other) if other else kind(**text)
     torch.manual_seed(seed)
-    auto = AutoModelForImageTextToText if beside else AutoModelForCausalLM
+    auto = AutoModelForImageTextToText if other else AutoModelForCausalLM
     model = auto.from_config(config, dtype=torch.float32)
     for parameter in model.parameters():
         parameter.data += 0.02 * torch.randn(parameter.shape)

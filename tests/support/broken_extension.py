@@ -1,4 +1,4 @@
-"""An extension for vLLM's worker whose merges go wrong as the recipe's mask seed says."""
+"""An extension for vLLM's worker whose merges fail; the recipe's mask seed selects how."""
 
 import time
 from collections.abc import Iterator
@@ -14,18 +14,18 @@ MISSING, RENAMED, RESHAPED, RAISED, EXHAUSTED, HUNG = range(1, 7)
 
 class BrokenExtension(MergeExtension):
     def _recorded(self, recipe: MergeRecipe, seen: set[str]) -> Iterator[tuple[str, Tensor]]:
-        whole = list(super()._recorded(recipe, seen))
-        name, tensor = whole.pop()
+        tensors = list(super()._recorded(recipe, seen))
+        name, tensor = tensors.pop()
         match recipe.mask_seed:
             case 0:
-                whole.append((name, tensor))
+                tensors.append((name, tensor))
             case 1:
                 seen.discard(name)
             case 2:
-                whole.append((f"{name}.more", tensor))
+                tensors.append((f"{name}.more", tensor))
             case 3:
-                whole.append((name, tensor[:-1]))
-        yield from whole
+                tensors.append((name, tensor[:-1]))
+        yield from tensors
         match recipe.mask_seed:
             case 4:
                 raise OSError("the disk is gone")

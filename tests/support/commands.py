@@ -1,4 +1,4 @@
-"""The commands run as a user runs them, on a small study of the demo's models."""
+"""Run the commands as processes, on a small study of the demo's models."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ Change = Callable[[dict[str, Any]], None]
 
 
 def write_study(folder: Path, change: Change = lambda data: None) -> Path:
-    """A study of the demo's models and few of its questions."""
+    """Write a study of the demo's models with few of its questions; return its path."""
     data = yaml.safe_load((DEMO / "study.yaml").read_text())
     genome = data["genome"]
     genome["models"] = [str(DEMO / model) for model in genome["models"]]
@@ -51,7 +51,7 @@ def command(name: str, *words: object, folder: Path) -> subprocess.CompletedProc
     )
 
 
-def started(config: Path, url: str) -> subprocess.Popen[str]:
+def start_run(config: Path, url: str) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", "study.run", str(config), "--storage", url]
     return subprocess.Popen(
         words,
@@ -59,7 +59,10 @@ def started(config: Path, url: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # several at once wait for each other's threads
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+        },  # concurrent processes would compete for CPU threads
     )
 
 
@@ -72,7 +75,7 @@ def records(url: str) -> list[TrialRecord]:
 
 
 def finished(url: str) -> int:
-    """Complete trials, 0 before there is a study."""
+    """Return the number of complete trials; 0 if there is no study yet."""
     try:
         return sum(record.complete for record in records(url))
     except StorageError:
@@ -93,13 +96,13 @@ def workers_of(url: str) -> list[WorkerRecord]:
         storage.engine.dispose()
 
 
-def wait_for_true(claim: Callable[[], bool]) -> None:
-    while not claim():
+def wait_for_true(condition: Callable[[], bool]) -> None:
+    while not condition():
         time.sleep(0.1)
 
 
 def search_of(url: str) -> dict[tuple[int, int], tuple[Mapping[str, float], float]]:
-    """What a study proposed and what that scored, by place."""
+    """Return the parameters and the score of each finished search trial, by slot."""
     return {
         (r.attributes["generation"], r.attributes["slot"]): (r.params, r.value or 0.0)
         for r in records(url)

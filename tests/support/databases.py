@@ -1,4 +1,4 @@
-"""Databases that go away again."""
+"""Temporary Postgres servers and databases."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 
 @contextlib.contextmanager
 def postgres_database(server: str) -> Iterator[str]:
-    """The URL of a new, empty database on a server."""
+    """Create an empty database on a server; yield its URL, and drop it at the end."""
     name = f"study_{uuid.uuid4().hex}"
     admin = create_engine(server, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
@@ -31,9 +31,9 @@ def postgres_database(server: str) -> Iterator[str]:
 
 
 class Server:
-    """A Postgres server of one's own on a free port of the loopback, to stop and start at will.
+    """A Postgres server on a free port of the loopback address, which tests can stop and start.
 
-    Needs initdb and pg_ctl; run as root it serves as the user postgres or nobody.
+    It needs initdb and pg_ctl. If the tests run as root, the server runs as postgres or nobody.
     """
 
     def __init__(self, password: str | None = None) -> None:
@@ -65,7 +65,7 @@ class Server:
         self._call("pg_ctl", "-D", self._folder / "data", "-w", "-l", log, "-o", options, "start")
 
     def stop(self, mode: str = "fast") -> None:
-        """`fast` ends its sessions, `immediate` is a crash."""
+        """Stop the server: `fast` ends its sessions, `immediate` simulates a crash."""
         self._call("pg_ctl", "-D", self._folder / "data", "-m", mode, "-w", "stop")
 
     def close(self) -> None:
@@ -85,16 +85,18 @@ class Server:
 
 
 def _programs() -> Path:
-    """Where the newest server's programs are. Raises FileNotFoundError."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
-    path = shutil.which("initdb") or (str(found[-1]) if found else None)
+    """Return the folder of the newest server's programs. Raises FileNotFoundError."""
+    installed = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3])
+    )
+    path = shutil.which("initdb") or (str(installed[-1]) if installed else None)
     if path is None:
-        raise FileNotFoundError("initdb is not here: install a Postgres server")
+        raise FileNotFoundError("initdb was not found: install a Postgres server")
     return Path(path).parent
 
 
 def _other_user() -> str | None:
-    """Postgres does not run as root."""
+    """Return the user for the server if the tests run as root, where Postgres refuses to run."""
     if os.geteuid() != 0:
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}

@@ -1,4 +1,4 @@
-"""Families, genomes and points for the tests of derivatives."""
+"""Models, genomes and recipes for the tests of derivatives."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +17,7 @@ from tests.support.models import MakeModel, point
 
 
 def finetunes(make_model: MakeModel, root: Path, spread: float) -> dict[str, Path]:
-    """Three finetunes of one base, as finetunes are: near it, and of uneven norms."""
+    """Write a base and three finetunes, which are close to it and differ in norm."""
     folders = {
         name: make_model(root / name, seed, layers=2, hidden=64)
         for seed, name in enumerate(("base", "x", "y", "z"))
@@ -25,50 +25,55 @@ def finetunes(make_model: MakeModel, root: Path, spread: float) -> dict[str, Pat
     base = load_file(folders["base"] / "model.safetensors")
     for seed, name in enumerate(("x", "y", "z"), 1):
         generator = torch.Generator().manual_seed(seed)
-        near = {}
+        tensors = {}
         for key, tensor in base.items():
             size = tensor.std() if tensor.ndim > 1 else 0.25
-            near[key] = tensor + spread * size * torch.randn(tensor.shape, generator=generator)
-        save_file(near, folders[name] / "model.safetensors", metadata={"format": "pt"})
+            tensors[key] = tensor + spread * size * torch.randn(tensor.shape, generator=generator)
+        save_file(tensors, folders[name] / "model.safetensors", metadata={"format": "pt"})
     return folders
 
 
 def genome(method: str, **fields: object) -> Genome:
-    known = METHODS[method]
-    space = {"lambda": {"low": 0.5, "high": 1.5}} if known.has_lambda else {}
+    spec = METHODS[method]
+    space = {"lambda": {"low": 0.5, "high": 1.5}} if spec.has_lambda else {}
     config = GenomeConfig(
-        models=("x", "y", "z")[: known.most],
-        base_model=None if known.base == "unused" else "base",
+        models=("x", "y", "z")[: spec.most],
+        base_model=None if spec.base == "unused" else "base",
         merge_method=method,
         **{"layer_granularity": 1} | ({} if method == "slerp" else {"filters": ("mlp",)}) | fields,
     )
     return Genome(config, SpaceConfig.model_validate(space), 2)
 
 
-def recipe_of(made: Genome, seed: int = 3) -> MergeRecipe:
-    """A merge away from the bounds, in float32."""
-    point_ = point(made, seed)
-    inside = {name: r.low + 0.2 * (r.high - r.low) for name, r in made.space.items()}
+def recipe_of(search_genome: Genome, seed: int = 3) -> MergeRecipe:
+    """Return a merge that is not close to the bounds, in float32."""
+    point_ = point(search_genome, seed)
+    inside = {name: r.low + 0.2 * (r.high - r.low) for name, r in search_genome.space.items()}
     inside = {
-        name: low + 0.6 * (point_[name] - made.space[name].low) for name, low in inside.items()
+        name: low + 0.6 * (point_[name] - search_genome.space[name].low)
+        for name, low in inside.items()
     }
-    return replace(made.recipe(inside), dtype="float32")
+    return replace(search_genome.recipe(inside), dtype="float32")
 
 
-def steps_of(made: Genome, share: float) -> dict[str, float]:
-    return {name.split("/")[-1]: share * (r.high - r.low) for name, r in made.space.items()}
+def steps_of(search_genome: Genome, share: float) -> dict[str, float]:
+    return {
+        name.split("/")[-1]: share * (r.high - r.low) for name, r in search_genome.space.items()
+    }
 
 
-def sources_of(made: Genome, family: Mapping[str, Path]) -> Sources:
-    return Sources({label: family[label] for label in made.references}, made.reference)
+def sources_of(search_genome: Genome, family: Mapping[str, Path]) -> Sources:
+    return Sources(
+        {label: family[label] for label in search_genome.references}, search_genome.reference
+    )
 
 
-def changed(recipe: MergeRecipe, name: str, place: tuple[int, ...], by: float) -> MergeRecipe:
-    """The recipe with one of its values changed."""
+def changed(recipe: MergeRecipe, name: str, index: tuple[int, ...], by: float) -> MergeRecipe:
+    """Return the recipe with one value changed."""
     if name == "lambda":
         return replace(recipe, scale=recipe.scale + by)
-    kind = "values" if len(place) == 3 else "shared"
+    kind = "values" if len(index) == 3 else "shared"
     array = np.array(getattr(recipe, kind)[name])
-    array[place] += by
-    whole = recipe.to_dict()
-    return MergeRecipe.from_dict(whole | {kind: whole[kind] | {name: array.tolist()}})
+    array[index] += by
+    data = recipe.to_dict()
+    return MergeRecipe.from_dict(data | {kind: data[kind] | {name: array.tolist()}})

@@ -1,7 +1,7 @@
-"""Imported before anything else that imports Triton: makes it interpret where there is no GPU.
+"""Enables Triton's interpreter if there is no GPU. Import this module before Triton.
 
-Triton reads the variable where a function is defined: its own functions at its import, ours in
-test_kernels.py. It is gone again at once, so that no child process knows of it.
+Triton reads the variable when a kernel is defined: at its own import, and in test_kernels.py. The
+variable is removed again, so that child processes do not inherit it.
 """
 
 import contextlib

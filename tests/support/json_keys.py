@@ -5,8 +5,8 @@ from typing import Any
 
 
 def key_paths(data: Any, names: Collection[str], path: str = "") -> set[str]:
-    """The paths of all keys, such as `merge.values.*`; `*` stands for the keys of an object at one
-    of the paths `names`, which are names of tasks, models or parameters."""
+    """Return the paths of all keys, such as `merge.values.*`; `*` replaces the keys of the
+    objects at the paths `names`, which are names of tasks, models or parameters."""
     if isinstance(data, list):
         return {key for item in data for key in key_paths(item, names, path)}
     if not isinstance(data, dict):

@@ -1,4 +1,4 @@
-"""A study whose workers are killed at random."""
+"""Run a study whose workers are killed at random."""
 
 import random
 import time
@@ -10,8 +10,7 @@ from storage.trials import TrialRecord, Trials
 from tests.support.sleeping_study import NAME, start, tiny_config
 
 SECONDS = 0.1
-"""The time of a trial."""
-
+"""The time of scoring a trial."""
 GRACE = 2.0
 
 
@@ -20,11 +19,12 @@ def complete(trials: Trials) -> dict[int, TrialRecord]:
 
 
 def run_with_kills(url: str, trials: int, kills: int, workers: int, rng: random.Random) -> int:
-    """Run a study to its end while its workers are killed; return the number of lost trials."""
+    """Run a study to its end while workers are killed; return the number of finished trials that
+    were lost."""
     config = tiny_config(trials, grace=GRACE)
     processes = [start(url, config, SECONDS) for _ in range(workers)]
     seen: dict[int, TrialRecord] = {}
-    lost, done = 0, 0
+    lost, killed = 0, 0
     reader = None
     while any(process.is_alive() for process in processes):
         time.sleep(rng.uniform(0.3, 1.5))
@@ -34,17 +34,17 @@ def run_with_kills(url: str, trials: int, kills: int, workers: int, rng: random.
                 reader = Trials(database, find_study(database, NAME))
             except StorageError:
                 continue
-        now = complete(reader)
-        lost += sum(now.get(number) != record for number, record in seen.items())
-        seen = now
-        if done < kills:
+        current = complete(reader)
+        lost += sum(current.get(number) != record for number, record in seen.items())
+        seen = current
+        if killed < kills:
             victim = rng.randrange(workers)
             if processes[victim].is_alive():
                 processes[victim].kill()
                 processes[victim].join()
                 processes[victim] = start(url, config, SECONDS)
-                done += 1
-    print(f"  {done} kills; exit codes at the end {[process.exitcode for process in processes]}")
+                killed += 1
+    print(f"  {killed} kills; exit codes at the end {[process.exitcode for process in processes]}")
     assert reader is not None
     reader.database.engine.dispose()
     return lost

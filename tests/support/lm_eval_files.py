@@ -1,4 +1,4 @@
-"""Tasks of lm-eval over the demo's questions, of every kind that a study can ask."""
+"""Tasks of lm-eval on the demo's questions, one of each kind that a study supports."""
 
 import json
 from pathlib import Path
@@ -102,7 +102,7 @@ GROUPS = {
 
 
 def write_tasks(folder: Path, documents: int = 24) -> Path:
-    """The tasks, over every so many of the demo's questions; gives their folder."""
+    """Write the tasks with `documents` of the demo's questions; return their folder."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = (DEMO / "questions" / "choice.jsonl").read_text().splitlines()
     chosen = lines[:: len(lines) // documents][:documents]
@@ -119,7 +119,7 @@ def write_tasks(folder: Path, documents: int = 24) -> Path:
 
 
 def study_text(*tasks: object, **more: object) -> str:
-    """An evol_merge_config.yaml over the demo's models, as mergekit-evolve takes it."""
+    """Return an evol_merge_config.yaml with the demo's models."""
     genome = {
         "models": [str(DEMO / "models" / name) for name in ("numeric", "relations")],
         "base_model": str(DEMO / "models" / "base"),

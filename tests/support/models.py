@@ -1,4 +1,4 @@
-"""Tiny checkpoints, points of a search space, and mergekit's own merges."""
+"""Words of tiny models, points of a search space, and merges by mergekit."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ MakeModel = Callable[..., Path]
 
 
 def point(genome: Genome, seed: int) -> dict[str, float]:
-    """A random point of the search space."""
+    """Return a random point of the search space."""
     shares = torch.rand(len(genome.space), generator=torch.Generator().manual_seed(seed)).tolist()
     return {
         name: r.low + share * (r.high - r.low)
@@ -25,12 +25,12 @@ def point(genome: Genome, seed: int) -> dict[str, float]:
 
 
 def by_mergekit(config: dict[str, Any], out: Path, **options: Any) -> dict[str, torch.Tensor]:
-    """The tensors of mergekit's own merge of a configuration."""
+    """Return the tensors of a merge by mergekit."""
     from mergekit.config import MergeConfiguration
     from mergekit.merge import run_merge
     from mergekit.options import MergeOptions
 
-    asked = MergeConfiguration.model_validate(config)
+    configuration = MergeConfiguration.model_validate(config)
     quiet = MergeOptions(quiet=True, write_model_card=False, copy_tokenizer=False, **options)
-    run_merge(asked, str(out), quiet)
+    run_merge(configuration, str(out), quiet)
     return load_file(out / "model.safetensors")

@@ -14,7 +14,7 @@ class Characters:
     """A tokenizer of single characters, with a token before the first."""
 
     def __call__(self, text: list[str]) -> dict[str, list[list[int]]]:
-        return {"input_ids": [self.encode(each) for each in text]}
+        return {"input_ids": [self.encode(item) for item in text]}
 
     def encode(self, text: str) -> list[int]:
         return [1, *(ord(c) + 2 for c in text)]

@@ -1,4 +1,4 @@
-"""A verdict and a report's data, made of one name and one score."""
+"""A verdict and a report in which all names and all scores are equal."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from study.verdict.scoreboard import ScoredContender
 
 
 def scored(name: str, value: float, role: Role = "parent") -> ScoredContender:
-    """A contender whose only task has this name and this score in both splits."""
+    """Return a contender whose only task has this name and this score in both splits."""
     scores_Q = np.array([value, value, value], np.float32)
     record = TrialRecord(1, 0, TrialState.COMPLETE, {}, value, {"baseline": name})
     scores = Scores({name: TaskScores(1.0, scores_Q, scores_Q)})
@@ -24,14 +24,14 @@ def scored(name: str, value: float, role: Role = "parent") -> ScoredContender:
 
 
 def judgement(name: str, value: float = 0.5) -> Judgement:
-    """A verdict on one final merge, compared with one reference."""
+    """Return a verdict on one final merge, compared with one reference."""
     final = scored(name, value, "top")
     comparison = Comparison(name, name, value, value / 2, value / 3, None, {name: 0.5})
     return Judgement([final], [name], "held-out", final, [], [name], [comparison], {}, name)
 
 
 def report(name: str, value: float = 0.5) -> ReportData:
-    """A report in which study, models, task and questions have this name."""
+    """Return a report in which study, models, task and questions have this name."""
     models = [name, f"{name}2"]
     selection = Selection(1, 1, [Example(name, name)])
     return ReportData(

@@ -1,4 +1,4 @@
-"""A search whose objective takes microseconds."""
+"""A search with a fast objective."""
 
 from collections.abc import Mapping
 
@@ -29,13 +29,13 @@ def objective(params: Mapping[str, float]) -> float:
 
 
 def advance(
-    trials: Trials, ours: ReplaySampler, count: int, fail: frozenset[int] = frozenset()
+    trials: Trials, search: ReplaySampler, count: int, fail: frozenset[int] = frozenset()
 ) -> None:
-    """Run `count` trials the way the worker does; those whose number is in `fail` fail."""
+    """Run `count` trials as a worker does; trials whose number is in `fail` fail."""
     for _ in range(count):
         state = SearchState.of(trials.all(), POPULATION)
         slot = state.free_slots()[0]
-        params = ours.replay.propose(slot, state.finished)
+        params = search.replay.propose(slot, state.finished)
         attributes = slot.attributes
         trial_id = claims(trials).start(slot.name, params, BOUNDS, attributes)
         number = len(trials.all()) - 1

@@ -1,4 +1,4 @@
-"""Verdicts on simulated answers whose truth is known."""
+"""Comparisons of simulated models with known accuracies."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ _AT_ONCE = 400
 
 
 def answers(rng: np.random.Generator, shares: Sequence[float], studies: int, count: int) -> Floats:
-    """Right and wrong answers [S, model, Q]."""
+    """Return right and wrong answers, [S, model, Q]."""
     easy_SQ = rng.normal(size=(studies, 1, count))
     own = rng.normal(size=(studies, len(shares), count))
     ability = norm.ppf(np.array(shares))[None, :, None]
@@ -34,7 +34,7 @@ def simulated(
     pairs: Sequence[tuple[int, int]],
     resamples: int = 1000,
 ) -> tuple[Floats, Floats, Floats]:
-    """Weighted differences [S, P], their errors, and the half widths of their intervals.
+    """Return weighted differences [S, P], their errors, and the half widths of their intervals.
 
     The studies share the numbers of the questions that the bootstrap draws.
     """

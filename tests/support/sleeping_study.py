@@ -151,7 +151,7 @@ def start(url: str, config: StudyConfig, seconds: float = 0.0) -> BaseProcess:
         filter(None, [here, existing])
     )  # for the fork server too
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # torch is imported once for all of them
+    context.set_forkserver_preload([__name__])  # imports torch once for all workers
     process = context.Process(target=run, args=(url, config, seconds))
     process.start()
     return process

@@ -9,7 +9,7 @@ from storage.studies import create_study, store_or_check_fingerprint
 from storage.trials import Trials
 
 
-def some(seed: int, count: int = 7) -> StoredScores:
+def random_scores(seed: int, count: int = 7) -> StoredScores:
     rng = np.random.default_rng(seed)
     scores = rng.random((2, count), dtype=np.float32)
     return StoredScores(0.875, scores[0], scores[1], seed)
@@ -22,5 +22,5 @@ def new(url: str, name: str = "s") -> tuple[Trials, Claims]:
     return Trials(storage, study), Claims(storage, study._study_id, "me")
 
 
-def trial(claims: Claims, what: str = "one") -> int:
-    return claims.start(what, {"a": 0.1, "b": 0.2}, {"a": (0, 1), "b": (0, 1)}, {"generation": 0})
+def trial(claims: Claims, key: str = "one") -> int:
+    return claims.start(key, {"a": 0.1, "b": 0.2}, {"a": (0, 1), "b": (0, 1)}, {"generation": 0})

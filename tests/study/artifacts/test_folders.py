@@ -1,4 +1,4 @@
-"""The folders under runs/NAME: nothing of another study is replaced."""
+"""Tests of the folders under runs/NAME: no file of another study is replaced."""
 
 import json
 from pathlib import Path
@@ -8,14 +8,14 @@ import pytest
 
 from objectives.errors import ExportError
 from objectives.export.manifest import RECIPE_FILE, SUMS_FILE, write_manifest
-from study.artifacts.folders import merge_place, report_place
+from study.artifacts.folders import merge_folder, report_folder
 
 IDENTITY, OTHER = "0123456789abcdef", "fedcba9876543210"
 URL = "postgresql+psycopg2://u:secret@db.example/x"
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -37,62 +37,62 @@ def store(folder: Path, data: Any) -> Path:
     return folder
 
 
-def test_a_report_replaces_that_of_the_same_study(here: Path) -> None:
-    assert report_place(here, report_json()) == here / "report"
-    store(here / "report", report_json(trials=2))
-    assert report_place(here, report_json()) == here / "report"
+def test_a_report_replaces_an_earlier_one_of_the_same_study(cwd: Path) -> None:
+    assert report_folder(cwd, report_json()) == cwd / "report"
+    store(cwd / "report", report_json(trials=2))
+    assert report_folder(cwd, report_json()) == cwd / "report"
 
 
 def test_a_report_of_another_study_of_the_same_name_is_kept(
-    here: Path, caplog: pytest.LogCaptureFixture
+    cwd: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store(here / "report", report_json(OTHER))
-    assert report_place(here, report_json()) == here / "report-01234567"
-    assert "report goes to" in caplog.text
-    store(here / "report-01234567", report_json(IDENTITY, 1))
-    assert report_place(here, report_json()) == here / "report-01234567"
+    store(cwd / "report", report_json(OTHER))
+    assert report_folder(cwd, report_json()) == cwd / "report-01234567"
+    assert "the report is written to" in caplog.text
+    store(cwd / "report-01234567", report_json(IDENTITY, 1))
+    assert report_folder(cwd, report_json()) == cwd / "report-01234567"
 
 
-def test_a_report_without_an_identity_is_recognised_by_its_scores(here: Path) -> None:
-    ours = store(here / "report", report_json(None, 2))
-    assert report_place(here, report_json()) == ours
+def test_a_report_without_an_identity_is_recognised_by_its_scores(cwd: Path) -> None:
+    own = store(cwd / "report", report_json(None, 2))
+    assert report_folder(cwd, report_json()) == own
     data = report_json(None, 2)
     data["scores"]["values"][1] += 1e-9
-    (ours / "report.json").write_text(json.dumps(data))
-    assert report_place(here, report_json()) != ours
+    (own / "report.json").write_text(json.dumps(data))
+    assert report_folder(cwd, report_json()) != own
 
 
 @pytest.mark.parametrize("data", ["", "[]", "{}", "[" * 100_000, '{"identity": null}', "7"])
-def test_a_report_that_cannot_be_read_is_kept(here: Path, data: str) -> None:
-    store(here / "report", data)
-    assert report_place(here, report_json()) == here / "report-01234567"
+def test_a_report_that_cannot_be_read_is_kept(cwd: Path, data: str) -> None:
+    store(cwd / "report", data)
+    assert report_folder(cwd, report_json()) == cwd / "report-01234567"
 
 
-def test_an_unfinished_report_is_replaced(here: Path) -> None:
-    (here / "report").mkdir()
-    (here / "report" / "tasks.png").touch()
-    (here / "report" / ".merge.png.part-7").touch()
-    assert report_place(here, report_json()) == here / "report"
-    (here / "report" / "index.html").write_text("mine")
-    assert report_place(here, report_json()) == here / "report-01234567"
+def test_an_unfinished_report_is_replaced(cwd: Path) -> None:
+    (cwd / "report").mkdir()
+    (cwd / "report" / "tasks.png").touch()
+    (cwd / "report" / ".merge.png.part-7").touch()
+    assert report_folder(cwd, report_json()) == cwd / "report"
+    (cwd / "report" / "index.html").write_text("mine")
+    assert report_folder(cwd, report_json()) == cwd / "report-01234567"
 
 
-@pytest.mark.parametrize("what", ["file", "dead link"])
-def test_an_obstacle_is_an_error_or_moves_the_report(here: Path, what: str) -> None:
-    if what == "file":
-        (here / "report").write_text("a file")
+@pytest.mark.parametrize("obstacle", ["file", "broken link"])
+def test_an_obstacle_is_an_error_or_moves_the_report(cwd: Path, obstacle: str) -> None:
+    if obstacle == "file":
+        (cwd / "report").write_text("a file")
         with pytest.raises(ExportError, match="cannot write"):
-            report_place(here, report_json())
+            report_folder(cwd, report_json())
     else:
-        (here / "report").symlink_to("nowhere")
-        assert report_place(here, report_json()) == here / "report-01234567"
+        (cwd / "report").symlink_to("nowcwd")
+        assert report_folder(cwd, report_json()) == cwd / "report-01234567"
 
 
 # The folder of the merge
 
 
 def export(folder: Path, **change: Any) -> Path:
-    """A folder with the files that identify an export."""
+    """Create a folder with the files that identify an export."""
     folder.mkdir()
     origin = {"study": "demo", "storage": "postgresql+psycopg2://u@db.example/x"} | change
     (folder / "study.json").write_text(json.dumps(origin))
@@ -103,14 +103,14 @@ def export(folder: Path, **change: Any) -> Path:
     return folder
 
 
-def place(here: Path) -> str:
-    return merge_place(here / "merge-7", IDENTITY, URL, "demo").name
+def folder_name(cwd: Path) -> str:
+    return merge_folder(cwd / "merge-7", IDENTITY, URL, "demo").name
 
 
-def test_a_merge_replaces_that_of_the_same_study(here: Path) -> None:
-    assert place(here) == "merge-7"
-    export(here / "merge-7", identity=IDENTITY)
-    assert place(here) == "merge-7"
+def test_a_merge_replaces_an_earlier_one_of_the_same_study(cwd: Path) -> None:
+    assert folder_name(cwd) == "merge-7"
+    export(cwd / "merge-7", identity=IDENTITY)
+    assert folder_name(cwd) == "merge-7"
 
 
 @pytest.mark.parametrize(
@@ -125,22 +125,22 @@ def test_a_merge_replaces_that_of_the_same_study(here: Path) -> None:
         ({"identity": None}, "merge-7-01234567"),
     ],
 )
-def test_a_merge_of_another_study_is_kept(here: Path, change: dict[str, Any], name: str) -> None:
-    export(here / "merge-7", **change)
-    assert place(here) == name
+def test_a_merge_of_another_study_is_kept(cwd: Path, change: dict[str, Any], name: str) -> None:
+    export(cwd / "merge-7", **change)
+    assert folder_name(cwd) == name
 
 
-def test_a_merge_folder_with_files_of_the_user_is_kept(here: Path) -> None:
-    for number, usual in enumerate(("merge-7", "merge-7-01234567", "merge-7-01234567-2"), 1):
-        export(here / usual, identity=IDENTITY)
-        (here / usual / "model.gguf").touch()
+def test_a_merge_folder_with_files_of_the_user_is_kept(cwd: Path) -> None:
+    for number, name in enumerate(("merge-7", "merge-7-01234567", "merge-7-01234567-2"), 1):
+        export(cwd / name, identity=IDENTITY)
+        (cwd / name / "model.gguf").touch()
         assert (
-            place(here)
+            folder_name(cwd)
             == ("merge-7-01234567", "merge-7-01234567-2", "merge-7-01234567-3")[number - 1]
         )
 
 
-def test_a_link_to_a_merge_is_kept(here: Path) -> None:
-    export(here / "real", identity=IDENTITY)
-    (here / "merge-7").symlink_to("real")
-    assert place(here) == "merge-7-01234567"
+def test_a_link_to_a_merge_is_kept(cwd: Path) -> None:
+    export(cwd / "real", identity=IDENTITY)
+    (cwd / "merge-7").symlink_to("real")
+    assert folder_name(cwd) == "merge-7-01234567"

@@ -1,4 +1,4 @@
-"""What verify takes from an exported folder, which may be a stranger's: words, and no addresses."""
+"""Tests that `study.verify` does not trust the origin that an exported folder names."""
 
 import json
 import os
@@ -49,17 +49,17 @@ def touch(path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    return tmp_path / "here"
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    return tmp_path / "cwd"
 
 
 # study.json
 
 
 @pytest.mark.parametrize(
-    ("content", "named"),
+    ("content", "reason"),
     [
         ("", "is not JSON"),
         ("[]", "study.json: : Input should be"),
@@ -72,16 +72,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("9" * 5000, "is not JSON"),
     ],
 )
-def test_a_study_json_that_is_none_is_a_message(
-    tmp_path: Path, content: str | bytes, named: str
+def test_an_invalid_study_json_is_an_error(
+    tmp_path: Path, content: str | bytes, reason: str
 ) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
     (folder / "study.json").write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ExportError, match="does not say which study it is from") as refused:
+    with pytest.raises(ExportError, match=r"has no valid study\.json") as error:
         read_origin(folder)
-    assert named in str(refused.value)
-    assert len(str(refused.value)) < 600
+    assert reason in str(error.value)
+    assert len(str(error.value)) < 600
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,13 @@ def test_a_study_json_that_is_none_is_a_message(
         ("identity", 7),
     ],
 )  # fmt: skip
-def test_a_value_of_the_wrong_kind_is_named(tmp_path: Path, key: str, value: Any) -> None:
+def test_the_error_names_a_value_of_the_wrong_type(tmp_path: Path, key: str, value: Any) -> None:
     with pytest.raises(ExportError, match=f"study.json: {key}"):
         read_origin(write_folder(tmp_path / "m", **{key: value}))
 
 
 @pytest.mark.parametrize("kind", ["nothing", "folder", "pipe", "device", "huge"])
-def test_a_study_json_that_is_no_small_file_is_a_message(tmp_path: Path, kind: str) -> None:
+def test_a_study_json_that_is_not_a_small_file_is_an_error(tmp_path: Path, kind: str) -> None:
     folder = write_folder(tmp_path / "m")
     path = folder / "study.json"
     if kind == "huge":
@@ -112,14 +112,14 @@ def test_a_study_json_that_is_no_small_file_is_a_message(tmp_path: Path, kind: s
         os.mkfifo(path)
     elif kind == "device":
         path.symlink_to("/dev/zero")
-    with pytest.raises(ExportError, match="does not say which study it is from"):
+    with pytest.raises(ExportError, match=r"has no valid study\.json"):
         read_origin(folder)
 
 
 # The study file
 
 
-def test_the_study_file_that_the_folder_names_is_read_if_it_is_here(tmp_path: Path) -> None:
+def test_the_study_file_that_the_folder_names_is_read_if_it_exists(tmp_path: Path) -> None:
     path = write_study(tmp_path / "mine")
     folder = write_folder(tmp_path / "m", config=str(path))
     assert study_file(folder, read_origin(folder), None, []).name == "demo"
@@ -130,30 +130,30 @@ def test_the_study_file_that_the_folder_names_is_read_if_it_is_here(tmp_path: Pa
     ["study.yaml", "../mine/study.yaml", "/nowhere/x.yaml", "/dev/stdin", "/dev/zero", "", "nul\0",
      "/" + "x" * 5000, "\x1b[2J", "{m}/loop", "{m}"],
 )  # fmt: skip
-def test_a_study_file_that_is_not_named_in_full_or_not_here_has_to_be_given(
-    tmp_path: Path, here: Path, config: str
+def test_a_study_file_needs_config_if_its_path_is_relative_or_missing(
+    tmp_path: Path, cwd: Path, config: str
 ) -> None:
-    write_study(here)
+    write_study(cwd)
     write_study(tmp_path / "mine")
     folder = write_folder(tmp_path / "m", config=config.format(m=tmp_path / "m"))
     (folder / "loop").symlink_to("loop")
-    with pytest.raises(ConfigError, match="is not here; give --config") as refused:
+    with pytest.raises(ConfigError, match="does not exist here; set --config") as error:
         study_file(folder, read_origin(folder), None, [])
-    assert "\x1b" not in str(refused.value)
-    assert len(str(refused.value)) < 500
-    assert study_file(folder, read_origin(folder), here / "study.yaml", []).name == "demo"
+    assert "\x1b" not in str(error.value)
+    assert len(str(error.value)) < 500
+    assert study_file(folder, read_origin(folder), cwd / "study.yaml", []).name == "demo"
 
 
-def test_a_study_file_that_came_with_the_folder_is_not_read(tmp_path: Path) -> None:
+def test_a_study_file_inside_the_folder_is_not_read(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     (tmp_path / "link").symlink_to("m")
     for path in (write_study(folder / "sub"), tmp_path / "link" / "sub" / "study.yaml"):
         write_folder(folder, config=str(path))
-        with pytest.raises(ConfigError, match=r"came with .* itself; give --config"):
+        with pytest.raises(ConfigError, match=r"is inside .*; set --config"):
             study_file(folder, read_origin(folder), None, [])
 
 
-def test_another_study_is_named_without_its_control_characters(tmp_path: Path) -> None:
+def test_the_error_about_another_study_escapes_control_characters(tmp_path: Path) -> None:
     path = write_study(tmp_path / "mine")
     folder = write_folder(tmp_path / "m", config=str(path), study="other\x1b[2J" + "x" * 1000)
     with pytest.raises(ConfigError, match=r"is from study other\\x1b\[2Jxx.*, .* is demo") as error:
@@ -166,29 +166,31 @@ def test_another_study_is_named_without_its_control_characters(tmp_path: Path) -
 
 def test_the_database_that_the_folder_names_is_never_opened(tmp_path: Path) -> None:
     path = write_study(tmp_path / "mine")
-    theirs = touch(tmp_path / "theirs.db")
-    folder = write_folder(tmp_path / "m", config=str(path), storage=f"sqlite:///{theirs}")
+    foreign = touch(tmp_path / "foreign.db")
+    folder = write_folder(tmp_path / "m", config=str(path), storage=f"sqlite:///{foreign}")
     for config in (None, path):
-        with pytest.raises(StorageError, match=r"theirs\.db, which is not opened .*--storage"):
+        with pytest.raises(StorageError, match=r"foreign\.db, which is not opened .*--storage"):
             url_of(folder, config)
-    assert url_of(folder, None, f"sqlite:///{theirs}") == f"sqlite:///{theirs}"
+    assert url_of(folder, None, f"sqlite:///{foreign}") == f"sqlite:///{foreign}"
 
 
-def test_a_local_study_is_found_where_a_run_keeps_it(tmp_path: Path, here: Path) -> None:
+def test_the_default_database_of_a_run_is_found(tmp_path: Path, cwd: Path) -> None:
     path = write_study(tmp_path / "mine")
     folder = write_folder(tmp_path / "elsewhere" / "runs" / "demo" / "m", config=str(path))
-    for place in (
+    for path_of_database in (
         folder.parent / "study.db",
         path.parent / "runs" / "demo" / "study.db",
-        here / "runs" / "demo" / "study.db",
-    ):  # each comes before the ones above it
-        touch(place)
-        assert url_of(folder) == f"sqlite:///{place}"
+        cwd / "runs" / "demo" / "study.db",
+    ):  # each is preferred to the ones above it
+        touch(path_of_database)
+        assert url_of(folder) == f"sqlite:///{path_of_database}"
 
 
-def test_the_database_of_the_study_file_is_the_only_one(tmp_path: Path, here: Path) -> None:
+def test_only_the_database_of_the_study_file_is_used_if_it_sets_one(
+    tmp_path: Path, cwd: Path
+) -> None:
     path = write_study(tmp_path / "mine", ", storage: sqlite:///mine.db")
-    touch(here / "runs" / "demo" / "study.db")
+    touch(cwd / "runs" / "demo" / "study.db")
     folder = write_folder(tmp_path / "m", config=str(path))
     with pytest.raises(StorageError, match=r"there is no database .*mine/mine\.db"):
         url_of(folder)
@@ -196,8 +198,8 @@ def test_the_database_of_the_study_file_is_the_only_one(tmp_path: Path, here: Pa
     assert url_of(folder) == f"sqlite:///{path.parent}/mine.db"
 
 
-def test_a_server_is_only_asked_if_the_user_names_it_or_the_study_file(tmp_path: Path) -> None:
-    """The study file may have come with the folder, in the same archive."""
+def test_a_server_is_connected_only_if_the_user_names_it_or_the_study_file(tmp_path: Path) -> None:
+    """The study file may be from the same archive as the folder."""
     server = "postgresql://u@db.example/x"
     path = write_study(tmp_path / "mine", f", storage: '{server}'")
     folder = write_folder(tmp_path / "m", config=str(path))
@@ -208,7 +210,7 @@ def test_a_server_is_only_asked_if_the_user_names_it_or_the_study_file(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("named", "shown"),
+    ("storage", "start"),
     [
         ("postgresql://u:hunter2@db.example/x", "postgresql"),
         ("postgresql://u:hunter2@db.example:port/x", ""),
@@ -218,18 +220,20 @@ def test_a_server_is_only_asked_if_the_user_names_it_or_the_study_file(tmp_path:
         ("sqlite:///" + "x" * 5000, "sqlite:///"),
     ],
 )
-def test_what_a_folder_names_is_shown_without_secrets(named: str, shown: str) -> None:
-    origin = Origin(study="s", trial=0, config="", storage=named, questions={})
-    assert origin.named_storage.startswith(shown)
+def test_the_database_that_a_folder_names_is_displayed_without_secrets(
+    storage: str, start: str
+) -> None:
+    origin = Origin(study="s", trial=0, config="", storage=storage, questions={})
+    assert origin.named_storage.startswith(start)
     assert "hunter2" not in origin.named_storage
     assert "\x1b" not in origin.named_storage
     assert len(origin.named_storage) <= 200
 
 
-# Which study it is
+# The identity of a study
 
 
-def test_studies_of_one_name_are_told_apart(database: str, tmp_path: Path) -> None:
+def test_studies_of_the_same_name_have_different_identities(database: str, tmp_path: Path) -> None:
     from storage.claims import Claims
     from storage.database.database import open_storage
     from storage.identity import study_identity
@@ -243,8 +247,8 @@ def test_studies_of_one_name_are_told_apart(database: str, tmp_path: Path) -> No
         Claims(storage, study._study_id, "me").start("it", {}, {}, {})
         identities.append(study_identity(storage, study))
         storage.engine.dispose()
-        again = open_storage(url, create=False)
-        assert study_identity(again, create_study(again, "demo")) == identities[-1]
-        again.engine.dispose()
+        reopened = open_storage(url, create=False)
+        assert study_identity(reopened, create_study(reopened, "demo")) == identities[-1]
+        reopened.engine.dispose()
     assert None not in identities
     assert len({*identities}) == 2

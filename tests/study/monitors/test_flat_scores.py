@@ -1,4 +1,4 @@
-"""Scores that tell no model from another are pointed out."""
+"""Tests of the warning about equal scores."""
 
 import pytest
 from optuna.trial import TrialState
@@ -46,14 +46,14 @@ def test_the_explanation_is_one_line_with_every_task_and_the_likely_causes() -> 
     equal = explanation({"words": 0.0, "numbers": 0.25})
     assert "equal scores" in equal
     assert "numbers: 0.25" in equal
-    assert "too alike" in equal
+    assert "too similar" in equal
     for text in (zero, equal):
         assert "\n" not in text
         for cause in ("prompt", "labels", "max_tokens", "end token", "scorer"):
             assert cause in text
 
 
-def test_each_task_is_warned_of_once_when_all_baselines_are_scored(
+def test_there_is_one_warning_for_each_task_after_all_baselines_are_scored(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     flat = FlatScores(4)
@@ -66,7 +66,7 @@ def test_each_task_is_warned_of_once_when_all_baselines_are_scored(
     assert line.startswith("warning: so far all models and merges score 0 (words: 0)")
 
 
-def test_trials_that_say_nothing_of_it_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_sampled_and_failed_trials_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
     records = [record(n, {"words": 0.5}) for n in range(3)]
     sampled = record(3, {"words": 0.4999}, baseline=False, sampled=True)
     failed = record(4, {}, baseline=False, state=TrialState.FAIL)

@@ -1,4 +1,4 @@
-"""--wandb: what is logged, once, whoever ran the trials; and that nothing of it can hurt."""
+"""Tests of --wandb: each trial is logged once, and no error of wandb ends a study."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def setup() -> Setup:
 
 
 def trial(setup: Setup, index: int, value: float, **attributes: Any) -> TrialRecord:
-    place = {GENERATION: index // POPULATION, SLOT: index % POPULATION}
+    slot = {GENERATION: index // POPULATION, SLOT: index % POPULATION}
     tasks = {TASKS: {"multiple_choice": value, "retrieval": value / 2}}
     return TrialRecord(
         index,
@@ -42,7 +42,7 @@ def trial(setup: Setup, index: int, value: float, **attributes: Any) -> TrialRec
         TrialState.COMPLETE,
         point(setup.genome, index),
         value,
-        (attributes or place) | tasks,
+        (attributes or slot) | tasks,
     )
 
 
@@ -53,7 +53,7 @@ def tracker(setup: Setup, study: optuna.Study) -> tuple[Tracker, list[Mapping[st
     return Tracker(setup, replay, study, sent.append), sent
 
 
-def test_trials_are_logged_in_the_order_of_the_search_and_once(setup: Setup) -> None:
+def test_each_trial_is_logged_once_in_the_order_of_the_search(setup: Setup) -> None:
     study = optuna.create_study()
     first, sent = tracker(setup, study)
     records = [trial(setup, i, i / 10) for i in range(7)]
@@ -68,18 +68,18 @@ def test_trials_are_logged_in_the_order_of_the_search_and_once(setup: Setup) -> 
         "trial/multiple_choice": 0.0,
         "trial/retrieval": 0.0,
     }
-    first.keep()
+    first.store()
     assert study.user_attrs[STATE] == {"id": first.state["id"], "logged": 6}
-    again, more = tracker(setup, study)
-    again.log(records)
-    assert again.state["id"] == first.state["id"]
+    second, more = tracker(setup, study)
+    second.log(records)
+    assert second.state["id"] == first.state["id"]
     assert [n["evaluations"] for n in more] == [7]
 
 
-def test_a_generation_has_what_mergekit_evolve_logged(setup: Setup) -> None:
-    made, sent = tracker(setup, optuna.create_study())
+def test_a_generation_logs_the_same_keys_as_mergekit_evolve(setup: Setup) -> None:
+    current, sent = tracker(setup, optuna.create_study())
     base = trial(setup, 9, 0.25, baseline="base", kind="base")
-    made.log([base, *(trial(setup, i, i / 10) for i in range(5))])
+    current.log([base, *(trial(setup, i, i / 10) for i in range(5))])
     numbers = dict(sent[-1])
     tables = {name: numbers.pop(name) for name in ("best_genome", "mean_genome", "mean_std")}
     assert "dare_ties" in numbers.pop("best_config")
@@ -107,7 +107,7 @@ def test_a_generation_has_what_mergekit_evolve_logged(setup: Setup) -> None:
     assert all(0 < cell < 1 for row in tables["mean_std"].rows for cell in row[1:])
 
 
-def test_a_run_is_kept_offline_and_goes_on_under_its_id(
+def test_a_run_is_stored_offline_and_resumed_under_its_id(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -118,18 +118,18 @@ def test_a_run_is_kept_offline_and_goes_on_under_its_id(
     config = setup.config.model_copy(update={"study": stored})
     setup = replace(setup, config=config.with_file(setup.config.file))
     study = optuna.create_study()
-    for upto in (5, 10):
-        made, sent = tracker(setup, study)
+    for count in (5, 10):
+        current, sent = tracker(setup, study)
         sender = Sender(Wandb("mine"), setup)
-        sender.start(made.state["id"])
-        made.log([trial(setup, i, i / 10) for i in range(upto)])
+        sender.start(current.state["id"])
+        current.log([trial(setup, i, i / 10) for i in range(count)])
         for numbers in sent:
             sender.send(numbers)
         sender.close()
-        made.keep()
-    kept = sorted((tmp_path / "runs" / "demo" / "wandb").glob("offline-run-*/*.wandb"))
-    assert {path.stem for path in kept} == {f"run-{made.state['id']}"}
-    written = b"".join(path.read_bytes() for path in kept)
+        current.store()
+    files = sorted((tmp_path / "runs" / "demo" / "wandb").glob("offline-run-*/*.wandb"))
+    assert {path.stem for path in files} == {f"run-{current.state['id']}"}
+    written = b"".join(path.read_bytes() for path in files)
     assert written.count(b"population/score_mean") >= 2
     metadata = (tmp_path / "runs" / "demo" / "wandb").rglob("*metadata.json")
     written += b"".join(path.read_bytes() for path in metadata)
@@ -139,7 +139,7 @@ def test_a_run_is_kept_offline_and_goes_on_under_its_id(
         assert name in written
 
 
-def test_what_is_wrong_with_wandb_is_told_and_ends_nothing(
+def test_errors_of_wandb_are_logged_and_do_not_end_the_study(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -150,14 +150,14 @@ def test_what_is_wrong_with_wandb_is_told_and_ends_nothing(
     sender.send({"evaluations": 1})
     sender.close()
     assert "logging to wandb has stopped: NotADirectoryError" in caplog.text
-    made, sent = tracker(setup, optuna.create_study())
-    made.log([trial(setup, 0, 0.1, **{GENERATION: "no number", SLOT: 0})])
+    current, sent = tracker(setup, optuna.create_study())
+    current.log([trial(setup, 0, 0.1, **{GENERATION: "no number", SLOT: 0})])
     assert not sent
-    made.log([trial(setup, i, 0.1) for i in range(4)])
+    current.log([trial(setup, i, 0.1) for i in range(4)])
     assert len(sent) == 4
 
 
-def test_without_a_login_a_study_runs_and_logs_nothing(tmp_path: Path) -> None:
+def test_a_study_runs_without_a_login(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text(
         "\n".join((DEMO / "questions" / "choice.jsonl").read_text().splitlines()[::150])
     )
@@ -169,23 +169,23 @@ def test_without_a_login_a_study_runs_and_logs_nothing(tmp_path: Path) -> None:
     study = {"trials": 4, "population": 4, "held_out": 0}
     text = json.dumps({"genome": genome, "tasks": [task], "study": study})
     (tmp_path / "s.yaml").write_text(text)
-    given = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
-    given |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "WANDB_MODE": "online"}
-    ran = subprocess.run(
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
+    environment |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "WANDB_MODE": "online"}
+    result = subprocess.run(
         [sys.executable, "-m", "study.run", "s.yaml", "--wandb"],
         cwd=tmp_path,
-        env=given,
+        env=environment,
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert ran.returncode == 0, ran.stderr
-    assert "logging to wandb has stopped: PermissionError: not logged in" in ran.stderr
+    assert result.returncode == 0, result.stderr
+    assert "logging to wandb has stopped: PermissionError: not logged in" in result.stderr
 
 
-def test_wandb_that_is_not_installed_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_that_is_not_installed_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    ran = CliRunner().invoke(application(run), [str(DEMO / "study.yaml"), "--wandb"])
-    assert ran.exit_code == 2
-    assert "error: --wandb: wandb is not installed; pip install '.[wandb]'" in ran.output
+    result = CliRunner().invoke(application(run), [str(DEMO / "study.yaml"), "--wandb"])
+    assert result.exit_code == 2
+    assert "error: --wandb: wandb is not installed; pip install '.[wandb]'" in result.output

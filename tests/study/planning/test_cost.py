@@ -1,4 +1,4 @@
-"""The arithmetic of an estimate."""
+"""Tests of the arithmetic of an estimate."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ def test_seconds_are_operations_over_rates() -> None:
     assert merge("pinned", slow) == merge("gpu", slow)
 
 
-def test_the_merge_time_of_every_method_is_known() -> None:
+def test_every_method_has_a_merge_time() -> None:
     measured = {*cost._MERGE_TIMES_OF, "linear", "task_arithmetic", "dare_linear", "dare_ties"}
     assert measured == set(METHODS)
 

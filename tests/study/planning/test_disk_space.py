@@ -1,4 +1,4 @@
-"""The check of the disk before a study starts."""
+"""Tests of the disk check before a study."""
 
 import json
 import os
@@ -21,61 +21,61 @@ def config() -> StudyConfig:
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def named(config: StudyConfig, name: str) -> StudyConfig:
+def with_name(config: StudyConfig, name: str) -> StudyConfig:
     study = config.study.model_copy(update={"name": name})
     return config.model_copy(update={"study": study})
 
 
-def test_the_check_leaves_no_files(config: StudyConfig, here: Path) -> None:
+def test_the_check_leaves_no_files(config: StudyConfig, cwd: Path) -> None:
     check_room(config)
-    assert os.listdir(here) == []
-    (here / "runs" / "demo").mkdir(parents=True)
-    (here / "runs" / "demo" / "study.db").touch()
+    assert os.listdir(cwd) == []
+    (cwd / "runs" / "demo").mkdir(parents=True)
+    (cwd / "runs" / "demo" / "study.db").touch()
     check_room(config)
-    assert os.listdir(here / "runs" / "demo") == ["study.db"]
+    assert os.listdir(cwd / "runs" / "demo") == ["study.db"]
 
 
 @pytest.mark.parametrize("file", ["runs", "runs/demo", "runs/demo/report"])
-@pytest.mark.parametrize("what", ["file", "pipe", "dead link", "loop"])
-def test_an_obstacle_is_an_error(config: StudyConfig, here: Path, file: str, what: str) -> None:
-    path = here / file
+@pytest.mark.parametrize("kind", ["file", "pipe", "broken link", "loop"])
+def test_an_obstacle_is_an_error(config: StudyConfig, cwd: Path, file: str, kind: str) -> None:
+    path = cwd / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    if what == "file":
+    if kind == "file":
         path.write_text("a file")
-    elif what == "pipe":
+    elif kind == "pipe":
         os.mkfifo(path)
     else:
-        path.symlink_to(path.name if what == "loop" else "nowhere")
-    with pytest.raises(ExportError, match=r"results cannot be written to .*runs/demo: ") as refused:
+        path.symlink_to(path.name if kind == "loop" else "nowcwd")
+    with pytest.raises(ExportError, match=r"results cannot be written to .*runs/demo: ") as error:
         check_room(config)
-    assert "run in another folder" in str(refused.value)
+    assert "run in another folder" in str(error.value)
     assert os.path.lexists(path)
 
 
-def test_a_name_that_is_too_long_for_a_folder_is_an_error(config: StudyConfig, here: Path) -> None:
+def test_a_name_that_is_too_long_for_a_folder_is_an_error(config: StudyConfig, cwd: Path) -> None:
     with pytest.raises(ExportError, match="File name too long"):
-        check_room(named(config, "x" * 256))
-    assert os.listdir(here) == []
-    check_room(named(config, "x" * 255))
+        check_room(with_name(config, "x" * 256))
+    assert os.listdir(cwd) == []
+    check_room(with_name(config, "x" * 255))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_write_permission_is_an_error(config: StudyConfig, here: Path) -> None:
-    here.chmod(0o500)
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywcwd")
+def test_a_folder_without_write_permission_is_an_error(config: StudyConfig, cwd: Path) -> None:
+    cwd.chmod(0o500)
     try:
         with pytest.raises(ExportError, match="Permission denied"):
             check_room(config)
     finally:
-        here.chmod(0o700)
+        cwd.chmod(0o700)
 
 
-def test_a_full_disk_is_an_error(config: StudyConfig, here: Path) -> None:
-    """A limit on the size of files simulates it."""
+def test_a_full_disk_is_an_error(config: StudyConfig, cwd: Path) -> None:
+    """A limit on the size of files simulates a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
     try:
@@ -83,31 +83,31 @@ def test_a_full_disk_is_an_error(config: StudyConfig, here: Path) -> None:
             check_room(config)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert os.listdir(here) == []
+    assert os.listdir(cwd) == []
 
 
 def test_too_little_space_for_the_merge_is_a_warning(
-    config: StudyConfig, here: Path, caplog: pytest.LogCaptureFixture
+    config: StudyConfig, cwd: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     check_room(config)
     assert not caplog.records
-    (here / "m").mkdir()
+    (cwd / "m").mkdir()
     header = json.dumps({"x": {"dtype": "F32", "shape": [10**9, 10**6], "data_offsets": [0, 4]}})
     data = len(header).to_bytes(8, "little") + header.encode()
-    (here / "m" / "model.safetensors").write_bytes(data)
-    genome = config.genome.model_copy(update={"base_model": str(here / "m")})
+    (cwd / "m" / "model.safetensors").write_bytes(data)
+    genome = config.genome.model_copy(update={"base_model": str(cwd / "m")})
     check_room(config.model_copy(update={"genome": genome}))
     assert "the final merge takes 2000000.00 GB" in caplog.text
 
 
-def test_the_size_of_a_merge_is_read_from_headers(here: Path) -> None:
+def test_the_size_of_a_merge_is_read_from_headers(cwd: Path) -> None:
     model = DEMO / "models" / "base"
     size = merged_bytes("models/base", DEMO)
     assert size is not None
     assert size == pytest.approx((model / "model.safetensors").stat().st_size, rel=0.1)
     for name, content in {"a": b"", "b": b"\xff" * 8, "c": b"\x02" + bytes(7) + b"[]"}.items():
-        (here / name).mkdir()
-        (here / name / "model.safetensors").write_bytes(content)
-        assert merged_bytes(name, here) is None
-    for name in ("nowhere", "a\0b", "x" * 5000, "a+b+c", ""):
-        assert merged_bytes(name, here) is None
+        (cwd / name).mkdir()
+        (cwd / name / "model.safetensors").write_bytes(content)
+        assert merged_bytes(name, cwd) is None
+    for name in ("nowcwd", "a\0b", "x" * 5000, "a+b+c", ""):
+        assert merged_bytes(name, cwd) is None

@@ -1,4 +1,4 @@
-"""The optimiser of a search by gradient, and the chain rule to a genome's parameters."""
+"""Tests of the optimiser of a gradient search, and of the chain rule for a genome."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ def test_the_first_step_moves_each_parameter_by_the_rate_of_its_range() -> None:
     assert ascent.params == pytest.approx({"a/weight": 0.63, "a/density": 0.73, "lambda": 1.0})
 
 
-def test_adam_is_torchs_adam_on_the_shares_of_the_ranges() -> None:
+def test_the_steps_are_those_of_torch_adam() -> None:
     torch = pytest.importorskip("torch")
     low = np.array([low for low, _ in BOUNDS.values()])
     width = np.array([high - low for low, high in BOUNDS.values()])
@@ -47,12 +47,12 @@ def test_adam_is_torchs_adam_on_the_shares_of_the_ranges() -> None:
 
 
 def test_a_replay_proposes_the_same_bits() -> None:
-    rule, told = Rule(steps=20, pull=0.1), gradients(20)
+    rule, gradients_ = Rule(steps=20, pull=0.1), gradients(20)
     ascent, proposed = Ascent(START, BOUNDS, rule), []
-    for gradient in told:
+    for gradient in gradients_:
         proposed.append(ascent.params)
         ascent.tell(gradient)
-    again = [replayed(START, BOUNDS, rule, told[:count]).params for count in range(20)]
+    again = [replayed(START, BOUNDS, rule, gradients_[:count]).params for count in range(20)]
     assert again == proposed
 
 
@@ -63,21 +63,21 @@ def test_parameters_stay_within_their_bounds() -> None:
     assert ascent.finished
 
 
-def test_the_rate_falls_to_nothing_in_the_last_part() -> None:
+def test_the_rate_falls_to_0_in_the_last_steps() -> None:
     rule = Rule(steps=10, rate=0.04, decay=0.5)
     rates = [rule.rate_of(step) for step in range(11)]
     assert rates[:6] == [0.04] * 6
     assert rates[6:] == pytest.approx([0.032, 0.024, 0.016, 0.008, 0.0])
 
 
-def test_a_pull_brings_an_ascent_back_to_its_start() -> None:
+def test_a_pull_returns_an_ascent_to_its_start() -> None:
     away, still = [dict.fromkeys(BOUNDS, 1.0)] * 10, [dict.fromkeys(BOUNDS, 0.0)] * 60
     free = replayed(START, BOUNDS, Rule(steps=70, decay=1.0), [*away, *still])
     pulled = replayed(START, BOUNDS, Rule(steps=70, decay=1.0, pull=5.0), [*away, *still])
     assert pulled.distance < 0.1 < free.distance
 
 
-def test_a_gradient_that_is_not_finite_is_refused_by_name() -> None:
+def test_the_error_about_a_non_finite_gradient_names_the_parameter() -> None:
     with pytest.raises(ValueError, match="gradient of lambda is nan"):
         Ascent(START, BOUNDS, Rule(steps=1)).tell(START | {"lambda": float("nan")})
 
@@ -116,41 +116,43 @@ def genome(method: str, space: Mapping[str, Any] | None = None, **fields: Any) -
 
 
 def scalar(recipe: MergeRecipe) -> tuple[float, dict[str, Any], dict[str, Any], float]:
-    """A smooth function of every number of a recipe, and its derivative by each."""
+    """Return a smooth function of all values of a recipe, and its derivatives."""
     total, slopes, parts = 2 * recipe.scale**2, [], []
     for kind in (recipe.values, recipe.shared):
-        found = {}
+        derivatives = {}
         for seed, (name, values) in enumerate(sorted(kind.items())):
             array = np.array(values)
             factor = np.random.default_rng(seed).normal(size=array.shape)
             total += float((factor * (array + array**2)).sum())
-            found[name] = factor * (1 + 2 * array)
-        parts.append(found)
+            derivatives[name] = factor * (1 + 2 * array)
+        parts.append(derivatives)
     slopes = parts
     return total, slopes[0], slopes[1], 4 * recipe.scale
 
 
-def check(made: Genome, params: Mapping[str, float], at: Callable[[float, int], float]) -> None:
-    """Compare with differences; `at` gives the two ends of a number's difference."""
-    _, values, shared, scale = scalar(made.recipe(params))
-    ours = genome_gradient(made, params, values, shared, scale)
-    assert list(ours) == list(made.space)
+def check(
+    search_genome: Genome, params: Mapping[str, float], at: Callable[[float, int], float]
+) -> None:
+    """Compare with differences; `at` returns the two points of a parameter's difference."""
+    _, values, shared, scale = scalar(search_genome.recipe(params))
+    gradient = genome_gradient(search_genome, params, values, shared, scale)
+    assert list(gradient) == list(search_genome.space)
     for name, value in params.items():
         high, low = at(value, 1), at(value, -1)
-        ends = [scalar(made.recipe({**params, name: end}))[0] for end in (high, low)]
-        theirs = (ends[0] - ends[1]) / (high - low)
-        assert ours[name] == pytest.approx(theirs, rel=1e-5, abs=1e-5), name
+        ends = [scalar(search_genome.recipe({**params, name: end}))[0] for end in (high, low)]
+        expected = (ends[0] - ends[1]) / (high - low)
+        assert gradient[name] == pytest.approx(expected, rel=1e-5, abs=1e-5), name
 
 
 def methods_with(space: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[str]:
-    """The methods whose parameters can have these ranges and values."""
+    """Return the methods whose parameters can have these ranges and values."""
     wanted = set(space) | set(parameters)
-    found = []
+    methods = []
     for name, known in METHODS.items():
         has = {p.name for p in known.parameters} | ({"lambda"} if known.has_lambda else set())
         if wanted <= has and any(p.is_searched for p in known.parameters):
-            found.append(name)
-    return found
+            methods.append(name)
+    return methods
 
 
 CASES = [
@@ -168,15 +170,15 @@ def test_the_chain_rule_agrees_with_differences_of_a_function_of_the_recipe(
 ) -> None:
     fields = dict(OPTIONS[option])
     if len(METHODS[method].parameters) == 1 and not METHODS[method].parameters[0].per_model:
-        fields["layer_granularity"] = 1  # a search wants two parameters
-    made = genome(method, **fields)
+        fields["layer_granularity"] = 1  # a search needs two parameters
+    search_genome = genome(method, **fields)
     for seed in range(3):
-        check(made, point(made, seed), lambda value, sign: value + sign * 1e-6)
+        check(search_genome, point(search_genome, seed), lambda value, sign: value + sign * 1e-6)
 
 
-def test_at_a_bound_the_derivative_is_that_of_the_side_inside() -> None:
-    made = genome("dare_ties", layer_granularity=2)
-    lowest = {name: r.low for name, r in made.space.items()}
-    check(made, lowest, lambda value, sign: value + (1e-7 if sign > 0 else 0.0))
-    highest = {name: r.high for name, r in made.space.items()}
-    check(made, highest, lambda value, sign: value - (1e-7 if sign < 0 else 0.0))
+def test_at_a_bound_the_derivative_is_one_sided() -> None:
+    search_genome = genome("dare_ties", layer_granularity=2)
+    lowest = {name: r.low for name, r in search_genome.space.items()}
+    check(search_genome, lowest, lambda value, sign: value + (1e-7 if sign > 0 else 0.0))
+    highest = {name: r.high for name, r in search_genome.space.items()}
+    check(search_genome, highest, lambda value, sign: value - (1e-7 if sign < 0 else 0.0))

@@ -1,4 +1,4 @@
-"""The batches of a search by gradient."""
+"""Tests of the batches of a gradient search."""
 
 from collections import Counter
 
@@ -10,7 +10,7 @@ IDS = ([*range(100, 140)], [*range(7)])
 SHARES = ([0.875 / 40] * 40, [0.125 / 7] * 7)
 
 
-def test_a_task_has_the_places_of_its_share() -> None:
+def test_the_size_of_a_task_in_a_batch_is_its_share() -> None:
     for size in (8, 24, 96):
         batches = Batches(IDS, SHARES, size, 0)
         assert batches.size == size
@@ -18,7 +18,7 @@ def test_a_task_has_the_places_of_its_share() -> None:
     assert Batches(IDS, SHARES, 3, 0).size == 3
 
 
-def test_every_question_comes_once_before_one_comes_again() -> None:
+def test_every_question_is_used_once_before_any_is_repeated() -> None:
     batches = Batches(IDS, SHARES, 8, 3)
     seen = Counter(i.question for step in range(40) for i in batches.at(step) if i.task == 0)
     assert set(seen.values()) == {7}
@@ -37,14 +37,14 @@ def test_the_weights_of_a_pass_are_those_of_the_objective() -> None:
         assert [sums[q] for q in range(len(shares))] == pytest.approx(shares)
 
 
-def test_a_batch_depends_on_the_seed_and_the_step_alone() -> None:
+def test_a_batch_depends_only_on_the_seed_and_the_step() -> None:
     first, second = Batches(IDS, SHARES, 16, 0), Batches(IDS, SHARES, 16, 0)
     second.at(9)
     assert [first.at(step) for step in range(12)] == [second.at(step) for step in range(12)]
     assert first.at(3) != Batches(IDS, SHARES, 16, 1).at(3)
 
 
-def test_parts_hold_each_item_once() -> None:
+def test_each_item_is_in_one_part() -> None:
     batch = Batches(IDS, SHARES, 16, 0).at(2)
     split = parts(batch, 5)
     assert len(split) == 5

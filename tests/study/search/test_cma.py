@@ -1,4 +1,4 @@
-"""What is relied on of the internals of cmaes, which study/search/cma.py alone uses."""
+"""Tests of the internals of cmaes that study/search/cma.py depends on."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from cmaes import CMA
 from study.search.cma import Optimizer
 
 
-def test_the_version_is_one_whose_internals_are_known() -> None:
+def test_the_installed_version_is_supported() -> None:
     assert cmaes.__version__.startswith("0.13.")
 
 
@@ -21,7 +21,7 @@ def optimizer() -> Optimizer:
     return Optimizer(np.full(3, 0.5), 0.2, 6)
 
 
-def test_the_distribution_is_that_of_cmaes(optimizer: Optimizer) -> None:
+def test_the_distribution_equals_that_of_cmaes(optimizer: Optimizer) -> None:
     covariance = np.diag([1.0, 4.0, 0.25])
     optimizer = Optimizer(np.array([0.1, 0.5, 0.9]), 0.3, 6, covariance)
 
@@ -30,27 +30,27 @@ def test_the_distribution_is_that_of_cmaes(optimizer: Optimizer) -> None:
     assert optimizer.deviations == pytest.approx([0.3, 0.6, 0.15])
 
 
-def test_a_point_depends_on_the_seed_alone(optimizer: Optimizer) -> None:
+def test_a_point_depends_only_on_the_seed(optimizer: Optimizer) -> None:
     first, other = optimizer.ask(1), optimizer.ask(2)
 
     assert (optimizer.ask(1) == first).all()
     assert (other != first).any()
 
 
-def test_one_generation_moves_the_distribution_as_cmaes_does(optimizer: Optimizer) -> None:
-    theirs = CMA(np.full(3, 0.5), 0.2, np.array([[0.0, 1.0]] * 3), population_size=6)
+def test_a_generation_updates_the_distribution_as_in_cmaes(optimizer: Optimizer) -> None:
+    reference = CMA(np.full(3, 0.5), 0.2, np.array([[0.0, 1.0]] * 3), population_size=6)
     points = [optimizer.ask(seed) for seed in range(6)]
     solutions = [(point, float(point.sum())) for point in points]
 
     optimizer.tell(solutions)
-    theirs.tell(solutions)
+    reference.tell(solutions)
 
-    assert optimizer.generation == theirs.generation == 1
-    assert (optimizer.mean == theirs.mean).all()
-    assert optimizer.sigma == theirs._sigma
+    assert optimizer.generation == reference.generation == 1
+    assert (optimizer.mean == reference.mean).all()
+    assert optimizer.sigma == reference._sigma
 
 
-def test_what_is_read_cannot_change_the_optimizer(optimizer: Optimizer) -> None:
+def test_changes_of_returned_arrays_do_not_change_the_optimizer(optimizer: Optimizer) -> None:
     optimizer.mean[:] = 0.0
 
     assert optimizer.mean == pytest.approx([0.5] * 3)

@@ -1,4 +1,4 @@
-"""mergekit-evolve is the oracle: the same genotype, decoded to the same configuration."""
+"""Tests that a genotype is decoded to the same configuration as by mergekit-evolve."""
 
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ def models(make_model: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def _both(models: dict[str, str], method: str, **fields: Any) -> tuple[Genome, ModelGenome]:
     base = None if method in ("linear", "slerp") else models["base"]
     common = {"models": [models[n] for n in "xyz"], "base_model": base, "merge_method": method}
-    ours = Genome(GenomeConfig(**common, **fields), SpaceConfig(), LAYERS)
-    theirs = ModelGenome(ModelGenomeDefinition(**common, **fields))
-    return ours, theirs
+    own = Genome(GenomeConfig(**common, **fields), SpaceConfig(), LAYERS)
+    reference = ModelGenome(ModelGenomeDefinition(**common, **fields))
+    return own, reference
 
 
 def _comparable(config: MergeConfiguration) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def _comparable(config: MergeConfiguration) -> dict[str, Any]:
 @pytest.mark.parametrize("filters", [None, ["self_attn", "mlp"]])
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("negative", [False, True])
-def test_a_genotype_means_what_it_means_to_mergekit_evolve(
+def test_a_genotype_is_decoded_as_by_mergekit_evolve(
     models: dict[str, str],
     method: str,
     granularity: int,
@@ -52,7 +52,7 @@ def test_a_genotype_means_what_it_means_to_mergekit_evolve(
     smooth: bool,
     negative: bool,
 ) -> None:
-    ours, theirs = _both(
+    own, reference = _both(
         models,
         method,
         layer_granularity=granularity,
@@ -60,38 +60,40 @@ def test_a_genotype_means_what_it_means_to_mergekit_evolve(
         smooth=smooth,
         allow_negative_weights=negative,
     )
-    genotype = np.random.default_rng(1).normal(0.5, 0.6, theirs.initial_genotype().numel())
-    recipe = ours.decode(genotype.tolist())
-    decoded = MergeConfiguration.model_validate(to_mergekit(recipe, ours.references))
-    assert _comparable(decoded) == _comparable(theirs.genotype_merge_config(genotype))
+    genotype = np.random.default_rng(1).normal(0.5, 0.6, reference.initial_genotype().numel())
+    recipe = own.decode(genotype.tolist())
+    decoded = MergeConfiguration.model_validate(to_mergekit(recipe, own.references))
+    assert _comparable(decoded) == _comparable(reference.genotype_merge_config(genotype))
 
 
 @pytest.mark.parametrize("granularity", [0, 4])
-def test_slerp_takes_the_top_two(models: dict[str, str], granularity: int) -> None:
-    ours, theirs = _both(models, "slerp", layer_granularity=granularity)
-    genotype = np.random.default_rng(2).normal(0.5, 0.6, theirs.initial_genotype().numel())
-    decoded = to_mergekit(ours.decode(genotype.tolist()), ours.references)
-    expected = theirs.genotype_merge_config(genotype)
-    for mine, slice_ in zip(decoded["slices"], expected.slices, strict=True):
-        assert mine["base_model"] == str(slice_.base_model)
-        assert [s["model"] for s in mine["sources"]] == [str(s.model) for s in slice_.sources]
-        assert mine["parameters"]["t"] == pytest.approx(slice_.parameters["t"], abs=1e-12)
+def test_slerp_merges_the_same_two_models_as_mergekit_evolve(
+    models: dict[str, str], granularity: int
+) -> None:
+    own, reference = _both(models, "slerp", layer_granularity=granularity)
+    genotype = np.random.default_rng(2).normal(0.5, 0.6, reference.initial_genotype().numel())
+    decoded = to_mergekit(own.decode(genotype.tolist()), own.references)
+    expected = reference.genotype_merge_config(genotype)
+    for own_slice, slice_ in zip(decoded["slices"], expected.slices, strict=True):
+        assert own_slice["base_model"] == str(slice_.base_model)
+        assert [s["model"] for s in own_slice["sources"]] == [str(s.model) for s in slice_.sources]
+        assert own_slice["parameters"]["t"] == pytest.approx(slice_.parameters["t"], abs=1e-12)
 
 
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("filters", [None, ["self_attn", "mlp"]])
-def test_every_tensor_gets_the_numbers_mergekit_would_give_it(
+def test_every_tensor_has_the_same_parameters_as_in_mergekit(
     models: dict[str, str], smooth: bool, filters: list[str] | None
 ) -> None:
-    """mergekit's own resolution of its file, against ours of the recipe."""
+    """Compare the parameters that mergekit resolves from its file with those of the recipe."""
     from mergekit.config import ConfigReader
     from mergekit.merge_methods import get
     from mergekit.parameter_resolver import resolve_parameters
 
-    ours, theirs = _both(models, "dare_ties", layer_granularity=2, filters=filters, smooth=smooth)
-    genotype = np.random.default_rng(3).normal(0.5, 0.6, theirs.initial_genotype().numel())
-    recipe = ours.decode(genotype.tolist())
-    config = theirs.genotype_merge_config(genotype)
+    own, reference = _both(models, "dare_ties", layer_granularity=2, filters=filters, smooth=smooth)
+    genotype = np.random.default_rng(3).normal(0.5, 0.6, reference.initial_genotype().numel())
+    recipe = own.decode(genotype.tolist())
+    config = reference.genotype_merge_config(genotype)
     for layer, name in [(-1, "model.embed_tokens.weight"), (LAYERS, "lm_head.weight")] + [
         (i, f"model.layers.{i}.{part}.weight")
         for i in range(LAYERS)
@@ -117,7 +119,7 @@ def test_every_tensor_gets_the_numbers_mergekit_would_give_it(
         for label, weight, density in zip(
             setting.models, setting.weights, setting.densities, strict=True
         ):
-            expected = per_model[ModelReference.model_validate(ours.references[label])]
+            expected = per_model[ModelReference.model_validate(own.references[label])]
             assert weight == pytest.approx(expected["weight"], abs=1e-12)
             assert density == pytest.approx(expected["density"], abs=1e-12)
 
@@ -149,7 +151,7 @@ def test_the_main_study_has_48_parameters_with_readable_names() -> None:
     assert list(genome.space)[-1] == "local/layers.28-31/density"
 
 
-def test_lambda_is_one_more_parameter_when_asked_for(models: dict[str, str]) -> None:
+def test_lambda_is_a_parameter_if_the_space_has_it(models: dict[str, str]) -> None:
     config = GenomeConfig(
         models=(models["x"], models["y"]), base_model=models["base"], merge_method="ties"
     )
@@ -162,7 +164,7 @@ def test_lambda_is_one_more_parameter_when_asked_for(models: dict[str, str]) -> 
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_a_recipe_survives_json_and_keeps_every_parameter(data: st.DataObject) -> None:
+def test_a_recipe_can_be_restored_from_json_and_has_all_parameters(data: st.DataObject) -> None:
     import json
 
     method = data.draw(st.sampled_from(["linear", "task_arithmetic", "ties", "dare_ties"]))
@@ -197,28 +199,28 @@ def test_baselines_are_base_parents_and_uniform_merges(method: str) -> None:
             assert genome.space[name].low <= value <= genome.space[name].high
 
 
-def test_two_models_get_each_uniform_merge_once() -> None:
+def test_two_models_have_each_uniform_merge_once() -> None:
     config = GenomeConfig(models=("a", "b"), base_model="d", merge_method="ties")
     names = [b.name for b in Genome(config, SpaceConfig(), 4).baselines()]
     assert len(set(names)) == len(names)
     assert "uniform 0.50" in names
 
 
-def test_filters_that_would_share_a_parameter_are_refused() -> None:
+def test_filters_with_the_same_parameters_are_refused() -> None:
     config = GenomeConfig(
         models=("a", "b"), base_model="c", merge_method="ties", filters=("mlp", "mlp")
     )
-    with pytest.raises(ConfigError, match="give parameters of one name"):
+    with pytest.raises(ConfigError, match="have the same parameters"):
         Genome(config, SpaceConfig(), 4)
 
 
-def test_a_granularity_that_does_not_divide_is_refused_with_those_that_do() -> None:
+def test_the_error_about_a_granularity_lists_the_divisors() -> None:
     config = GenomeConfig(models=("a", "b"), merge_method="linear", layer_granularity=5)
     with pytest.raises(ConfigError, match=r"5 does not divide the 32 layers; 1, 2, 4, 8, 16, 32"):
         Genome(config, SpaceConfig(), 32)
 
 
-def test_labels_are_short_and_tell_models_apart() -> None:
+def test_labels_are_short_and_unique() -> None:
     assert labels(["org/m", "./p/q/", "a/same", "b/same", "org/n@v1"]) == (
         "m",
         "q",

@@ -1,4 +1,4 @@
-"""The score history, which every chart of the search draws."""
+"""Tests of the score history."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def test_generations_summarise_their_trials() -> None:
     assert second == GenerationScores(1, 0.0, 0.0, 0.0, {"choice": 0.0})
 
 
-def test_the_json_names_parents_as_such() -> None:
+def test_the_json_marks_parents() -> None:
     assert HISTORY.to_dict()["baselines"] == {
         "Model": 0.1,
         "parent a": 0.2,

@@ -1,4 +1,4 @@
-"""A study whose trials are asked a sample of the questions: real models, killed and resumed."""
+"""Tests of a study whose trials are asked a sample of the questions."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tests.support.commands import (
     command,
     records,
     search_of,
-    started,
+    start_run,
     wait_for,
     write_study,
 )
@@ -26,18 +26,18 @@ def sampled(data: dict[str, Any]) -> None:
 
 
 def results(url: str) -> dict[tuple[int, int], Any]:
-    """What was asked of each place, and what it came to."""
-    found = {}
+    """Return the stored result of each slot, without its times."""
+    results = {}
     for record in records(url):
         if record.complete and record.kind == "search":
             result = {k: v for k, v in record.attributes["result"].items() if k != "seconds"}
-            found[record.attributes["generation"], record.attributes["slot"]] = result
-    return found
+            results[record.attributes["generation"], record.attributes["slot"]] = result
+    return results
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """A study run in one go: its folder, its storage, what it printed."""
+    """Run a study without interruption; return its folder, its database URL and its output."""
     folder = tmp_path_factory.mktemp("sampled")
     result = command("run", write_study(folder, sampled), folder=folder)
     assert result.returncode == 0, result.stderr
@@ -48,7 +48,7 @@ def of_kind(url: str, kind: str) -> list[TrialRecord]:
     return [record for record in records(url) if record.complete and record.kind == kind]
 
 
-def test_the_search_is_asked_a_sample_and_all_else_everything(
+def test_only_search_trials_are_asked_a_sample(
     whole: tuple[Path, str, str],
 ) -> None:
     _, url, printed = whole
@@ -73,7 +73,9 @@ def test_a_trial_is_ranked_by_the_probability_of_right_answers(
         assert record.value != record.objective
 
 
-def test_all_trials_of_a_generation_are_asked_the_same(whole: tuple[Path, str, str]) -> None:
+def test_all_trials_of_a_generation_are_asked_the_same_questions(
+    whole: tuple[Path, str, str],
+) -> None:
     storage = open_storage(whole[1], create=False)
     answers = ScoreStore(storage)
     asked: dict[int, set[bytes]] = {}
@@ -86,11 +88,11 @@ def test_all_trials_of_a_generation_are_asked_the_same(whole: tuple[Path, str, s
     assert len(set.union(*asked.values())) == len(asked)
 
 
-def test_killed_and_resumed_by_two_workers_it_asks_and_proposes_the_same(
+def test_a_killed_study_that_two_workers_resume_has_the_same_results(
     whole: tuple[Path, str, str], tmp_path: Path
 ) -> None:
     config, url = write_study(tmp_path, sampled), f"sqlite:///{tmp_path}/s.db"
-    process = started(config, url)
+    process = start_run(config, url)
     wait_for(process, url, 12)
     process.kill()
     process.communicate()
@@ -100,7 +102,9 @@ def test_killed_and_resumed_by_two_workers_it_asks_and_proposes_the_same(
     assert results(url) == results(whole[1])
 
 
-def test_another_share_is_another_study(whole: tuple[Path, str, str], tmp_path: Path) -> None:
+def test_a_study_is_not_resumed_with_another_share(
+    whole: tuple[Path, str, str], tmp_path: Path
+) -> None:
     def less(data: dict[str, Any]) -> None:
         data["search"] = {"soft": 1.0, "questions": 0.3}
 
@@ -109,13 +113,13 @@ def test_another_share_is_another_study(whole: tuple[Path, str, str], tmp_path: 
     assert "search.questions: 0.4, varying first stored, 0.3, varying first now" in result.stderr
 
 
-def test_a_task_that_counts_for_nothing_is_asked_and_scored(tmp_path: Path) -> None:
-    def one_counts(data: dict[str, Any]) -> None:
+def test_a_task_of_weight_0_is_asked_and_scored(tmp_path: Path) -> None:
+    def weight_0(data: dict[str, Any]) -> None:
         sampled(data)
         data["tasks"][1]["weight"] = 0
         data["study"]["trials"] = 5
 
-    result = command("run", write_study(tmp_path, one_counts), folder=tmp_path)
+    result = command("run", write_study(tmp_path, weight_0), folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "nan" not in result.stdout
     url = f"sqlite:///{tmp_path}/runs/demo/study.db"
@@ -126,7 +130,7 @@ def test_a_task_that_counts_for_nothing_is_asked_and_scored(tmp_path: Path) -> N
         assert "retrieval" in record.tasks
 
 
-def test_an_exported_trial_of_the_search_is_asked_its_sample_again(
+def test_verify_asks_an_exported_search_trial_the_same_sample(
     whole: tuple[Path, str, str], tmp_path: Path
 ) -> None:
     folder, url, _ = whole

@@ -1,4 +1,4 @@
-"""The verdict's statistics, on simulated answers with known accuracies and against scipy."""
+"""Tests of the verdict's statistics, on simulated answers and against scipy."""
 
 import numpy as np
 import pytest
@@ -131,6 +131,6 @@ def test_the_first_of_several_equal_values_is_the_highest() -> None:
     assert highest({"mean": 0.5, "top": 0.6, "best": 0.6}) == "top"
 
 
-def test_the_same_answers_give_the_same_verdict() -> None:
+def test_a_comparison_is_reproducible() -> None:
     a, b = {"t": right(1, 0.75)}, {"t": right(2, 0.6)}
     assert compare({"a": a}, {"b": b}, {"t": 1.0}) == compare({"a": a}, {"b": b}, {"t": 1.0})

@@ -1,4 +1,4 @@
-"""Which scores a verdict needs."""
+"""Tests of the scores that a verdict requires."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from study.verdict.judge import judge
 
 
 def setup_of(method: str, models: list[str], base: str | None) -> Setup:
-    """A study of this method without models and questions on the disk."""
+    """Return a study of this method that needs no files."""
     genome = {"models": models, "base_model": base, "merge_method": method, "layer_granularity": 4}
     task = {"name": "choice", "kind": "multiple_choice", "data": "none"}
     config = StudyConfig.model_validate(

@@ -1,4 +1,4 @@
-"""The text of a verdict, for constructed comparisons."""
+"""Tests of the text of a verdict."""
 
 from pathlib import Path
 from typing import Any
@@ -40,20 +40,21 @@ def test_a_winner_is_better_than_the_best_parent_and_the_best_uniform_merge() ->
     )
 
 
-def test_an_undecided_comparison_says_how_many_more_questions_it_needs() -> None:
+def test_an_undecided_comparison_has_the_number_of_additional_questions() -> None:
     close = comparison("best uniform 0.70", 0.004, 0.011, 12_345)
     assert text_of(comparison("parent a", 0.004, 0.011, 1234), close) == (
         "The mean of the top 20 (trial 7) is not shown to be better than the best parent, a "
-        "(+0.4 ± 1.1 points, 95%): about 1,300 more held-out questions would be needed to tell; it "
-        "is not shown to be better than the best uniform merge (+0.4 ± 1.1 points, 95%): about "
-        "13,000 more held-out questions would be needed to tell."
+        "(+0.4 ± 1.1 points, 95%): about 1,300 more held-out questions would be needed to decide; "
+        "it is not shown to be better than the best uniform merge (+0.4 ± 1.1 points, 95%): about "
+        "13,000 more held-out questions would be needed to decide."
     )
 
 
 @pytest.mark.parametrize(
-    ("difference", "how"), [(-0.004, "it scored lower (-0.4"), (0.0, "it scored the same (+0.0")]
+    ("difference", "how"),
+    [(-0.004, "it scored lower (-0.4"), (0.0, "it scored the same (+0.0")],
 )
-def test_a_merge_that_scored_no_higher_is_not_told_to_add_questions(
+def test_no_additional_questions_are_suggested_if_the_score_is_not_higher(
     difference: float, how: str
 ) -> None:
     text = text_of(comparison("parent a", difference, 0.011), UNIFORM)
@@ -69,7 +70,7 @@ def test_the_best_parent_is_beaten_only_if_every_parent_is() -> None:
     assert "is not shown to be better than parent b (+2.2 ± 3.0 points, 95%)" in text
 
 
-def test_a_uniform_merge_that_wins_is_named_as_such() -> None:
+def test_the_text_says_if_the_final_merge_is_a_uniform_merge() -> None:
     final = merge("uniform", "best uniform 0.70", "uniform 0.70")
     assert text_of(comparison("parent a", 0.018, 0.011), final=final) == (
         "The final merge, uniform 0.70, is a uniform merge: it needs no search, and no merge of "
