@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 
 from storage.trials import TrialRecord
 from study.cli.escaping import for_plotly
+from study.search.ascent.history import AscentHistory
 from study.search.history import ScoreHistory
 
 _DIGITS = 4
@@ -17,11 +18,38 @@ def figures(records: Sequence[TrialRecord]) -> Mapping[str, go.Figure]:
     history = ScoreHistory.of(records)
     if not history.values:
         return {}
+    ascents = AscentHistory.of(records)
+    if ascents is not None:
+        return {"losses": _losses(ascents), "tasks": _tasks(history)}
     return {
         "best-so-far": _best_so_far(history),
         "population": _population(history),
         "tasks": _tasks(history),
     }
+
+
+def _losses(ascents: AscentHistory) -> go.Figure:
+    """Draw the losses of each ascent: of the batches, and of the questions that are kept out."""
+    figure = _figure("Loss of the search by gradient", "step", "loss")
+    for ascent, curve in ascents.ascents.items():
+        name = f", ascent {ascent}" if len(ascents.ascents) > 1 else ""
+        steps = [point.steps for point in curve.checkpoints]
+        figure.add_scatter(
+            y=_rounded(curve.losses), mode="markers", name=f"batch{name}", opacity=0.4
+        )
+        figure.add_scatter(
+            x=steps,
+            y=_rounded(point.batch_loss for point in curve.checkpoints),
+            mode="lines+markers",
+            name=f"batches, mean of the last steps{name}",
+        )
+        figure.add_scatter(
+            x=steps,
+            y=_rounded(point.kept_out_loss for point in curve.checkpoints),
+            mode="lines+markers",
+            name=f"questions that are kept out{name}",
+        )
+    return figure
 
 
 def _best_so_far(history: ScoreHistory) -> go.Figure:
@@ -74,8 +102,8 @@ def _tasks(history: ScoreHistory) -> go.Figure:
     return figure
 
 
-def _figure(title: str, x: str) -> go.Figure:
-    return go.Figure(layout={"title": title, "xaxis_title": x, "yaxis_title": "score", **_LAYOUT})
+def _figure(title: str, x: str, y: str = "score") -> go.Figure:
+    return go.Figure(layout={"title": title, "xaxis_title": x, "yaxis_title": y, **_LAYOUT})
 
 
 def _rounded(values: Iterable[float]) -> list[float]:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from storage.trials import TrialRecord
 from study.cli.text import duration
+from study.search.ascent.history import AscentHistory
 from study.search.state import best_search
 
 from .monitor import Monitor
@@ -65,12 +66,27 @@ class Progress(Monitor):
         speed = f"  {pace:.2f} s/trial" if after > before else ""
         if not finished:
             return f"baseline {sum(r.complete for r in records)}{speed}"
+        left = f"  {duration(pace * max(0, self._budget - finished))} left" if speed else ""
+        ascents = AscentHistory.of(records)
+        if ascents is not None:
+            return f"step {finished}/{self._budget}  {_losses(ascents)}{speed}{left}"
         top = best_search(records)
         assert top is not None
         assert top.value is not None
         error = "" if top.error is None else f" ± {top.error:.4f}"
-        left = f"  {duration(pace * max(0, self._budget - finished))} left" if speed else ""
         return (
             f"trial {finished}/{self._budget}  generation {(finished - 1) // self._population}  "
             f"best {top.value:.4f}{error}{speed}{left}"
         )
+
+
+def _losses(ascents: AscentHistory) -> str:
+    """Return the latest losses, the score of the questions that are kept out, and the count of
+    questions."""
+    latest = [curve.losses[-1] for curve in ascents.ascents.values()]
+    text = f"loss {min(latest):.3f}"
+    points = [point for curve in ascents.ascents.values() for point in curve.checkpoints[-1:]]
+    if points:
+        best = min(points, key=lambda point: point.kept_out_loss)
+        text += f"  kept out {best.kept_out_loss:.3f} (score {best.kept_out_score:.4f})"
+    return f"{text}  {ascents.questions:,} questions"

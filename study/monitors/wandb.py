@@ -22,11 +22,11 @@ import yaml
 from objectives.merge.mergekit_yaml import to_mergekit
 from storage.claims import Claims, ClaimTaken
 from storage.database.url import redacted
-from storage.trials import GENERATION, TrialRecord, Trials
+from storage.trials import GENERATION, RESULT, TrialRecord, Trials
 from study.cli.options import Wandb
 from study.search.genome import Genome
 from study.search.sampler import Proposals
-from study.search.state import SearchState, Slot, best_search, slot_of
+from study.search.state import SearchState, Slot, best_merge, best_search, is_step, slot_of
 from study.setup.setup import Setup
 
 from .monitor import Monitor
@@ -119,8 +119,7 @@ class Tracker:
     def _generation(
         self, generation: int, done: Sequence[TrialRecord], records: Sequence[TrialRecord]
     ) -> dict[str, Any]:
-        top = best_search(done)
-        assert top is not None
+        top = best_search(done) or best_merge(records) or done[-1]  # steps have no own score
         genome = self._setup.genome
         search = SearchState.of(records, self._replay.population)
         assert generation < search.generation
@@ -154,6 +153,7 @@ def _trial(record: TrialRecord, evaluations: int) -> dict[str, Any]:
         "evaluations": evaluations,
         "trial/score": record.value,
         **{f"trial/{name}": score for name, score in record.tasks.items()},
+        **({"trial/loss": record.attributes[RESULT]["loss"]} if is_step(record) else {}),
         **{f"seconds/{part}": seconds for part, seconds in record.seconds.items()},
     }
 

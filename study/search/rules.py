@@ -14,7 +14,7 @@ from storage.trials import GENERATION, TrialRecord
 from study.config.schema import StudyConfig
 
 from .ascent.ascent import Rule
-from .ascent.jobs import ASCENT, AscentJobs
+from .ascent.jobs import AscentJobs
 from .ascent.kept_out import kept_out_samples
 from .ascent.replay import AscentReplay
 from .contenders import count_contenders, count_references
@@ -22,6 +22,7 @@ from .genome import Genome
 from .jobs import Jobs, final_roles
 from .sampler import Proposals, Replay, ReplaySampler, default_population, start_of
 from .schedule import Schedule
+from .state import ASCENT
 from .warm_start import distribution
 
 _DIFFERENCE = 0.02

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-from storage.trials import BASELINE, GENERATION, SLOT, TrialRecord
+from storage.trials import BASELINE, GENERATION, RESULT, SLOT, TrialRecord
 
 CANDIDATE = "candidate"
+ASCENT = "ascent"
+"""The attribute of a checkpoint: the ascent that it belongs to."""
 """The attribute with the name of a merge that is scored but is no trial of the search."""
 
 
@@ -133,13 +135,26 @@ def best(records: Sequence[TrialRecord]) -> TrialRecord | None:
 
 
 def best_search(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Return the best trial of the search, or None."""
-    return best([r for r in records if r.kind == "search"])
+    """Return the best trial of the search, or None. A step of an ascent is none: its score is that
+    of one batch."""
+    return best([r for r in records if r.kind == "search" and not is_step(r)])
 
 
 def best_merge(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Return the best merge, of the search or uniform, or None."""
-    return best([r for r in records if r.kind in ("search", "uniform")])
+    """Return the best merge, or None: of the search, of the checkpoints of its ascents, and of the
+    uniform merges."""
+    return best([r for r in records if _is_merge(r)])
+
+
+def is_step(record: TrialRecord) -> bool:
+    """Return whether the trial is a step of an ascent, whose score is that of one batch."""
+    return "loss" in record.attributes.get(RESULT, {})
+
+
+def _is_merge(record: TrialRecord) -> bool:
+    if record.kind == "search":
+        return not is_step(record)
+    return record.kind == "uniform" or ASCENT in record.attributes
 
 
 def _order(record: TrialRecord) -> tuple[bool, int, int, str, int]:

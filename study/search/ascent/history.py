@@ -7,8 +7,9 @@ from typing import Any, Self
 
 from storage.trials import GENERATION, SLOT, TrialRecord
 from study.search.history import search_trials
+from study.search.state import ASCENT, is_step
 
-from .jobs import ASCENT, EVERY, KEPT_LOSS, STEPS
+from .jobs import EVERY, KEPT_LOSS, STEPS
 
 _GRADIENT_COST = 3
 """What the gradient of a question's loss counts as: one forward pass and a backward pass, which
@@ -52,7 +53,7 @@ class AscentHistory:
     @classmethod
     def of(cls, records: Sequence[TrialRecord]) -> Self | None:
         """Return the history of a study with these trials; None if it has no step of an ascent."""
-        steps = [r for r in search_trials(records) if "loss" in r.attributes.get("result", {})]
+        steps = [r for r in search_trials(records) if is_step(r)]
         if not steps:
             return None
         checkpoints = [r for r in records if r.complete and ASCENT in r.attributes]

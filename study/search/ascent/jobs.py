@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from storage.trials import KIND, RESULT, TrialRecord
 from study.search.genome import Genome
 from study.search.jobs import AFTER, ROLE, Job, Jobs
-from study.search.state import CANDIDATE, SearchState, Slot
+from study.search.state import ASCENT, CANDIDATE, SearchState, Slot
 
 from .replay import AscentReplay
 
 ASCENT_SCHEME = "adam 1, batches 1"
 """Which optimiser and batches a study was begun with; another one would take other steps."""
-ASCENT, STEPS = "ascent", "steps"
-"""Attributes of a checkpoint: which ascent it belongs to, and after how many steps."""
+STEPS = "steps"
+"""The attribute of a checkpoint: the number of steps that led to it."""
 CHECKPOINT, LATE = "best checkpoint", "mean of the last steps"
 """The roles of the final merges."""
 KEPT_LOSS = "kept_out_loss"
