@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from storage.scores import ScoreStore
 from storage.trials import TrialRecord
+from study.search.ascent.jobs import CHECKPOINT, LATE
 from study.search.contenders import PREFERENCE, REFERENCES
 from study.setup.setup import Setup
 from study.setup.tasks import MIN_HELD_OUT, few_held_out
@@ -16,12 +17,11 @@ from .ensemble import EnsembleScore, ensemble_scores
 from .scoreboard import ContenderSummary, ScoredContender, scored_contenders
 from .wording import inconclusive_text, pending_text, verdict_text
 
-_REQUIRED = {
-    "top": "mean of the top trials",
-    "best": "best trial",
-    "uniform": "best uniform merge",
-}
+_UNIFORM = {"uniform": "best uniform merge"}
+_REQUIRED = {"top": "mean of the top trials", "best": "best trial"} | _UNIFORM
 """The contenders without which there is no verdict, by role."""
+_REQUIRED_BY_GRADIENT = {"top": CHECKPOINT, "mean": LATE} | _UNIFORM
+"""The same for a search by gradient."""
 Rule = Literal["held-out", "too few held-out questions", "not scored yet"]
 
 
@@ -151,7 +151,8 @@ def _missing(setup: Setup, contenders: Sequence[ScoredContender]) -> list[str]:
     roles = {c.contender.role for c in contenders}
     if all(baseline.kind != "uniform" for baseline in baselines):
         roles.add("uniform")  # the method has no uniform merges
-    missing = [f"the {name}" for role, name in _REQUIRED.items() if role not in roles]
+    required = _REQUIRED_BY_GRADIENT if setup.rules.by_gradient else _REQUIRED
+    missing = [f"the {name}" for role, name in required.items() if role not in roles]
     scored = [c.contender.record.baseline for c in contenders]
     missing += [
         f"parent {b.name}" for b in baselines if b.kind == "parent" and b.name not in scored

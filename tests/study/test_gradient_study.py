@@ -117,6 +117,8 @@ def test_a_study_offers_its_checkpoints(undisturbed: tuple[str, str]) -> None:
     assert {r.attributes["generation"] for r in steps} == set(range(STEPS))
     assert "best checkpoint" in output
     assert "mean of the last steps" in output
+    assert "No verdict" not in output
+    assert "The " in output.split("held-out questions")[-1]
 
 
 def test_a_step_lowers_the_loss_of_the_questions_that_are_kept_out(
