@@ -33,7 +33,7 @@ def open_database(setup: Setup, url: str, interrupts: Interrupts) -> Database:
     """
     earlier, path = setup.config.study.start_from, sqlite_path(url)
     if earlier is not None and path is not None and not path.exists():
-        raise StorageError(f"study.start_from: {earlier}: the database {path} does not exist")
+        raise StorageError(f"study.start_from: {earlier}: there is no database {path}")
     retry_policy = RetryPolicy(setup.config.study.outage_limit, interrupts.pause)
     return open_storage(url, retry_policy=retry_policy)
 

@@ -192,9 +192,7 @@ def _chat_template(config: StudyConfig, tokenizer: Any) -> bool:
             "apply_chat_template: the base model's tokenizer has no chat template; set it to false"
         )
     if config.apply_chat_template is None and not has_template:
-        log.info(
-            "the tokenizer has no chat template: the prompts of lm-eval's tasks are plain text"
-        )
+        log.info("the tokenizer has no chat template: prompts of lm-eval's tasks are plain text")
     return has_template if config.apply_chat_template is None else config.apply_chat_template
 
 

@@ -91,7 +91,7 @@ def test_a_trial_whose_scorer_fails_is_repeated(folder: Path) -> None:
 
 def test_three_failures_in_a_row_end_the_run_and_the_study_can_be_resumed(folder: Path) -> None:
     (folder / "failures").write_text("3")
-    with pytest.raises(ScorerError, match=r"^3 trials failed in a row, .*judged: process_results"):
+    with pytest.raises(ScorerError, match=r"^3 trials failed in a row; .*judged: process_results"):
         run(folder)
     assert [r.state.name for r in trials(folder)] == ["FAIL"] * 3
     assert sum(r.complete for r in run(folder)) > 4
@@ -124,5 +124,5 @@ def test_native_tasks_have_no_scorer_settings(folder: Path) -> None:
     native = {"name": "own", "kind": "multiple_choice", "data": "all.jsonl", "scorer_timeout": 5}
     path = folder / "study.yaml"
     path.write_text(json.dumps(json.loads(study_text(native))))
-    with pytest.raises(ConfigError, match=r"own.scorer_timeout: only a task of lm-eval has a scor"):
+    with pytest.raises(ConfigError, match=r"own.scorer_timeout: is only used for tasks of lm-eval"):
         load_config(path)

@@ -309,8 +309,8 @@ def is_group(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        ({"kind": "vllm", "device": "cuda:1"}, "CUDA_VISIBLE_DEVICES chooses a GPU"),
-        ({"kind": "vllm", "device": "cuda"}, "no GPU is found"),
+        ({"kind": "vllm", "device": "cuda:1"}, "choose a GPU with CUDA_VISIBLE"),
+        ({"kind": "vllm", "device": "cuda"}, "no GPU was found"),
         ({"kind": "other"}, "unknown kind other"),
     ],
 )
