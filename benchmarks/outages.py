@@ -36,7 +36,7 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             undisturbed = f"sqlite:///{Path(folder) / 'undisturbed.db'}"
-            config = tiny_config(given.trials, grace=2)
+            config = tiny_config(given.trials, heartbeat_timeout=2)
             start(undisturbed, config).join()
             crew = [start(server.url, config, SECONDS) for _ in range(WORKERS)]
             time.sleep(3)

@@ -130,7 +130,7 @@ def _status_of(stored: "StoredStudy") -> Status:
         best=None if best is None else _best_merge(best),
         verdict=stored_verdict(stored.study),
         trials_an_hour=workers.trials_per_hour(_PACE_SECONDS),
-        workers=_worker_statuses(workers, Watch(config.study.grace)),
+        workers=_worker_statuses(workers, Watch(config.study.heartbeat_timeout)),
     )
 
 

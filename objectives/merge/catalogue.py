@@ -21,13 +21,6 @@ class Parameter:
     """mergekit's default; None if the parameter is required."""
     per_model: bool = True
     """Whether each model has its own value, or all models share one."""
-    low: float = math.nan
-    high: float = math.nan
-    start: float | None = None
-    """The default search range and the starting point; None starts in the middle of the range.
-
-    Without a default range the parameter is searched only if the config has a range.
-    """
     limits: tuple[float, float] = (-math.inf, math.inf)
     """The values that a config may have. If `open`, a range must stay above the lower limit."""
     open: bool = False
@@ -40,11 +33,6 @@ class Parameter:
     def is_number(self) -> bool:
         """Whether it is a real number; integers and booleans are never searched."""
         return self.default is None or type(self.default) is float
-
-    @property
-    def is_searched(self) -> bool:
-        """Whether it has a default search range."""
-        return not math.isnan(self.low)
 
 
 @dataclass(frozen=True)
@@ -96,14 +84,12 @@ class Method:
         return len([model for model in models if counts_base or model != base])
 
 
-_WEIGHT = Parameter("weight", low=0.0, high=1.4)
-_RELATIVE = Parameter("weight", low=0.05, high=1.0)
-"""For methods in which only the ratio of the weights matters and their sum must not be zero."""
-_DENSITY = Parameter("density", 1.0, low=0.4, high=1.0, limits=(0.0, 1.0), open=True)
-_GAMMA = Parameter("gamma", 0.01, low=0.0, high=0.1, start=0.01, limits=(0.0, 1.0))
-_EPSILON = Parameter("epsilon", 0.15, low=0.0, high=0.3, limits=(0.0, 0.5))
+_WEIGHT = Parameter("weight")
+_DENSITY = Parameter("density", 1.0, limits=(0.0, 1.0), open=True)
+_GAMMA = Parameter("gamma", 0.01, limits=(0.0, 1.0))
+_EPSILON = Parameter("epsilon", 0.15, limits=(0.0, 0.5))
 _RESCALE = Parameter("rescale", False, per_model=False)
-_DROPPED = Parameter("epsilon", 1e-5, False, 0.0, 1e-3, 1e-5, limits=(0.0, math.inf))
+_DROPPED = Parameter("epsilon", 1e-5, False, limits=(0.0, math.inf))
 
 
 def _deltas(*parameters: Parameter, normalize: bool) -> Method:
@@ -122,7 +108,7 @@ METHODS: Mapping[str, Method] = {
         _deltas(_WEIGHT, _DENSITY, normalize=True), fused=True, drops=True, elects=True
     ),
     "slerp": Method(
-        (Parameter("t", low=0.0, high=1.0),),
+        (Parameter("t"),),
         *("unused", 2),
         normalize=False,
         fused=True,
@@ -136,11 +122,11 @@ METHODS: Mapping[str, Method] = {
     ),
     "breadcrumbs": _deltas(_WEIGHT, _DENSITY, _GAMMA, _RESCALE, normalize=False),
     "breadcrumbs_ties": _deltas(_WEIGHT, _DENSITY, _GAMMA, _RESCALE, normalize=False),
-    "sce": Method((Parameter("select_topk", 1.0, False, 0.1, 1.0, limits=(0.0, 1.0), open=True),)),
+    "sce": Method((Parameter("select_topk", 1.0, False, limits=(0.0, 1.0), open=True),)),
     "model_stock": Method((Parameter("filter_wise", False, per_model=False),), least=2),
     "nuslerp": Method(
         (
-            _RELATIVE,
+            _WEIGHT,
             Parameter("nuslerp_row_wise", False, per_model=False),
             Parameter("nuslerp_flatten", True, per_model=False),
         ),
@@ -148,7 +134,7 @@ METHODS: Mapping[str, Method] = {
     ),
     "multislerp": Method(
         (
-            _RELATIVE,
+            _WEIGHT,
             Parameter("normalize_weights", True, per_model=False),
             Parameter(
                 "eps",
@@ -184,15 +170,13 @@ METHODS: Mapping[str, Method] = {
     "ram": Method((_DROPPED,)),
     "ramplus_tl": Method(
         (
-            Parameter("r", 0.1, False, 0.0, 1.0, 0.1, limits=(0.0, math.inf)),
-            Parameter("alpha", 0.2, False, 0.0, 1.0, 0.2, limits=(0.0, math.inf)),
+            Parameter("r", 0.1, False, limits=(0.0, math.inf)),
+            Parameter("alpha", 0.2, False, limits=(0.0, math.inf)),
             replace(_DROPPED, least=1e-12),  # at 0, equal tensors are merged into NaN
         )
     ),
-    "nearswap": Method((Parameter("t", None, False, 0.0, 1e-3, limits=(0.0, math.inf)),), most=1),
+    "nearswap": Method((Parameter("t", None, False, limits=(0.0, math.inf)),), most=1),
     "arcee_fusion": Method(most=1),
-    "passthrough": Method(
-        (Parameter("scale", None, low=0.5, high=1.5),), "unused", least=1, most=1
-    ),
+    "passthrough": Method((Parameter("scale", None),), "unused", least=1, most=1),
 }
 """Fused methods come first. `normalize` has mergekit-evolve's default if it has the method."""

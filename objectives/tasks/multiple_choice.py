@@ -93,7 +93,7 @@ def first_letter(text: str) -> str | None:
     return match[1].lower() if match else None
 
 
-def parse(row: Row, fields: Fields | None = None) -> Question:
+def parse_row(row: Row, fields: Fields | None = None) -> Question:
     """Return the question in a row of a question file. Raises BadRow."""
     question = question_of(row, lambda raw, text: (label_in(raw, text),), fields)
     if not question.letters and question.options[-1] > 9:

@@ -47,7 +47,7 @@ class Retrieval:
     ) -> float:
         """Return hit@3; with the exact scorer 1 if the answer is exactly the labels, else 0."""
         [answer] = answers
-        picked = picks(tokenizer.decode(answer.tokens, skip_special_tokens=True))
+        picked = parse_answer(tokenizer.decode(answer.tokens, skip_special_tokens=True))
         if self.scorer == "exact":
             return float(sorted(picked) == list(question.labels))
         hits = set(picked[:PICKED]) & set(question.labels)
@@ -66,7 +66,7 @@ class Retrieval:
         return min(1.0, sum(starts.values()))
 
 
-def picks(text: str) -> list[int]:
+def parse_answer(text: str) -> list[int]:
     """Return the numbers in an answer, as the parser of the KDD Cup 2024 does.
 
     All characters except digits, commas and spaces are removed, and the rest is split at commas.
@@ -76,7 +76,7 @@ def picks(text: str) -> list[int]:
     return [int(part) for part in cleaned.split(",") if part.strip().isdecimal()]
 
 
-def parse(row: Row, fields: Fields | None = None) -> Question:
+def parse_row(row: Row, fields: Fields | None = None) -> Question:
     """Return the question in a row of a question file. Raises BadRow."""
     return question_of(row, _labels, fields)
 

@@ -12,7 +12,7 @@ from objectives.engines.gradient.lessons import Alternative, Lesson, Mark
 from objectives.errors import TaskError
 
 from .multiple_choice import MultipleChoice
-from .retrieval import Retrieval, picks
+from .retrieval import Retrieval, parse_answer
 from .task import Asked, Question, Tokenizer
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _retrieval(
             writer = _ListWriter(text + space, between, tokenizer)
             whole = writer.tokens(question.labels, ended=True)
             said = tokenizer.decode(whole[count:], skip_special_tokens=True)
-            if whole[:count] == prompt.tokens and picks(said) == list(question.labels):
+            if whole[:count] == prompt.tokens and parse_answer(said) == list(question.labels):
                 marks = writer.marks(question.labels, whole, count)
                 right = Alternative(0, marks, True, float(len(marks)))
                 return Lesson((whole[:-1],), (right,), rising)

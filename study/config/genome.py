@@ -122,10 +122,9 @@ class Range(Section):
 
 
 class SpaceConfig(Section):
-    """The ranges of the parameters. docs/search.md explains the defaults."""
+    """The ranges of the parameters. study/config/ranges.py has the defaults."""
 
     weight: Range | None = None
-    """None is 0 to 1.4, or -0.4 to 1.4 if negative weights are allowed."""
     density: Range | None = None
     t: Range | None = None
     """slerp's preference for each model: a softmax over the top two; nearswap's distance."""

@@ -6,7 +6,7 @@ same meaning; the sections `study`, `search`, `space` and `engine` are additions
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
@@ -75,7 +75,7 @@ class StudySection(Section):
     search starts. None starts in the middle of the space."""
     held_out: Number = Field(default=0.25, ge=0, lt=1)
     """Share of the questions that the search never sees."""
-    grace: Number = Field(default=60.0, ge=1, le=_MAX_SECONDS)
+    heartbeat_timeout: Number = Field(default=60.0, ge=1, le=_MAX_SECONDS)
     """Seconds without a heartbeat after which a worker on another host is considered dead."""
     outage_limit: Number = Field(default=600.0, ge=0, le=_MAX_SECONDS)
     """Seconds that a run retries an unreachable database."""
@@ -86,6 +86,16 @@ class StudySection(Section):
         if name is not None and (error := name_error(name)):
             raise ValueError(error)
         return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_keys(cls, data: Any) -> Any:
+        """Accept the name that version 0.1.0 had for `heartbeat_timeout`."""
+        if not isinstance(data, dict) or "grace" not in data:
+            return data
+        if "heartbeat_timeout" in data:
+            raise ValueError("grace: is the old name of heartbeat_timeout; keep one of them")
+        return {("heartbeat_timeout" if k == "grace" else k): v for k, v in data.items()}
 
     @model_validator(mode="after")
     def _check_population(self) -> Self:

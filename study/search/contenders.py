@@ -13,9 +13,6 @@ from .state import best, best_search
 
 Role = Literal["base", "parent", "uniform", "best", "top", "mean"]
 
-PREFERENCE: tuple[Role, ...] = ("mean", "top", "uniform", "best")
-"""Roles that can become the final merge. If scores are equal, the earlier role wins: the less a
-merge was selected by its search score, the less that score is due to chance."""
 REFERENCES: tuple[Role, ...] = ("base", "parent", "uniform")
 """Roles that need no search: every contender that can become final is compared with them."""
 

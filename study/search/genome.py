@@ -15,6 +15,7 @@ from objectives.merge.recipe import MergeRecipe, ValuesKMF
 from storage.trials import TrialRecord
 from study.config.errors import ConfigError
 from study.config.genome import GenomeConfig, Range, SpaceConfig, references
+from study.config.ranges import default_range
 
 UNIFORM_WEIGHTS = (0.5, 0.7, 0.85, 1.0)
 """Weights of the uniform merges in addition to 1/M."""
@@ -217,7 +218,7 @@ class Genome:
     def _is_searched(self, parameter: Parameter, space: SpaceConfig) -> bool:
         if parameter.name in self._config.parameters or not parameter.is_number:
             return False
-        return parameter.is_searched or space.range_of(parameter.name) is not None
+        return self._range(parameter, space) is not None
 
     def _fixed_values(self) -> dict[str, ValuesKMF]:
         """Return the per-model parameters that the config sets, with the same value everywhere."""
@@ -238,7 +239,7 @@ class Genome:
 
     def _space(self, space: SpaceConfig) -> dict[str, Range]:
         of = {p.name: self._range(p, space) for p in (*self._per_model, *self._shared)}
-        ranges = {name: of[name.split("/")[-1]] for name in self._names()}
+        ranges = {name: r for name in self._names() if (r := of[name.split("/")[-1]])}
         if len(ranges) < len(self._names()):
             raise ConfigError(
                 "genome.filters: two filters, or a filter and the rest, have the same parameters"
@@ -252,13 +253,12 @@ class Genome:
             )
         return ranges
 
-    def _range(self, parameter: Parameter, space: SpaceConfig) -> Range:
-        configured = space.range_of(parameter.name)
+    def _range(self, parameter: Parameter, space: SpaceConfig) -> Range | None:
+        configured, config = space.range_of(parameter.name), self._config
         if configured is not None:
             return configured
-        negative = parameter.name == "weight" and self._config.allow_negative_weights
-        low = -0.4 if negative else parameter.low
-        return Range(low=low, high=parameter.high, start=parameter.start)
+        negative = config.allow_negative_weights
+        return default_range(config.merge_method, parameter.name, negative)
 
     def _nested(self, flat_KMF: Sequence[float]) -> ValuesKMF:
         rows_KMF = _batched(flat_KMF, self._sets)

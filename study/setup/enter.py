@@ -105,7 +105,10 @@ def enter_study(
     settings one is refused. Raises what `create_or_find_study` raises.
     """
     with database.exclusive(), _open_or_create(setup, database) as study:
-        workers, watch = Workers(database, study._study_id), Watch(setup.config.study.grace)
+        workers, watch = (
+            Workers(database, study._study_id),
+            Watch(setup.config.study.heartbeat_timeout),
+        )
         listed, now = workers.read_all(include_ended=False)
         for record in watch.find_dead(listed, now):
             released = workers.reap(record)

@@ -32,8 +32,8 @@ Tasks: TypeAlias = "list[Native | LmEvalTask]"
 MIN_HELD_OUT = 20
 """Held-out questions of each task that the bootstrap needs for reliable intervals."""
 _KINDS: dict[str, tuple[Any, type[Native], int]] = {
-    "multiple_choice": (multiple_choice.parse, MultipleChoice, 1),
-    "retrieval": (retrieval.parse, Retrieval, 7),
+    "multiple_choice": (multiple_choice.parse_row, MultipleChoice, 1),
+    "retrieval": (retrieval.parse_row, Retrieval, 7),
 }
 
 

@@ -37,7 +37,7 @@ def join_study(
             with_stored_facts(choice, trials.study), differences=setup.rules.differences
         )
         workers = Workers(database, trials.study._study_id)
-        heartbeat = Heartbeat(workers, worker_id, setup.config.study.grace)
+        heartbeat = Heartbeat(workers, worker_id, setup.config.study.heartbeat_timeout)
         stack.enter_context(heartbeat)
         log_start(setup, url, trials.all(), population)
         heartbeat.doing = "starting the engine"

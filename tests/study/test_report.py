@@ -39,12 +39,12 @@ from study.report import _report
 from study.reporting.answer_changes import Example, NeverRight, Selection
 from study.reporting.data import ReportData, report_data
 from study.reporting.page import pictures, render, write_report
-from study.search.contenders import PREFERENCE, contenders, count_contenders
+from study.search.contenders import contenders, count_contenders
 from study.search.genome import recipe_of
 from study.search.jobs import Jobs
 from study.search.state import best_search
 from study.setup.setup import Setup, build
-from study.verdict.judge import Judgement, judge
+from study.verdict.judge import PREFERENCE, Judgement, judge
 from tests.support.commands import command
 from tests.support.json_keys import key_paths
 from tests.support.paths import DEMO, ROOT

@@ -11,7 +11,7 @@ from tests.support.sleeping_study import NAME, start, tiny_config
 
 SECONDS = 0.1
 """The time of scoring a trial."""
-GRACE = 2.0
+HEARTBEAT_TIMEOUT = 2.0
 
 
 def complete(trials: Trials) -> dict[int, TrialRecord]:
@@ -21,7 +21,7 @@ def complete(trials: Trials) -> dict[int, TrialRecord]:
 def run_with_kills(url: str, trials: int, kills: int, workers: int, rng: random.Random) -> int:
     """Run a study to its end while workers are killed; return the number of finished trials that
     were lost."""
-    config = tiny_config(trials, grace=GRACE)
+    config = tiny_config(trials, heartbeat_timeout=HEARTBEAT_TIMEOUT)
     processes = [start(url, config, SECONDS) for _ in range(workers)]
     seen: dict[int, TrialRecord] = {}
     lost, killed = 0, 0

@@ -57,16 +57,6 @@ def test_a_method_accepts_the_same_models_as_in_mergekit(name: str) -> None:
         assert not _takes(theirs, method.least - 1, method.base == "needed")
 
 
-@pytest.mark.parametrize("name", list(METHODS))
-def test_ranges_are_within_the_limits_and_contain_the_start(name: str) -> None:
-    for p in METHODS[name].parameters:
-        if p.is_searched:
-            assert p.is_number
-            assert p.limits[0] <= p.low < p.high <= p.limits[1]
-            assert p.start is None or p.low <= p.start <= p.high
-            assert not p.open or p.low > p.limits[0]
-
-
 def _takes(method: MergeMethod, count: int, with_base: bool) -> bool:
     models = [f"model {i}" for i in range(count)]
     try:

@@ -38,7 +38,7 @@ class Characters:
 
 def asked(options: str, label: Any) -> Question:
     text = f"Which colour?\n{options}\nAnswer:"
-    return multiple_choice.parse({"input_field": text, "output_field": label})
+    return multiple_choice.parse_row({"input_field": text, "output_field": label})
 
 
 def listed(style: str, marks: Any = "12345", joint: str = "\n") -> str:
@@ -47,7 +47,7 @@ def listed(style: str, marks: Any = "12345", joint: str = "\n") -> str:
 
 
 def read(path: Path, on_bad: Any = "refuse") -> tuple[Question, ...]:
-    return read_questions(path, "multiple_choice", multiple_choice.parse, on_bad)
+    return read_questions(path, "multiple_choice", multiple_choice.parse_row, on_bad)
 
 
 ROW = {"input_field": LIST, "output_field": 1}
@@ -179,22 +179,22 @@ def test_lettered_options_are_answered_and_scored_by_letter() -> None:
     ],
 )
 def test_fields_of_other_known_formats_are_read(row: dict[str, Any]) -> None:
-    assert multiple_choice.parse(row) == multiple_choice.parse(ROW)
+    assert multiple_choice.parse_row(row) == multiple_choice.parse_row(ROW)
 
 
 def test_unknown_fields_are_reported_and_can_be_mapped() -> None:
     row = {"question": LIST, "answer": 1}
     with pytest.raises(BadRow, match=r"its fields are question, answer; .*fields: \{question:"):
-        multiple_choice.parse(row)
+        multiple_choice.parse_row(row)
     fields = Fields(("question",), "answer")
-    assert multiple_choice.parse(row, fields) == multiple_choice.parse(ROW)
+    assert multiple_choice.parse_row(row, fields) == multiple_choice.parse_row(ROW)
     with pytest.raises(BadRow, match="has no question"):
-        multiple_choice.parse(ROW, fields)
+        multiple_choice.parse_row(ROW, fields)
     two = Fields(("intro", "list"), "key")
     parts = dict(zip(("intro", "list"), LIST.split("\n", 1), strict=True))
-    assert multiple_choice.parse(parts | {"key": 1}, two) == multiple_choice.parse(ROW)
+    assert multiple_choice.parse_row(parts | {"key": 1}, two) == multiple_choice.parse_row(ROW)
     with pytest.raises(BadRow, match="has no intro"):
-        multiple_choice.parse({"list": LIST, "key": 1}, two)
+        multiple_choice.parse_row({"list": LIST, "key": 1}, two)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_options_in_a_field_are_appended_to_the_question(
     answer: Any, first: int | None, written: str, labels: tuple[int, ...]
 ) -> None:
     fields = Fields(("q",), "a", "choices", first)
-    question = multiple_choice.parse(
+    question = multiple_choice.parse_row(
         {"q": "Which?", "choices": ["red", "blue"], "a": answer}, fields
     )
     assert question.text == f"Which?\n{written}"
@@ -220,15 +220,15 @@ def test_options_in_a_field_are_appended_to_the_question(
 def test_options_in_an_unmapped_field_are_refused() -> None:
     row = {"input_field": "Which?", "choices": ["red", "blue"], "output_field": 1}
     with pytest.raises(BadRow, match="seem to be in the field choices"):
-        multiple_choice.parse(row)
+        multiple_choice.parse_row(row)
     fields = Fields(("input_field",), "output_field", "choices")
     with pytest.raises(BadRow, match=r"set fields\.first"):
-        multiple_choice.parse(row, fields)
+        multiple_choice.parse_row(row, fields)
     with pytest.raises(BadRow, match="its text"):
-        multiple_choice.parse(row | {"choices": ["2", "1"], "output_field": "1"}, fields)
+        multiple_choice.parse_row(row | {"choices": ["2", "1"], "output_field": "1"}, fields)
     for choices in ("red", ["red"], ["red", 1], {"text": ["red", "blue"]}, None):
         with pytest.raises(BadRow, match="must be a list of 2 to 26 texts"):
-            multiple_choice.parse(row | {"choices": choices}, fields)
+            multiple_choice.parse_row(row | {"choices": choices}, fields)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "socket", "/dev/zero", "/dev/null", "a\0b"])
@@ -267,7 +267,7 @@ SPREAD = json.dumps(ROW, indent=2)
 def test_questions_are_read_from_every_supported_file_layout(tmp_path: Path, data: str) -> None:
     path = tmp_path / "q.jsonl"
     path.write_bytes(data.encode())
-    assert read(path) == (multiple_choice.parse(ROW),)
+    assert read(path) == (multiple_choice.parse_row(ROW),)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,10 @@ def test_any_rows_yield_questions_or_a_question_error(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "rows.jsonl"
     path.write_text(json.dumps(rows) if as_list else "\n".join(map(json.dumps, rows)))
-    for kind, parse in (("multiple_choice", multiple_choice.parse), ("retrieval", retrieval.parse)):
+    for kind, parse in (
+        ("multiple_choice", multiple_choice.parse_row),
+        ("retrieval", retrieval.parse_row),
+    ):
         try:
             questions, message = read_questions(path, kind, parse, on_bad), str(path)
         except QuestionError as error:

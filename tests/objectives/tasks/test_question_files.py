@@ -17,7 +17,7 @@ from objectives.tasks.questions.question_files import (
     split_cue,
 )
 from objectives.tasks.questions.split import split
-from objectives.tasks.retrieval import picks
+from objectives.tasks.retrieval import parse_answer
 from objectives.tasks.task import Question
 
 CHOICE = "Which is red?\n0. grass\n1. blood\n2. sky\n3. snow"
@@ -40,7 +40,7 @@ def write(path: Path, rows: list[Any], as_list: bool = False) -> Path:
 
 @pytest.mark.parametrize("label", [1, "1", "1. blood", " 1", [1], 1.0, "1: because"])
 def test_all_forms_of_choice_labels_are_read(label: Any) -> None:
-    assert multiple_choice.parse(choice(label)).labels == (1,)
+    assert multiple_choice.parse_row(choice(label)).labels == (1,)
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ def test_all_forms_of_choice_labels_are_read(label: Any) -> None:
 )
 def test_a_label_that_is_not_an_option_is_refused(label: Any) -> None:
     with pytest.raises(BadRow):
-        multiple_choice.parse(choice(label))
+        multiple_choice.parse_row(choice(label))
 
 
 @pytest.mark.parametrize("label", [[1, 4, 5], "1,4,5", "[5, 1, 4]", "1 4 5", ["1", "4", "5"]])
 def test_all_forms_of_retrieval_labels_are_read(label: Any) -> None:
-    assert retrieval.parse(picked(label)).labels == (1, 4, 5)
+    assert retrieval.parse_row(picked(label)).labels == (1, 4, 5)
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def test_all_forms_of_retrieval_labels_are_read(label: Any) -> None:
 )
 def test_a_bad_retrieval_label_is_refused(label: Any) -> None:
     with pytest.raises(BadRow):
-        retrieval.parse(picked(label))
+        retrieval.parse_row(picked(label))
 
 
 def test_a_single_label_and_candidates_from_0_are_accepted() -> None:
     text = "Pick.\n0) a\n1) b\n2) c"
-    assert retrieval.parse(picked(0, text)) == Question(text, "", (0,), (0, 1, 2))
+    assert retrieval.parse_row(picked(0, text)) == Question(text, "", (0,), (0, 1, 2))
 
 
 @pytest.mark.parametrize(
@@ -117,16 +117,16 @@ def test_any_written_question_is_read_back(
     text = body.strip() + "".join(f"\n{i}. thing" for i in options)
     labels = data.draw(st.lists(st.sampled_from(options), min_size=1, max_size=3, unique=True))
     written = data.draw(st.sampled_from([labels, ",".join(map(str, labels))]))
-    question = retrieval.parse(picked(written, text + ending))
+    question = retrieval.parse_row(picked(written, text + ending))
     assert (question.text, question.options) == (text, tuple(options))
     assert question.labels == tuple(sorted(labels))
     assert question.cue == ending.strip().removesuffix(":")
     row = choice(f"{labels[0]}. thing", text + ending)
     if options[-1] > 9:
         with pytest.raises(BadRow, match="has more than one digit"):
-            multiple_choice.parse(row)
+            multiple_choice.parse_row(row)
         return
-    single = multiple_choice.parse(row)
+    single = multiple_choice.parse_row(row)
     assert single.labels == (labels[0],)
     assert single.id == question.id
 
@@ -135,10 +135,10 @@ def test_any_written_question_is_read_back(
 def test_order_and_duplicates_do_not_matter(tmp_path: Path, as_list: bool) -> None:
     rows = [choice(1, CHOICE.replace("red", colour)) for colour in ("red", "dark", "warm")]
     one = read_questions(
-        write(tmp_path / "a", rows, as_list), "multiple_choice", multiple_choice.parse
+        write(tmp_path / "a", rows, as_list), "multiple_choice", multiple_choice.parse_row
     )
     two = read_questions(
-        write(tmp_path / "b", [*rows[::-1], rows[0]]), "multiple_choice", multiple_choice.parse
+        write(tmp_path / "b", [*rows[::-1], rows[0]]), "multiple_choice", multiple_choice.parse_row
     )
     assert one == two
     assert len(one) == 3
@@ -150,8 +150,8 @@ def test_bad_rows_are_refused_with_their_line_or_skipped(
     rows = [choice(1), choice(9, "Other\n0. a\n1. b"), {"input_field": " ", "output_field": 1}]
     path = write(tmp_path / "q.jsonl", rows)
     with pytest.raises(QuestionError, match=r"q\.jsonl:2: label 9 .*0 to 1 \(2 such rows\)"):
-        read_questions(path, "multiple_choice", multiple_choice.parse)
-    questions = read_questions(path, "multiple_choice", multiple_choice.parse, "skip")
+        read_questions(path, "multiple_choice", multiple_choice.parse_row)
+    questions = read_questions(path, "multiple_choice", multiple_choice.parse_row, "skip")
     assert len(questions) == 1
     assert "left out 2 bad rows" in caplog.text
 
@@ -159,15 +159,15 @@ def test_bad_rows_are_refused_with_their_line_or_skipped(
 def test_the_same_question_with_two_labels_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "q.jsonl", [choice(1), choice(2), choice(0, "Other?\n0. a\n1. b")])
     with pytest.raises(QuestionError, match=r"q\.jsonl:2: the same question as .*q\.jsonl:1"):
-        read_questions(path, "multiple_choice", multiple_choice.parse)
-    left = read_questions(path, "multiple_choice", multiple_choice.parse, "skip")
+        read_questions(path, "multiple_choice", multiple_choice.parse_row)
+    left = read_questions(path, "multiple_choice", multiple_choice.parse_row, "skip")
     assert [q.text for q in left] == ["Other?\n0. a\n1. b"]
 
 
 def test_a_row_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "q.jsonl", [picked([1, 2, 3])])
     with pytest.raises(QuestionError, match="task_type is retrieval"):
-        read_questions(path, "multiple_choice", multiple_choice.parse)
+        read_questions(path, "multiple_choice", multiple_choice.parse_row)
 
 
 @pytest.mark.parametrize(
@@ -184,15 +184,15 @@ def test_a_file_without_questions_is_reported(tmp_path: Path, text: str, message
     path = tmp_path / "q.jsonl"
     path.write_text(text)
     with pytest.raises(QuestionError, match=message):
-        read_questions(path, "multiple_choice", multiple_choice.parse)
+        read_questions(path, "multiple_choice", multiple_choice.parse_row)
 
 
 def test_a_missing_or_binary_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(QuestionError, match="does not exist"):
-        read_questions(tmp_path / "none", "retrieval", retrieval.parse)
+        read_questions(tmp_path / "none", "retrieval", retrieval.parse_row)
     (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(QuestionError, match="cannot read"):
-        read_questions(tmp_path / "b", "retrieval", retrieval.parse)
+        read_questions(tmp_path / "b", "retrieval", retrieval.parse_row)
 
 
 @given(st.sets(st.text(min_size=1), min_size=2, max_size=40), st.floats(0.05, 0.95))
@@ -236,10 +236,10 @@ def test_the_official_choice_parser_takes_the_first_character(text: str, digit: 
 def test_the_official_list_parser_keeps_digits_commas_and_spaces(
     text: str, numbers: list[int]
 ) -> None:
-    assert picks(text) == numbers
+    assert parse_answer(text) == numbers
 
 
-@pytest.mark.parametrize("parse", [multiple_choice.parse, retrieval.parse])
+@pytest.mark.parametrize("parse", [multiple_choice.parse_row, retrieval.parse_row])
 def test_an_empty_field_is_refused(parse: Callable[[Any], Question]) -> None:
     for row in ({"input_field": "", "output_field": 1}, {"input_field": "a", "output_field": None}):
         with pytest.raises(BadRow, match="is empty"):

@@ -161,9 +161,9 @@ def test_the_demos_question_files_are_read_completely() -> None:
     from objectives.tasks.questions.question_files import read_questions
 
     choice = read_questions(
-        DEMO / "questions" / "choice.jsonl", "multiple_choice", multiple_choice.parse
+        DEMO / "questions" / "choice.jsonl", "multiple_choice", multiple_choice.parse_row
     )
-    picks = read_questions(DEMO / "questions" / "retrieval.jsonl", "retrieval", retrieval.parse)
+    picks = read_questions(DEMO / "questions" / "retrieval.jsonl", "retrieval", retrieval.parse_row)
     assert {q.options for q in choice} == {(0, 1, 2, 3)}
     assert {q.cue for q in choice} == {"Answer"}
     assert {len(q.labels) for q in picks} == {3}

@@ -316,3 +316,14 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         load_config(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="is a folder"):
         load_config(tmp_path)
+
+
+def test_the_heartbeat_timeout_may_have_its_old_name(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    text = (DEMO / "study.yaml").read_text()
+    for key in ("grace", "heartbeat_timeout"):
+        path.write_text(text.replace("study:\n", f"study:\n  {key}: 7\n"))
+        assert load_config(path).study.heartbeat_timeout == 7
+    path.write_text(text.replace("study:\n", "study:\n  grace: 7\n  heartbeat_timeout: 8\n"))
+    with pytest.raises(ConfigError, match=r"study.grace: is the old name of heartbeat_timeout"):
+        load_config(path)

@@ -10,6 +10,7 @@ import pytest
 from objectives.merge.catalogue import METHODS
 from objectives.merge.recipe import MergeRecipe
 from study.config.genome import GenomeConfig, SpaceConfig
+from study.config.ranges import default_range
 from study.search.ascent.ascent import Ascent, Rule, combined, replayed
 from study.search.ascent.chain_rule import genome_gradient
 from study.search.genome import Genome
@@ -150,7 +151,7 @@ def methods_with(space: Mapping[str, Any], parameters: Mapping[str, Any]) -> lis
     methods = []
     for name, known in METHODS.items():
         has = {p.name for p in known.parameters} | ({"lambda"} if known.has_lambda else set())
-        if wanted <= has and any(p.is_searched for p in known.parameters):
+        if wanted <= has and any(default_range(name, p.name) for p in known.parameters):
             methods.append(name)
     return methods
 

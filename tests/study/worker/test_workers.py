@@ -327,7 +327,7 @@ def test_running_trials_without_a_claim_are_failed(
 def test_any_number_of_workers_runs_the_same_search(
     database: str, undisturbed: dict[Slot, object], count: int
 ) -> None:
-    config = tiny_config(TRIALS, POPULATION, grace=2)
+    config = tiny_config(TRIALS, POPULATION, heartbeat_timeout=2)
     processes = [start(database, config, 0.01 * (1 + n % 3)) for n in range(count)]
     assert join(processes) == [0] * count
     assert finished_trials(database) == undisturbed
@@ -355,7 +355,7 @@ def test_a_worker_that_was_reaped_while_it_was_stopped_does_no_harm(
     postgres: str, undisturbed: dict[Slot, object]
 ) -> None:
     """It is stopped during a trial for longer than the timeout, and then continued."""
-    config = tiny_config(TRIALS, POPULATION, grace=1)
+    config = tiny_config(TRIALS, POPULATION, heartbeat_timeout=1)
     sleeper = start(postgres, config, 0.3)
     while not runs_a_trial(postgres):
         time.sleep(0.05)
@@ -383,7 +383,7 @@ def started_search(url: str) -> bool:
 def test_workers_wait_for_a_server_that_restarts_or_crashes(
     server: Server, undisturbed: dict[Slot, object]
 ) -> None:
-    config = tiny_config(TRIALS, POPULATION, grace=1)
+    config = tiny_config(TRIALS, POPULATION, heartbeat_timeout=1)
     processes = [start(server.url, config, 0.15) for _ in range(2)]
     while not started_search(server.url):
         time.sleep(0.05)

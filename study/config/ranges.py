@@ -1,0 +1,40 @@
+"""The default search range of each parameter of the merge methods.
+
+docs/search.md explains those of weight and density. A range in `space` replaces the default, and a
+parameter without either is not searched.
+"""
+
+from .genome import Range
+
+NEGATIVE_WEIGHT = -0.4
+"""The lowest weight if negative weights are allowed."""
+_RANGES = {
+    "weight": Range(low=0.0, high=1.4),
+    "density": Range(low=0.4, high=1.0),
+    "epsilon": Range(low=0.0, high=0.3),
+    "gamma": Range(low=0.0, high=0.1, start=0.01),
+    "t": Range(low=0.0, high=1.0),
+    "select_topk": Range(low=0.1, high=1.0),
+    "r": Range(low=0.0, high=1.0, start=0.1),
+    "alpha": Range(low=0.0, high=1.0, start=0.2),
+    "scale": Range(low=0.5, high=1.5),
+}
+_RATIO = Range(low=0.05, high=1.0)
+"""For methods in which only the ratio of the weights matters and their sum must not be 0."""
+_THRESHOLD = Range(low=0.0, high=1e-3, start=1e-5)
+"""For methods that ignore differences below epsilon."""
+_RANGES_OF_METHODS = {
+    ("nuslerp", "weight"): _RATIO,
+    ("multislerp", "weight"): _RATIO,
+    ("ram", "epsilon"): _THRESHOLD,
+    ("ramplus_tl", "epsilon"): _THRESHOLD,
+    ("nearswap", "t"): Range(low=0.0, high=1e-3),
+}
+
+
+def default_range(method: str, parameter: str, negative_weights: bool = False) -> Range | None:
+    """Return the default search range of a method's parameter; None if it is not searched."""
+    range_ = _RANGES_OF_METHODS.get((method, parameter), _RANGES.get(parameter))
+    if range_ is not None and parameter == "weight" and negative_weights:
+        return Range(low=NEGATIVE_WEIGHT, high=range_.high)
+    return range_
