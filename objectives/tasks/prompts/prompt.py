@@ -170,7 +170,9 @@ def _template(name: str, data: Any) -> Template:
     if unknown := set(data) - set(_FIELDS):
         key = min(map(str, unknown))
         key = key if key.isidentifier() else shown(key)
-        raise TemplateProblem(f"template {name}: unknown key {key}; known are {', '.join(_FIELDS)}")
+        raise TemplateProblem(
+            f"template {name}: unknown key {key}; must be one of {', '.join(_FIELDS)}"
+        )
     for key in ("preamble", "separator"):
         if data.get(key) is None:
             data.pop(key, None)
