@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 _PANIC = "PanicException"
 """The tokenizers library raises this for some damaged files; it is not an Exception."""
+_MAX_ID = 1 << 24
+"""No vocabulary has so many tokens, and some computations take time and memory for each id."""
 _ANY_OF = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -24,12 +26,19 @@ def load_tokenizer(label: str, folder: Path) -> Any:
         return None
     _check_code(label, folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except BaseException as error:  # damaged files may cause any error
         if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
             raise
         reason = " ".join(str(error).split())[:200]
         raise SourceError(f"{label}: cannot load the tokenizer of {folder}: {reason}") from None
+    token, number = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", 0))
+    if number >= _MAX_ID:
+        raise SourceError(
+            f"{label}: the tokenizer of {folder} gives token {token!r} the id {number}; ids must "
+            f"be below {_MAX_ID}"
+        )
+    return tokenizer
 
 
 def _check_code(label: str, folder: Path) -> None:

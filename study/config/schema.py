@@ -257,12 +257,20 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _check_algorithm(self) -> Self:
         by_gradient = self.search.algorithm == "gradient"
-        for key in ("steps", "ascents", "batch", "rate", "pull", "kept_out"):
+        for key in ("steps", "ascents", "batch", "loss", "rate", "pull", "kept_out"):
             if key in self.search.model_fields_set and not by_gradient:
                 raise ValueError(f"search.{key}: needs search.algorithm: gradient")
         for key in ("soft", "questions"):
             if key in self.search.model_fields_set and by_gradient:
                 raise ValueError(f"search.{key}: has no effect with search.algorithm: gradient")
+        for key in ("population", "fit_population", "sigma", "start_from"):
+            if key in self.study.model_fields_set and by_gradient:
+                raise ValueError(f"study.{key}: has no effect with search.algorithm: gradient")
+        if by_gradient and self.study.trials < self.search.ascents:
+            raise ValueError(
+                f"study.trials: {self.study.trials} is less than search.ascents, "
+                f"{self.search.ascents}: every ascent takes at least one step"
+            )
         if by_gradient and self.engine.kind == "vllm":
             raise ValueError("engine.kind: search.algorithm: gradient needs transformers")
         if by_gradient and self.engine.tensor_parallel_size > 1:

@@ -240,7 +240,7 @@ def _time(
             merging, 2 * scoring(round(ascent.kept_out * _all_tokens(setup.search)))
         )
         asked = round(ascent.kept_out * setup.search.questions)
-        questions = 3 * search.trials * ascent.batch + checkpoints * asked
+        questions = 3 * search.trials * setup.rules.batch + checkpoints * asked
     all_search = cost.trial_seconds(merging, scoring(_all_tokens(setup.search)))
     all_held_out = cost.trial_seconds(merging, scoring(_all_tokens(setup.held_out)))
     finals = setup.rules.count_final_merges(search.trials, search.population)
@@ -286,7 +286,7 @@ def _tokens_of_trial(setup: Setup) -> dict[str, Tokens]:
         for task in setup.search.tasks
     }
     if setup.rules.by_gradient:
-        share = min(1.0, setup.config.search.batch / setup.search.questions)
+        share = min(1.0, setup.rules.batch / setup.search.questions)
         shares = dict.fromkeys(shares, share)
     return {
         name: cost.tokens_of(prompts).sampled(shares[name])

@@ -136,7 +136,7 @@ def report_data(
         verdict=judgement,
         unscored=setup.rules.jobs(replay).unscored(records),
         scores=ScoreHistory.of(records),
-        convergence=convergence(state, replay),
+        convergence=convergence(state, replay) if setup.genome.space else [],
         importance=importance(trials.frozen()),
         seconds=time_spent(records),
         merge=None if merge is None else _merge_parameters(merge, setup.genome),

@@ -73,7 +73,7 @@ def merge(data: ReportData) -> Figure | None:
     """Draw a heat map of each parameter of the merge, and of each filter if there are several: a
     row for each model, a column for each block."""
     merge = data.merge
-    if merge is None:
+    if merge is None or not merge.values:
         return None
     filters: dict[str, list[int]] = {}
     for x, column in enumerate(merge.columns):

@@ -7,6 +7,7 @@ from typing import Any
 
 from objectives.sampling import Sample
 from objectives.scoring import QuestionSet
+from objectives.tasks.targets import kept_out
 from objectives.tasks.task import WholeTask
 from storage.gradients import GradientStore
 from storage.scores import ScoreStore
@@ -59,6 +60,17 @@ class SearchRules:
     def by_gradient(self) -> bool:
         """Whether the search follows a gradient."""
         return self.config.search.algorithm == "gradient"
+
+    @property
+    def learned_questions(self) -> int:
+        """The number of questions that steps of an ascent can ask; the others are kept out."""
+        share = self.config.search.kept_out
+        return sum(len(kept_out(task.questions, share)[0]) for task in self.questions.tasks)
+
+    @property
+    def batch(self) -> int:
+        """The number of questions of a step, at most all that it can ask."""
+        return min(self.config.search.batch, self.learned_questions)
 
     def count_final_merges(self, trials: int, population: int) -> int:
         """Return how many final merges follow so many search trials."""
@@ -138,8 +150,9 @@ class SearchRules:
         """What a trial is asked and what it is ranked by, in words."""
         count, soft = self.questions.questions, self.config.search.soft
         if self.by_gradient:
-            batch = self.config.search.batch
-            return f"a step follows the gradient of {batch} of {count} questions"
+            batch, learned = self.batch, self.learned_questions
+            kept = f"the other {count - learned} are kept out"
+            return f"a step follows the gradient of {batch} of {learned} questions; {kept}"
         part = f"{100 * self.share:.3g}% of " if self.sampled else ""
         share = "" if soft == 1 else f"{100 * soft:.3g}% the "
         by = f"{share}probability of right answers" if soft else "score"

@@ -121,6 +121,7 @@ def build(config: StudyConfig, check_values: bool = True, warn: bool = False) ->
         label: located(name, config.folder) for label, name in references(config.genome).items()
     }
     setup = Setup(config, locations, sources, genome, search, held_out)
+    _check_batch(setup)
     check_contexts(sources, setup.longest - 1)
     if warn and setup.held_out_warning:
         log.warning("%s", setup.held_out_warning)
@@ -150,6 +151,19 @@ def _genome(config: StudyConfig, num_layers: int) -> Genome:
     if config.search.algorithm == "gradient":
         _check_derivatives(config, genome)
     return genome
+
+
+def _check_batch(setup: Setup) -> None:
+    """Check that a step by gradient does not ask a question twice. Raises ConfigError."""
+    if not setup.rules.by_gradient:
+        return
+    search, questions = setup.config.search, setup.search.questions
+    learned = setup.rules.learned_questions
+    if search.batch > learned and "batch" in search.model_fields_set:
+        raise ConfigError(
+            f"search.batch: {search.batch} is more than the {learned} questions that steps can "
+            f"ask; the others of the {questions} search questions are kept out (search.kept_out)"
+        )
 
 
 def _check_derivatives(config: StudyConfig, genome: Genome) -> None:

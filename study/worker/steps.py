@@ -89,7 +89,7 @@ class StepTaker:
     def _batches(self, ascent: int) -> Batches:
         seed = self._rules.config.study.seed + ascent * _ASCENT_SEEDS
         ids_TQ = [[question.id for question in task.questions] for task in self._learned.tasks]
-        return Batches(ids_TQ, question_shares(self._learned.tasks), self._search.batch, seed)
+        return Batches(ids_TQ, question_shares(self._learned.tasks), self._rules.batch, seed)
 
     @cached_property
     def _parts(self) -> tuple[QuestionSet, QuestionSet]:

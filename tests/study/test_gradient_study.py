@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -249,6 +250,49 @@ def test_negative_weights_of_tasks_store_probabilities(
             assert record.attributes["result"]["loss"] == pytest.approx(
                 -record.attributes["result"]["objective"], abs=1e-6
             )
+
+
+@pytest.mark.parametrize(
+    ("method", "algorithm"), [("model_stock", "gradient"), ("karcher", "cmaes")]
+)
+def test_a_method_without_parameters_ends_with_its_baselines(
+    method: str, algorithm: str, family: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tiny_study(tmp_path, family, method, questions=24, study={"held_out": 0.5})
+    if algorithm == "cmaes":
+        data = yaml.safe_load(path.read_text())
+        del data["search"]
+        path.write_text(yaml.safe_dump(data))
+    done = command("run", path, folder=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert "RuntimeWarning" not in done.stderr
+    assert "parent" in done.stdout
+    assert (tmp_path / "runs/demo/report/index.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("study", "search", "message"),
+    [
+        ({"population": 4}, {}, "study.population: has no effect with search.algorithm: gradient"),
+        ({"sigma": 0.2}, {}, "study.sigma: has no effect"),
+        ({"start_from": "x"}, {}, "study.start_from: has no effect"),
+        ({"trials": 3}, {"ascents": 5}, "study.trials: 3 is less than search.ascents, 5"),
+        ({}, {"batch": 7}, "search.batch: 7 is more than the 6 questions that steps can ask"),
+        ({}, {"batch": 2, "kept_out": 0.99}, "search.batch: 2 is more than the 1 questions"),
+        ({}, {"soft": 0}, "search.soft: has no effect"),
+    ],
+)
+def test_settings_that_would_have_no_effect_are_refused(
+    study: dict[str, object],
+    search: dict[str, object],
+    message: str,
+    family: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    path = tiny_study(tmp_path, family, study=study, search=search)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        build(load_config(path), check_values=False)
 
 
 def test_stored_gradients_are_read_back_bit_for_bit(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ _SCALE = re.compile(r"\b(\d)\s*(?:-|–|to|and)\s*(\d)\b")
 _BULLET = re.compile(r"^[ \t]*(?:[-*+–—][ \t]+|[•‣◦▪●○·☐□➢→])[ \t]*\S", re.MULTILINE)
 _ANNOUNCED = re.compile(r"\b(?:options?|choices|candidates)[ \t]*:", re.IGNORECASE)
 _MARKED = re.compile(
-    rf"^[ \t]*[^\w\n]{{0,3}}(?:[^\W_aq]|\d{{2}}|[ivx]{{1,4}})[ \t]*{_AFTER}(?!\d)",
+    rf"^[ \t]*[^\w\n]{{0,3}}(?:[^\W_aq]|\d{{2,}}|[ivx]{{1,4}})[ \t]*{_AFTER}(?!\d)",
     re.MULTILINE | re.IGNORECASE,
 )
 _COUNTED = re.compile(
@@ -60,6 +60,8 @@ class Options:
     @cached_property
     def numbers(self) -> tuple[int, ...]:
         """The numbers of the last numbered list, or of a scale ("1 to 5"); or empty."""
+        if _is_ambiguous(self._text):
+            return ()
         return _listed(self._text) or _scale(self._text) or _inline(self._text)
 
     @cached_property
@@ -79,9 +81,20 @@ def _listed(text: str) -> tuple[int, ...]:
     old, new = _ascending(plain), _ascending(marks)
     if new and new[0][1] in (0, 1) and (not old or new[0][0] > old[-1][0]):
         return tuple(number for _, number in new)
-    if old:
+    if old and old[0][1] in (0, 1):
         return tuple(number for _, number in old)
-    return _shuffled(plain) or _shuffled(marks) or _earlier(marks)
+    return _shuffled(plain) or _shuffled(marks) or (() if old else _earlier(marks))
+
+
+def _is_ambiguous(text: str) -> bool:
+    """Return whether the line before the last list has the list's first number too, so that this
+    number names two options."""
+    marks = [(match.start(), _number(match)) for match in _NUMBER.finditer(text)]
+    last = _ascending(marks)
+    place = len(marks) - len(last) - 1
+    if not last or place < 0 or marks[place][1] != last[0][1]:
+        return False
+    return text[marks[place][0] : last[0][0]].strip("\n").count("\n") == 0
 
 
 def _number(match: re.Match[str]) -> int:

@@ -249,3 +249,24 @@ def test_an_empty_field_is_refused(parse: Callable[[Any], Question]) -> None:
             parse(row)
     with pytest.raises(BadRow, match="input_field is 1; it must be a text"):
         parse({"input_field": 1, "output_field": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("Which year?\n1999. a\n2000. b\nAnswer:", 1),
+        ("Pick?\n0. a\n2. b\n3. c\nAnswer:", 2),
+        ("Pick?\n5. a\n6. b\n7. c\nAnswer:", 6),
+        ("Pick?\n1. a\n1. b\n2. c\nAnswer:", 1),
+        ("I paid $1.\n2. b\n3. c\nAnswer:", 2),
+    ],
+)
+def test_a_list_with_gaps_repeated_or_other_numbers_is_refused(text: str, label: int) -> None:
+    with pytest.raises(BadRow):
+        multiple_choice.parse_row({"input_field": text, "output_field": label})
+
+
+def test_an_earlier_list_does_not_count() -> None:
+    text = "1. x\n2. y\nWhich?\n1. a\n2. b\n3. c\nAnswer:"
+    question = multiple_choice.parse_row({"input_field": text, "output_field": 3})
+    assert question.options == (1, 2, 3)
