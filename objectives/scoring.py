@@ -134,8 +134,9 @@ class QuestionSet:
         tokenizer: Tokenizer,
         rows: int | None = None,
     ) -> None:
-        """`rows` is the number of rows of the models' embedding; None if unknown.
+        """Tokenize the questions.
 
+        `rows` is the number of rows of the models' embedding; None if unknown.
         Raises TaskError if the tokenizer cannot encode the prompts of a task as required, or if a
         prompt has a token that is not in the models' vocabulary.
         """

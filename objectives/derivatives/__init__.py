@@ -1,1 +1,1 @@
-"""How a loss changes with the numbers of a merge."""
+"""Derivatives of a loss with respect to the parameters of a merge."""

@@ -1,6 +1,7 @@
-"""The arithmetic of kernels.py in plain torch: what a CPU runs, and the kernel's oracle.
+"""The arithmetic of kernels.py in PyTorch: used on CPUs, and the reference in tests of the kernel.
 
-P: numbers, V: their variants, the one above and the one below in turn; M: source models.
+P: parameters, V: variants (for each parameter the one above, then the one below), M: source models
+without the base.
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,10 @@ def contract(
     elect: bool,
     normalize: bool,
 ) -> Tensor:
-    """As `kernels.contract`, with the random draws of each model in place of the keys;
-    none of them where nothing is dropped."""
+    """Return what `kernels.contract` returns, from the random draws of each model, not its keys.
+
+    `drawn_M` is empty if the method drops no elements.
+    """
     slope = gradient.double().flatten()
     origin = 0.0 if base is None else base.float()
     deltas_M = [model.float() - origin for model in models_M]
@@ -45,8 +48,10 @@ def _values(
     trim: bool,
     known: dict[tuple[float, ...], Tensor],
 ) -> list[Tensor]:
-    """What each model's delta is in a variant; `known` holds those of other variants, which have
-    most numbers in common."""
+    """Return the weighted delta of each model in one variant, after dropping and trimming.
+
+    `known` is a cache of these deltas, because the variants have most parameters in common.
+    """
     M, values = len(deltas_M), []
     for m, delta in enumerate(deltas_M):
         place = (m, below_M[m], *numbers[m : 3 * M : M])
@@ -68,7 +73,7 @@ def change(
     elect: bool,
     normalize: bool,
 ) -> Tensor:
-    """What one variant adds to the base, float32."""
+    """Return the delta that one variant adds to the base, float32."""
     total = torch.zeros_like(values_M[0])
     for value in values_M:
         total = total + value

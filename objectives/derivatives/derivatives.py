@@ -1,12 +1,12 @@
-"""How a loss changes with a recipe's numbers, from how it changes with the merged weights.
+"""Differentiate a loss with respect to a recipe, given its gradient with respect to the weights.
 
-d loss / d number = <d loss / d W, d merge / d number>, tensor by tensor. The second factor is a
-central difference of the merge alone, with the same random draws on both sides, so it needs no
-differentiable merge. Its step is wide: what jumps (a density passing an element's draw, a sign
-election turning over) jumps at many elements within it, and their mean is what an optimiser can
-follow; a pathwise derivative would miss it.
+For each tensor, d loss / d p = <d loss / d W, d W / d p>. The second factor is a central difference
+of the merge, with the same random draws at both ends, so the merge need not be differentiable. The
+step is wide, because the merge is discontinuous where a density passes an element's draw and where
+an elected sign flips. A wide step averages over many such elements; a pathwise derivative would
+ignore them.
 
-P: numbers of a tensor.
+P: parameters of a tensor with respect to which the loss is differentiated.
 """
 
 import dataclasses
@@ -30,23 +30,27 @@ from .variants import ends, variants
 
 Held = Mapping[str, Tensor]
 _OPEN = 1e-3
-"""Of a step: how far from a bound that a number must not reach."""
+"""The distance that is kept from an open lower limit, as a fraction of the step."""
 _MOST_MODELS = 10
-"""Of the fused methods: TIES with normalization keeps a table of every set of models."""
+"""The maximum number of models of a fused method. TIES with normalization needs a table with an
+entry for every subset of the models."""
 _NEARLY = 0.999
-"""DELLA: the most of the way to 0 or 1 that a density's epsilon reaches."""
+"""The largest epsilon of DELLA, as a fraction of the distance from the density to 0 or 1."""
 
 
 class Derivatives:
     """Contracts the gradients of merged tensors with the derivatives of their merge.
 
-    Between `begin` and `total` each tensor's gradient is given once or more, in any order; it is
-    not kept.
+    Call `begin`, then `add` for the gradients of the tensors, then `total`. Several gradients of a
+    tensor are summed, and their order does not matter. Gradients are not stored.
     """
 
     def __init__(self, stream: MergeStream, steps: Mapping[str, float]) -> None:
-        """`steps` names the parameters to differentiate by (`lambda` too), and how far above and
-        below a number the merge is evaluated, in the parameter's own units."""
+        """Set up the derivatives of the merges of a stream.
+
+        `steps` maps the parameters with respect to which to differentiate (and `lambda`) to the
+        half width of the central difference, in the parameter's units.
+        """
         self._stream, self._steps = stream, dict(steps)
         self._infos = {info.name: info for info in stream.sources.layout}
         self._row = {name: t for t, name in enumerate(self._infos)}
@@ -56,7 +60,7 @@ class Derivatives:
         self._parts: list[tuple[str, Tensor]] = []
 
     def begin(self, recipe: MergeRecipe) -> None:
-        """Prepare for the gradients of one merge's tensors. Raises MergeError."""
+        """Prepare for the gradients of one merge's tensors."""
         self._recipe, self._parts = recipe, []
         self._slots = slots(recipe, self._steps)
         self._fused = METHODS[recipe.method].has_kernel and len(recipe.models) <= _MOST_MODELS
@@ -74,7 +78,10 @@ class Derivatives:
 
     @torch.no_grad()
     def add(self, name: str, gradient: Tensor) -> None:
-        """Contract the gradient of one merged tensor, of any dtype, on the merge's device."""
+        """Contract the gradient of one merged tensor, of any dtype, on the merge's device.
+
+        Raises MergeError.
+        """
         info, recipe = self._infos[name], self._recipe
         if not self._slots:
             return
@@ -86,7 +93,10 @@ class Derivatives:
             self._parts.append((name, how(info, held, gradient.contiguous())))
 
     def total(self) -> RecipeGradient:
-        """The derivative by every value of the recipe, of all that was given since `begin`."""
+        """Return the derivative with respect to every value of the recipe.
+
+        It is summed over the gradients that were added since `begin` or the last call.
+        """
         gradient, recipe = RecipeGradient.zero(self._recipe), self._recipe
         if not self._parts:
             return gradient
@@ -100,7 +110,7 @@ class Derivatives:
         return gradient
 
     def _count(self, infos: Sequence[TensorInfo]) -> None:
-        """The L1 sums that DARE divides by, where they are not known yet."""
+        """Compute the tables of L1 norms for DARE that are not in the cache."""
         recipe, models = self._recipe, self._models
         if recipe.base is None or not METHODS[recipe.method].drops:
             return
@@ -111,7 +121,7 @@ class Derivatives:
                 self._tallies.table((seed, model, info.name), held[recipe.base], held[model])
 
     def _contracted(self, info: TensorInfo, held: Held, gradient: Tensor) -> Tensor:
-        """By the fused arithmetic: float64 of shape [P], not yet divided by the widths."""
+        """Return the contraction by the fused arithmetic, float64, [P], not divided by widths."""
         recipe, t = self._recipe, self._row[info.name]
         base = None if recipe.base is None else held[recipe.base]
         tensors = [held[model] for model in self._models]
@@ -154,7 +164,7 @@ class Derivatives:
         return fused._smallest(info.name, base, tensor, model, kept)
 
     def _keys_of(self, info: TensorInfo, device: torch.device) -> Tensor:
-        """The Philox keys of a tensor's models, int64 as the kernels read them."""
+        """Return the Philox keys of a tensor's models, int64, as the kernels read them."""
         place = self._recipe.mask_seed, ",".join(self._models), info.name
         if place not in self._keys:
             words = [masks.key(self._recipe.mask_seed, m, info.name) for m in self._models]
@@ -163,7 +173,10 @@ class Derivatives:
         return self._keys[place]
 
     def _by_merges(self, info: TensorInfo, held: Held, gradient: Tensor) -> Tensor:
-        """By two merges a number, through mergekit or our reference: float64 of shape [P]."""
+        """Return the contraction by two merges for each parameter, with mergekit or methods.py.
+
+        It is float64, [P], and not divided by the widths.
+        """
         slope, parts = gradient.double(), []
         for slot, (low, high) in zip(self._slots, self._ends(info), strict=True):
             if high > low:
@@ -174,7 +187,7 @@ class Derivatives:
         return torch.stack(parts)
 
     def _ends(self, info: TensorInfo) -> list[tuple[float, float]]:
-        """The value below and above for each number, as far as the method allows them."""
+        """Return the lower and the upper value of each parameter, within the method's limits."""
         recipe = self._recipe
         numbers, shared = _numbers(recipe, info)
         pairs = []
@@ -185,7 +198,7 @@ class Derivatives:
         return pairs
 
     def _merged(self, info: TensorInfo, held: Held, slot: Slot, value: float) -> Tensor:
-        """The tensor's merge with one number changed, float32."""
+        """Return the merged tensor with one parameter set to `value`, as float64."""
         recipe = self._recipe
         numbers, shared = _numbers(recipe, info)
         if METHODS[recipe.method].pairwise:
@@ -228,7 +241,7 @@ def _value(
 def _limits(
     recipe: MergeRecipe, numbers: Mapping[str, tuple[float, ...]], slot: Slot, step: float
 ) -> tuple[float, float]:
-    """Between what values a number may be."""
+    """Return the lowest and the highest value that a parameter may have."""
     parameter = METHODS[recipe.method].parameter(slot.name)
     low, high = (-np.inf, np.inf) if parameter is None else parameter.limits
     if parameter is not None and parameter.open:

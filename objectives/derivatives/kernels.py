@@ -1,7 +1,7 @@
-"""How a merge's numbers move a loss, in Triton: one pass over the tensors for all numbers.
+"""A Triton kernel that contracts gradients, in one pass over the tensors for all parameters.
 
-P: numbers, each with a value above and one below; M: source models (the base apart); V: variants,
-the two of each number, the one above first; N: elements of a tensor.
+P: parameters, V: variants (for each parameter the one above, then the one below), M: source models
+without the base, N: elements of a tensor.
 """
 
 from collections.abc import Sequence
@@ -29,13 +29,14 @@ def contract(
     elect: bool,
     normalize: bool,
 ) -> Tensor:
-    """Sum gradient * (merge with the number above - merge with it below), float64 of shape [P].
+    """Return the sum of gradient * (merge above - merge below) for each parameter, float64, [P].
 
-    The tensors are contiguous and of one shape. `numbers_V`, float32 of shape [V, 3 M + 2], and
-    `shares_V`, float32 of shape [V, 2**M], hold for each variant what `kernels.mix` takes;
-    `below_V`, int32 of shape [V, M], the draws below which an element is kept, and `keys`, int64 of
-    shape [M], the Philox keys. Sums are float32 within a block of elements and float64 beyond, in
-    an order of their own: the same arguments give the same bits.
+    The tensors are contiguous and of one shape. For each variant, `numbers_V`, float32 of shape
+    [V, 3 M + 2], and `shares_V`, float32 of shape [V, 2**M], are the arguments `numbers` and
+    `shares` of `objectives.merge.kernels.mix`. `below_V`, int32 of shape [V, M], holds the
+    draws below which an element is kept, and `keys`, int64 of shape [M], the Philox keys. Sums are
+    float32 within a block of elements and float64 over blocks, in a fixed order, so the same
+    arguments yield the same bits.
     """
     count, numbers = gradient.numel(), len(numbers_V) // 2
     blocks = triton.cdiv(count, BLOCK)
@@ -78,7 +79,7 @@ def _change(
     ELECT: tl.constexpr,
     NORMALIZE: tl.constexpr,
 ):
-    """What a variant adds to the base: the arithmetic of `kernels._mix`, not rounded."""
+    """Return the delta that a variant adds to the base: the arithmetic of `_mix` in float32."""
     total = tl.zeros_like(deltas[0])
     values = ()
     for m in tl.static_range(M):
@@ -89,7 +90,7 @@ def _change(
             value = tl.where(tl.abs(value) >= tl.load(numbers + 2 * M + m), value, 0.0)
         value = tl.load(numbers + m) * value
         total += value
-        values = values + (value,)  # noqa: RUF005  # Triton knows no starred tuples
+        values = values + (value,)  # noqa: RUF005  # Triton does not support starred tuples
     if ELECT:
         elected = total.to(tl.int32, bitcast=True) & -0x80000000
         total = tl.zeros_like(deltas[0])

@@ -1,4 +1,4 @@
-"""The numbers of one tensor's merge: which have a derivative, and how they go back to a recipe.
+"""The parameters of a tensor's merge that have a derivative, and the gradient of a recipe.
 
 K: knots, M: models, F: filters and the rest, as in recipe.py.
 """
@@ -15,28 +15,29 @@ from objectives.merge.recipe import MergeRecipe
 
 Doubles = NDArray[np.float64]
 SCALE = "lambda"
-"""mergekit's parameter that multiplies the mixed delta of a whole merge."""
+"""mergekit's parameter by which the sum of the deltas is multiplied."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One number of a tensor's merge."""
+    """One parameter of a tensor's merge."""
 
     name: str
-    """Of the parameter, or `lambda`."""
+    """The name of the parameter, or `lambda`."""
     model: int | None = None
-    """Among the recipe's models; None for a number that they share."""
+    """The model's index in the recipe; None for `lambda` and for a shared parameter."""
 
 
 @dataclass
 class RecipeGradient:
-    """The derivative of a loss by every value of a recipe, in the shapes of the recipe."""
+    """The derivative of a loss with respect to every value of a recipe."""
 
     values: dict[str, Doubles]
-    """[K, M, F] for each parameter of the models."""
+    """The derivatives with respect to each per-model parameter, [K, M, F]."""
     shared: dict[str, Doubles] = field(default_factory=dict)
-    """[K, F] for each shared parameter."""
+    """The derivatives with respect to each shared parameter, [K, F]."""
     scale: float = 0.0
+    """The derivative with respect to `lambda`."""
 
     @classmethod
     def zero(cls, recipe: MergeRecipe) -> "RecipeGradient":
@@ -48,7 +49,7 @@ class RecipeGradient:
     def accumulate(
         self, recipe: MergeRecipe, tensor: str, layer: int, partials: Mapping[Slot, float]
     ) -> None:
-        """Add one tensor's derivatives: the transpose of `MergeRecipe.numbers_at`."""
+        """Add one tensor's derivatives, by the transpose of `numbers_at` and `shared_at`."""
         for slot, partial in partials.items():
             if slot.name == SCALE:
                 self.scale += partial
@@ -65,7 +66,7 @@ class RecipeGradient:
 def places(
     recipe: MergeRecipe, knots: int, tensor: str, layer: int
 ) -> Iterator[tuple[int, int, float]]:
-    """The knots and filters whose values a tensor's numbers are, with their shares in them."""
+    """Yield the knots and filters that determine a tensor's parameters, with their weights."""
     f = next((i for i, text in enumerate(recipe.filters) if text in tensor), len(recipe.filters))
     if not recipe.smooth:
         inside = min(max(layer, 0), recipe.num_layers - 1)
@@ -79,11 +80,11 @@ def places(
 
 
 def slots(recipe: MergeRecipe, steps: Mapping[str, float]) -> tuple[Slot, ...]:
-    """The numbers of a tensor that a loss is differentiated by: those with a step."""
+    """Return the parameters of a tensor that have a step and a useful derivative."""
     method, chosen = METHODS[recipe.method], []
     for name in recipe.values:
         if name in steps and not _refused(recipe.method, name):
-            idle = recipe.base if method.has_lambda else None  # its delta is nothing
+            idle = recipe.base if method.has_lambda else None  # its delta is 0
             chosen += [Slot(name, m) for m, label in enumerate(recipe.models) if label != idle]
     for name in recipe.shared:
         if name in steps and not _refused(recipe.method, name):
@@ -96,8 +97,8 @@ def slots(recipe: MergeRecipe, steps: Mapping[str, float]) -> tuple[Slot, ...]:
 def refused(method: str, names: Iterable[str]) -> dict[str, str]:
     """Return the parameters that have no useful derivative, each with the reason.
 
-    Truth values have none in any method. The `t` of a pairwise method has one while the pair of
-    models stays the same: models outside the top two get a derivative of 0.
+    Booleans are never searched and are not listed. The `t` of a pairwise method has a derivative
+    for a fixed pair of models: that of the other models is 0.
     """
     reasons = {name: _refused(method, name) for name in names}
     return {name: reason for name, reason in reasons.items() if reason}
@@ -111,7 +112,7 @@ def _refused(method: str, name: str) -> str:
 def one_tensor(
     recipe: MergeRecipe, numbers: Mapping[str, tuple[float, ...]], shared: Mapping[str, float]
 ) -> MergeRecipe:
-    """A recipe that gives every tensor these numbers."""
+    """Return the recipe with the same parameters for every tensor."""
     return dataclasses.replace(
         recipe,
         values={name: (tuple((value,) for value in row),) for name, row in numbers.items()},

@@ -1,6 +1,7 @@
-"""What a model's deltas sum to by random draw: what DARE's masks leave, for every density.
+"""Tables of the L1 norm of a model's delta under DARE's mask, for every density.
 
-It does not depend on what a search changes, and is counted once, on the device of the tensors.
+They do not depend on the parameters that are searched, so each is computed once, on the device of
+the tensors.
 """
 
 import numpy as np
@@ -14,20 +15,21 @@ from objectives.merge import masks
 _BINS = 1 << 16
 Table = tuple[NDArray[np.int64], float]
 Place = tuple[int, str, str]
-"""Seed, model and tensor name: what a Philox key is made of."""
+"""The seed, the model and the tensor name that a Philox key is derived from."""
 
 
 class Tallies:
-    """Tables of L1 sums by place."""
+    """A cache of tables of L1 norms, by seed, model and tensor name."""
 
     def __init__(self, tables: dict[Place, Table] | None = None) -> None:
-        """What others have counted already may be shared."""
+        """Create a cache in `tables`, which may be shared with other users."""
         self.tables = {} if tables is None else tables
 
     def table(self, place: Place, base: Tensor, model: Tensor) -> Table:
-        """L1 sums of `model - base` by draw, int64 of shape [65537], and the grain they count in.
+        """Return L1 norms of `model - base` by random draw, int64, [65537], and their quantum.
 
-        Entry t is the sum of the elements whose draw is below t."""
+        Entry t is the norm, in quanta, of the elements whose draw is below t.
+        """
         if place not in self.tables:
             grain = sums.quantum(model.float() - base.float())
             key = masks.key(*place)

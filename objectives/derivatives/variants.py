@@ -1,7 +1,7 @@
-"""The numbers of a fused merge with one of them a step above and a step below, for its kernel.
+"""Variants of a fused merge, each with one parameter a step above or a step below its value.
 
-T: tensors, P: numbers that vary, M: models of the recipe without its base, S: sets of models.
-A last axis of two before the row holds the variant above and the one below.
+T: tensors, P: parameters that vary, M: models of the recipe without its base, S: subsets of the
+models. An axis of size 2 before the last one holds the variant above and the one below.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from .tallies import Place, Table
 
 @dataclass(frozen=True)
 class Variants:
-    """What `kernels.contract` takes, for all tensors of a merge."""
+    """The arguments of `kernels.contract` for all tensors of a merge."""
 
     numbers: NDArray[np.float32]
     """[T, 2 P, 3 M + 2]"""
@@ -31,7 +31,7 @@ class Variants:
     shares: NDArray[np.float32]
     """[T, 2 P, S]"""
     widths: Doubles
-    """[T, P]: how far the two variants are apart; 0 where a number cannot move."""
+    """[T, P]: the distance between the two variants; 0 if the parameter cannot vary."""
 
 
 def variants(
@@ -41,8 +41,10 @@ def variants(
     steps: Mapping[str, float],
     tables: Mapping[Place, Table],
 ) -> Variants:
-    """The variants of a merge by one of the methods that are fused, but for the magnitudes that
-    TIES cuts at, which are left at 0."""
+    """Return the variants of a merge by a fused method.
+
+    The smallest magnitudes that TIES keeps are left at 1; the caller replaces them.
+    """
     method = METHODS[recipe.method]
     models = [m for m, label in enumerate(recipe.models) if label != recipe.base]
     labels, T, P, M = [recipe.models[m] for m in models], len(infos), len(slots), len(models)
@@ -99,19 +101,19 @@ def _divisors(weights: Doubles, based: bool) -> Doubles:
 
 
 def ends(density: float, step: float) -> tuple[float, float]:
-    """The densities a step above and below, as far as there are such."""
+    """Return the densities a step above and a step below, clamped to 0 and 1."""
     return min(density + step, 1.0), max(density - step, 0.0)
 
 
 def _dropped(table: Table, density: float) -> tuple[int, float]:
-    """The draw below which DARE keeps an element, and what then restores the norm."""
+    """Return the draw below which DARE keeps an element, and the factor that restores the norm."""
     sums_, grain = table
     below = masks.threshold(density)
     return below, sums.ratio(int(sums_[-1]), int(sums_[below]), grain)
 
 
 def _shares(weights: Doubles, normalized: bool) -> NDArray[np.float32]:
-    """One over the sum of the weights of each set of models that agree, as in fused.py."""
+    """Return 1 / the sum of weights for each subset of models, as in fused.py; else ones."""
     *shape, M = weights.shape
     if not normalized:
         return np.ones((*shape, 1), np.float32)

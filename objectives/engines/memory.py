@@ -27,7 +27,7 @@ _NUMBERS = (
     *("hidden_size", "intermediate_size", "vocab_size"),
 )
 ROW_TOKENS = 1 << 15
-"""Tokens of a packed row of a gradient step, at most."""
+"""The maximum number of tokens of a packed row of a gradient step."""
 _SLACK = 0.02
 """The fraction of the device's memory that stays free."""
 
@@ -40,7 +40,7 @@ class Sizes:
     kv_cache: int
     activations: int
     sources: Mapping[str, int]
-    """By the label of the source."""
+    """The size of each source, by its label."""
     buffers: int
     """One set of buffers for streaming: the largest tensor of every source."""
     merged: int
@@ -135,8 +135,8 @@ def sizes_of_gradient(
     """Return the memory of a gradient step whose longest packed row has `tokens` tokens.
 
     Activations are the inputs of all layers, and those of one layer with their gradients. For
-    three 7B models, a base and 17,280 tokens this and the rest add up to 83 GB, where 81.6 GB were
-    allocated (benchmarks/results/gradient.md, 2026-11-26).
+    three 7B models, a base and 17,280 tokens the estimated total is 83 GB; 81.6 GB were allocated
+    (benchmarks/results/gradient.md, 2026-11-26).
     """
     plain = sizes(sources, dtype, tokens, sequences, 0, method=method)
     config, itemsize = numbers(sources), getattr(torch, dtype).itemsize

@@ -36,9 +36,11 @@ class TransformersEngine:
         ends: EndTokens | None = None,
         store: Store | None = None,
     ) -> None:
-        """The model computes in `dtype`. A batch has at most `batch_tokens` tokens with padding.
-        `ends` defaults to the end tokens of the sources. `store` holds the sources that are merged;
-        it defaults to their files, merged on the CPU.
+        """Create the model, which computes in `dtype`.
+
+        A batch has at most `batch_tokens` tokens with padding. `ends` defaults to the end tokens of
+        the sources. `store` holds the sources that are merged; it defaults to their files, merged
+        on the CPU.
         """
         transformers.utils.logging.set_verbosity_error()
         self._sources, self._device, self._dtype = sources, device, dtype

@@ -1,7 +1,7 @@
 """Merges of the task-arithmetic family, with one kernel for each tensor.
 
 DARE divides by the L1 norm of the masked delta. A mask keeps the elements whose draw is below the
-density, so this norm is a function of the density. It is computed once for each of the 65,536
+density, so this norm is a function of the density. It is computed once for each of the 65,537
 distinguishable densities, and a merge then reads every tensor only once.
 
 M: models of the recipe without its base.
@@ -58,7 +58,7 @@ class Fused:
         walk = self._store.walk((info, labels) for info in self._layout)
         for index, (info, by_model) in enumerate(walk):
             i = index % _CHUNK
-            if i == 0:  # computed while the device is still merging the last ones
+            if i == 0:  # computed while the device still merges the previous chunk
                 infos = self._layout[index : index + _CHUNK]
                 settings = [recipe.at(info.name, info.layer) for info in infos]
                 numbers, draws = self._numbers(recipe, models, infos, settings)

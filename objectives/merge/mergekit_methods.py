@@ -1,7 +1,7 @@
 """Merge methods that mergekit computes, called through its API for one tensor at a time.
 
 Some of them use random numbers. These come from the generator of masks.py, keyed by (seed, tensor,
-number of earlier draws), and not from torch, whose numbers depend on the device. So a merge that is
+number of the draw), and not from torch, whose numbers depend on the device. So a merge that is
 scored on a GPU equals the one exported on a CPU, except for the order of floating-point sums.
 """
 
@@ -24,7 +24,7 @@ from .catalogue import METHODS
 from .recipe import MergeRecipe
 
 Draw = Callable[[str, torch.Size, torch.device], Tensor]
-"""Returns the 16-bit draws of a name, int32 of a shape, on a device."""
+"""A function that returns the 16-bit draws of a name, int32 of a shape, on a device."""
 
 
 def merge(
@@ -110,10 +110,10 @@ class Draws(TorchFunctionMode):
 
 @contextmanager
 def _drawing(seed: int, tensor: str, draw: Draw, device: torch.device) -> Iterator[None]:
-    """Use draws that belong to the tensor.
+    """Replace torch's random numbers by the draws of a tensor within this context.
 
-    torch's own generators are seeded by the tensor's name for any other use of random numbers, and
-    restored afterwards.
+    For any other use of random numbers, torch's own generators are seeded by the seed and the
+    tensor's name, and restored afterwards.
     """
     digest = hashlib.blake2b(f"{seed}\0{tensor}".encode(), digest_size=7).digest()
     own, gpus = int.from_bytes(digest, "little"), [device] if device.type == "cuda" else []

@@ -28,7 +28,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class MergeRecipe:
-    """All parameters of one merge. Models are labels, whose folders `Sources` knows.
+    """All parameters of one merge. Models are labels, which `Sources` maps to folders.
 
     The same recipe and sources yield the same weights on every machine.
     """
@@ -94,7 +94,7 @@ class MergeRecipe:
         return tuple((1 - share) * a[f] + share * b[f] for a, b in ends)
 
     def _depth(self, layer: int) -> float:
-        """Return where `smooth` interpolates: 0 to 1 across the layers, 0 outside of them."""
+        """Return the relative depth of a layer for `smooth`: 0 to 1, and 0 outside the layers."""
         if not 0 <= layer < self.num_layers:
             return 0.0
         return layer / (self.num_layers - 1) if self.num_layers > 1 else 1.0
@@ -111,7 +111,7 @@ class MergeRecipe:
         return shared
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, without parameters that the method does not have."""
+        """Return the recipe as plain data, without `shared` and `options` if they are empty."""
         data = dataclasses.asdict(self)
         return {k: v for k, v in data.items() if v or k not in ("shared", "options")}
 

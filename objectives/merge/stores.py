@@ -1,7 +1,7 @@
 """Where sources reside while a study runs, and how their tensors get to the merging device.
 
-A store yields one tensor of the merge after another, with those of several models on the device,
-contiguous and in the dtype of their files. They are valid until the next one is requested.
+For one tensor of the merge after another, a store yields the tensors of several models on the
+device, contiguous and in the dtype of their files. They are valid until the next request.
 """
 
 import itertools
@@ -95,12 +95,15 @@ class Streamed:
     """
 
     def __init__(self, sources: Sources, device: torch.device, pinned: bool) -> None:
-        """Raises SourceError if a tensor is not finite or if memory cannot be page-locked."""
+        """Allocate the buffers and check all tensors.
+
+        Raises SourceError if a tensor is not finite or if memory cannot be page-locked.
+        """
         self.device, self._sources = device, sources
         room = {label: largest(sources, label) for label in sources.checkpoints}
         self._slots = [_Slot(room, device, staged=not pinned) for _ in range(_SLOTS)]
         self._side = torch.cuda.Stream(device)
-        self._side.wait_stream(torch.cuda.current_stream(device))  # its earlier use of their memory
+        self._side.wait_stream(torch.cuda.current_stream(device))  # which may still use the memory
         self._reader = ThreadPoolExecutor(1, "sources")
         self._pinned = _Pinned(sources) if pinned else None
         self._turn = 0

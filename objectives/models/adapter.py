@@ -91,10 +91,11 @@ def _merge(base: Path, adapter: Path, folder: Path) -> None:
         unmatched = {n for n in loaded ^ shapes.keys() if not _is_whole_embedding(n)}
         if unmatched:  # peft only warns
             raise ValueError(
-                f"{len(unmatched)} tensors are in only one of them, for example {min(unmatched)}"
+                f"{len(unmatched)} tensors are only in the adapter or only in the adapted model, "
+                f"for example {min(unmatched)}"
             )
         merged = adapted.merge_and_unload()
-        merged.generation_config = GenerationConfig()  # transformers refuses to save many of them
+        merged.generation_config = GenerationConfig()  # transformers refuses to save invalid ones
         merged.save_pretrained(folder)
     except (OSError, SourceError):
         raise
@@ -158,7 +159,7 @@ def _is_whole_embedding(name: str) -> bool:
 
 
 def _trained_tokens(adapter: Path) -> list[int]:
-    """Return the ids of the tokens whose single rows the adapter trains (trainable tokens)."""
+    """Return the ids of the tokens that the adapter trains by row (trainable tokens)."""
     settings = read_json(adapter.name, adapter / ADAPTER_CONFIG)
     indices = settings.get("trainable_token_indices")
     lists = indices.values() if isinstance(indices, dict) else [indices or []]
@@ -177,7 +178,7 @@ def _check(base: Path, adapter: Path) -> None:
         raise SourceError(f"{adapter} has no {ADAPTER_CONFIG}; choose the folder of an adapter")
     if not (adapter / _WEIGHTS).is_file():
         raise SourceError(
-            f"{adapter} has no {_WEIGHTS}; save the adapter again with a peft that writes it"
+            f"{adapter} has no {_WEIGHTS}; save it again with a peft version that writes it"
         )
     if not any(base.glob("*.safetensors")):
         raise SourceError(f"{base} has no .safetensors files to merge an adapter into")

@@ -1,4 +1,4 @@
-"""A checkpoint: one folder of safetensors files, of which one tensor at a time is read."""
+"""A checkpoint: a model folder with safetensors files, whose tensors are read one at a time."""
 
 import logging
 import re
@@ -37,7 +37,7 @@ _PACKED = re.compile(
 class Checkpoint:
     """One model folder. Files are memory-mapped, so tensors are read only when they are used.
 
-    Of a model that also reads images, `config` and the tensors are those of its text part.
+    For a multimodal model, `config` and the tensors are those of its text part.
     """
 
     def __init__(self, label: str, folder: Path) -> None:
@@ -155,7 +155,7 @@ class Checkpoint:
 
     @cached_property
     def tied(self) -> bool:
-        """Whether the head is the embedding.
+        """Whether the output head shares its weights with the embedding.
 
         As in transformers, a stored head that differs is not tied, whatever the config says.
         """

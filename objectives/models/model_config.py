@@ -98,7 +98,7 @@ def differences(ours: Any, theirs: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def describe_differences(differing: Mapping[str, tuple[Any, Any]]) -> str:
-    """Return differences as text; of nested mappings only the entries that differ."""
+    """Return the first differences as text; of nested mappings only the entries that differ."""
     parts = []
     for key, (ours, theirs) in differing.items():
         if isinstance(ours, dict) and isinstance(theirs, dict):
@@ -153,7 +153,7 @@ def _check_counts(label: str, path: Path, data: Mapping[str, Any]) -> None:
         is_count = key == "num_labels" or _LAYER_COUNT.fullmatch(str(key))
         if is_count and isinstance(value, int | float) and not -1 <= value <= _MAX_LAYERS:
             raise SourceError(
-                f"{label}: {path}: {key}: {_short(value)}; must be at most {_MAX_LAYERS}"
+                f"{label}: {path}: {key}: {_short(value)}; must be -1 to {_MAX_LAYERS}"
             )
 
 

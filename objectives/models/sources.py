@@ -168,19 +168,19 @@ class Sources:
     def config_label(self, alone: str | None) -> str:
         """Return the label of the model whose positions a merge uses.
 
-        `alone` is the label of a single model that is evaluated without merging; it keeps its own.
+        `alone` is the label of a model that is evaluated without merging and keeps its own.
         """
         return self.config_labels.get(alone or "", self.config_label_of_merges)
 
     @cached_property
     def config_labels(self) -> dict[str, str]:
-        """By model: the first label with the same positions; the order has merges' model first."""
+        """By model: the first label with the same positions, starting with that of merges."""
         order = dict.fromkeys([self.config_label_of_merges, *self.checkpoints])
         return {label: next(o for o in order if self._same_positions(o, label)) for label in order}
 
     @property
     def own_configs(self) -> dict[str, str]:
-        """By model whose positions differ from those of merges: the label of its config."""
+        """The label of its config for each model whose positions differ from those of merges."""
         merges = self.config_label_of_merges
         return {label: own for label, own in self.config_labels.items() if own != merges}
 

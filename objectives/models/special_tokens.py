@@ -64,8 +64,9 @@ def merged_generation_config(
 ) -> dict[str, Any]:
     """Return the generation_config.json of a merge whose config.json is `config`.
 
-    It is that of `folder`, plus the special tokens that only config.json contains, because
-    transformers reads them from generation_config.json.
+    It is that of `folder`, with the end tokens of config.json if it has none. If the folder has no
+    generation_config.json, it contains the special tokens of config.json, because transformers
+    reads them from generation_config.json.
     """
     stored = without_stray_pad(read_generation_config(label, folder), rows)
     ids = {key: config.get(key) for key in ("bos_token_id", _EOS, _PAD)}

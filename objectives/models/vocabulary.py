@@ -40,7 +40,7 @@ class Vocabulary:
 
     size: int
     rows: Mapping[str, Tensor | None]
-    """The model's row for each row, -1 if it has none; None if all rows are the same."""
+    """The model's row for each row of the merge, -1 if it has none; None if all are equal."""
     donors: Mapping[str, Tensor]
     """For each row, whether the model's row is used to fill the row of models that lack it."""
     fills_exactly: bool
@@ -124,7 +124,7 @@ def _aligned(
         donors = {label: own if label == base else own & ~has[base] for label, own in has.items()}
     for label, of_model in rows.items():
         if of_model is not None and (absent := int((of_model < 0).sum())):
-            log.info("%s: the rows of %d tokens are filled", label, absent)
+            log.info("%s lacks the rows of %d tokens; they are filled", label, absent)
     return Vocabulary(size, rows, donors, True, tokenizer)
 
 

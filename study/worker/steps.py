@@ -1,4 +1,4 @@
-"""Takes the steps of a search by gradient, and computes the loss of its checkpoints.
+"""Take the steps of a search by gradient, and compute the loss of its checkpoints.
 
 T: tasks, Q: questions of one task.
 """
@@ -22,26 +22,28 @@ from study.search.rules import SearchRules
 log = logging.getLogger(__name__)
 
 _ASCENT_SEEDS = 1_000_003
-"""What the seeds of a study's ascents differ by."""
+"""The difference between the seeds of two consecutive ascents of a study."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step stores."""
+    """The stored result of a step."""
 
     probability: float
     """The weighted sum over tasks of the mean probability of right answers in the batch."""
     tasks: Mapping[str, float]
-    """That mean of each task."""
+    """The mean probability of right answers in the batch, by task."""
     loss: float
-    """The weighted mean of the losses, whose derivative the gradient is."""
+    """The weighted sum of the batch's losses; `gradient` is its derivative."""
     asked: int
     gradient: StoredGradient
 
 
 class StepTaker:
-    """Computes gradients at points of an ascent. What a step learns from depends on the seed, the
-    step and the ascent alone."""
+    """Computes gradients at points of an ascent.
+
+    The batch of a step depends only on the questions, the seed, the step and the ascent.
+    """
 
     def __init__(self, engine: GradientEngine, rules: SearchRules) -> None:
         self._engine, self._rules = engine, rules
@@ -120,11 +122,11 @@ class StepTaker:
 
 
 def _finite(gradient: Mapping[str, float]) -> dict[str, float]:
-    """Return the gradient with 0 for what is not finite, so that such parameters stay."""
+    """Return the gradient with 0 in place of derivatives that are not finite."""
     broken = [name for name, value in gradient.items() if not math.isfinite(value)]
     if broken:
         log.warning(
-            "%d of %d derivatives are NaN or infinite, the first is by %s: they count as 0",
+            "%d of %d derivatives are NaN or infinite and are set to 0; the first is that of %s",
             *(len(broken), len(gradient), broken[0]),
         )
     return {name: value if math.isfinite(value) else 0.0 for name, value in gradient.items()}

@@ -36,12 +36,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.02, 1.0
-"""Seconds between two looks for work."""
+"""The minimum and maximum number of seconds that an idle worker waits before it looks again."""
 
 
 @dataclass
 class Worker:
-    """One of any number of processes that share the work of a study."""
+    """A worker of a study. Any number of workers, one per process, share its work."""
 
     setup: Setup
     trials: Trials
@@ -51,15 +51,15 @@ class Worker:
     sampler: ReplaySampler
     engine: Engine
     engine_name: str
-    """What answers, as it is stored with the answers."""
+    """The engine's signature, which is stored with the answers."""
     interrupts: Interrupts
     heartbeat: Heartbeat
     schedule: Schedule | None = None
-    """Which questions each generation is asked; None if each is asked all of them."""
+    """The questions of each generation; None if all questions are asked."""
     monitor: Monitor = field(default_factory=Monitor)
     _failures: Failures = field(default_factory=Failures)
     _last_generation: int | None = None
-    """The generation of the trial that this worker finished last, until trials are read again."""
+    """The generation of the trial that this worker has finished since it last read the trials."""
 
     def __post_init__(self) -> None:
         self.held_out = HeldOutScorer(
@@ -79,7 +79,7 @@ class Worker:
 
     @property
     def population(self) -> int:
-        """The CMA-ES population."""
+        """The number of slots of a generation: CMA-ES's population, or the number of ascents."""
         return self.sampler.replay.population
 
     def store_budget(self) -> None:
@@ -89,19 +89,20 @@ class Worker:
             self._retried(lambda: store_budget(self.trials.study, budget))
 
     def search(self, deadline: float) -> bool:
-        """Work until all baselines, all trials of the budget and all final merges are finished, by
-        this worker or others. Return whether they are.
+        """Run trials until all baselines, all trials of the budget and all final merges are
+        finished by any worker, or until `deadline`. Return whether they are finished.
 
         No trial starts after `deadline`, a time of `time.monotonic`. A signal interrupts the
         engine or a wait, but never a write to the database.
 
-        Raises EngineError or ScorerError after three failed trials in a row.
+        Raises EngineError or ScorerError after three failed trials in a row, and TaskError if a
+        task cannot be scored.
         """
         with self.interrupts.deferred():
             return self._search(self._jobs(), deadline)
 
     def score_final_merges(self) -> None:
-        """Score the merges that the search leads to so far, also on the held-out questions."""
+        """Score the final merges of the search so far, and all contenders on held-out questions."""
         with self.interrupts.deferred():
             records = self.trials.all()
             jobs = self._jobs()
@@ -132,14 +133,14 @@ class Worker:
                 turn = 0 if self._evaluate(job, started, records) else turn + 1
 
     def _report_generation(self, jobs: Jobs, records: Sequence[TrialRecord]) -> None:
-        """Tell the monitor of a generation that this worker's last trial has completed."""
+        """Call the monitor if this worker's last trial has completed a generation."""
         last, self._last_generation = self._last_generation, None
         if last is not None and last < jobs.state(records).generation:
             self.monitor.on_generation(records)
 
     def _use_idle_time(self, jobs: Jobs, records: Sequence[TrialRecord]) -> None:
-        """Do something useful while other workers run the last trials, or wait."""
-        self.heartbeat.doing = "waiting for the others' places"
+        """Run an idle job or score held-out questions if there is time; otherwise wait."""
+        self.heartbeat.doing = "waiting for trials of other workers"
         self._retried(self.heartbeat.reap_dead)
         typical = typical_seconds(records)
         if self._seconds_left(typical) >= typical / 2:
@@ -154,7 +155,7 @@ class Worker:
         self.interrupts.pause(min(max(typical / 20, _SHORTEST_WAIT), _LONGEST_WAIT))
 
     def _seconds_left(self, typical: float) -> float:
-        """Estimate when the trial that started last ends, if it takes a typical time."""
+        """Return the estimated number of seconds until the trial that started last ends."""
         held = self._retried(self.workers.unfinished_claims)
         claims = [claim for worker in held.values() for claim in worker]
         running = [c.seconds for c in claims if c.trial_id is not None]
@@ -163,7 +164,7 @@ class Worker:
     def _evaluate(self, job: Job, asked: float, records: Sequence[TrialRecord]) -> bool:
         """Run a trial; return False if another worker has started it.
 
-        `asked` is the time of `time.perf_counter` at which this worker began to look for the job.
+        `asked` is the value of `time.perf_counter` when this worker began to look for the job.
         """
         samples = self._samples(job, records)
         try:
@@ -184,7 +185,7 @@ class Worker:
         return True
 
     def _samples(self, job: Job, records: Sequence[TrialRecord]) -> Mapping[str, Sample] | None:
-        """Return what a trial is asked; None if it is asked all questions."""
+        """Return the questions of a trial as samples by task; None if all questions are asked."""
         if isinstance(job, CheckpointJob):
             search = self.setup.config.search
             return kept_out_samples(self.setup.search.tasks, search.kept_out)
@@ -200,7 +201,7 @@ class Worker:
         return self.claims.start(job.key, job.params, self._rules.bounds, job.attributes)
 
     def _finish(self, job: Job, trial_id: int, outcome: Outcome) -> None:
-        """Store what a trial has come to; in another trial if this one was lost meanwhile."""
+        """Store the result of a trial, or of a new trial if this one was lost."""
         self._last_generation = job.attributes.get(GENERATION)
         while True:
             try:
@@ -210,11 +211,11 @@ class Worker:
                 )
                 return
             except TrialLost:
-                log.warning("other workers took this one for dead while it did %s", job.key)
+                log.warning("another worker considered this one dead during %s", job.key)
             try:  # the result is good: store it with a new trial if nobody has started one
                 trial_id = self._start(job)
             except ClaimTaken:
-                log.warning("another worker does %s now: this result is dropped", job.key)
+                log.warning("another worker has started %s; this result is discarded", job.key)
                 return
 
     def _failed(self, trial_id: int, error: Failure) -> None:

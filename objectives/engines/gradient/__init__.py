@@ -1,1 +1,1 @@
-"""An engine that also differentiates a loss by the numbers of a merge."""
+"""An engine that also differentiates a loss with respect to a recipe."""

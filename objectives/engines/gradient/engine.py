@@ -1,7 +1,7 @@
-"""An engine that also differentiates a loss by the numbers of a recipe.
+"""An engine that also differentiates a loss with respect to the parameters of a recipe.
 
-One step merges into the live model, reads the lessons in packed rows, and runs one backward pass.
-The gradient of each tensor is contracted with the derivative of its merge as soon as it is
+A step merges into the live model, and runs a forward and a backward pass for each packed row of
+lessons. The gradient of each tensor is contracted with the derivative of its merge as soon as it is
 complete, and freed, so the gradient of the whole model is never in memory. Q: lessons.
 """
 
@@ -32,27 +32,28 @@ log = logging.getLogger(__name__)
 
 _PROBE = ((3, 5, 4, 6, 7), (3, 5, 4, 8))
 _ALIKE = {torch.bfloat16: 0.02, torch.float16: 0.005}
-"""How far apart log-probabilities of a packed row and of padded sequences may always be, as a root
-mean square; 1e-3 for other types."""
+"""The root mean square difference between the log-probabilities of packed and of padded sequences
+that is always accepted, by dtype; 1e-3 for other dtypes."""
 _NOISE = 4.0
-"""Times the difference between two ways to compute attention on the same padded sequences."""
+"""A larger difference is accepted up to this multiple of the difference between two attention
+implementations on the same padded sequences."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """The losses of one batch of lessons, and their derivative by a recipe."""
+    """The losses of one batch of lessons, and the gradient with respect to a recipe."""
 
     losses_Q: tuple[float, ...]
     probabilities_Q: tuple[float, ...]
     """The probability of the right alternatives of each lesson (`lessons.probabilities`)."""
     gradient: RecipeGradient
-    """The derivative of the weighted sum of the losses by every value of the recipe, float64."""
+    """The derivative of the weighted sum of losses with respect to every value of the recipe."""
     tokens: int
     """Tokens read, padding included."""
 
 
 class GradientEngine(TransformersEngine):
-    """Scores prompts like TransformersEngine, and differentiates losses by a recipe."""
+    """Answers prompts like TransformersEngine, and differentiates losses."""
 
     def __init__(
         self,
@@ -66,10 +67,14 @@ class GradientEngine(TransformersEngine):
         row_tokens: int = ROW_TOKENS,
         recompute: bool = True,
     ) -> None:
-        """`steps` maps each parameter's name (and `lambda`) to the half width of its central
-        difference, in the parameter's units. `row_tokens` bounds the tokens of a packed row.
-        `recompute` repeats each layer's forward pass during the backward pass: a step takes a
-        third longer and keeps the activations of one layer in memory."""
+        """Create the model; see TransformersEngine for the other arguments.
+
+        `steps` maps each parameter's name (and `lambda`) to the half width of its central
+        difference, in the parameter's units. `row_tokens` is the maximum number of tokens of the
+        lessons in a packed row; a longer lesson is a row of its own. `recompute` repeats each
+        layer's forward pass during the backward pass: a step takes a third longer, but only the
+        inputs of all layers and the activations of one layer are in memory.
+        """
         self._recompute = recompute
         super().__init__(sources, device, dtype, batch_tokens, ends, store)
         self._derivatives = Derivatives(self._stream, steps)
@@ -90,7 +95,7 @@ class GradientEngine(TransformersEngine):
             parameter.requires_grad_(False)
 
     def _contract(self, name: str, parameter: Tensor) -> None:
-        """Use the gradient of a parameter that is complete, and free it."""
+        """Contract the complete gradient of a parameter, and free it."""
         if parameter.grad is not None:
             self._derivatives.add(name, parameter.grad)
             parameter.grad = None
@@ -102,9 +107,10 @@ class GradientEngine(TransformersEngine):
         weights: Sequence[float] | None = None,
         loss: Loss = Loss(),  # noqa: B008 - frozen
     ) -> Step:
-        """Merge, and differentiate the sum of `weights` times the lessons' losses.
+        """Merge, and differentiate the weighted sum of the lessons' losses.
 
-        `weights` defaults to those of the mean. Raises EngineError."""
+        By default all weights are equal and add up to 1. Raises EngineError.
+        """
         self.load(recipe)
         shares = [1 / len(lessons)] * len(lessons) if weights is None else list(weights)
         losses, right, tokens = [0.0] * len(lessons), [0.0] * len(lessons), 0
@@ -141,11 +147,11 @@ class GradientEngine(TransformersEngine):
 
     @contextlib.contextmanager
     def _recomputing(self) -> Iterator[None]:
-        """Recompute activations in this context and nowhere else.
+        """Enable the recomputation of activations within this context.
 
-        transformers recomputes in layers that are in training mode, and such a layer ignores its
-        key-value cache, so answers outside this context would lack their shared prefix. Dropout
-        modules stay in evaluation mode.
+        transformers recomputes activations of layers in training mode. Such layers ignore the
+        key-value cache, which answers need for their shared prefix, so layers are in evaluation
+        mode outside this context. Dropout modules always are.
         """
         try:
             for layer in self._recomputed:
@@ -168,7 +174,7 @@ class GradientEngine(TransformersEngine):
             self._model.set_attn_implementation(self._usual)
 
     def _rows(self, lessons: Sequence[Lesson]) -> list[list[int]]:
-        """Group lessons into rows; lessons with a common beginning are neighbours."""
+        """Group the indices of lessons into rows, in the order of their tokens."""
         order = sorted(range(len(lessons)), key=lambda i: lessons[i].sequences[0])
         rows: list[list[int]] = [[]]
         room = self._row_tokens
@@ -198,7 +204,7 @@ class GradientEngine(TransformersEngine):
     def _packed(
         self, sequences: Sequence[tuple[int, ...]], wanted: Sequence[tuple[int, int]]
     ) -> tuple[Tensor, list[int], int]:
-        """Return logits after the wanted tokens, the row of each, and the number of tokens read."""
+        """Return logits at `wanted` (sequence, position), their rows, and the token count."""
         row = packed(sequences)
         if self._device.startswith("cuda"):
             row = row.padded(BLOCK)
@@ -209,7 +215,7 @@ class GradientEngine(TransformersEngine):
         return logits, [rows[place] for place in places], len(row.tokens_T)
 
     def _read(self, row: Row, kept: Sequence[int]) -> Tensor:
-        """Return the logits after the tokens `kept` of a row, [kept, vocabulary]."""
+        """Return the logits after the tokens `kept` of a row, by index, [kept, vocabulary]."""
         device = self._model.device
         layout = Layout.of(row, device)
         output = self._model(
@@ -227,7 +233,7 @@ class GradientEngine(TransformersEngine):
     def _padded(
         self, sequences: Sequence[tuple[int, ...]], wanted: Sequence[tuple[int, int]]
     ) -> tuple[Tensor, list[int], int]:
-        """Do the same with right-padded sequences."""
+        """Return the same as `_packed`, computed from right-padded sequences."""
         longest = max(map(len, sequences))
         rows = [list(s) + [0] * (longest - len(s)) for s in sequences]
         ids = torch.tensor(rows, device=self._device)
@@ -255,16 +261,16 @@ class GradientEngine(TransformersEngine):
                 eager, _, _ = self._padded(_PROBE, wanted)
                 apart, noise = _apart(ours, theirs), _apart(eager, theirs)
                 self._packs = apart <= max(_NOISE * noise, _ALIKE.get(ours.dtype, 1e-3))
-                reason = f"log-probabilities differ by {apart:.2g}, by rounding {noise:.2g}"
+                reason = f"log-probabilities differ by {apart:.2g}, from rounding {noise:.2g}"
             self._model.set_attn_implementation(self._usual)
         if not self._packs:
             log.warning(
-                "%s cannot read packed sequences (%s): batches are padded, steps take longer",
+                "%s does not support packed sequences (%s); padded batches take longer",
                 *(type(self._model).__name__, reason),
             )
 
 
 def _apart(ours: Tensor, theirs: Tensor) -> float:
-    """Root mean square difference of log-probabilities."""
+    """Return the root mean square difference of log-probabilities."""
     pair = [logits.float().log_softmax(-1) for logits in (ours, theirs)]
     return float((pair[0] - pair[1]).square().mean().sqrt())

@@ -1,8 +1,8 @@
-"""Questions as training examples in tokens, and the losses on them.
+"""Tokenized questions as training examples, and the losses on them.
 
-A lesson has alternatives: texts that a model could answer, of which some are right. The score of an
-alternative is the sum of the log-probabilities of its tokens, over its length. Q: lessons,
-A: alternatives of a lesson, N: positions that are scored, R: tokens of a position.
+A lesson has alternatives: possible answers, of which at least one is right. The score of an
+alternative is the sum of the log-probabilities of its marks, divided by its length. Q: lessons,
+A: alternatives of a lesson, N: marks (of all lessons, or of one alternative), R: tokens of a mark.
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ Kind = Literal["all", "options", "sharp", "probability"]
 
 @dataclass(frozen=True)
 class Mark:
-    """A position in a sequence, and the tokens of which any one may come next."""
+    """A position in a sequence, and the tokens any of which is right there."""
 
     position: int
-    """Index in the sequence of the token before it."""
+    """The index of the preceding token in the sequence."""
     tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """One text. Its score is the sum of the log-probabilities of its marks, over `length`."""
+    """A possible answer. Its score is the sum of its marks' log-probabilities over `length`."""
 
     sequence: int
-    """Index of the text among the lesson's sequences."""
+    """The index of the lesson's sequence that contains the answer."""
     marks: tuple[Mark, ...]
     right: bool
     length: float = 1.0
@@ -40,7 +40,7 @@ class Lesson:
     """One question as a training example."""
 
     sequences: tuple[tuple[int, ...], ...]
-    """Token ids to read, each up to the last token before a mark."""
+    """Token ids; each sequence ends with the token that precedes its last mark."""
     alternatives: tuple[Alternative, ...]
     rising: bool = True
     """False if the task's weight is negative, so that right answers should become less likely."""
@@ -53,7 +53,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Loss:
-    """How the scores of a lesson's alternatives become a loss.
+    """The loss of a lesson, as a function of the scores of its alternatives.
 
     - `all`: -log p, where p is the probability of the right alternatives among all texts
     - `options`: -log q, where q is their probability among the lesson's alternatives, the softmax
@@ -61,15 +61,15 @@ class Loss:
     - `sharp`: -q
     - `probability`: -p
 
-    A lesson with a single alternative uses `all`, because q is always 1. A lesson that is not
-    rising uses p itself, because log p has no lower bound.
+    A lesson with a single alternative always uses `all`; its q would be 1. The loss of a lesson
+    that is not rising is p, because log p has no lower bound.
     """
 
     kind: Kind = "all"
     temperature: float = 1.0
 
     def of(self, scores_QA: Tensor, lessons: Sequence[Lesson]) -> Tensor:
-        """Return the loss of each lesson, [Q]. A score of -inf stands for no alternative."""
+        """Return the loss of each lesson, [Q]. A score of -inf is padding."""
         right_QA = _right(scores_QA, lessons)
         logp_Q = scores_QA.masked_fill(~right_QA, -torch.inf).logsumexp(dim=1)
         loss_Q = -logp_Q
@@ -87,8 +87,10 @@ class Loss:
 
 
 def probabilities(scores_QA: Tensor, lessons: Sequence[Lesson]) -> Tensor:
-    """Return the probability of the right alternatives of each lesson among all texts, [Q]. If
-    alternatives have lengths, it is the geometric mean over so many units."""
+    """Return the probability of the right alternatives of each lesson, [Q].
+
+    The probability of an alternative with a length is its geometric mean per unit of length.
+    """
     right_QA = _right(scores_QA, lessons)
     return scores_QA.masked_fill(~right_QA, -torch.inf).logsumexp(dim=1).exp()
 
@@ -109,11 +111,11 @@ def _mask(values: Sequence[bool], like: Tensor) -> Tensor:
 class Gathering:
     """Computes the scores of alternatives from rows of log-probabilities.
 
-    Arrays are padded; a mask ends in `_valid`, and is False for padding.
+    Arrays are padded; the masks `tokens_valid_NR` and `marks_valid_QAN` are False for padding.
     """
 
     rows_N: Tensor
-    """The row of each mark."""
+    """The row of log-probabilities of each mark."""
     tokens_NR: Tensor
     tokens_valid_NR: Tensor
     marks_QAN: Tensor
@@ -123,7 +125,7 @@ class Gathering:
 
     @classmethod
     def of(cls, lessons: Sequence[Lesson], rows: Sequence[int], device: str) -> "Gathering":
-        """`rows` holds the row of every mark, in the order of lessons, alternatives and marks."""
+        """Return the indices for lessons; `rows` are the rows of their marks, in order."""
         marks = [m for lesson in lessons for a in lesson.alternatives for m in a.marks]
         widest = max(len(mark.tokens) for mark in marks)
         tokens = [[*mark.tokens, *mark.tokens[:1] * (widest - len(mark.tokens))] for mark in marks]

@@ -1,9 +1,9 @@
-"""Token sequences in one row without padding, what they begin with in common once.
+"""Pack token sequences into one row without padding, with common prefixes stored once.
 
-The row is a walk through a tree: a segment of tokens, then all that continues it, in turn. A token
-sees those before it whose segment continues to it: with `last`, the place where all that continues
-a token's segment ends, token q sees token k where k <= q <= last[k]. The two numbers stand for a
-mask of any depth of sharing. T: tokens of the row.
+The row is a depth-first traversal of the tree of prefixes: each segment of tokens is followed by
+all segments that continue it. Token q attends to token k if k <= q <= last[k], where last[k] is the
+index of the last token that continues the segment of k. So one array describes the attention mask,
+for prefixes nested to any depth. T: tokens of the row.
 """
 
 import dataclasses
@@ -16,28 +16,28 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 LEAST_SHARED = 16
-"""Tokens; sharing fewer saves nothing."""
+"""The minimum number of tokens of a shared segment; sharing fewer saves nothing."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Sequences packed into one."""
+    """Token sequences that are packed into one."""
 
     tokens_T: Ints
     positions_T: Ints
-    """Of each token in its sequences."""
+    """The position of each token in its sequences."""
     last_T: Ints
-    """The last place that a token is seen from."""
+    """The index of the last token that attends to each token."""
     paths: tuple[tuple[tuple[int, int], ...], ...]
-    """For each sequence its segments: the position where each starts, and its place in the row."""
+    """For each segment of each sequence: its first position, and that token's index in the row."""
 
     def place(self, sequence: int, position: int) -> int:
-        """Where a sequence's token stands in the row."""
+        """Return the index in the row of the token at a position of a sequence."""
         start, at = next(s for s in reversed(self.paths[sequence]) if s[0] <= position)
         return at + position - start
 
     def padded(self, multiple: int) -> "Row":
-        """The same, longer, with tokens that see themselves alone."""
+        """Return the row, padded with tokens that attend only to themselves."""
         rest = -len(self.tokens_T) % multiple
         own = np.arange(len(self.tokens_T), len(self.tokens_T) + rest)
         return dataclasses.replace(
@@ -49,7 +49,7 @@ class Row:
 
 
 def packed(sequences: Sequence[tuple[int, ...]], least: int = LEAST_SHARED) -> Row:
-    """Pack sequences; equal ones share all their tokens."""
+    """Pack sequences; segments of at least `least` common tokens are stored once."""
     order = sorted(range(len(sequences)), key=lambda i: sequences[i])
     tree = _Walk(sequences, order, least)
     tree.visit(0, len(order), 0)
@@ -68,7 +68,7 @@ class _Walk:
         self.sequences, self.order, self.least = sequences, order, least
         pairs = itertools.pairwise(order)
         self.common = [_common(sequences[a], sequences[b]) for a, b in pairs]
-        """Leading tokens that neighbours in the order have in common."""
+        """The number of leading tokens that adjacent sequences of the order have in common."""
         self.tokens: list[Ints] = []
         self.positions: list[Ints] = []
         self.last: list[Ints] = []
@@ -76,7 +76,7 @@ class _Walk:
         self.count = 0
 
     def visit(self, first: int, stop: int, depth: int) -> None:
-        """Lay out the sequences `first` to `stop` of the order from the position `depth` on."""
+        """Append the sequences order[first:stop] to the row, from the position `depth` on."""
         while first < stop:
             end, shared = first + 1, len(self.sequences[self.order[first]])
             while end < stop and self.common[end - 1] - depth >= self.least:

@@ -1,8 +1,8 @@
-"""Attention over a packed row, for every architecture that calls transformers' interface.
+"""Attention over a packed row, for every architecture that uses transformers' AttentionInterface.
 
-FlexAttention (Dong et al. 2024) on a GPU, whose kernels skip the blocks of the mask that hold
-nothing and give the same bits each time; scaled dot products with a whole mask elsewhere. T: tokens
-of the row, B: blocks of it.
+On a GPU it is FlexAttention (Dong et al. 2024), whose kernels are deterministic and skip empty
+blocks of the mask. On a CPU, and for small heads, it is scaled dot-product attention with a dense
+mask. T: tokens of the row, B: blocks of 128 tokens.
 """
 
 import functools
@@ -20,22 +20,22 @@ from .packing import Row
 NAME = "merge_study_tree"
 BLOCK = 128
 _LEAST_HEAD = 16
-"""FlexAttention's kernels multiply matrices of at least so many columns."""
+"""The minimum head size of FlexAttention's kernels."""
 
 
 class UnsupportedAttentionError(Exception):
-    """An architecture's attention is more than scaled dot products under a mask."""
+    """The attention of an architecture cannot be replaced by `attend`."""
 
 
 @dataclass
 class Layout:
-    """A row's mask, in the forms that layers ask for; made once for all of them."""
+    """The mask of a row in each form that layers need, computed once for all layers."""
 
     last_T: Tensor
     positions_T: Tensor
     masks: dict[int | None, Tensor | BlockMask] = field(default_factory=dict)
     calls: int = 0
-    """How often attention has asked: 0 says that the architecture does not pass it on."""
+    """The number of calls of `attend`; 0 if the architecture does not pass the layout on."""
 
     @classmethod
     def of(cls, row: Row, device: torch.device) -> "Layout":
@@ -44,7 +44,7 @@ class Layout:
         )
 
     def dense(self, window: int | None) -> Tensor:
-        """True where a token (row) sees another (column), [T, T]."""
+        """Return whether a token (row) attends to another (column), [T, T]."""
         if window not in self.masks:
             places = torch.arange(len(self.last_T), device=self.last_T.device)
             seen = (places <= places[:, None]) & (self.last_T >= places[:, None])
@@ -56,7 +56,7 @@ class Layout:
         return mask
 
     def blocks(self, window: int | None) -> BlockMask:
-        """The same for FlexAttention: which blocks of 128 tokens see which, wholly or in part."""
+        """Return the same mask for FlexAttention, in blocks of 128 tokens."""
         if window not in self.masks:
             self.masks[window] = _blocks(self.last_T, self.positions_T, window)
         mask = self.masks[window]
@@ -76,7 +76,10 @@ def attend(
     layout: Layout | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls: heads of shape [1, heads, T, size] in, [1, T, heads, size] out."""
+    """Return the attention output, [1, T, heads, size], with the signature of AttentionInterface.
+
+    `query`, `key` and `value` have the shape [1, heads, T, size]. Raises UnsupportedAttentionError.
+    """
     if layout is None or any(others.get(name) is not None for name in ("softcap", "s_aux")):
         raise UnsupportedAttentionError(type(module).__name__)
     layout.calls += 1
@@ -119,7 +122,7 @@ def _blocks(last_T: Tensor, positions_T: Tensor, window: int | None) -> BlockMas
 
 
 def _listed(chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """How many columns each row has, and which, the chosen ones first."""
+    """Return the number of chosen columns of each row, and all columns, chosen ones first."""
     counts = chosen.sum(dim=1, dtype=torch.int32)
     order = torch.argsort(chosen.int(), dim=1, descending=True, stable=True).int()
     return counts[None, None], order[None, None]

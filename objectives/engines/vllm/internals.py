@@ -1,8 +1,8 @@
 """The internals of vLLM that this project uses. No other module refers to them.
 
-vLLM may change them in any release. Versions tested: 0.26 on a GPU and 0.32 on a CPU;
-pyproject.toml allows those from the first to the last. tests/objectives/engines/
-test_vllm_internals.py states what is relied on; run it and test_vllm.py before allowing another.
+vLLM may change them in any release. Versions 0.26 on a GPU and 0.32 on a CPU are tested;
+pyproject.toml allows the versions from 0.26 to 0.32. Before allowing another version, run
+test_vllm_internals.py, which tests these internals, and test_vllm.py in tests/objectives/engines.
 
 vLLM is imported inside functions, because that takes many seconds.
 """
@@ -71,7 +71,7 @@ def clear_kv_cache(worker: Any) -> None:
 
 
 def checkpoint_names(model: Any) -> Iterator[str]:
-    """Yield the names of a model's parameters in checkpoints, where vLLM's are not yet packed.
+    """Yield the names that a model's parameters have in checkpoints, before vLLM packs them.
 
     vLLM packs several tensors, for example the query, key and value projections, into one.
     """

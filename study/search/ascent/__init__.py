@@ -1,1 +1,1 @@
-"""Search by gradient: the optimiser, its batches, and the chain rule to a genome's parameters."""
+"""Search by gradient: the optimizer, its batches, and the chain rule to a genome's parameters."""

@@ -1,9 +1,9 @@
-"""Search by gradient: the optimiser, replayed from the gradients that a study has stored.
+"""Search by gradient: the optimizer, replayed from the gradients that a study has stored.
 
-Adam (Kingma and Ba 2015, algorithm 1) on the parameters as shares of their ranges, so that one
-learning rate fits weights and densities. The state is a function of the start and the gradients in
-their order. Only additions, products, divisions and square roots of float64 are used, which IEEE
-754 rounds in one way, so a replay proposes the same parameters bit for bit on every machine.
+Adam (Kingma and Ba 2015, algorithm 1) on the parameters, scaled from their ranges to 0 to 1, so
+that one learning rate fits weights and densities. The state depends only on the start and on the
+sequence of gradients. It is computed by float64 additions, products, divisions and square roots,
+whose rounding IEEE 754 defines, so a replay proposes bit-identical parameters on every machine.
 
 N: parameters, in the order of the bounds.
 """
@@ -21,19 +21,19 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Rule:
-    """How an ascent moves. Two ascents with equal rules, starts and gradients are equal."""
+    """The hyperparameters of an ascent."""
 
     steps: int
-    """Planned number of steps; the learning rate falls to nothing after the last."""
+    """The planned number of steps, after which the learning rate is 0 (if `decay` is below 1)."""
     rate: float = 0.03
-    """Learning rate of the first steps: the share of its range that a parameter moves at most."""
+    """The first learning rate: about the largest fraction of its range that a parameter moves."""
     decay: float = 0.5
-    """Share of the steps after which the learning rate begins to fall, linearly."""
+    """The fraction of the steps after which the learning rate decays linearly; 1 for no decay."""
     pull: float = 0.0
-    """Weight of the squared distance from the start, in shares of the ranges, in the loss."""
+    """The coefficient of the L2 penalty on the scaled distance from the start."""
     beta1: float = 0.9
     beta2: float = 0.99
-    """Decay of the running means of the gradient and of its square."""
+    """The exponential decay rates of the moving averages of the gradient and of its square."""
 
     def rate_of(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -44,7 +44,10 @@ class Rule:
 
 
 class Ascent:
-    """The state of an ascent: `params` is the next point, `tell` moves on from its gradient."""
+    """The state of an ascent, which maximizes the objective by minimizing a loss.
+
+    `params` is the next point; `tell` takes a step with the gradient at that point.
+    """
 
     def __init__(
         self,
@@ -52,8 +55,9 @@ class Ascent:
         bounds: Mapping[str, tuple[float, float]],
         rule: Rule,
     ) -> None:
-        """`bounds` maps each parameter to its lowest and highest value. A start outside them
-        begins at the nearest value inside.
+        """Begin an ascent at `start`, clipped to the bounds.
+
+        `bounds` maps each parameter to its lowest and highest value.
         """
         self._names, self._rule = list(bounds), rule
         self._low_N = np.array([bounds[name][0] for name in self._names], np.float64)
@@ -65,7 +69,7 @@ class Ascent:
         self._mean_N, self._square_N = np.zeros_like(self._x_N), np.zeros_like(self._x_N)
         self._powers = 1.0, 1.0
         self.step = 0
-        """How many gradients have been told."""
+        """The number of steps taken."""
 
     @property
     def params(self) -> dict[str, float]:
@@ -75,7 +79,7 @@ class Ascent:
 
     @property
     def shares_N(self) -> Doubles:  # noqa: N802
-        """The next point, in shares of the ranges."""
+        """The next point, scaled to 0 to 1."""
         return self._x_N.copy()
 
     @property
@@ -85,17 +89,17 @@ class Ascent:
 
     @property
     def distance(self) -> float:
-        """Root mean square distance of the next point from the start, in shares of the ranges."""
+        """The root mean square distance of the scaled next point from the start."""
         return math.sqrt(math.fsum(((self._x_N - self._start_N) ** 2).tolist()) / len(self._x_N))
 
     def tell(self, gradient: Mapping[str, float]) -> None:
-        """Take a step. `gradient` is the derivative of the loss, which is to fall, by each
-        parameter in its own unit, at `params`.
+        """Take a step that decreases the loss.
 
-        Raises ValueError if a number is not finite.
+        `gradient` is the derivative of the loss with respect to each parameter, in the parameter's
+        units, at `params`. Raises ValueError if a derivative is not finite.
         """
         if broken := [name for name in self._names if not math.isfinite(gradient[name])]:
-            raise ValueError(f"the gradient of {broken[0]} is {gradient[broken[0]]}")
+            raise ValueError(f"derivative with respect to {broken[0]}: {gradient[broken[0]]}")
         rule = self._rule
         given_N = np.array([gradient[name] for name in self._names], np.float64) * self._width_N
         slope_N = given_N + 2.0 * rule.pull * (self._x_N - self._start_N)
@@ -115,7 +119,7 @@ def replayed(
     rule: Rule,
     gradients: Sequence[Mapping[str, float]],
 ) -> Ascent:
-    """Return the ascent after these gradients, those of its first steps in order."""
+    """Return the ascent after one step for each of `gradients`, in order."""
     ascent = Ascent(start, bounds, rule)
     for gradient in gradients:
         ascent.tell(gradient)
@@ -123,8 +127,8 @@ def replayed(
 
 
 def combined(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the sum of the gradients of a batch's parts, each weighted already.
+    """Return the sum of the weighted gradients of a batch's parts.
 
-    The sum does not depend on the order of the parts, so it does not depend on the workers.
+    It is rounded once, so it depends neither on the order of the parts nor on the workers.
     """
     return {name: math.fsum(part[name] for part in parts) for name in parts[0]}

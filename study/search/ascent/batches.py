@@ -1,8 +1,9 @@
-"""Which questions each step of a search by gradient learns from.
+"""The batch of questions of each step of a search by gradient.
 
-A task has as many places in a batch as its share in the objective, and goes through all its
-questions before one comes again. The order of a pass is a hash of the seed and the questions, so a
-batch is a function of the seed and the step alone.
+The questions of a batch are divided among the tasks in proportion to their shares in the objective,
+with at least one for each task. A task's questions are all used before one is used again. The order
+within an epoch is that of hashes of the seed and the question ids, so a batch depends only on the
+questions, the seed and the step.
 
 T: tasks, Q: questions of a task.
 """
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FEWEST = 1
-"""Places of a task in a batch, however small its share is."""
+"""The minimum number of questions of a task in a batch."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Item:
 
     task: int
     question: int
-    """The place of the question among those of its task."""
+    """The index of the question in its task."""
     weight: float
-    """What its loss is multiplied with. The expected sum over a batch is the whole objective."""
+    """The factor of its loss; the weighted sum over a batch estimates the loss on all questions."""
 
 
 class Batches:
@@ -38,15 +39,19 @@ class Batches:
         size: int,
         seed: int,
     ) -> None:
-        """`ids_TQ` are the ids of the questions; `shares_TQ` are their shares in the objective, in
-        absolute value, which add up to 1; `size` is the number of questions in a batch."""
+        """Create the batches of one ascent.
+
+        `ids_TQ` are the ids of the questions; `shares_TQ` are their shares in the objective, in
+        absolute value, which add up to 1. `size` is the number of questions in a batch; more are
+        used if there are more tasks.
+        """
         self._ids_TQ, self._shares_TQ, self._seed = ids_TQ, shares_TQ, seed
         self._places_T = _places([math.fsum(shares_Q) for shares_Q in shares_TQ], size)
         self._order = functools.cache(self._ordered)
 
     @property
     def size(self) -> int:
-        """Questions in a batch."""
+        """The number of questions in a batch."""
         return sum(self._places_T)
 
     def at(self, step: int) -> tuple[Item, ...]:
@@ -61,7 +66,7 @@ class Batches:
         return tuple(items)
 
     def _ordered(self, task: int, epoch: int) -> tuple[int, ...]:
-        """The questions of a task in the order of one pass."""
+        """Return the indices of a task's questions in the order of one epoch."""
 
         def key(question: int) -> bytes:
             text = f"{self._seed} {task} {epoch} {self._ids_TQ[task][question]} {question}"
@@ -71,12 +76,12 @@ class Batches:
 
 
 def parts(batch: Sequence[Item], count: int) -> tuple[tuple[Item, ...], ...]:
-    """Split a batch into parts that workers can take, each with every count-th item."""
+    """Split a batch into at most `count` parts, each with every count-th item."""
     return tuple(tuple(batch[start::count]) for start in range(min(count, len(batch))))
 
 
 def _places(shares_T: Sequence[float], size: int) -> tuple[int, ...]:
-    """Divide a batch among tasks in proportion to their shares, by largest remainders."""
+    """Return the number of questions of each task, by the largest remainder method."""
     exact_T = [round(share * size, 9) for share in shares_T]
     places_T = [max(FEWEST, int(exact)) for exact in exact_T]
     rest = sorted(range(len(exact_T)), key=lambda t: int(exact_T[t]) - exact_T[t])

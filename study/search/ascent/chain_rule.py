@@ -1,4 +1,4 @@
-"""From the derivative by a recipe's values to the derivative by a genome's parameters.
+"""Convert the gradient with respect to a recipe into that with respect to a genome's parameters.
 
 `Genome.decode` is the function that is differentiated: it drops signs, clamps densities and bounds
 DELLA's epsilon by the density. K: knots, M: models, F: filters and the rest, as in genome.py.
@@ -21,13 +21,13 @@ def genome_gradient(
     shared: Mapping[str, Doubles] | None = None,
     scale: float = 0.0,
 ) -> dict[str, float]:
-    """Return the derivative of a loss by each parameter of the genome, at the point `params`.
+    """Return the derivative of a loss with respect to each parameter of the genome, at `params`.
 
-    `values` maps a parameter of the models to the derivative by the recipe's values, float64 of
-    shape [K, M, F]; `shared` maps a parameter that models share to one of shape [K, F]; `scale` is
-    the derivative by the recipe's scale (`lambda`). At the ends of a clamp and at the kink of an
-    absolute value the derivative is that of the side inside the bounds, so a density of 1 can fall
-    and a weight of 0 can rise.
+    The other arguments are derivatives with respect to the recipe: `values`, float64 of shape
+    [K, M, F], by per-model parameter; `shared`, [K, F], by shared parameter; and `scale`, with
+    respect to its scale (`lambda`). At the end of a clamp and at the kink of an absolute value, the
+    one-sided derivative inside the bounds is used, so that a density of 1 can decrease and a weight
+    of 0 can increase.
     """
     values_KMF = _bounded_by_density(genome, params, values)
     flat: dict[str, Iterator[float]] = {}
@@ -45,15 +45,17 @@ def genome_gradient(
 
 
 def _slope(value: float, read: float) -> float:
-    """The derivative of what `decode` takes a number for, which is the number, its negative, or
-    the end of a clamp."""
+    """Return the derivative of the decoded value `read` with respect to the parameter's `value`.
+
+    It is 1, or -1 if the sign is dropped, or 0 if the value is clamped.
+    """
     return float(read == value) or -float(read == -value)
 
 
 def _bounded_by_density(
     genome: Genome, params: Mapping[str, float], values: Mapping[str, Doubles]
 ) -> Mapping[str, Doubles]:
-    """Pass the derivative by an epsilon that its density bounds on to the density."""
+    """Add the derivative of each epsilon that is limited by its density to that of the density."""
     if "epsilon" not in values or "density" not in values:
         return values
     recipe = genome.recipe(params)

@@ -12,8 +12,8 @@ from study.search.state import ASCENT, is_step
 from .jobs import EVERY, KEPT_LOSS, STEPS
 
 _GRADIENT_COST = 3
-"""What the gradient of a question's loss counts as: one forward pass and a backward pass, which
-takes as long as two."""
+"""The cost of the gradient of a question's loss, in forward passes: one forward pass, and one
+backward pass that takes as long as two."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Checkpoint:
 
     @property
     def gap(self) -> float:
-        """How much higher the loss is on the questions that no batch contains."""
+        """The generalization gap: the loss on the questions kept out minus that of the batches."""
         return self.kept_out_loss - self.batch_loss
 
 
@@ -48,7 +48,7 @@ class AscentHistory:
 
     ascents: Mapping[int, AscentCurve]
     questions: int
-    """Questions asked by steps and checkpoints; the gradient of a question counts as three."""
+    """The number of questions of steps and checkpoints; a gradient counts as three questions."""
 
     @classmethod
     def of(cls, records: Sequence[TrialRecord]) -> Self | None:
@@ -83,7 +83,7 @@ class AscentHistory:
         return min(pairs, key=lambda pair: (pair[1].kept_out_loss, pair[1].steps), default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the history as it stands in report.json."""
+        """Return the history in the format of report.json."""
         return {
             "questions": self.questions,
             "ascents": {

@@ -1,5 +1,5 @@
-"""What remains to be done in a study that searches by gradient: baselines, the steps of each
-ascent and its checkpoints, and the final merges."""
+"""The remaining work of a study that searches by gradient: baselines, the steps and checkpoints of
+each ascent, and the final merges."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,19 @@ from study.search.state import ASCENT, CANDIDATE, SearchState, Slot
 from .replay import AscentReplay
 
 ASCENT_SCHEME = "adam 1, batches 1"
-"""Which optimiser and batches a study was begun with; another one would take other steps."""
+"""Part of a study's fingerprint. Change it whenever the same study would take other steps."""
 STEPS = "steps"
 """The attribute of a checkpoint: the number of steps that led to it."""
 CHECKPOINT, LATE = "best checkpoint", "mean of the last steps"
 """The roles of the final merges."""
 KEPT_LOSS = "kept_out_loss"
-"""The loss on the questions that are kept out of the batches, in a checkpoint's result."""
+"""The key in a checkpoint's result of the loss on the questions kept out of the batches."""
 EVERY = 4
-"""Steps from one checkpoint to the next."""
+"""The number of steps between two checkpoints."""
 _PATIENCE = 6
-"""An ascent ends early after so many checkpoints without a lower loss."""
+"""The number of checkpoints without a lower loss after which an ascent ends early."""
 _LATE = 0.25
-"""The share of the steps over which the points of an ascent are averaged."""
+"""The fraction of an ascent, at its end, over which its points are averaged."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CheckpointJob(Job):
 
 
 class AscentJobs(Jobs):
-    """The work of a study that takes `budget` steps, shared equally among its ascents."""
+    """The work of a study with at most `budget` steps, divided equally among its ascents."""
 
     def __init__(self, genome: Genome, replay: AscentReplay, budget: int) -> None:
         super().__init__(genome, replay, budget)
@@ -58,9 +58,9 @@ class AscentJobs(Jobs):
         )
 
     def next(self, records: Sequence[TrialRecord], turn: int = 0) -> Job | None:
-        """Return the first job that no worker has, or the one `turn` places further on.
+        """Return a job that no worker has started, or None if there is none at present.
 
-        None while other workers run all jobs that can be started.
+        `turn` selects another one after each job that another worker has started first.
         """
         state = self.state(records)
         if (job := self._baseline_job(state, turn)) is not None:
@@ -80,15 +80,14 @@ class AscentJobs(Jobs):
         return self.next_final_job(records, turn) if self.searched(records) else None
 
     def idle_job(self, records: Sequence[TrialRecord]) -> Job | None:
-        """Return None: an ascent has no use for other merges."""
+        """Return None: a search by gradient has no jobs for idle workers."""
         return None
 
     def final_jobs(self, records: Sequence[TrialRecord]) -> list[Job]:
-        """Return the merges that the ascents lead to so far: the checkpoint with the lowest loss
-        on the questions that are kept out of the batches, and the mean of the last steps of the
-        ascent that it belongs to.
+        """Return the final merges: the checkpoint with the lowest loss on the questions that are
+        kept out of the batches, and the mean of the last points of its ascent.
 
-        Empty before the first checkpoint, and if the final merges of a longer search are scored.
+        Empty before the first checkpoint, or if the final merges of a longer search are scored.
         """
         state, losses = self.state(records), _kept_losses(records)
         after = sum(self._taken(ascent, state) for ascent in range(self._ascents))
@@ -115,7 +114,7 @@ class AscentJobs(Jobs):
     def _next_of(
         self, ascent: int, state: SearchState, losses: Mapping[tuple[int, int], float]
     ) -> Job | None:
-        """Return the job that an ascent waits for; None if the ascent has ended."""
+        """Return the next job of an ascent; None if the ascent has ended."""
         taken = self._taken(ascent, state)
         is_due = taken > 0 and (taken % EVERY == 0 or taken == self._planned)
         if is_due and (taken, ascent) not in losses:
@@ -133,7 +132,7 @@ class AscentJobs(Jobs):
         return CheckpointJob(name, params, self._genome.recipe(params), attributes)
 
     def _taken(self, ascent: int, state: SearchState) -> int:
-        """Return how many steps of an ascent are finished without a gap, within the budget."""
+        """Return the number of steps before the first unfinished one, within the budget."""
         for step in range(self._steps):
             if Slot(step, ascent) not in state.finished:
                 return step
@@ -151,7 +150,7 @@ def _kept_losses(records: Sequence[TrialRecord]) -> dict[tuple[int, int], float]
 
 
 def _has_converged(ascent: int, losses: Mapping[tuple[int, int], float]) -> bool:
-    """Return whether an ascent's latest checkpoints have no lower loss than an earlier one."""
+    """Return whether the last checkpoints of an ascent do not improve on the best earlier one."""
     of_ascent = [losses[place] for place in sorted(losses) if place[1] == ascent]
     if len(of_ascent) <= _PATIENCE:
         return False

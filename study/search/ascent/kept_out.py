@@ -1,7 +1,7 @@
 """The search questions that no step of an ascent uses.
 
-They decide when an ascent ends and which of its points is offered. Held-out questions are not
-among them.
+They determine when an ascent ends and which of its points becomes a final merge. They are disjoint
+from the held-out questions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,10 @@ from objectives.tasks.task import Task, WholeTask
 
 
 def kept_out_samples(tasks: Sequence[Task | WholeTask], share: float) -> Mapping[str, Sample]:
-    """Return for each task the questions that are kept out, as a sample of equal probabilities.
+    """Return the kept-out questions of each task, as a sample with equal inclusion probabilities.
 
-    The score of the sample is the mean over its questions. Tasks that score all their answers
-    together have no sample: they are asked all questions.
+    The score of the sample is the mean over its questions. A WholeTask has no sample; all its
+    questions are asked.
     """
     samples = {}
     for task in tasks:

@@ -1,4 +1,4 @@
-"""Replays a search by gradient from the gradients that a study has stored.
+"""Replay a search by gradient from the gradients that a study has stored.
 
 A study runs one or more ascents that differ in their starts and batches. The trial in slot k of
 generation g is step g of ascent k, a function of the start and of the gradients of earlier steps.
@@ -16,13 +16,13 @@ from study.search.state import Evaluations, Slot
 from .ascent import Ascent, Rule
 
 _SPREAD = 0.15
-"""How far the starts of further ascents are from the first one, in shares of the ranges."""
+"""The maximum distance of the other starts from the first, as a fraction of each range."""
 
 
 class AscentReplay:
-    """The ascents as a function of stored gradients; stands in for `study.search.sampler.Replay`.
+    """The ascents as a function of stored gradients; implements `study.search.sampler.Proposals`.
 
-    `finished` of its methods is not used: the gradients are in the database.
+    The argument `finished` is not used, because the gradients are read from the database.
     """
 
     def __init__(
@@ -34,8 +34,10 @@ class AscentReplay:
         start: Sequence[float],
         gradients: GradientStore | None,
     ) -> None:
-        """`start` is that of the first ascent, in shares of the ranges. Without `gradients` only
-        the starts are known."""
+        """Begin the ascents. `start` is the first one's start, scaled to 0 to 1.
+
+        Without `gradients` only the starts can be proposed.
+        """
         self.population, self.rule = ascents, rule
         self._bounds = {name: (r.low, r.high) for name, r in space.items()}
         self._names, self._gradients = sorted(space), gradients
@@ -48,17 +50,17 @@ class AscentReplay:
         return self.rule.steps
 
     def propose(self, slot: Slot, finished: Evaluations) -> dict[str, float]:
-        """Return the parameters at which a step takes its gradient."""
+        """Return the parameters at which the gradient of a step is computed."""
         return self._at(slot).params
 
     def mean(self, generation: int, finished: Evaluations) -> dict[str, float]:
-        """Return the parameters of the first ascent after so many steps."""
+        """Return the parameters of the first ascent after `generation` steps."""
         return self._at(Slot(generation, 0)).params
 
     def distribution(
         self, generation: int, finished: Evaluations
     ) -> tuple[NDArray[np.float64], float]:
-        """Return the point of the first ascent, in shares of the ranges, and its learning rate."""
+        """Return the point of the first ascent, scaled to 0 to 1, and its learning rate."""
         ascent = self._at(Slot(generation, 0))
         return ascent.shares_N, self.rule.rate_of(min(generation, self.steps))
 

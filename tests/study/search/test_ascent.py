@@ -79,7 +79,7 @@ def test_a_pull_returns_an_ascent_to_its_start() -> None:
 
 
 def test_the_error_about_a_non_finite_gradient_names_the_parameter() -> None:
-    with pytest.raises(ValueError, match="gradient of lambda is nan"):
+    with pytest.raises(ValueError, match="derivative with respect to lambda: nan"):
         Ascent(START, BOUNDS, Rule(steps=1)).tell(START | {"lambda": float("nan")})
 
 
