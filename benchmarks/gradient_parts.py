@@ -20,7 +20,7 @@ from transformers.initialization import no_init_weights
 
 from objectives.derivatives import contraction
 from objectives.derivatives import kernels as derivative_kernels
-from objectives.engines.gradient.packing import packed
+from objectives.engines.gradient.packing import pack
 from objectives.engines.gradient.tree_attention import BLOCK, NAME, Layout
 from objectives.merge import kernels, masks
 from objectives.merge.catalogue import METHODS
@@ -154,9 +154,9 @@ def main() -> None:  # noqa: C901, PLR0915
     def step() -> None:
         parts.clear()
         merge()
-        row = packed(texts).padded(BLOCK)
+        row = pack(texts).padded(BLOCK)
         layout = Layout.of(row, torch.device("cuda"))
-        kept = torch.tensor([row.place(i, len(t) - 1) for i, t in enumerate(texts)]).cuda()
+        kept = torch.tensor([row.index(i, len(t) - 1) for i, t in enumerate(texts)]).cuda()
         ids = torch.from_numpy(row.tokens_T).cuda()[None]
         output = model(
             input_ids=ids,
@@ -171,7 +171,7 @@ def main() -> None:  # noqa: C901, PLR0915
         losses.append(float(loss))
         losses.append(float(torch.stack(parts).sum()))
 
-    row = packed(texts).padded(BLOCK)
+    row = pack(texts).padded(BLOCK)
     first = seconds(step, 1)
     torch.cuda.reset_peak_memory_stats()
     whole = seconds(step, given.steps)

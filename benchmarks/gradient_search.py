@@ -28,7 +28,7 @@ from objectives.merge.stores import Resident
 from objectives.scoring import QuestionSet, Scores
 from objectives.tasks.targets import kept_out, lessons, question_shares
 from study.config.load import load_config
-from study.search.ascent.ascent import Ascent, Rule
+from study.search.ascent.ascent import Ascent, Hyperparameters
 from study.search.ascent.batches import Batches
 from study.search.ascent.chain_rule import genome_gradient
 from study.search.genome import Genome
@@ -100,7 +100,9 @@ class Search:
         self.asked, self.seconds = 0, 0.0
         steps = _affordable(budget, 3 * variant.batch, kept.questions, variant.every)
         bounds = {name: (r.low, r.high) for name, r in setup.genome.space.items()}
-        rule = Rule(steps, variant.rate, variant.decay, variant.pull, beta2=variant.beta2)
+        rule = Hyperparameters(
+            steps, variant.rate, variant.decay, variant.pull, beta2=variant.beta2
+        )
         self.ascent = Ascent(start_of(setup.genome, variant.start), bounds, rule)
 
     def run(self) -> Iterator[tuple[int, float, Params]]:

@@ -152,7 +152,7 @@ class QuestionSet:
                 token = max((t for p in prompts for t in (*p.tokens, *p.options)), default=0)
                 if token >= rows:
                     raise TaskError(
-                        f"{task.name}: the question {shortened(question.text)} contains the token "
+                        f"{task.name}: the question {shorten(question.text)} contains the token "
                         f"{self.tokenizer.decode([token])!r}, id {token} in the tokenizer, but the "
                         f"models have rows for {rows} tokens only; remove it from the question and "
                         "the template, or set genome.tokenizer_source to a model with a row for it"
@@ -265,7 +265,7 @@ def finite_or_none(error: float) -> float | None:
     return error if math.isfinite(error) else None
 
 
-def shortened(text: str) -> str:
+def shorten(text: str) -> str:
     """Return the beginning of a text on one line, in quotes."""
     return repr(" ".join(text.split())[:_MAX_SHOWN_LENGTH])
 

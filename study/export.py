@@ -29,8 +29,8 @@ def export(
     """Write a trial's merge as a Hugging Face folder, with its recipe, verdict and model card."""
     start_logging()
     with Interrupts():
-        written = _export(config, out, trial, storage, overwrite, task_folders or [])
-    say(written)
+        folder = _export(config, out, trial, storage, overwrite, task_folders or [])
+    say(folder)
 
 
 def _export(

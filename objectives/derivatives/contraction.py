@@ -14,9 +14,9 @@ def contract(
     gradient: Tensor,
     base: Tensor | None,
     models_M: Sequence[Tensor],
-    drawn_M: Sequence[Tensor],
+    draws_M: Sequence[Tensor],
     numbers_V: Tensor,
-    below_V: Tensor,
+    thresholds_V: Tensor,
     shares_V: Tensor,
     trim: bool,
     elect: bool,
@@ -24,49 +24,51 @@ def contract(
 ) -> Tensor:
     """Return what `kernels.contract` returns, from the random draws of each model, not its keys.
 
-    `drawn_M` is empty if the method drops no elements.
+    `draws_M` is empty if the method drops no elements.
     """
     slope = gradient.double().flatten()
     origin = 0.0 if base is None else base.float()
     deltas_M = [model.float() - origin for model in models_M]
-    known: dict[tuple[float, ...], Tensor] = {}
-    rows = zip(numbers_V.tolist(), below_V.tolist(), shares_V, strict=True)
-    ends = [
-        change(_values(deltas_M, drawn_M, *row[:2], trim, known), row[0], row[2], elect, normalize)
+    cache: dict[tuple[float, ...], Tensor] = {}
+    rows = zip(numbers_V.tolist(), thresholds_V.tolist(), shares_V, strict=True)
+    deltas_V = [
+        merged_delta(
+            _values(deltas_M, draws_M, *row[:2], trim, cache), row[0], row[2], elect, normalize
+        )
         for row in rows
     ]
-    pairs = zip(ends[::2], ends[1::2], strict=True)
+    pairs = zip(deltas_V[::2], deltas_V[1::2], strict=True)
     parts = [torch.dot(slope, (above - below).flatten().double()) for above, below in pairs]
     return torch.stack(parts) if parts else slope.new_zeros(0)
 
 
 def _values(
     deltas_M: Sequence[Tensor],
-    drawn_M: Sequence[Tensor],
+    draws_M: Sequence[Tensor],
     numbers: Sequence[float],
-    below_M: Sequence[int],
+    thresholds_M: Sequence[int],
     trim: bool,
-    known: dict[tuple[float, ...], Tensor],
+    cache: dict[tuple[float, ...], Tensor],
 ) -> list[Tensor]:
     """Return the weighted delta of each model in one variant, after dropping and trimming.
 
-    `known` is a cache of these deltas, because the variants have most parameters in common.
+    `cache` is a cache of these deltas, because the variants have most parameters in common.
     """
     M, values = len(deltas_M), []
     for m, delta in enumerate(deltas_M):
-        place = (m, below_M[m], *numbers[m : 3 * M : M])
-        if place not in known:
+        key = (m, thresholds_M[m], *numbers[m : 3 * M : M])
+        if key not in cache:
             value = delta
-            if drawn_M:
-                value = torch.where(drawn_M[m] < below_M[m], value, 0.0) * numbers[M + m]
+            if draws_M:
+                value = torch.where(draws_M[m] < thresholds_M[m], value, 0.0) * numbers[M + m]
             if trim:
                 value = torch.where(value.abs() >= numbers[2 * M + m], value, 0.0)
-            known[place] = numbers[m] * value
-        values.append(known[place])
+            cache[key] = numbers[m] * value
+        values.append(cache[key])
     return values
 
 
-def change(
+def merged_delta(
     values_M: Sequence[Tensor],
     numbers: Sequence[float],
     shares: Tensor,
@@ -78,17 +80,17 @@ def change(
     for value in values_M:
         total = total + value
     if elect:
-        falls = total < 0
-        total, agreeing = torch.zeros_like(total), None
+        negative = total < 0
+        total, subsets = torch.zeros_like(total), None
         for m, value in enumerate(values_M):
-            along = torch.where(falls, -value, value)
-            total += along.clamp_(min=0.0)
+            oriented = torch.where(negative, -value, value)
+            total += oriented.clamp_(min=0.0)
             if normalize:
-                bits = (along > 0).long() << m
-                agreeing = bits if agreeing is None else agreeing + bits
-        total = torch.where(falls, -total, total)
-        if agreeing is not None:
-            total = total * shares[agreeing]
+                bits = (oriented > 0).long() << m
+                subsets = bits if subsets is None else subsets + bits
+        total = torch.where(negative, -total, total)
+        if subsets is not None:
+            total = total * shares[subsets]
     elif normalize:
         total = total / numbers[3 * len(values_M)]
     return numbers[3 * len(values_M) + 1] * total

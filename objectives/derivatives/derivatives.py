@@ -24,17 +24,17 @@ from objectives.merge.stream import MergeStream
 from objectives.models.layout import TensorInfo
 
 from . import contraction
-from .slots import SCALE, RecipeGradient, Slot, one_tensor, slots
-from .tallies import Tallies
-from .variants import ends, variants
+from .slots import SCALE, RecipeGradient, Slot, constant_recipe, slots
+from .tallies import NormTables
+from .variants import clamped_densities, variants
 
-Held = Mapping[str, Tensor]
-_OPEN = 1e-3
+TensorsByModel = Mapping[str, Tensor]
+_OPEN_MARGIN = 1e-3
 """The distance that is kept from an open lower limit, as a fraction of the step."""
-_MOST_MODELS = 10
+_MAX_MODELS = 10
 """The maximum number of models of a fused method. TIES with normalization needs a table with an
 entry for every subset of the models."""
-_NEARLY = 0.999
+_MAX_EPSILON = 0.999
 """The largest epsilon of DELLA, as a fraction of the distance from the density to 0 or 1."""
 
 
@@ -55,7 +55,7 @@ class Derivatives:
         self._infos = {info.name: info for info in stream.sources.layout}
         self._row = {name: t for t, name in enumerate(self._infos)}
         fused = stream._fused
-        self._tallies = Tallies(None if fused is None else fused._tables)
+        self._norm_tables = NormTables(None if fused is None else fused._tables)
         self._keys: dict[tuple[int, str, str], Tensor] = {}
         self._parts: list[tuple[str, Tensor]] = []
 
@@ -63,18 +63,20 @@ class Derivatives:
         """Prepare for the gradients of one merge's tensors."""
         self._recipe, self._parts = recipe, []
         self._slots = slots(recipe, self._steps)
-        self._fused = METHODS[recipe.method].has_kernel and len(recipe.models) <= _MOST_MODELS
+        self._fused = METHODS[recipe.method].has_kernel and len(recipe.models) <= _MAX_MODELS
         self._models = [model for model in recipe.models if model != recipe.base]
         infos = list(self._infos.values())
         if not self._fused:
-            self._widths = np.array([[b - a for a, b in self._ends(i)] for i in infos])
+            self._widths = np.array([[b - a for a, b in self._endpoints(i)] for i in infos])
             return
-        self._count(infos)
-        made = variants(recipe, infos, self._slots, self._steps, self._tallies.tables)
-        self._widths = made.widths
+        self._compute_l1_norms(infos)
+        merge_variants = variants(recipe, infos, self._slots, self._steps, self._norm_tables.tables)
+        self._widths = merge_variants.widths
         device = self._stream._store.device
-        arrays = (made.numbers, made.below, made.shares)
-        self._numbers, self._below, self._shares = (torch.from_numpy(a).to(device) for a in arrays)
+        arrays = (merge_variants.numbers, merge_variants.thresholds, merge_variants.shares)
+        self._numbers, self._thresholds, self._shares = (
+            torch.from_numpy(a).to(device) for a in arrays
+        )
 
     @torch.no_grad()
     def add(self, name: str, gradient: Tensor) -> None:
@@ -88,9 +90,9 @@ class Derivatives:
         setting = recipe.at(name, info.layer)
         base = [] if recipe.base is None else [recipe.base]
         labels = list(dict.fromkeys([*base, *setting.models]))
-        for _, held in self._stream._store.walk([(info, labels)]):
-            how = self._contracted if self._fused else self._by_merges
-            self._parts.append((name, how(info, held, gradient.contiguous())))
+        for _, by_model in self._stream._store.walk([(info, labels)]):
+            contract = self._contract_fused if self._fused else self._contract_by_merging
+            self._parts.append((name, contract(info, by_model, gradient.contiguous())))
 
     def total(self) -> RecipeGradient:
         """Return the derivative with respect to every value of the recipe.
@@ -109,31 +111,35 @@ class Derivatives:
         self._parts = []
         return gradient
 
-    def _count(self, infos: Sequence[TensorInfo]) -> None:
+    def _compute_l1_norms(self, infos: Sequence[TensorInfo]) -> None:
         """Compute the tables of L1 norms for DARE that are not in the cache."""
         recipe, models = self._recipe, self._models
         if recipe.base is None or not METHODS[recipe.method].drops:
             return
-        seed, known = recipe.mask_seed, self._tallies.tables
-        new = [i for i in infos if any((seed, model, i.name) not in known for model in models)]
-        for info, held in self._stream._store.walk((i, [recipe.base, *models]) for i in new):
+        seed, tables = recipe.mask_seed, self._norm_tables.tables
+        new = [i for i in infos if any((seed, model, i.name) not in tables for model in models)]
+        for info, by_model in self._stream._store.walk((i, [recipe.base, *models]) for i in new):
             for model in models:
-                self._tallies.table((seed, model, info.name), held[recipe.base], held[model])
+                self._norm_tables.table(
+                    (seed, model, info.name), by_model[recipe.base], by_model[model]
+                )
 
-    def _contracted(self, info: TensorInfo, held: Held, gradient: Tensor) -> Tensor:
+    def _contract_fused(
+        self, info: TensorInfo, by_model: TensorsByModel, gradient: Tensor
+    ) -> Tensor:
         """Return the contraction by the fused arithmetic, float64, [P], not divided by widths."""
         recipe, t = self._recipe, self._row[info.name]
-        base = None if recipe.base is None else held[recipe.base]
-        tensors = [held[model] for model in self._models]
-        rows = self._numbers[t], self._below[t], self._shares[t]
+        base = None if recipe.base is None else by_model[recipe.base]
+        tensors = [by_model[model] for model in self._models]
+        rows = self._numbers[t], self._thresholds[t], self._shares[t]
         method = METHODS[recipe.method]
         drop, trim, elect, normalize = method.drops, method.trims, method.elects, recipe.normalize
         if trim:
-            self._cut(info, held, rows[0])
+            self._write_trim_thresholds(info, by_model, rows[0])
         if gradient.is_cuda:
             from . import kernels
 
-            keys = self._keys_of(info, gradient.device)
+            keys = self._philox_keys(info, gradient.device)
             return kernels.contract(
                 gradient, base, tensors, keys, *rows, drop, trim, elect, normalize
             )
@@ -142,51 +148,61 @@ class Derivatives:
         drawn = [draw(m, gradient.shape, device) for m in self._models] if drop else []
         return contraction.contract(gradient, base, tensors, drawn, *rows, trim, elect, normalize)
 
-    def _cut(self, info: TensorInfo, held: Held, numbers: Tensor) -> None:
+    def _write_trim_thresholds(
+        self, info: TensorInfo, by_model: TensorsByModel, numbers: Tensor
+    ) -> None:
         """Write the smallest magnitudes that TIES keeps into a tensor's variants."""
         recipe, M = self._recipe, len(self._models)
-        densities = recipe.numbers_at(info.name, info.layer)["density"]
+        densities = recipe.values_at(info.name, info.layer)["density"]
         for m, model in enumerate(self._models):
-            place = recipe.models.index(model)
-            numbers[:, 2 * M + m] = self._smallest(info, held, model, densities[place])
-            if (slot := Slot("density", place)) in self._slots:
+            index = recipe.models.index(model)
+            numbers[:, 2 * M + m] = self._trim_threshold(info, by_model, model, densities[index])
+            if (slot := Slot("density", index)) in self._slots:
                 p = self._slots.index(slot)
-                for v, value in enumerate(ends(densities[place], self._steps["density"])):
-                    numbers[2 * p + v, 2 * M + m] = self._smallest(info, held, model, value)
+                for v, value in enumerate(
+                    clamped_densities(densities[index], self._steps["density"])
+                ):
+                    numbers[2 * p + v, 2 * M + m] = self._trim_threshold(
+                        info, by_model, model, value
+                    )
 
-    def _smallest(self, info: TensorInfo, held: Held, model: str, density: float) -> Tensor | float:
-        tensor, base = held[model], held[str(self._recipe.base)]
+    def _trim_threshold(
+        self, info: TensorInfo, by_model: TensorsByModel, model: str, density: float
+    ) -> Tensor | float:
+        tensor, base = by_model[model], by_model[str(self._recipe.base)]
         if density >= 1 or not tensor.numel():
             return 0.0
-        fused, kept = self._stream._fused, max(1, int(density * tensor.numel()))
+        fused, count = self._stream._fused, max(1, int(density * tensor.numel()))
         if density <= 0 or fused is None:
             return methods.smallest_kept(tensor.float() - base.float(), density)
-        return fused._smallest(info.name, base, tensor, model, kept)
+        return fused._trim_threshold(info.name, base, tensor, model, count)
 
-    def _keys_of(self, info: TensorInfo, device: torch.device) -> Tensor:
+    def _philox_keys(self, info: TensorInfo, device: torch.device) -> Tensor:
         """Return the Philox keys of a tensor's models, int64, as the kernels read them."""
-        place = self._recipe.mask_seed, ",".join(self._models), info.name
-        if place not in self._keys:
+        index = self._recipe.mask_seed, ",".join(self._models), info.name
+        if index not in self._keys:
             words = [masks.key(self._recipe.mask_seed, m, info.name) for m in self._models]
             whole = np.array([low | high << 32 for low, high in words], np.uint64)
-            self._keys[place] = torch.from_numpy(whole.view(np.int64)).to(device)
-        return self._keys[place]
+            self._keys[index] = torch.from_numpy(whole.view(np.int64)).to(device)
+        return self._keys[index]
 
-    def _by_merges(self, info: TensorInfo, held: Held, gradient: Tensor) -> Tensor:
+    def _contract_by_merging(
+        self, info: TensorInfo, by_model: TensorsByModel, gradient: Tensor
+    ) -> Tensor:
         """Return the contraction by two merges for each parameter, with mergekit or methods.py.
 
         It is float64, [P], and not divided by the widths.
         """
         slope, parts = gradient.double(), []
-        for slot, (low, high) in zip(self._slots, self._ends(info), strict=True):
+        for slot, (low, high) in zip(self._slots, self._endpoints(info), strict=True):
             if high > low:
-                above, below = (self._merged(info, held, slot, end) for end in (high, low))
+                above, below = (self._merged(info, by_model, slot, end) for end in (high, low))
                 parts.append((slope * (above - below)).sum())
             else:
                 parts.append(slope.new_zeros(()))
         return torch.stack(parts)
 
-    def _ends(self, info: TensorInfo) -> list[tuple[float, float]]:
+    def _endpoints(self, info: TensorInfo) -> list[tuple[float, float]]:
         """Return the lower and the upper value of each parameter, within the method's limits."""
         recipe = self._recipe
         numbers, shared = _numbers(recipe, info)
@@ -197,34 +213,38 @@ class Derivatives:
             pairs.append((max(value - step, lowest), min(value + step, highest)))
         return pairs
 
-    def _merged(self, info: TensorInfo, held: Held, slot: Slot, value: float) -> Tensor:
+    def _merged(
+        self, info: TensorInfo, by_model: TensorsByModel, slot: Slot, value: float
+    ) -> Tensor:
         """Return the merged tensor with one parameter set to `value`, as float64."""
         recipe = self._recipe
         numbers, shared = _numbers(recipe, info)
         if METHODS[recipe.method].pairwise:
             first, second, _ = slerp_pair(numbers["t"])
-            moved = _replaced(numbers["t"], slot.model, value)
-            t = slerp_pair((moved[first], moved[second]))[2]
-            share = t if moved[first] >= moved[second] else 1 - t
+            values = _replace(numbers["t"], slot.model, value)
+            t = slerp_pair((values[first], values[second]))[2]
+            share = t if values[first] >= values[second] else 1 - t
             setting = Setting((recipe.models[first], recipe.models[second]), t=share)
-            return self._stream._merge(recipe, setting, info, held).double()
+            return self._stream._merge(recipe, setting, info, by_model).double()
         if slot.name == SCALE:
             recipe = dataclasses.replace(recipe, scale=value)
         elif slot.model is None:
             shared[slot.name] = value
         else:
-            numbers[slot.name] = _replaced(numbers[slot.name], slot.model, value)
+            numbers[slot.name] = _replace(numbers[slot.name], slot.model, value)
         if "epsilon" in numbers and "density" in numbers:
             pairs = zip(numbers["epsilon"], numbers["density"], strict=True)
-            numbers["epsilon"] = tuple(min(e, _NEARLY * d, _NEARLY * (1 - d)) for e, d in pairs)
-        one = one_tensor(recipe, numbers, shared)
-        return self._stream._merge(one, one.at(info.name, info.layer), info, held).double()
+            numbers["epsilon"] = tuple(
+                min(e, _MAX_EPSILON * d, _MAX_EPSILON * (1 - d)) for e, d in pairs
+            )
+        one = constant_recipe(recipe, numbers, shared)
+        return self._stream._merge(one, one.at(info.name, info.layer), info, by_model).double()
 
 
 def _numbers(
     recipe: MergeRecipe, info: TensorInfo
 ) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
-    return recipe.numbers_at(info.name, info.layer), recipe.shared_at(info.name, info.layer)
+    return recipe.values_at(info.name, info.layer), recipe.shared_at(info.name, info.layer)
 
 
 def _value(
@@ -245,13 +265,13 @@ def _limits(
     parameter = METHODS[recipe.method].parameter(slot.name)
     low, high = (-np.inf, np.inf) if parameter is None else parameter.limits
     if parameter is not None and parameter.open:
-        low += _OPEN * step
+        low += _OPEN_MARGIN * step
     low = low if parameter is None else max(low, parameter.least or low)
     if slot.name == "epsilon" and "density" in numbers and slot.model is not None:
         density = numbers["density"][slot.model]
-        high = min(high, _NEARLY * density, _NEARLY * (1 - density))
+        high = min(high, _MAX_EPSILON * density, _MAX_EPSILON * (1 - density))
     return float(low), float(high)
 
 
-def _replaced(row: tuple[float, ...], place: int | None, value: float) -> tuple[float, ...]:
-    return tuple(value if i == place else old for i, old in enumerate(row))
+def _replace(row: tuple[float, ...], index: int | None, value: float) -> tuple[float, ...]:
+    return tuple(value if i == index else old for i, old in enumerate(row))

@@ -22,7 +22,7 @@ def contract(
     models_M: Sequence[Tensor],
     keys: Tensor,
     numbers_V: Tensor,
-    below_V: Tensor,
+    thresholds_V: Tensor,
     shares_V: Tensor,
     drop: bool,
     trim: bool,
@@ -33,7 +33,7 @@ def contract(
 
     The tensors are contiguous and of one shape. For each variant, `numbers_V`, float32 of shape
     [V, 3 M + 2], and `shares_V`, float32 of shape [V, 2**M], are the arguments `numbers` and
-    `shares` of `objectives.merge.kernels.mix`. `below_V`, int32 of shape [V, M], holds the
+    `shares` of `objectives.merge.kernels.mix`. `thresholds_V`, int32 of shape [V, M], holds the
     draws below which an element is kept, and `keys`, int64 of shape [M], the Philox keys. Sums are
     float32 within a block of elements and float64 over blocks, in a fixed order, so the same
     arguments yield the same bits.
@@ -49,12 +49,12 @@ def contract(
             tuple(models_M),
             keys,
             numbers_V,
-            below_V,
+            thresholds_V,
             shares_V,
             count,
             numbers,
             M=len(models_M),
-            BASED=base is not None,
+            HAS_BASE=base is not None,
             DROP=drop,
             TRIM=trim,
             ELECT=elect,
@@ -67,11 +67,11 @@ def contract(
 
 
 @triton.jit
-def _change(
+def _merged_delta(
     deltas,
-    drawn,
+    draws,
     numbers,
-    below,
+    thresholds,
     shares,
     M: tl.constexpr,
     DROP: tl.constexpr,
@@ -85,7 +85,9 @@ def _change(
     for m in tl.static_range(M):
         value = deltas[m]
         if DROP:
-            value = tl.where(drawn[m] < tl.load(below + m), value, 0.0) * tl.load(numbers + M + m)
+            value = tl.where(draws[m] < tl.load(thresholds + m), value, 0.0) * tl.load(
+                numbers + M + m
+            )
         if TRIM:
             value = tl.where(tl.abs(value) >= tl.load(numbers + 2 * M + m), value, 0.0)
         value = tl.load(numbers + m) * value
@@ -94,14 +96,14 @@ def _change(
     if ELECT:
         elected = total.to(tl.int32, bitcast=True) & -0x80000000
         total = tl.zeros_like(deltas[0])
-        agreeing = tl.zeros_like(elected)
+        subsets = tl.zeros_like(elected)
         for m in tl.static_range(M):
-            along = _flipped(values[m], elected)
-            total += tl.maximum(along, 0.0)
-            agreeing += tl.where(along > 0, 1 << m, 0)
+            oriented = _flipped(values[m], elected)
+            total += tl.maximum(oriented, 0.0)
+            subsets += tl.where(oriented > 0, 1 << m, 0)
         total = _flipped(total, elected)
         if NORMALIZE:
-            total *= tl.load(shares + agreeing)
+            total *= tl.load(shares + subsets)
     elif NORMALIZE:
         total = tl.div_rn(total, tl.load(numbers + 3 * M))
     return tl.load(numbers + 3 * M + 1) * total
@@ -115,12 +117,12 @@ def _contract(
     models,
     keys,
     numbers,
-    below,
+    thresholds,
     shares,
     count,
     P,
     M: tl.constexpr,
-    BASED: tl.constexpr,
+    HAS_BASE: tl.constexpr,
     DROP: tl.constexpr,
     TRIM: tl.constexpr,
     ELECT: tl.constexpr,
@@ -132,23 +134,23 @@ def _contract(
     inside = at < count
     slope = tl.load(gradient + at, inside, 0.0).to(tl.float32)
     origin = tl.zeros([BLOCK], tl.float32)
-    if BASED:
+    if HAS_BASE:
         origin = tl.load(base + at, inside, 0.0).to(tl.float32)
     deltas = ()
-    drawn = ()
+    draws = ()
     for m in tl.static_range(M):
         deltas = deltas + (tl.load(models[m] + at, inside, 0.0).to(tl.float32) - origin,)  # noqa: RUF005
         if DROP:
-            drawn = drawn + (_draws(tl.load(keys + m), start, BLOCK),)  # noqa: RUF005
+            draws = draws + (_draws(tl.load(keys + m), start, BLOCK),)  # noqa: RUF005
     row = 3 * M + 2
     sets = 1 << M if ELECT and NORMALIZE else 1
     for p in range(P):
-        above, under = 2 * p, 2 * p + 1
-        high = _change(
+        above, below = 2 * p, 2 * p + 1
+        high = _merged_delta(
             deltas,
-            drawn,
+            draws,
             numbers + above * row,
-            below + above * M,
+            thresholds + above * M,
             shares + above * sets,
             M,
             DROP,
@@ -156,12 +158,12 @@ def _contract(
             ELECT,
             NORMALIZE,
         )
-        low = _change(
+        low = _merged_delta(
             deltas,
-            drawn,
-            numbers + under * row,
-            below + under * M,
-            shares + under * sets,
+            draws,
+            numbers + below * row,
+            thresholds + below * M,
+            shares + below * sets,
             M,
             DROP,
             TRIM,

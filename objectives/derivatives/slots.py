@@ -49,21 +49,21 @@ class RecipeGradient:
     def accumulate(
         self, recipe: MergeRecipe, tensor: str, layer: int, partials: Mapping[Slot, float]
     ) -> None:
-        """Add one tensor's derivatives, by the transpose of `numbers_at` and `shared_at`."""
+        """Add one tensor's derivatives, by the transpose of `values_at` and `shared_at`."""
         for slot, partial in partials.items():
             if slot.name == SCALE:
                 self.scale += partial
             elif slot.model is None:
                 shared_KF = self.shared[slot.name]
-                for k, f, share in places(recipe, len(shared_KF), tensor, layer):
+                for k, f, share in interpolation_weights(recipe, len(shared_KF), tensor, layer):
                     shared_KF[k, f] += share * partial
             else:
                 values_KMF = self.values[slot.name]
-                for k, f, share in places(recipe, len(values_KMF), tensor, layer):
+                for k, f, share in interpolation_weights(recipe, len(values_KMF), tensor, layer):
                     values_KMF[k, slot.model, f] += share * partial
 
 
-def places(
+def interpolation_weights(
     recipe: MergeRecipe, knots: int, tensor: str, layer: int
 ) -> Iterator[tuple[int, int, float]]:
     """Yield the knots and filters that determine a tensor's parameters, with their weights."""
@@ -83,33 +83,33 @@ def slots(recipe: MergeRecipe, steps: Mapping[str, float]) -> tuple[Slot, ...]:
     """Return the parameters of a tensor that have a step and a useful derivative."""
     method, chosen = METHODS[recipe.method], []
     for name in recipe.values:
-        if name in steps and not _refused(recipe.method, name):
-            idle = recipe.base if method.has_lambda else None  # its delta is 0
-            chosen += [Slot(name, m) for m, label in enumerate(recipe.models) if label != idle]
+        if name in steps and not _reason(recipe.method, name):
+            excluded = recipe.base if method.has_lambda else None  # its delta is 0
+            chosen += [Slot(name, m) for m, label in enumerate(recipe.models) if label != excluded]
     for name in recipe.shared:
-        if name in steps and not _refused(recipe.method, name):
+        if name in steps and not _reason(recipe.method, name):
             chosen.append(Slot(name))
     if SCALE in steps and method.has_lambda:
         chosen.append(Slot(SCALE))
     return tuple(chosen)
 
 
-def refused(method: str, names: Iterable[str]) -> dict[str, str]:
+def without_derivative(method: str, names: Iterable[str]) -> dict[str, str]:
     """Return the parameters that have no useful derivative, each with the reason.
 
     Booleans are never searched and are not listed. The `t` of a pairwise method has a derivative
     for a fixed pair of models: that of the other models is 0.
     """
-    reasons = {name: _refused(method, name) for name in names}
+    reasons = {name: _reason(method, name) for name in names}
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def _refused(method: str, name: str) -> str:
+def _reason(method: str, name: str) -> str:
     parameter = METHODS[method].parameter(name)
     return "" if parameter is None else parameter.no_derivative
 
 
-def one_tensor(
+def constant_recipe(
     recipe: MergeRecipe, numbers: Mapping[str, tuple[float, ...]], shared: Mapping[str, float]
 ) -> MergeRecipe:
     """Return the recipe with the same parameters for every tensor."""

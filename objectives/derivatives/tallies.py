@@ -14,42 +14,44 @@ from objectives.merge import masks
 
 _BINS = 1 << 16
 Table = tuple[NDArray[np.int64], float]
-Place = tuple[int, str, str]
+MaskKey = tuple[int, str, str]
 """The seed, the model and the tensor name that a Philox key is derived from."""
 
 
-class Tallies:
+class NormTables:
     """A cache of tables of L1 norms, by seed, model and tensor name."""
 
-    def __init__(self, tables: dict[Place, Table] | None = None) -> None:
+    def __init__(self, tables: dict[MaskKey, Table] | None = None) -> None:
         """Create a cache in `tables`, which may be shared with other users."""
         self.tables = {} if tables is None else tables
 
-    def table(self, place: Place, base: Tensor, model: Tensor) -> Table:
+    def table(self, key: MaskKey, base: Tensor, model: Tensor) -> Table:
         """Return L1 norms of `model - base` by random draw, int64, [65537], and their quantum.
 
         Entry t is the norm, in quanta, of the elements whose draw is below t.
         """
-        if place not in self.tables:
-            grain = sums.quantum(model.float() - base.float())
-            key = masks.key(*place)
+        if key not in self.tables:
+            quantum = sums.quantum(model.float() - base.float())
+            philox_key = masks.key(*key)
             if base.is_cuda:
                 from objectives.merge import kernels
 
-                low, high = key
+                low, high = philox_key
                 word = low | high << 32
                 signed = word - (1 << 64) if word >> 63 else word
-                table = kernels.tally(base, model, signed, grain).numpy()
+                table = kernels.tally(base, model, signed, quantum).numpy()
             else:
-                table = _table(base, model, key, grain)
-            self.tables[place] = table, grain
-        return self.tables[place]
+                table = _table(base, model, philox_key, quantum)
+            self.tables[key] = table, quantum
+        return self.tables[key]
 
 
-def _table(base: Tensor, model: Tensor, key: tuple[int, int], grain: float) -> NDArray[np.int64]:
+def _table(
+    base: Tensor, model: Tensor, philox_key: tuple[int, int], quantum: float
+) -> NDArray[np.int64]:
     delta = model.float() - base.float()
-    grains = (delta.abs().double() * (1 / grain)).to(torch.int64).flatten()
-    drawn = masks.draws(key, delta.shape).flatten().to(torch.int64)
-    bins = torch.zeros(_BINS, dtype=torch.int64).index_add_(0, drawn, grains)
+    quanta = (delta.abs().double() * (1 / quantum)).to(torch.int64).flatten()
+    draws = masks.draws(philox_key, delta.shape).flatten().to(torch.int64)
+    bins = torch.zeros(_BINS, dtype=torch.int64).index_add_(0, draws, quanta)
     table: NDArray[np.int64] = torch.cat([bins.new_zeros(1), bins.cumsum(0)]).numpy()
     return table

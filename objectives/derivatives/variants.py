@@ -17,7 +17,7 @@ from objectives.merge.recipe import MergeRecipe
 from objectives.models.layout import TensorInfo
 
 from .slots import SCALE, Doubles, Slot
-from .tallies import Place, Table
+from .tallies import MaskKey, Table
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Variants:
 
     numbers: NDArray[np.float32]
     """[T, 2 P, 3 M + 2]"""
-    below: NDArray[np.int32]
+    thresholds: NDArray[np.int32]
     """[T, 2 P, M]"""
     shares: NDArray[np.float32]
     """[T, 2 P, S]"""
@@ -39,7 +39,7 @@ def variants(
     infos: Sequence[TensorInfo],
     slots: Sequence[Slot],
     steps: Mapping[str, float],
-    tables: Mapping[Place, Table],
+    tables: Mapping[MaskKey, Table],
 ) -> Variants:
     """Return the variants of a merge by a fused method.
 
@@ -48,10 +48,10 @@ def variants(
     method = METHODS[recipe.method]
     models = [m for m, label in enumerate(recipe.models) if label != recipe.base]
     labels, T, P, M = [recipe.models[m] for m in models], len(infos), len(slots), len(models)
-    rows = [recipe.numbers_at(info.name, info.layer) for info in infos]
+    rows = [recipe.values_at(info.name, info.layer) for info in infos]
     weights = _rows(rows, "weight", models, T, P)
     scale = np.full((T, P, 2), recipe.scale)
-    numbers, below = np.ones((T, P, 2, 3 * M + 2)), np.zeros((T, P, 2, M), np.int32)
+    numbers, thresholds = np.ones((T, P, 2, 3 * M + 2)), np.zeros((T, P, 2, M), np.int32)
     widths = np.zeros((T, P))
     for p, slot in enumerate(slots):
         if slot.name != "density":
@@ -63,18 +63,20 @@ def variants(
     for t, m in np.ndindex(T, M) if "density" in recipe.values else ():
         density = rows[t]["density"][models[m]]
         at = [p for p, slot in enumerate(slots) if slot == Slot("density", models[m])]
-        above, under = ends(density, steps.get("density", 0.0))
-        widths[t, at] = above - under
+        above, below = clamped_densities(density, steps.get("density", 0.0))
+        widths[t, at] = above - below
         if method.drops:
             table = tables[recipe.mask_seed, labels[m], infos[t].name]
-            middle, *moved = (_dropped(table, value) for value in (density, above, under))
-            below[t, :, :, m], numbers[t, :, :, M + m] = middle
+            center, *neighbors = (
+                _threshold_and_factor(table, value) for value in (density, above, below)
+            )
+            thresholds[t, :, :, m], numbers[t, :, :, M + m] = center
             for p in at:
-                below[t, p, :, m], numbers[t, p, :, M + m] = zip(*moved, strict=True)
+                thresholds[t, p, :, m], numbers[t, p, :, M + m] = zip(*neighbors, strict=True)
     shares = _shares(weights, recipe.normalize and method.elects)
     return Variants(
         numbers.reshape(T, 2 * P, -1).astype(np.float32),
-        below.reshape(T, 2 * P, -1),
+        thresholds.reshape(T, 2 * P, -1),
         shares.reshape(T, 2 * P, -1),
         widths,
     )
@@ -92,24 +94,24 @@ def _at(models: list[int], slot: Slot) -> int:
     return models.index(slot.model)
 
 
-def _divisors(weights: Doubles, based: bool) -> Doubles:
+def _divisors(weights: Doubles, has_base: bool) -> Doubles:
     total: Doubles = weights.sum(axis=-1)
-    if not based:
+    if not has_base:
         return total
     divided: Doubles = np.where(np.abs(total) >= 1e-8, total, methods.divisor((0.0,)))
     return divided
 
 
-def ends(density: float, step: float) -> tuple[float, float]:
+def clamped_densities(density: float, step: float) -> tuple[float, float]:
     """Return the densities a step above and a step below, clamped to 0 and 1."""
     return min(density + step, 1.0), max(density - step, 0.0)
 
 
-def _dropped(table: Table, density: float) -> tuple[int, float]:
+def _threshold_and_factor(table: Table, density: float) -> tuple[int, float]:
     """Return the draw below which DARE keeps an element, and the factor that restores the norm."""
-    sums_, grain = table
-    below = masks.threshold(density)
-    return below, sums.ratio(int(sums_[-1]), int(sums_[below]), grain)
+    sums_, quantum = table
+    thresholds = masks.threshold(density)
+    return thresholds, sums.ratio(int(sums_[-1]), int(sums_[thresholds]), quantum)
 
 
 def _shares(weights: Doubles, normalized: bool) -> NDArray[np.float32]:

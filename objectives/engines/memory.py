@@ -22,7 +22,7 @@ _CONTEXT = 1_500_000_000
 """CUDA's context, its libraries' workspaces, and vLLM's own buffers."""
 _VOCABULARY_MULTIPLE = 64
 """vLLM pads a vocabulary to a multiple of this number."""
-_NUMBERS = (
+_CONFIG_KEYS = (
     *("num_attention_heads", "num_key_value_heads", "num_hidden_layers", "head_dim"),
     *("hidden_size", "intermediate_size", "vocab_size"),
 )
@@ -147,7 +147,7 @@ def sizes_of_gradient(
 def numbers(sources: Sources) -> dict[str, Any]:
     """Return the sizes in a merge's config, including defaults that config.json omits."""
     config = sources.parsed_config("float32")
-    values = {key: getattr(config, key, None) for key in _NUMBERS}
+    values = {key: getattr(config, key, None) for key in _CONFIG_KEYS}
     if values["intermediate_size"] is None and values["hidden_size"] is not None:
         values["intermediate_size"] = 4 * values["hidden_size"]
     return {key: value for key, value in values.items() if value is not None}

@@ -72,7 +72,7 @@ class TransformersEngine:
 
     def _load(self, recipe: MergeRecipe) -> None:
         self._prefixes.clear()
-        label = self._sources.config_label(recipe.alone)
+        label = self._sources.config_label(recipe.copied_model)
         if label != self._config_label:
             self._parameters.clear()
             del self._model  # frees its memory before the next one is created

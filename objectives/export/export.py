@@ -31,7 +31,7 @@ from objectives.models.special_tokens import merged_generation_config
 from objectives.models.vocabulary import BASE, UNION
 
 from .manifest import MERGEKIT_FILE, RECIPE_FILE, SUMS_FILE, read_sums, write_manifest
-from .target import checked, replacing
+from .target import replace_atomically, resolve_target
 
 SHARD_BYTES = 5_000_000_000
 
@@ -53,9 +53,9 @@ def export(
     files. Raises ExportError.
     """
     sizes = _sizes(recipe, sources)
-    out = checked(out, overwrite, sum(sizes.values()))
+    out = resolve_target(out, overwrite, sum(sizes.values()))
     try:
-        with replacing(out) as folder:
+        with replace_atomically(out) as folder:
             _write_weights(recipe, sources, folder, sizes, shard_bytes)
             _write_texts(recipe, sources, references, folder, card)
             for name, text in (texts or {}).items():
@@ -70,11 +70,11 @@ def identity(recipe: MergeRecipe, sources: Sources) -> dict[str, Any]:
     """Return the recipe and the sources' fingerprints; equal for merges with equal weights."""
     data: dict[str, Any] = {"recipe": recipe.to_dict(), "sources": fingerprints(sources)}
     if sources.config_source is not None:
-        data["config_source"] = sources.config_label(recipe.alone)
+        data["config_source"] = sources.config_label(recipe.copied_model)
     return dict(json.loads(json.dumps(data)))
 
 
-def holds(
+def is_export_of(
     folder: Path, recipe: MergeRecipe, sources: Sources, texts: Mapping[str, str] | None = None
 ) -> bool:
     """Return whether a folder is an earlier export of this merge with these texts."""
@@ -166,7 +166,7 @@ def _write_texts(
     folder: Path,
     card: str,
 ) -> None:
-    config = sources.merged_config(recipe.dtype, sources.config_label(recipe.alone))
+    config = sources.merged_config(recipe.dtype, sources.config_label(recipe.copied_model))
     write_json(folder / "config.json", config)
     write_json(folder / RECIPE_FILE, identity(recipe, sources))
     merge = to_mergekit(recipe, references, _tokenizer_source(recipe, sources, references))

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 _LEFTOVER = re.compile(r"\.(.+)\.(part|old)-\d+")
 
 
-def checked(out: Path, overwrite: bool, size: int) -> Path:
+def resolve_target(out: Path, overwrite: bool, size: int) -> Path:
     """Return the target folder with the links in its parents resolved.
 
     Raises ExportError if the folder exists and may not be replaced, if there is not enough space
@@ -38,7 +38,7 @@ def checked(out: Path, overwrite: bool, size: int) -> Path:
 
 
 @contextlib.contextmanager
-def replacing(out: Path) -> Iterator[Path]:
+def replace_atomically(out: Path) -> Iterator[Path]:
     """Yield a new folder to write into, which replaces `out` at the end.
 
     After an error the new folder is removed and `out` is as it was.

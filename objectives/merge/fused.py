@@ -52,7 +52,7 @@ class Fused:
         models = [model for model in recipe.models if model != recipe.base]
         method = METHODS[recipe.method]
         if method.drops:
-            self._count(recipe, models)
+            self._compute_l1_norms(recipe, models)
         labels = models if recipe.base is None else [recipe.base, *models]
         dtype = getattr(torch, recipe.dtype)
         walk = self._store.walk((info, labels) for info in self._layout)
@@ -65,8 +65,8 @@ class Fused:
                 shares = self._shares(recipe, models, settings)
             base = None if recipe.base is None else by_model[recipe.base]
             if method.trims and recipe.base is not None:
-                densities = dict(zip(models, _kept(settings[i], models), strict=True))
-                self._cut(numbers[i], info.name, by_model, recipe.base, densities)
+                densities = dict(zip(models, _densities(settings[i], models), strict=True))
+                self._write_trim_thresholds(numbers[i], info.name, by_model, recipe.base, densities)
             out = torch.empty(info.shape, dtype=dtype, device=self._store.device)
             kernels.mix(
                 out,
@@ -82,7 +82,7 @@ class Fused:
             )
             yield info.name, out
 
-    def _count(self, recipe: MergeRecipe, models: Sequence[str]) -> None:
+    def _compute_l1_norms(self, recipe: MergeRecipe, models: Sequence[str]) -> None:
         """Compute the tables of L1 norms of models that have none yet."""
         seed, base = recipe.mask_seed, recipe.base
         assert base is not None
@@ -117,7 +117,7 @@ class Fused:
             numbers[i, 3 * M] = methods.divisor(weights) if recipe.base else sum(weights)
             numbers[i, 3 * M + 1] = recipe.scale
             if METHODS[recipe.method].drops:
-                for m, density in enumerate(_kept(setting, models)):
+                for m, density in enumerate(_densities(setting, models)):
                     key = (recipe.mask_seed, models[m], info.name)
                     table, quantum = self._tables[key]
                     below = masks.threshold(density)
@@ -146,7 +146,7 @@ class Fused:
             tensor = tensor.pin_memory()
         return tensor.to(device, non_blocking=True)
 
-    def _cut(
+    def _write_trim_thresholds(
         self,
         numbers: Tensor,
         name: str,
@@ -157,16 +157,20 @@ class Fused:
         """Write the smallest magnitudes that TIES keeps into a tensor's row of numbers."""
         for m, (model, density) in enumerate(densities.items()):
             at = 2 * len(densities) + m
-            kept = max(1, int(density * by_model[model].numel()))
+            count = max(1, int(density * by_model[model].numel()))
             if density >= 1 or by_model[model].numel() == 0:
                 numbers[at] = 0.0
             elif density <= 0:
                 numbers[at] = math.inf
             else:
-                numbers[at] = self._smallest(name, by_model[base], by_model[model], model, kept)
+                numbers[at] = self._trim_threshold(
+                    name, by_model[base], by_model[model], model, count
+                )
 
-    def _smallest(self, name: str, base: Tensor, model: Tensor, label: str, kept: int) -> Tensor:
-        """Return the `kept`-th largest of |model - base|, a scalar.
+    def _trim_threshold(
+        self, name: str, base: Tensor, model: Tensor, label: str, count: int
+    ) -> Tensor:
+        """Return the `count`-th largest of |model - base|, a scalar.
 
         Its upper 16 bits are found first, then its lower 16 bits.
         """
@@ -175,8 +179,8 @@ class Fused:
             counts = kernels.magnitudes(base, model)
             self._magnitudes[key] = counts.flip(0).cumsum(0).cpu().numpy()
         from_top = self._magnitudes[key]
-        above = int(np.searchsorted(from_top, kept))
-        high, rest = len(from_top) - 1 - above, kept - int(from_top[above - 1] if above else 0)
+        above = int(np.searchsorted(from_top, count))
+        high, rest = len(from_top) - 1 - above, count - int(from_top[above - 1] if above else 0)
         counts = kernels.magnitudes_within(base, model, high)
         low = (counts.flip(0).cumsum(0).flip(0) >= rest).sum() - 1
         return (low.to(torch.int32) | high << 16).view(torch.float32)
@@ -187,7 +191,7 @@ def _weights(setting: Setting, models: Sequence[str]) -> list[float]:
     return [by_model[model] for model in models]
 
 
-def _kept(setting: Setting, models: Sequence[str]) -> list[float]:
+def _densities(setting: Setting, models: Sequence[str]) -> list[float]:
     by_model = dict(zip(setting.models, setting.densities, strict=True))
     return [by_model[model] for model in models]
 

@@ -95,7 +95,7 @@ def mix(
             shares,
             count,
             M=len(models_M),
-            BASED=base is not None,
+            HAS_BASE=base is not None,
             DROP=drop,
             TRIM=trim,
             ELECT=elect,
@@ -175,7 +175,7 @@ def _mix(
     shares,
     count,
     M: tl.constexpr,
-    BASED: tl.constexpr,
+    HAS_BASE: tl.constexpr,
     DROP: tl.constexpr,
     TRIM: tl.constexpr,
     ELECT: tl.constexpr,
@@ -186,7 +186,7 @@ def _mix(
     at = start + tl.arange(0, BLOCK)
     inside = at < count
     below = tl.zeros([BLOCK], tl.float32)
-    if BASED:
+    if HAS_BASE:
         below = tl.load(base + at, inside, 0.0).to(tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     values = ()
@@ -213,6 +213,6 @@ def _mix(
             total *= tl.load(shares + agreeing)
     elif NORMALIZE:
         total = tl.div_rn(total, tl.load(numbers + 3 * M))
-    if BASED:
+    if HAS_BASE:
         total = below + tl.load(numbers + 3 * M + 1) * total
     tl.store(out + at, total.to(out.dtype.element_ty), inside)

@@ -36,7 +36,7 @@ def merge(
         models.append(recipe.base)
     tensors = [by_model[model].float() for model in models]
     try:
-        with _drawing(recipe.mask_seed, info.name, draw, tensors[0].device):
+        with _replace_random_numbers(recipe.mask_seed, info.name, draw, tensors[0].device):
             merged: Tensor = merge_tensors(
                 tensors,
                 recipe.method,
@@ -59,7 +59,7 @@ def parameters(recipe: MergeRecipe, info: TensorInfo) -> dict[str, Any]:
     """Return mergekit's parameters for one tensor."""
     method = METHODS[recipe.method]
     values: dict[str, Any] = dict(recipe.options)
-    for name, numbers in recipe.numbers_at(info.name, info.layer).items():
+    for name, numbers in recipe.values_at(info.name, info.layer).items():
         values[name] = dict(zip(recipe.models, numbers, strict=True))
     values |= recipe.shared_at(info.name, info.layer)
     if method.normalize is not None:
@@ -109,7 +109,9 @@ class Draws(TorchFunctionMode):
 
 
 @contextmanager
-def _drawing(seed: int, tensor: str, draw: Draw, device: torch.device) -> Iterator[None]:
+def _replace_random_numbers(
+    seed: int, tensor: str, draw: Draw, device: torch.device
+) -> Iterator[None]:
     """Replace torch's random numbers by the draws of a tensor within this context.
 
     For any other use of random numbers, torch's own generators are seeded by the seed and the

@@ -58,7 +58,7 @@ class MergeRecipe:
         return cls("linear", (model,), None, num_layers, one, normalize=True, dtype=dtype)
 
     @property
-    def alone(self) -> str | None:
+    def copied_model(self) -> str | None:
         """The label of the model that the recipe copies; None for any other recipe."""
         single = self.method == "linear" and self.base is None and len(self.models) == 1
         return self.models[0] if single else None
@@ -73,7 +73,7 @@ class MergeRecipe:
 
         `layer` is -1 before the first layer and num_layers after the last.
         """
-        values = self.numbers_at(tensor, layer)
+        values = self.values_at(tensor, layer)
         if METHODS[self.method].pairwise:
             first, second, t = slerp_pair(values["t"])
             return Setting((self.models[first], self.models[second]), t=t)
@@ -99,7 +99,7 @@ class MergeRecipe:
             return 0.0
         return layer / (self.num_layers - 1) if self.num_layers > 1 else 1.0
 
-    def numbers_at(self, tensor: str, layer: int) -> dict[str, tuple[float, ...]]:
+    def values_at(self, tensor: str, layer: int) -> dict[str, tuple[float, ...]]:
         """Return, by parameter, the value of every model at one tensor."""
         return {name: self._row(values, tensor, layer) for name, values in self.values.items()}
 

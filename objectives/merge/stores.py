@@ -23,7 +23,7 @@ Loaded = tuple[TensorInfo, Mapping[str, Tensor]]
 """A tensor, and the models' tensors on the device by label."""
 
 _SLOTS = 2
-_ALIGNED = 512
+_ALIGNMENT = 512
 
 
 class Store(Protocol):
@@ -184,7 +184,7 @@ class _Pinned:
             offsets, total = {}, 0
             for info in sources.layout:
                 offsets[info.name] = total
-                total += -(-_size(sources, label, info) // _ALIGNED) * _ALIGNED
+                total += -(-_size(sources, label, info) // _ALIGNMENT) * _ALIGNMENT
             memory = torch.empty(total, dtype=torch.uint8)
             self.memories.append(memory)
             for info in sources.layout:

@@ -85,7 +85,7 @@ def _merge(base: Path, adapter: Path, folder: Path) -> None:
             base, dtype="auto", trust_remote_code=False, local_files_only=True
         )
         shapes = _shapes(adapter / _WEIGHTS)
-        grown = _add_rows(model, adapter, shapes)
+        has_new_rows = _add_rows(model, adapter, shapes)
         adapted = peft.PeftModel.from_pretrained(model, adapter, is_trainable=False)
         loaded = set(peft.get_peft_model_state_dict(adapted))
         unmatched = {n for n in loaded ^ shapes.keys() if not _is_whole_embedding(n)}
@@ -104,7 +104,7 @@ def _merge(base: Path, adapter: Path, folder: Path) -> None:
         raise SourceError(f"{adapter}: the adapter does not fit {base}: {reason}") from None
     (folder / GENERATION_CONFIG).unlink(missing_ok=True)
     has_tokenizer = any((adapter / name).exists() for name in TOKENIZER_FILES)
-    with_tokenizer = adapter if grown and has_tokenizer else base
+    with_tokenizer = adapter if has_new_rows and has_tokenizer else base
     for source, names in ((with_tokenizer, TOKENIZER_FILES), (base, (GENERATION_CONFIG,))):
         for name in names:
             if (source / name).exists():

@@ -27,7 +27,7 @@ DTYPES = {
     "F64": torch.float64,
 }
 _ADAPTER = "it is an adapter: write model+adapter, with the model that it was trained on"
-_PACKED = re.compile(
+_QUANTIZED = re.compile(
     r"\.(qweight|qzeros|weight_packed|weight_scale|weight_scale_inv|weight_scale_2|absmax"
     r"|quant_map|SCB|weight_format)(\.|$)|_(blocks|scales|scale_inv)$"
 )
@@ -106,10 +106,12 @@ class Checkpoint:
     def _check_not_quantized(self) -> None:
         """Check that the weights are not quantized. Raises SourceError."""
         settings = self._quantization
-        packed = next((name for name in self.names if _PACKED.search(name)), None)
-        if packed is None:
-            packed = next((n for n in self.names if self.dtype(n).startswith(("F8", "F4"))), None)
-        if packed is None:
+        quantized = next((name for name in self.names if _QUANTIZED.search(name)), None)
+        if quantized is None:
+            quantized = next(
+                (n for n in self.names if self.dtype(n).startswith(("F8", "F4"))), None
+            )
+        if quantized is None:
             if settings:
                 log.warning(
                     "%s: its weights are not quantized; the quantization_config in config.json is "
@@ -120,7 +122,7 @@ class Checkpoint:
         method = settings.get("quant_method") if isinstance(settings, dict) else None
         raise SourceError(
             f"{self.label}: its weights are quantized ({method or 'unknown method'}; tensor "
-            f"{packed}) and cannot be merged; use the original model, or a copy in bfloat16"
+            f"{quantized}) and cannot be merged; use the original model, or a copy in bfloat16"
         )
 
     @property

@@ -27,7 +27,7 @@ def locate(reference: str, folder: Path) -> Path:
     return with_adapter(*(_locate(part, folder) for part in parts))
 
 
-def located(reference: str, folder: Path) -> str:
+def absolute_reference(reference: str, folder: Path) -> str:
     """Return a reference by which mergekit finds the same model from any folder."""
     return "+".join(
         str(snapshot_of(local)) if (local := _local(part, folder)).is_dir() else part

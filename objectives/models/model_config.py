@@ -88,7 +88,7 @@ def differences(ours: Any, theirs: Any) -> dict[str, tuple[Any, Any]]:
     length = max(_context(ours), _context(theirs))
     first, second = (dict(_effective(config, length)) for config in (ours, theirs))
     keys = [key for key in {**first, **second} if _differ(first.get(key), second.get(key))]
-    if not (_scaled(ours) or _scaled(theirs)):
+    if not (_depends_on_length(ours) or _depends_on_length(theirs)):
         keys = [key for key in keys if key != "max_position_embeddings"]
     return {
         key: (first.get(key), second.get(key))
@@ -197,7 +197,7 @@ def _differ(ours: Any, theirs: Any) -> bool:
     return not (same or (ours != ours and theirs != theirs))
 
 
-def _scaled(config: Any) -> bool:
+def _depends_on_length(config: Any) -> bool:
     """Return whether the rope of a config depends on max_position_embeddings."""
     rope = getattr(config, "rope_parameters", None)
     if not isinstance(rope, dict):

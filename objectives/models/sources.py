@@ -124,7 +124,7 @@ class Sources:
         """Return the dtype of what `read` returns, from headers alone."""
         own = self._header_dtype(label, info)
         absent = self.vocabulary.absent(label)
-        if info.weight.vocabulary_axis is None or not self.vocabulary.fills_exactly:
+        if info.weight.vocabulary_axis is None or not self.vocabulary.widens_dtype:
             return own
         counts = torch.zeros(len(absent))
         for donor, donates in self.vocabulary.donors.items():
@@ -165,12 +165,12 @@ class Sources:
             return self.reference
         return self.checkpoints[self.tokenizer_source.removeprefix(MODEL)]
 
-    def config_label(self, alone: str | None) -> str:
+    def config_label(self, copied_model: str | None) -> str:
         """Return the label of the model whose positions a merge uses.
 
-        `alone` is the label of a model that is evaluated without merging and keeps its own.
+        `copied_model` is the label of a model that is evaluated without merging and keeps its own.
         """
-        return self.config_labels.get(alone or "", self.config_label_of_merges)
+        return self.config_labels.get(copied_model or "", self.config_label_of_merges)
 
     @cached_property
     def config_labels(self) -> dict[str, str]:

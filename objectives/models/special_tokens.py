@@ -43,10 +43,10 @@ def end_tokens(
     if not generation:
         return EndTokens(own)
     path = folder / GENERATION_CONFIG
-    stated = read_generation_config(label, folder).get(_EOS)
-    if stated is None:
+    generation_eos = read_generation_config(label, folder).get(_EOS)
+    if generation_eos is None:
         return EndTokens(own)
-    ends = _ids(stated, f"{label}: {path}", rows)
+    ends = _ids(generation_eos, f"{label}: {path}", rows)
     return EndTokens(
         tuple(token for token in ends if token in own),
         tuple(token for token in ends if token not in own),

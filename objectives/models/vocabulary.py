@@ -43,7 +43,7 @@ class Vocabulary:
     """The model's row for each row of the merge, -1 if it has none; None if all are equal."""
     donors: Mapping[str, Tensor]
     """For each row, whether the model's row is used to fill the row of models that lack it."""
-    fills_exactly: bool
+    widens_dtype: bool
     """Whether a filled row may need a wider dtype than the model has."""
     tokenizer: Any
     """The merge's tokenizer; None if the reference has none."""

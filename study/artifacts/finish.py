@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from objectives.errors import ExportError
-from objectives.export.export import holds
+from objectives.export.export import is_export_of
 from objectives.export.target import remove_leftovers
 from storage.identity import study_identity
 from storage.scores import ScoreStore
@@ -111,7 +111,7 @@ def _export(
     verdict = {VERDICT_FILE: texts(setup, record, judgement, url)[VERDICT_FILE]}
     default = folder / f"merge-{record.number}"
     for out in (default, alternative(default, identity)):
-        if holds(out, recipe, setup.sources, verdict):
+        if is_export_of(out, recipe, setup.sources, verdict):
             return out
     remove_leftovers(folder)
     out = merge_folder(default, identity, url, setup.config.name)

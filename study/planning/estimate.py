@@ -22,7 +22,7 @@ from objectives.tasks.task import WholeTask
 from study.config.errors import ConfigError
 from study.config.load import load_config
 from study.config.schema import StudyConfig
-from study.search.ascent.jobs import EVERY
+from study.search.ascent.jobs import CHECKPOINT_INTERVAL
 from study.setup.engine import GPU_BATCH_TOKENS
 from study.setup.setup import Setup, build
 
@@ -235,7 +235,7 @@ def _time(
     if setup.rules.by_gradient:
         trial = cost.step_seconds(merging, scoring(sampled), _derivative_merges(setup))
         ascent = setup.config.search
-        checkpoints = ascent.ascents * math.ceil(search.generations / EVERY)
+        checkpoints = ascent.ascents * math.ceil(search.generations / CHECKPOINT_INTERVAL)
         kept_out = cost.trial_seconds(
             merging, 2 * scoring(round(ascent.kept_out * _all_tokens(setup.search)))
         )

@@ -20,7 +20,7 @@ from study.config.ranges import default_range
 UNIFORM_WEIGHTS = (0.5, 0.7, 0.85, 1.0)
 """Weights of the uniform merges in addition to 1/M."""
 SCALE = "lambda"
-NEARLY = 0.999
+MAX_EPSILON = 0.999
 """The largest epsilon of DELLA, as a share of the distance from the density to 0 or 1."""
 T = TypeVar("T")
 
@@ -285,7 +285,7 @@ def _limit_epsilon(values: dict[str, ValuesKMF]) -> dict[str, ValuesKMF]:
     return values | {
         "epsilon": tuple(
             tuple(
-                tuple(min(e, NEARLY * d, NEARLY * (1 - d)) for e, d in zip(es, ds, strict=True))
+                tuple(min(e, MAX_EPSILON * min(d, 1 - d)) for e, d in zip(es, ds, strict=True))
                 for es, ds in zip(es_M, ds_M, strict=True)
             )
             for es_M, ds_M in pairs

@@ -14,7 +14,7 @@ from storage.scores import ScoreStore
 from storage.trials import GENERATION, TrialRecord
 from study.config.schema import StudyConfig
 
-from .ascent.ascent import Rule
+from .ascent.ascent import Hyperparameters
 from .ascent.jobs import AscentJobs
 from .ascent.kept_out import kept_out_samples
 from .ascent.replay import AscentReplay
@@ -110,7 +110,7 @@ class SearchRules:
         study, space = self.config.study, self.genome.space
         if self.by_gradient:
             search = self.config.search
-            rule = Rule(search.steps, rate=search.rate, pull=search.pull)
+            rule = Hyperparameters(search.steps, rate=search.rate, pull=search.pull)
             start = start_of(space, study.seed, self.config.random_init)
             ascents = AscentReplay(space, study.seed, population, rule, start, gradients)
             return ReplaySampler(ascents, space)

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple, Self
 
 from storage.trials import BASELINE, GENERATION, RESULT, SLOT, TrialRecord
 
-CANDIDATE = "candidate"
 ASCENT = "ascent"
 """The attribute of a checkpoint: the ascent that it belongs to."""
+CANDIDATE = "candidate"
 """The attribute with the name of a merge that is scored but is no trial of the search."""
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import optuna
 import transformers
 
-from objectives.derivatives.slots import refused
+from objectives.derivatives.slots import without_derivative
 from objectives.engines.host_memory import available
 from objectives.engines.memory import indivisible, numbers
 from objectives.errors import SourceError, TaskError
-from objectives.models.locate import located
+from objectives.models.locate import absolute_reference
 from objectives.models.sources import Sources
 from objectives.scoring import QuestionSet
 from objectives.tasks.task import WholeTask
@@ -118,7 +118,8 @@ def build(config: StudyConfig, check_values: bool = True, warn: bool = False) ->
     genome = _genome(config, sources.num_layers)
     search, held_out = _questions(config, native, sources)
     locations = {
-        label: located(name, config.folder) for label, name in references(config.genome).items()
+        label: absolute_reference(name, config.folder)
+        for label, name in references(config.genome).items()
     }
     setup = Setup(config, locations, sources, genome, search, held_out)
     _check_batch(setup)
@@ -169,7 +170,9 @@ def _check_batch(setup: Setup) -> None:
 def _check_derivatives(config: StudyConfig, genome: Genome) -> None:
     """Check that every parameter that is searched has a derivative. Raises ConfigError."""
     method = config.genome.merge_method
-    for name, reason in refused(method, {name.split("/")[-1] for name in genome.space}).items():
+    for name, reason in without_derivative(
+        method, {name.split("/")[-1] for name in genome.space}
+    ).items():
         raise ConfigError(
             f"space.{name}: search.algorithm gradient needs a derivative, and {name} has no useful "
             f"one: {reason}; remove its range, or set algorithm: cmaes"

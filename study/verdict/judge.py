@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from storage.scores import ScoreStore
 from storage.trials import TrialRecord
-from study.search.ascent.jobs import CHECKPOINT, LATE
+from study.search.ascent.jobs import CHECKPOINT, LAST_STEPS
 from study.search.contenders import REFERENCES, Role
 from study.setup.setup import Setup
 from study.setup.tasks import MIN_HELD_OUT, few_held_out
@@ -20,7 +20,7 @@ from .wording import inconclusive_text, pending_text, verdict_text
 _UNIFORM = {"uniform": "best uniform merge"}
 _REQUIRED = {"top": "mean of the top trials", "best": "best trial"} | _UNIFORM
 """The contenders without which there is no verdict, by role."""
-_REQUIRED_BY_GRADIENT = {"top": CHECKPOINT, "mean": LATE} | _UNIFORM
+_REQUIRED_BY_GRADIENT = {"top": CHECKPOINT, "mean": LAST_STEPS} | _UNIFORM
 """The same for a search by gradient."""
 PREFERENCE: tuple[Role, ...] = ("mean", "top", "uniform", "best")
 """Roles that can become the final merge. If scores are equal, the earlier role wins: the less a

@@ -15,7 +15,7 @@ from storage.gradients import StoredGradient
 from storage.scores import StoredScores
 from storage.trials import KIND
 from study.cli.interrupts import Interrupts
-from study.search.ascent.jobs import KEPT_LOSS, CheckpointJob, StepJob
+from study.search.ascent.jobs import KEPT_OUT_LOSS, CheckpointJob, StepJob
 from study.search.jobs import Job
 from study.search.stored_scores import answers_of
 from study.setup.setup import Setup
@@ -69,35 +69,37 @@ class Evaluator:
         self._setup, self._engine, self._engine_name = setup, engine, engine_name
         self._interrupts = interrupts
 
-    def outcome(self, job: Job, asked: float, samples: Mapping[str, Sample] | None) -> Outcome:
+    def outcome(self, job: Job, ask_time: float, samples: Mapping[str, Sample] | None) -> Outcome:
         """Evaluate a trial that asks the questions of `samples`, or all of them.
 
-        `asked` is the time of `time.perf_counter` at which the worker began to look for the job.
+        `ask_time` is the time of `time.perf_counter` at which the worker began to look for the job.
 
         Raises EngineError, ScorerError and TaskError.
         """
         with self._interrupts.allowed():
             if isinstance(job, StepJob):
-                return self._step(job, asked)
-            return self._scored(job, asked, samples)
+                return self._step(job, ask_time)
+            return self._scored(job, ask_time, samples)
 
-    def _scored(self, job: Job, asked: float, samples: Mapping[str, Sample] | None) -> Outcome:
+    def _scored(self, job: Job, ask_time: float, samples: Mapping[str, Sample] | None) -> Outcome:
         started = time.perf_counter()
         self._engine.load(job.recipe)
         merged = time.perf_counter()
         scores = self._setup.search.evaluate(self._engine, samples)
         if scores.non_finite:
-            log.warning("trial gave NaN or infinity in %d answers: they score 0", scores.non_finite)
+            log.warning(
+                "trial gave NaN or infinity in %d answers: they count as wrong", scores.non_finite
+            )
         result = self._result(scores)
         if isinstance(job, CheckpointJob):
-            result[KEPT_LOSS] = self._steps.kept_out_loss()
-        seconds = {"ask": started - asked, "merge": merged - started}
+            result[KEPT_OUT_LOSS] = self._steps.kept_out_loss()
+        seconds = {"ask": started - ask_time, "merge": merged - started}
         result["seconds"] = _rounded(seconds | {"score": time.perf_counter() - merged})
         tasks = {name: task.mean for name, task in scores.tasks.items()}
         answers = answers_of(scores, self._engine_name, KIND in job.attributes)
         return Outcome(scores.value, tasks, result, answers)
 
-    def _step(self, job: StepJob, asked: float) -> Outcome:
+    def _step(self, job: StepJob, ask_time: float) -> Outcome:
         started = time.perf_counter()
         step = self._steps.take(job)
         result = {
@@ -105,7 +107,7 @@ class Evaluator:
             "loss": step.loss,
             "asked": step.asked,
             "questions": self._setup.search.questions,
-            "seconds": _rounded({"ask": started - asked, "step": time.perf_counter() - started}),
+            "seconds": _rounded({"ask": started - ask_time, "step": time.perf_counter() - started}),
         }
         return Outcome(step.probability, step.tasks, result, {}, step.gradient)
 

@@ -21,7 +21,7 @@ from study.search.rules import SearchRules
 
 log = logging.getLogger(__name__)
 
-_ASCENT_SEEDS = 1_000_003
+_SEED_DIFFERENCE = 1_000_003
 """The difference between the seeds of two consecutive ascents of a study."""
 
 
@@ -54,12 +54,18 @@ class StepTaker:
         """Return the result of a step. Raises EngineError, and TaskError if a task has no text to
         learn from."""
         batch = self._batches(job.slot.number).at(job.slot.generation)
-        chosen = [self._lessons[item.task][item.question] for item in batch]
+        batch_lessons = [self._lessons[item.task][item.question] for item in batch]
         weights = [item.weight for item in batch]
-        step = self._engine.step(job.recipe, chosen, weights, self._loss)
-        by = step.gradient
+        step = self._engine.step(job.recipe, batch_lessons, weights, self._loss)
+        recipe_gradient = step.gradient
         gradient = _finite(
-            genome_gradient(self._rules.genome, job.params, by.values, by.shared, by.scale)
+            genome_gradient(
+                self._rules.genome,
+                job.params,
+                recipe_gradient.values,
+                recipe_gradient.shared,
+                recipe_gradient.scale,
+            )
         )
         tasks = self._means(batch, step.probabilities_Q)
         return StepResult(
@@ -72,8 +78,12 @@ class StepTaker:
 
     def kept_out_loss(self) -> float:
         """Return the loss of the loaded merge on the questions that no batch contains."""
-        flat = [lesson for lessons_Q in self._kept_lessons for lesson in lessons_Q]
-        shares = [share for shares_Q in question_shares(self._kept.tasks) for share in shares_Q]
+        flat = [lesson for lessons_Q in self._kept_out_lessons for lesson in lessons_Q]
+        shares = [
+            share
+            for shares_Q in question_shares(self._kept_out_questions.tasks)
+            for share in shares_Q
+        ]
         losses = self._engine.losses(flat, self._loss)
         return math.fsum(share * loss for share, loss in zip(shares, losses, strict=True))
 
@@ -89,45 +99,51 @@ class StepTaker:
         }
 
     def _batches(self, ascent: int) -> Batches:
-        seed = self._rules.config.study.seed + ascent * _ASCENT_SEEDS
-        ids_TQ = [[question.id for question in task.questions] for task in self._learned.tasks]
-        return Batches(ids_TQ, question_shares(self._learned.tasks), self._rules.batch, seed)
+        seed = self._rules.config.study.seed + ascent * _SEED_DIFFERENCE
+        ids_TQ = [
+            [question.id for question in task.questions] for task in self._batch_questions.tasks
+        ]
+        return Batches(
+            ids_TQ, question_shares(self._batch_questions.tasks), self._rules.batch, seed
+        )
 
     @cached_property
     def _parts(self) -> tuple[QuestionSet, QuestionSet]:
         """The questions of the batches, and those that are kept out of them."""
         questions = self._rules.questions
         pairs = [kept_out(task.questions, self._search.kept_out) for task in questions.tasks]
-        learned, kept = (
+        in_batches, outside = (
             [t.with_questions(p[n]) for t, p in zip(questions.tasks, pairs, strict=True) if p[n]]
             for n in (0, 1)
         )
-        return QuestionSet(learned, questions.tokenizer), QuestionSet(kept, questions.tokenizer)
+        return QuestionSet(in_batches, questions.tokenizer), QuestionSet(
+            outside, questions.tokenizer
+        )
 
     @property
-    def _learned(self) -> QuestionSet:
+    def _batch_questions(self) -> QuestionSet:
         return self._parts[0]
 
     @property
-    def _kept(self) -> QuestionSet:
+    def _kept_out_questions(self) -> QuestionSet:
         return self._parts[1]
 
     @cached_property
     def _lessons(self) -> list[list[Lesson]]:
-        return _lessons_of(self._learned)
+        return _lessons_of(self._batch_questions)
 
     @cached_property
-    def _kept_lessons(self) -> list[list[Lesson]]:
-        return _lessons_of(self._kept)
+    def _kept_out_lessons(self) -> list[list[Lesson]]:
+        return _lessons_of(self._kept_out_questions)
 
 
 def _finite(gradient: Mapping[str, float]) -> dict[str, float]:
     """Return the gradient with 0 in place of derivatives that are not finite."""
-    broken = [name for name, value in gradient.items() if not math.isfinite(value)]
-    if broken:
+    non_finite = [name for name, value in gradient.items() if not math.isfinite(value)]
+    if non_finite:
         log.warning(
             "%d of %d derivatives are NaN or infinite and are set to 0; the first is that of %s",
-            *(len(broken), len(gradient), broken[0]),
+            *(len(non_finite), len(gradient), non_finite[0]),
         )
     return {name: value if math.isfinite(value) else 0.0 for name, value in gradient.items()}
 

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from objectives.engines.engine import Engine
 from objectives.errors import EngineError, ScorerError, TaskError
@@ -27,9 +27,6 @@ from study.setup.setup import Setup
 
 from .evaluator import Evaluator, Failure, Failures, Outcome
 from .held_out import HeldOutScorer
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +83,7 @@ class Worker:
         """Store the number of search trials that this run is to reach."""
         with self.interrupts.deferred():
             budget = self.setup.config.study.trials
-            self._retried(lambda: store_budget(self.trials.study, budget))
+            self._retry(lambda: store_budget(self.trials.study, budget))
 
     def search(self, deadline: float) -> bool:
         """Run trials until all baselines, all trials of the budget and all final merges are
@@ -141,7 +138,7 @@ class Worker:
     def _use_idle_time(self, jobs: Jobs, records: Sequence[TrialRecord]) -> None:
         """Run an idle job or score held-out questions if there is time; otherwise wait."""
         self.heartbeat.doing = "waiting for trials of other workers"
-        self._retried(self.heartbeat.reap_dead)
+        self._retry(self.heartbeat.reap_dead)
         typical = typical_seconds(records)
         if self._seconds_left(typical) >= typical / 2:
             idle_job = jobs.idle_job(records)
@@ -156,15 +153,15 @@ class Worker:
 
     def _seconds_left(self, typical: float) -> float:
         """Return the estimated number of seconds until the trial that started last ends."""
-        held = self._retried(self.workers.unfinished_claims)
-        claims = [claim for worker in held.values() for claim in worker]
+        claims_by_worker = self._retry(self.workers.unfinished_claims)
+        claims = [claim for worker in claims_by_worker.values() for claim in worker]
         running = [c.seconds for c in claims if c.trial_id is not None]
         return typical - min(running, default=typical)
 
-    def _evaluate(self, job: Job, asked: float, records: Sequence[TrialRecord]) -> bool:
+    def _evaluate(self, job: Job, ask_time: float, records: Sequence[TrialRecord]) -> bool:
         """Run a trial; return False if another worker has started it.
 
-        `asked` is the value of `time.perf_counter` when this worker began to look for the job.
+        `ask_time` is the value of `time.perf_counter` when this worker began to look for the job.
         """
         samples = self._samples(job, records)
         try:
@@ -173,9 +170,9 @@ class Worker:
             return False
         self.heartbeat.doing = job.key
         try:
-            outcome = self._evaluator.outcome(job, asked, samples)
+            outcome = self._evaluator.outcome(job, ask_time, samples)
         except (EngineError, ScorerError) as error:
-            self._failed(trial_id, error)
+            self._record_failure(trial_id, error)
             return True
         except TaskError as error:
             self.claims.fail(trial_id, f"{type(error).__name__}: {error}")
@@ -194,7 +191,7 @@ class Worker:
             return None
         return self.schedule.samples(generation, records)
 
-    def _retried(self, work: Callable[[], T]) -> T:
+    def _retry(self, work: Callable[[], T]) -> T:
         return self.trials.database.retry(work)
 
     def _start(self, job: Job) -> int:
@@ -218,7 +215,7 @@ class Worker:
                 log.warning("another worker has started %s; this result is discarded", job.key)
                 return
 
-    def _failed(self, trial_id: int, error: Failure) -> None:
+    def _record_failure(self, trial_id: int, error: Failure) -> None:
         log.warning("a trial failed and will be retried: %s", error)
         self.claims.fail(trial_id, f"{type(error).__name__}: {error}")
         self._failures.add(error)

@@ -25,16 +25,16 @@ from objectives.models.sources import Sources
 from objectives.models.special_tokens import EndTokens
 
 from .lessons import Gathering, Lesson, Loss, probabilities
-from .packing import Row, packed
+from .packing import Row, pack
 from .tree_attention import BLOCK, NAME, Layout, UnsupportedAttentionError
 
 log = logging.getLogger(__name__)
 
 _PROBE = ((3, 5, 4, 6, 7), (3, 5, 4, 8))
-_ALIKE = {torch.bfloat16: 0.02, torch.float16: 0.005}
+_TOLERANCES = {torch.bfloat16: 0.02, torch.float16: 0.005}
 """The root mean square difference between the log-probabilities of packed and of padded sequences
 that is always accepted, by dtype; 1e-3 for other dtypes."""
-_NOISE = 4.0
+_NOISE_FACTOR = 4.0
 """A larger difference is accepted up to this multiple of the difference between two attention
 implementations on the same padded sequences."""
 
@@ -82,13 +82,13 @@ class GradientEngine(TransformersEngine):
 
     def _build(self, label: str | None) -> None:
         super()._build(label)
-        self._usual: str = self._model.config._attn_implementation
-        self._packs, self._probed = True, False
-        self._recomputed: list[nn.Module] = []
+        self._default_attention: str = self._model.config._attn_implementation
+        self._supports_packing, self._is_probed = True, False
+        self._recomputed_layers: list[nn.Module] = []
         if self._recompute and self._model.supports_gradient_checkpointing:
             self._model.gradient_checkpointing_enable()
             layers = GradientCheckpointingLayer
-            self._recomputed = [m for m in self._model.modules() if isinstance(m, layers)]
+            self._recomputed_layers = [m for m in self._model.modules() if isinstance(m, layers)]
         for name, parameter in self._parameters.items():
             parameter.requires_grad_(True)
             parameter.register_post_accumulate_grad_hook(partial(self._contract, name))
@@ -118,15 +118,15 @@ class GradientEngine(TransformersEngine):
             self._derivatives.begin(recipe)
             self._model.requires_grad_(True)
             try:
-                for chosen in self._rows(lessons):
-                    part = [lessons[i] for i in chosen]
+                for indices in self._rows(lessons):
+                    part = [lessons[i] for i in indices]
                     scores, read = self._scores(part)
                     losses_Q = loss.of(scores, part)
-                    weights_Q = torch.tensor([shares[i] for i in chosen], device=losses_Q.device)
+                    weights_Q = torch.tensor([shares[i] for i in indices], device=losses_Q.device)
                     torch.autograd.backward((losses_Q * weights_Q).sum())
                     tokens += read
                     right_Q = probabilities(scores.detach(), part)
-                    rows = zip(chosen, losses_Q.tolist(), right_Q.tolist(), strict=True)
+                    rows = zip(indices, losses_Q.tolist(), right_Q.tolist(), strict=True)
                     for i, loss_i, right_i in rows:
                         losses[i], right[i] = loss_i, right_i
             finally:
@@ -138,10 +138,10 @@ class GradientEngine(TransformersEngine):
         """Return each lesson's loss under the merge that is loaded. Raises EngineError."""
         losses = [0.0] * len(lessons)
         with out_of_memory_as_engine_error(), self._attention(), torch.no_grad():
-            for chosen in self._rows(lessons):
-                part = [lessons[i] for i in chosen]
+            for indices in self._rows(lessons):
+                part = [lessons[i] for i in indices]
                 values = loss.of(self._scores(part)[0], part).tolist()
-                for i, value in zip(chosen, values, strict=True):
+                for i, value in zip(indices, values, strict=True):
                     losses[i] = value
         return losses
 
@@ -154,24 +154,24 @@ class GradientEngine(TransformersEngine):
         mode outside this context. Dropout modules always are.
         """
         try:
-            for layer in self._recomputed:
+            for layer in self._recomputed_layers:
                 layer.training = True
             yield
         finally:
-            for layer in self._recomputed:
+            for layer in self._recomputed_layers:
                 layer.training = False
 
     @contextlib.contextmanager
     def _attention(self) -> Iterator[None]:
         """Use the attention of packed rows in this context."""
         try:
-            if not self._probed:
+            if not self._is_probed:
                 self._probe()
-            if self._packs:
+            if self._supports_packing:
                 self._model.set_attn_implementation(NAME)
             yield
         finally:
-            self._model.set_attn_implementation(self._usual)
+            self._model.set_attn_implementation(self._default_attention)
 
     def _rows(self, lessons: Sequence[Lesson]) -> list[list[int]]:
         """Group the indices of lessons into rows, in the order of their tokens."""
@@ -189,40 +189,40 @@ class GradientEngine(TransformersEngine):
     def _scores(self, lessons: Sequence[Lesson]) -> tuple[Tensor, int]:
         """Return the scores of the alternatives, [Q, A], and the number of tokens read."""
         sequences = [s for lesson in lessons for s in lesson.sequences]
-        wanted, first = [], 0
+        positions, first = [], 0
         for lesson in lessons:
             for alternative in lesson.alternatives:
-                wanted += [
+                positions += [
                     (first + alternative.sequence, mark.position) for mark in alternative.marks
                 ]
             first += len(lesson.sequences)
-        read = self._packed if self._packs else self._padded
-        logits, places, tokens = read(sequences, wanted)
+        read = self._forward_packed if self._supports_packing else self._forward_padded
+        logits, places, tokens = read(sequences, positions)
         scores = Gathering.of(lessons, places, self._device).scores(logits.float().log_softmax(-1))
         return scores, tokens
 
-    def _packed(
-        self, sequences: Sequence[tuple[int, ...]], wanted: Sequence[tuple[int, int]]
+    def _forward_packed(
+        self, sequences: Sequence[tuple[int, ...]], positions: Sequence[tuple[int, int]]
     ) -> tuple[Tensor, list[int], int]:
-        """Return logits at `wanted` (sequence, position), their rows, and the token count."""
-        row = packed(sequences)
+        """Return logits at `positions` (sequence, position), their rows, and the token count."""
+        row = pack(sequences)
         if self._device.startswith("cuda"):
             row = row.padded(BLOCK)
-        places = [row.place(*pair) for pair in wanted]
-        kept = sorted(set(places))
-        logits = self._read(row, kept)
-        rows = {place: i for i, place in enumerate(kept)}
-        return logits, [rows[place] for place in places], len(row.tokens_T)
+        places = [row.index(*pair) for pair in positions]
+        indices = sorted(set(places))
+        logits = self._forward_row(row, indices)
+        rows = {index: i for i, index in enumerate(indices)}
+        return logits, [rows[index] for index in places], len(row.tokens_T)
 
-    def _read(self, row: Row, kept: Sequence[int]) -> Tensor:
-        """Return the logits after the tokens `kept` of a row, by index, [kept, vocabulary]."""
+    def _forward_row(self, row: Row, indices: Sequence[int]) -> Tensor:
+        """Return the logits after the tokens `indices` of a row, by index, [kept, vocabulary]."""
         device = self._model.device
         layout = Layout.of(row, device)
         output = self._model(
             input_ids=torch.from_numpy(row.tokens_T).to(device)[None],
             position_ids=layout.positions_T[None],
             use_cache=False,
-            logits_to_keep=torch.tensor(kept, device=device),
+            logits_to_keep=torch.tensor(indices, device=device),
             layout=layout,
         )
         if not layout.calls:
@@ -230,47 +230,52 @@ class GradientEngine(TransformersEngine):
         logits: Tensor = output.logits[0]
         return logits
 
-    def _padded(
-        self, sequences: Sequence[tuple[int, ...]], wanted: Sequence[tuple[int, int]]
+    def _forward_padded(
+        self, sequences: Sequence[tuple[int, ...]], positions: Sequence[tuple[int, int]]
     ) -> tuple[Tensor, list[int], int]:
-        """Return the same as `_packed`, computed from right-padded sequences."""
+        """Return the same as `_forward_packed`, computed from right-padded sequences."""
         longest = max(map(len, sequences))
         rows = [list(s) + [0] * (longest - len(s)) for s in sequences]
         ids = torch.tensor(rows, device=self._device)
         mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in sequences])
         output = self._model(input_ids=ids, attention_mask=mask.to(self._device), use_cache=False)
-        pairs = torch.tensor(list(wanted), device=self._device)
+        pairs = torch.tensor(list(positions), device=self._device)
         logits: Tensor = output.logits[pairs[:, 0], pairs[:, 1]]
-        return logits, list(range(len(wanted))), ids.numel()
+        return logits, list(range(len(positions))), ids.numel()
 
     def _probe(self) -> None:
         """Check once whether this architecture reads packed rows correctly."""
-        self._probed = True
-        wanted = [(0, 1), (0, 4), (1, 3)]
+        self._is_probed = True
+        positions = [(0, 1), (0, 4), (1, 3)]
         with torch.no_grad():
-            theirs, _, _ = self._padded(_PROBE, wanted)
-            row = packed(_PROBE, least=1)
+            padded_logits, _, _ = self._forward_padded(_PROBE, positions)
+            row = pack(_PROBE, min_shared=1)
             row = row.padded(BLOCK) if self._device.startswith("cuda") else row
             try:
                 self._model.set_attn_implementation(NAME)
-                ours = self._read(row, [row.place(*pair) for pair in wanted])
+                packed_logits = self._forward_row(row, [row.index(*pair) for pair in positions])
             except (UnsupportedAttentionError, TypeError, KeyError) as error:
-                self._packs, reason = False, f"{type(error).__name__}: {error}"
+                self._supports_packing, reason = False, f"{type(error).__name__}: {error}"
             else:
                 self._model.set_attn_implementation("eager")
-                eager, _, _ = self._padded(_PROBE, wanted)
-                apart, noise = _apart(ours, theirs), _apart(eager, theirs)
-                self._packs = apart <= max(_NOISE * noise, _ALIKE.get(ours.dtype, 1e-3))
-                reason = f"log-probabilities differ by {apart:.2g}, from rounding {noise:.2g}"
-            self._model.set_attn_implementation(self._usual)
-        if not self._packs:
+                eager, _, _ = self._forward_padded(_PROBE, positions)
+                difference, noise = (
+                    _rms_difference(packed_logits, padded_logits),
+                    _rms_difference(eager, padded_logits),
+                )
+                self._supports_packing = difference <= max(
+                    _NOISE_FACTOR * noise, _TOLERANCES.get(packed_logits.dtype, 1e-3)
+                )
+                reason = f"log-probabilities differ by {difference:.2g}, from rounding {noise:.2g}"
+            self._model.set_attn_implementation(self._default_attention)
+        if not self._supports_packing:
             log.warning(
                 "%s does not support packed sequences (%s); padded batches take longer",
                 *(type(self._model).__name__, reason),
             )
 
 
-def _apart(ours: Tensor, theirs: Tensor) -> float:
+def _rms_difference(packed_logits: Tensor, padded_logits: Tensor) -> float:
     """Return the root mean square difference of log-probabilities."""
-    pair = [logits.float().log_softmax(-1) for logits in (ours, theirs)]
+    pair = [logits.float().log_softmax(-1) for logits in (packed_logits, padded_logits)]
     return float((pair[0] - pair[1]).square().mean().sqrt())

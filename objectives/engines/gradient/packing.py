@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
-LEAST_SHARED = 16
+MIN_SHARED_TOKENS = 16
 """The minimum number of tokens of a shared segment; sharing fewer saves nothing."""
 
 
@@ -31,7 +31,7 @@ class Row:
     paths: tuple[tuple[tuple[int, int], ...], ...]
     """For each segment of each sequence: its first position, and that token's index in the row."""
 
-    def place(self, sequence: int, position: int) -> int:
+    def index(self, sequence: int, position: int) -> int:
         """Return the index in the row of the token at a position of a sequence."""
         start, at = next(s for s in reversed(self.paths[sequence]) if s[0] <= position)
         return at + position - start
@@ -48,10 +48,10 @@ class Row:
         )
 
 
-def packed(sequences: Sequence[tuple[int, ...]], least: int = LEAST_SHARED) -> Row:
-    """Pack sequences; segments of at least `least` common tokens are stored once."""
+def pack(sequences: Sequence[tuple[int, ...]], min_shared: int = MIN_SHARED_TOKENS) -> Row:
+    """Pack sequences; segments of at least `min_shared` common tokens are stored once."""
     order = sorted(range(len(sequences)), key=lambda i: sequences[i])
-    tree = _Walk(sequences, order, least)
+    tree = _Packer(sequences, order, min_shared)
     tree.visit(0, len(order), 0)
     return Row(
         np.concatenate(tree.tokens),
@@ -61,13 +61,13 @@ def packed(sequences: Sequence[tuple[int, ...]], least: int = LEAST_SHARED) -> R
     )
 
 
-class _Walk:
+class _Packer:
     def __init__(
-        self, sequences: Sequence[tuple[int, ...]], order: Sequence[int], least: int
+        self, sequences: Sequence[tuple[int, ...]], order: Sequence[int], min_shared: int
     ) -> None:
-        self.sequences, self.order, self.least = sequences, order, least
+        self.sequences, self.order, self.least = sequences, order, min_shared
         pairs = itertools.pairwise(order)
-        self.common = [_common(sequences[a], sequences[b]) for a, b in pairs]
+        self.common = [_common_length(sequences[a], sequences[b]) for a, b in pairs]
         """The number of leading tokens that adjacent sequences of the order have in common."""
         self.tokens: list[Ints] = []
         self.positions: list[Ints] = []
@@ -82,7 +82,7 @@ class _Walk:
             while end < stop and self.common[end - 1] - depth >= self.least:
                 shared, end = min(shared, self.common[end - 1]), end + 1
             part = np.array(self.sequences[self.order[first]][depth:shared], np.int64)
-            start, place = self.count, len(self.last)
+            start, index = self.count, len(self.last)
             self.tokens.append(part)
             self.positions.append(np.arange(depth, shared))
             self.last.append(part)
@@ -93,11 +93,11 @@ class _Walk:
                 (j for j in range(first, end) if len(self.sequences[self.order[j]]) > shared), end
             )
             self.visit(longer, end, shared)
-            self.last[place] = np.full(len(part), self.count - 1)
+            self.last[index] = np.full(len(part), self.count - 1)
             first = end
 
 
-def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+def _common_length(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     most = min(len(a), len(b))
     if a[:most] == b[:most]:
         return most

@@ -19,7 +19,7 @@ from .packing import Row
 
 NAME = "merge_study_tree"
 BLOCK = 128
-_LEAST_HEAD = 16
+_MIN_HEAD_SIZE = 16
 """The minimum head size of FlexAttention's kernels."""
 
 
@@ -46,11 +46,11 @@ class Layout:
     def dense(self, window: int | None) -> Tensor:
         """Return whether a token (row) attends to another (column), [T, T]."""
         if window not in self.masks:
-            places = torch.arange(len(self.last_T), device=self.last_T.device)
-            seen = (places <= places[:, None]) & (self.last_T >= places[:, None])
+            indices = torch.arange(len(self.last_T), device=self.last_T.device)
+            attends = (indices <= indices[:, None]) & (self.last_T >= indices[:, None])
             if window is not None:
-                seen &= self.positions_T[:, None] - self.positions_T < window
-            self.masks[window] = seen
+                attends &= self.positions_T[:, None] - self.positions_T < window
+            self.masks[window] = attends
         mask = self.masks[window]
         assert isinstance(mask, Tensor)
         return mask
@@ -74,23 +74,23 @@ def attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     layout: Layout | None = None,
-    **others: Any,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Return the attention output, [1, T, heads, size], with the signature of AttentionInterface.
 
     `query`, `key` and `value` have the shape [1, heads, T, size]. Raises UnsupportedAttentionError.
     """
-    if layout is None or any(others.get(name) is not None for name in ("softcap", "s_aux")):
+    if layout is None or any(kwargs.get(name) is not None for name in ("softcap", "s_aux")):
         raise UnsupportedAttentionError(type(module).__name__)
     layout.calls += 1
     grouped = query.shape[1] != key.shape[1]
-    if query.is_cuda and min(query.shape[-1], value.shape[-1]) >= _LEAST_HEAD:
+    if query.is_cuda and min(query.shape[-1], value.shape[-1]) >= _MIN_HEAD_SIZE:
         mask = layout.blocks(sliding_window)
         out = _flex()(query, key, value, block_mask=mask, scale=scaling, enable_gqa=grouped)
     else:
-        seen = layout.dense(sliding_window)
+        attends = layout.dense(sliding_window)
         out = scaled_dot_product_attention(
-            query, key, value, attn_mask=seen, scale=scaling, enable_gqa=grouped
+            query, key, value, attn_mask=attends, scale=scaling, enable_gqa=grouped
         )
     return out.transpose(1, 2).contiguous(), None
 
@@ -104,24 +104,27 @@ def _flex() -> Any:
 
 
 def _blocks(last_T: Tensor, positions_T: Tensor, window: int | None) -> BlockMask:
-    def seen(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    def attends(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         visible = (k <= q) & (last_T[k] >= q)
         return visible if window is None else visible & (positions_T[q] - positions_T[k] < window)
 
     last_B = last_T.view(-1, BLOCK)
-    places = torch.arange(len(last_B), device=last_T.device)
-    before = places <= places[:, None]
-    some = before & (last_B.amax(dim=1) >= BLOCK * places[:, None])
-    whole = before & (places != places[:, None])
-    whole &= last_B.amin(dim=1) >= BLOCK * places[:, None] + BLOCK - 1
+    indices = torch.arange(len(last_B), device=last_T.device)
+    causal = indices <= indices[:, None]
+    non_empty = causal & (last_B.amax(dim=1) >= BLOCK * indices[:, None])
+    full = causal & (indices != indices[:, None])
+    full &= last_B.amin(dim=1) >= BLOCK * indices[:, None] + BLOCK - 1
     if window is not None:
-        whole = torch.zeros_like(whole)
+        full = torch.zeros_like(full)
     return BlockMask.from_kv_blocks(
-        *_listed(some & ~whole), *_listed(whole), BLOCK_SIZE=BLOCK, mask_mod=seen
+        *_counts_and_indices(non_empty & ~full),
+        *_counts_and_indices(full),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=attends,
     )
 
 
-def _listed(chosen: Tensor) -> tuple[Tensor, Tensor]:
+def _counts_and_indices(chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Return the number of chosen columns of each row, and all columns, chosen ones first."""
     counts = chosen.sum(dim=1, dtype=torch.int32)
     order = torch.argsort(chosen.int(), dim=1, descending=True, stable=True).int()

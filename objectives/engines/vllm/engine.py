@@ -70,7 +70,7 @@ class VllmEngine:
 
     def _use_config_of(self, recipe: MergeRecipe) -> None:
         """End vLLM if it runs with another model's config, because it cannot change it."""
-        label = self._settings.config_labels.get(recipe.alone or "")
+        label = self._settings.config_labels.get(recipe.copied_model or "")
         if label != self._settings.config_label:
             log.info("restarting vLLM with the config of %s", label or "the merge")
             self.close()

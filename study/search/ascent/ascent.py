@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Doubles = NDArray[np.float64]
-_TINY = 1e-12
+_EPSILON = 1e-12
 
 
 @dataclass(frozen=True)
-class Rule:
+class Hyperparameters:
     """The hyperparameters of an ascent."""
 
     steps: int
@@ -53,7 +53,7 @@ class Ascent:
         self,
         start: Mapping[str, float],
         bounds: Mapping[str, tuple[float, float]],
-        rule: Rule,
+        rule: Hyperparameters,
     ) -> None:
         """Begin an ascent at `start`, clipped to the bounds.
 
@@ -98,25 +98,29 @@ class Ascent:
         `gradient` is the derivative of the loss with respect to each parameter, in the parameter's
         units, at `params`. Raises ValueError if a derivative is not finite.
         """
-        if broken := [name for name in self._names if not math.isfinite(gradient[name])]:
-            raise ValueError(f"derivative with respect to {broken[0]}: {gradient[broken[0]]}")
+        if non_finite := [name for name in self._names if not math.isfinite(gradient[name])]:
+            raise ValueError(
+                f"derivative with respect to {non_finite[0]}: {gradient[non_finite[0]]}"
+            )
         rule = self._rule
-        given_N = np.array([gradient[name] for name in self._names], np.float64) * self._width_N
-        slope_N = given_N + 2.0 * rule.pull * (self._x_N - self._start_N)
-        self._mean_N = rule.beta1 * self._mean_N + (1.0 - rule.beta1) * slope_N
-        self._square_N = rule.beta2 * self._square_N + (1.0 - rule.beta2) * slope_N * slope_N
+        loss_gradient_N = (
+            np.array([gradient[name] for name in self._names], np.float64) * self._width_N
+        )
+        gradient_N = loss_gradient_N + 2.0 * rule.pull * (self._x_N - self._start_N)
+        self._mean_N = rule.beta1 * self._mean_N + (1.0 - rule.beta1) * gradient_N
+        self._square_N = rule.beta2 * self._square_N + (1.0 - rule.beta2) * gradient_N * gradient_N
         self._powers = self._powers[0] * rule.beta1, self._powers[1] * rule.beta2
         mean_N = self._mean_N / (1.0 - self._powers[0])
         root_N = np.sqrt(self._square_N / (1.0 - self._powers[1]))
-        move_N = rule.rate_of(self.step) * mean_N / (root_N + _TINY)
-        self._x_N = np.clip(self._x_N - move_N, 0.0, 1.0)
+        update_N = rule.rate_of(self.step) * mean_N / (root_N + _EPSILON)
+        self._x_N = np.clip(self._x_N - update_N, 0.0, 1.0)
         self.step += 1
 
 
-def replayed(
+def replay(
     start: Mapping[str, float],
     bounds: Mapping[str, tuple[float, float]],
-    rule: Rule,
+    rule: Hyperparameters,
     gradients: Sequence[Mapping[str, float]],
 ) -> Ascent:
     """Return the ascent after one step for each of `gradients`, in order."""
@@ -126,7 +130,7 @@ def replayed(
     return ascent
 
 
-def combined(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def sum_gradients(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the sum of the weighted gradients of a batch's parts.
 
     It is rounded once, so it depends neither on the order of the parts nor on the workers.

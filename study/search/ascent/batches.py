@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-FEWEST = 1
+MIN_QUESTIONS = 1
 """The minimum number of questions of a task in a batch."""
 
 
@@ -46,18 +46,18 @@ class Batches:
         used if there are more tasks.
         """
         self._ids_TQ, self._shares_TQ, self._seed = ids_TQ, shares_TQ, seed
-        self._places_T = _places([math.fsum(shares_Q) for shares_Q in shares_TQ], size)
-        self._order = functools.cache(self._ordered)
+        self._counts_T = _allocate([math.fsum(shares_Q) for shares_Q in shares_TQ], size)
+        self._order = functools.cache(self._epoch_order)
 
     @property
     def size(self) -> int:
         """The number of questions in a batch."""
-        return sum(self._places_T)
+        return sum(self._counts_T)
 
     def at(self, step: int) -> tuple[Item, ...]:
         """Return the batch of a step, counted from 0."""
         items = []
-        for task, count in enumerate(self._places_T):
+        for task, count in enumerate(self._counts_T):
             total = len(self._ids_TQ[task])
             for place in range(step * count, (step + 1) * count):
                 question = self._order(task, place // total)[place % total]
@@ -65,7 +65,7 @@ class Batches:
                 items.append(Item(task, question, weight))
         return tuple(items)
 
-    def _ordered(self, task: int, epoch: int) -> tuple[int, ...]:
+    def _epoch_order(self, task: int, epoch: int) -> tuple[int, ...]:
         """Return the indices of a task's questions in the order of one epoch."""
 
         def key(question: int) -> bytes:
@@ -75,16 +75,16 @@ class Batches:
         return tuple(sorted(range(len(self._ids_TQ[task])), key=key))
 
 
-def parts(batch: Sequence[Item], count: int) -> tuple[tuple[Item, ...], ...]:
+def split_batch(batch: Sequence[Item], count: int) -> tuple[tuple[Item, ...], ...]:
     """Split a batch into at most `count` parts, each with every count-th item."""
     return tuple(tuple(batch[start::count]) for start in range(min(count, len(batch))))
 
 
-def _places(shares_T: Sequence[float], size: int) -> tuple[int, ...]:
+def _allocate(shares_T: Sequence[float], size: int) -> tuple[int, ...]:
     """Return the number of questions of each task, by the largest remainder method."""
     exact_T = [round(share * size, 9) for share in shares_T]
-    places_T = [max(FEWEST, int(exact)) for exact in exact_T]
+    counts_T = [max(MIN_QUESTIONS, int(exact)) for exact in exact_T]
     rest = sorted(range(len(exact_T)), key=lambda t: int(exact_T[t]) - exact_T[t])
-    for task in rest[: max(0, size - sum(places_T))]:
-        places_T[task] += 1
-    return tuple(places_T)
+    for task in rest[: max(0, size - sum(counts_T))]:
+        counts_T[task] += 1
+    return tuple(counts_T)

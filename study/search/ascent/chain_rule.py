@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from study.search.genome import NEARLY, SCALE, Genome
+from study.search.genome import MAX_EPSILON, SCALE, Genome
 
 Doubles = NDArray[np.float64]
 
@@ -29,7 +29,7 @@ def genome_gradient(
     one-sided derivative inside the bounds is used, so that a density of 1 can decrease and a weight
     of 0 can increase.
     """
-    values_KMF = _bounded_by_density(genome, params, values)
+    values_KMF = _add_epsilon_to_density(genome, params, values)
     flat: dict[str, Iterator[float]] = {}
     for name, array in (*values_KMF.items(), *(shared or {}).items()):
         flat[name] = iter(np.asarray(array, np.float64).ravel().tolist())
@@ -39,20 +39,20 @@ def genome_gradient(
             gradient[name] = scale
         elif name in genome.space:
             parameter = name.split("/")[-1]
-            read = genome.read(parameter, value) if parameter in values else abs(value)
-            gradient[name] = next(flat[parameter]) * _slope(value, read)
+            decoded = genome.read(parameter, value) if parameter in values else abs(value)
+            gradient[name] = next(flat[parameter]) * _slope(value, decoded)
     return gradient
 
 
-def _slope(value: float, read: float) -> float:
-    """Return the derivative of the decoded value `read` with respect to the parameter's `value`.
+def _slope(value: float, decoded: float) -> float:
+    """Return the derivative of the decoded value `decoded` with respect to the parameter's `value`.
 
     It is 1, or -1 if the sign is dropped, or 0 if the value is clamped.
     """
-    return float(read == value) or -float(read == -value)
+    return float(decoded == value) or -float(decoded == -value)
 
 
-def _bounded_by_density(
+def _add_epsilon_to_density(
     genome: Genome, params: Mapping[str, float], values: Mapping[str, Doubles]
 ) -> Mapping[str, Doubles]:
     """Add the derivative of each epsilon that is limited by its density to that of the density."""
@@ -60,11 +60,11 @@ def _bounded_by_density(
         return values
     recipe = genome.recipe(params)
     density_KMF, epsilon_KMF = (np.array(recipe.values[n]) for n in ("density", "epsilon"))
-    rising, falling = NEARLY * density_KMF, NEARLY * (1 - density_KMF)
-    bound_KMF = epsilon_KMF >= np.minimum(rising, falling)
-    slope_KMF = np.where(bound_KMF, np.where(rising < falling, NEARLY, -NEARLY), 0.0)
+    rising, falling = MAX_EPSILON * density_KMF, MAX_EPSILON * (1 - density_KMF)
+    limited_KMF = epsilon_KMF >= np.minimum(rising, falling)
+    slope_KMF = np.where(limited_KMF, np.where(rising < falling, MAX_EPSILON, -MAX_EPSILON), 0.0)
     return {
         **values,
-        "epsilon": np.where(bound_KMF, 0.0, values["epsilon"]),
+        "epsilon": np.where(limited_KMF, 0.0, values["epsilon"]),
         "density": values["density"] + slope_KMF * values["epsilon"],
     }

@@ -9,7 +9,7 @@ from storage.trials import GENERATION, SLOT, TrialRecord
 from study.search.history import search_trials
 from study.search.state import ASCENT, is_step
 
-from .jobs import EVERY, KEPT_LOSS, STEPS
+from .jobs import CHECKPOINT_INTERVAL, KEPT_OUT_LOSS, STEPS
 
 _GRADIENT_COST = 3
 """The cost of the gradient of a question's loss, in forward passes: one forward pass, and one
@@ -100,7 +100,7 @@ def _checkpoint(record: TrialRecord, losses: Sequence[float]) -> Checkpoint:
     steps = int(record.attributes[STEPS])
     return Checkpoint(
         steps,
-        statistics.fmean(losses[max(0, steps - EVERY) : steps]),
-        float(record.attributes["result"][KEPT_LOSS]),
+        statistics.fmean(losses[max(0, steps - CHECKPOINT_INTERVAL) : steps]),
+        float(record.attributes["result"][KEPT_OUT_LOSS]),
         float(record.value or 0.0),
     )

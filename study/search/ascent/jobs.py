@@ -16,15 +16,15 @@ ASCENT_SCHEME = "adam 1, batches 1"
 """Part of a study's fingerprint. Change it whenever the same study would take other steps."""
 STEPS = "steps"
 """The attribute of a checkpoint: the number of steps that led to it."""
-CHECKPOINT, LATE = "best checkpoint", "mean of the last steps"
+CHECKPOINT, LAST_STEPS = "best checkpoint", "mean of the last steps"
 """The roles of the final merges."""
-KEPT_LOSS = "kept_out_loss"
+KEPT_OUT_LOSS = "kept_out_loss"
 """The key in a checkpoint's result of the loss on the questions kept out of the batches."""
-EVERY = 4
+CHECKPOINT_INTERVAL = 4
 """The number of steps between two checkpoints."""
 _PATIENCE = 6
 """The number of checkpoints without a lower loss after which an ascent ends early."""
-_LATE = 0.25
+_AVERAGED_FRACTION = 0.25
 """The fraction of an ascent, at its end, over which its points are averaged."""
 
 
@@ -52,7 +52,7 @@ class AscentJobs(Jobs):
     def searched(self, records: Sequence[TrialRecord]) -> bool:
         """Return whether all baselines are scored and every ascent has ended."""
         state = self.state(records)
-        losses = _kept_losses(records)
+        losses = _checkpoint_losses(records)
         return all(b.name in state.complete for b in self._baselines) and all(
             self._next_of(ascent, state, losses) is None for ascent in range(self._ascents)
         )
@@ -66,7 +66,7 @@ class AscentJobs(Jobs):
         if (job := self._baseline_job(state, turn)) is not None:
             return job
         taken = state.complete | state.begun
-        losses = _kept_losses(records)
+        losses = _checkpoint_losses(records)
         jobs = [self._next_of(ascent, state, losses) for ascent in range(self._ascents)]
         free = [
             job
@@ -89,22 +89,22 @@ class AscentJobs(Jobs):
 
         Empty before the first checkpoint, or if the final merges of a longer search are scored.
         """
-        state, losses = self.state(records), _kept_losses(records)
-        after = sum(self._taken(ascent, state) for ascent in range(self._ascents))
+        state, losses = self.state(records), _checkpoint_losses(records)
+        after = sum(self._finished_steps(ascent, state) for ascent in range(self._ascents))
         if not losses or any(r.attributes.get(AFTER, 0) > after for r in records if r.complete):
             return []
         steps, ascent = min(losses, key=lambda place: (losses[place], place))
         best = self._replay.propose(Slot(steps, ascent), state.finished)
         last = max(s for s, a in losses if a == ascent)
-        first = last - max(1, math.floor(_LATE * last)) + 1
+        first = last - max(1, math.floor(_AVERAGED_FRACTION * last)) + 1
         points = [
             self._replay.propose(Slot(step, ascent), state.finished)
             for step in range(first, last + 1)
         ]
-        late = {name: math.fsum(p[name] for p in points) / len(points) for name in best}
+        mean = {name: math.fsum(p[name] for p in points) / len(points) for name in best}
         return [
             self._merge(CHECKPOINT, f"{CHECKPOINT} of {after} steps", best, after),
-            self._merge(LATE, f"{LATE} of {after} steps", late, after),
+            self._merge(LAST_STEPS, f"{LAST_STEPS} of {after} steps", mean, after),
         ]
 
     def _merge(self, role: str, name: str, params: Mapping[str, float], after: int) -> Job:
@@ -115,8 +115,8 @@ class AscentJobs(Jobs):
         self, ascent: int, state: SearchState, losses: Mapping[tuple[int, int], float]
     ) -> Job | None:
         """Return the next job of an ascent; None if the ascent has ended."""
-        taken = self._taken(ascent, state)
-        is_due = taken > 0 and (taken % EVERY == 0 or taken == self._planned)
+        taken = self._finished_steps(ascent, state)
+        is_due = taken > 0 and (taken % CHECKPOINT_INTERVAL == 0 or taken == self._planned)
         if is_due and (taken, ascent) not in losses:
             return self._checkpoint_job(taken, ascent, state)
         if taken >= self._steps or _has_converged(ascent, losses):
@@ -131,7 +131,7 @@ class AscentJobs(Jobs):
         attributes = {CANDIDATE: name, KIND: CANDIDATE, ASCENT: ascent, STEPS: steps}
         return CheckpointJob(name, params, self._genome.recipe(params), attributes)
 
-    def _taken(self, ascent: int, state: SearchState) -> int:
+    def _finished_steps(self, ascent: int, state: SearchState) -> int:
         """Return the number of steps before the first unfinished one, within the budget."""
         for step in range(self._steps):
             if Slot(step, ascent) not in state.finished:
@@ -139,13 +139,13 @@ class AscentJobs(Jobs):
         return self._steps
 
 
-def _kept_losses(records: Sequence[TrialRecord]) -> dict[tuple[int, int], float]:
+def _checkpoint_losses(records: Sequence[TrialRecord]) -> dict[tuple[int, int], float]:
     """Return the loss of each checkpoint, by its number of steps and its ascent."""
     losses: dict[tuple[int, int], float] = {}
     for record in records:
         if record.complete and ASCENT in record.attributes:
             place = record.attributes[STEPS], record.attributes[ASCENT]
-            losses.setdefault(place, float(record.attributes[RESULT][KEPT_LOSS]))
+            losses.setdefault(place, float(record.attributes[RESULT][KEPT_OUT_LOSS]))
     return losses
 
 

@@ -13,7 +13,7 @@ from storage.gradients import GradientStore
 from study.config.genome import Range
 from study.search.state import Evaluations, Slot
 
-from .ascent import Ascent, Rule
+from .ascent import Ascent, Hyperparameters
 
 _SPREAD = 0.15
 """The maximum distance of the other starts from the first, as a fraction of each range."""
@@ -30,7 +30,7 @@ class AscentReplay:
         space: Mapping[str, Range],
         seed: int,
         ascents: int,
-        rule: Rule,
+        rule: Hyperparameters,
         start: Sequence[float],
         gradients: GradientStore | None,
     ) -> None:
@@ -41,8 +41,8 @@ class AscentReplay:
         self.population, self.rule = ascents, rule
         self._bounds = {name: (r.low, r.high) for name, r in space.items()}
         self._names, self._gradients = sorted(space), gradients
-        self._starts = [_moved(start, seed, k) for k in range(ascents)]
-        self._ascents = [self._begun(k) for k in range(ascents)]
+        self._starts = [_start_point(start, seed, k) for k in range(ascents)]
+        self._ascents = [self._new_ascent(k) for k in range(ascents)]
 
     @property
     def steps(self) -> int:
@@ -72,7 +72,7 @@ class AscentReplay:
         if not self._bounds:
             return self._ascents[slot.number]
         if self._ascents[slot.number].step > slot.generation:
-            self._ascents[slot.number] = self._begun(slot.number)
+            self._ascents[slot.number] = self._new_ascent(slot.number)
         ascent = self._ascents[slot.number]
         while ascent.step < slot.generation:
             assert self._gradients is not None
@@ -80,17 +80,17 @@ class AscentReplay:
             ascent.tell(dict(zip(self._names, values_N.tolist(), strict=True)))
         return ascent
 
-    def _begun(self, number: int) -> Ascent:
+    def _new_ascent(self, number: int) -> Ascent:
         start = self._starts[number]
         pairs = zip(self._bounds.items(), start, strict=True)
         params = {name: low + share * (high - low) for (name, (low, high)), share in pairs}
         return Ascent(params, self._bounds, self.rule)
 
 
-def _moved(start: Sequence[float], seed: int, number: int) -> list[float]:
+def _start_point(start: Sequence[float], seed: int, number: int) -> list[float]:
     """Return the start of an ascent: the first one's, or a random point near it."""
     if number == 0 or not start:
         return list(start)
     generator = np.random.default_rng([seed, number])
-    moved = np.array(start) + generator.uniform(-_SPREAD, _SPREAD, len(start))
-    return [float(share) for share in np.clip(moved, 0.0, 1.0)]
+    point = np.array(start) + generator.uniform(-_SPREAD, _SPREAD, len(start))
+    return [float(share) for share in np.clip(point, 0.0, 1.0)]

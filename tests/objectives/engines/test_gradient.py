@@ -12,7 +12,7 @@ import torch
 from objectives.engines.engine import Prompt
 from objectives.engines.gradient.engine import GradientEngine
 from objectives.engines.gradient.lessons import Alternative, Lesson, Loss, Mark
-from objectives.engines.gradient.packing import packed
+from objectives.engines.gradient.packing import pack
 from objectives.engines.gradient.tree_attention import Layout
 from objectives.engines.transformers import TransformersEngine
 from objectives.merge.catalogue import METHODS
@@ -86,12 +86,12 @@ def test_a_step_agrees_with_differences_of_the_whole_objective(
     for name, step in steps.items():
         mine = gradient.values.get(name, gradient.shared.get(name, np.array(gradient.scale)))
         places = list(np.ndindex(mine.shape))
-        for place in places[:: max(1, len(places) // 5)]:
+        for index in places[:: max(1, len(places) // 5)]:
             ends = [
-                objective(model, changed(recipe, name, place, sign * step), asked, Loss())
+                objective(model, changed(recipe, name, index, sign * step), asked, Loss())
                 for sign in (1, -1)
             ]
-            pairs.append((mine[place], (ends[0] - ends[1]) / (2 * step), step))
+            pairs.append((mine[index], (ends[0] - ends[1]) / (2 * step), step))
     ours, theirs, width = np.array(pairs).T
     print(method, np.linalg.norm((ours - theirs) * width) / np.linalg.norm(theirs * width))
     assert np.linalg.norm((ours - theirs) * width) < 1e-2 * np.linalg.norm(theirs * width)
@@ -105,8 +105,8 @@ def test_packed_rows_and_padded_batches_give_the_same_step(
     recipe, steps = recipe_of(made), steps_of(made, 0.02)
     model = engine(sources_of(made, family), steps)
     ours = model.step(recipe, lessons(), loss=loss)
-    assert model._packs
-    model._packs = False
+    assert model._supports_packing
+    model._supports_packing = False
     theirs = model.step(recipe, lessons(), loss=loss)
     assert np.allclose(ours.losses_Q, theirs.losses_Q, atol=1e-5)
     assert ours.tokens < theirs.tokens
@@ -137,8 +137,8 @@ def test_architectures_are_packed_or_padded_and_right(kind: str, tmp_path: Path)
     steps = {"weight": 0.01, "density": 0.01}
     model = engine(sources, steps)
     ours = model.step(recipe, lessons(3))
-    assert model._packs == (kind != "gemma2")
-    model._packs = False
+    assert model._supports_packing == (kind != "gemma2")
+    model._supports_packing = False
     theirs = model.step(recipe, lessons(3))
     assert np.allclose(ours.losses_Q, theirs.losses_Q, atol=1e-5)
     for name, found in ours.gradient.values.items():
@@ -156,7 +156,7 @@ def test_an_architecture_that_reads_packed_rows_wrongly_is_padded(
     made = genome("dare_ties")
     model = engine(sources_of(made, family), steps_of(made, 0.02))
     model.step(recipe_of(made), lessons())
-    assert not model._packs
+    assert not model._supports_packing
 
 
 def test_a_row_shows_each_token_what_its_sequence_says() -> None:
@@ -165,10 +165,10 @@ def test_a_row_shows_each_token_what_its_sequence_says() -> None:
         starts = [tuple(rng.randrange(3) for _ in range(rng.randint(0, 30))) for _ in range(3)]
         ends = [tuple(rng.randrange(2) for _ in range(rng.randint(1, 6))) for _ in range(9)]
         sequences = [rng.choice(starts) + end for end in ends]
-        row = packed(sequences, least)
+        row = pack(sequences, least)
         assert len(row.tokens_T) <= sum(map(len, sequences))
         for i, sequence in enumerate(sequences):
-            places = [row.place(i, p) for p in range(len(sequence))]
+            places = [row.index(i, p) for p in range(len(sequence))]
             assert tuple(row.tokens_T[places]) == sequence
             for p, q in enumerate(places):
                 seen = [k for k in range(q + 1) if row.last_T[k] >= q]

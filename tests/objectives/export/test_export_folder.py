@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from objectives.errors import ExportError
-from objectives.export.export import changed_weights, export, holds
+from objectives.export.export import changed_weights, export, is_export_of
 from objectives.export.manifest import EXPORTING, MANIFEST_FILE, recorded
 from objectives.export.target import remove_leftovers
 from objectives.merge.recipe import MergeRecipe
@@ -236,10 +236,10 @@ def test_a_full_disk_is_reported_while_a_union_tokenizer_is_saved(
 def test_too_little_free_space_is_reported_before_anything_is_written(
     sources: Sources, tmp_path: Path
 ) -> None:
-    from objectives.export.target import checked
+    from objectives.export.target import resolve_target
 
     with pytest.raises(ExportError, match=r"of free space, but the merge needs 1000000\.00"):
-        checked(tmp_path / "a" / "m", overwrite=False, size=10**15)
+        resolve_target(tmp_path / "a" / "m", overwrite=False, size=10**15)
     assert os.listdir(tmp_path) == []
 
 
@@ -332,13 +332,13 @@ def test_an_export_without_weights_does_not_hold_the_merge(
     write: Write, sources: Sources, recipe: MergeRecipe, tmp_path: Path
 ) -> None:
     out = write(tmp_path / "m")
-    assert holds(out, recipe, sources, {"study.json": "{}\n"})
-    assert not holds(out, recipe, sources, {"study.json": "{} \n"})
+    assert is_export_of(out, recipe, sources, {"study.json": "{}\n"})
+    assert not is_export_of(out, recipe, sources, {"study.json": "{} \n"})
     (out / "model.safetensors").unlink()
-    assert not holds(out, recipe, sources)
+    assert not is_export_of(out, recipe, sources)
     (out / "recipe.json").write_text("[" * 100_000)
-    assert not holds(out, recipe, sources)
-    assert not holds(tmp_path / "nowhere", recipe, sources)
+    assert not is_export_of(out, recipe, sources)
+    assert not is_export_of(tmp_path / "nowhere", recipe, sources)
 
 
 def test_the_manifest_lists_every_file_of_an_export(write: Write, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from objectives.errors import SourceError
 from objectives.export.export import export
 from objectives.merge.recipe import MergeRecipe
-from objectives.models.locate import locate, located
+from objectives.models.locate import absolute_reference, locate
 from objectives.models.sources import Sources
 from study.config.errors import ConfigError
 from study.config.schema import StudyConfig
@@ -144,7 +144,7 @@ def test_a_folder_of_the_hubs_cache_resolves_to_its_snapshot(model: Path, tmp_pa
     (root / "refs").mkdir()
     (root / "refs" / "main").write_text("bbbb\n")
     assert locate(str(root), tmp_path) == root / "snapshots" / "bbbb"
-    assert located(str(root), tmp_path) == str(root / "snapshots" / "bbbb")
+    assert absolute_reference(str(root), tmp_path) == str(root / "snapshots" / "bbbb")
     assert torch.equal(ours(locate(str(root), tmp_path)), load_file(model / SINGLE)[NAME])
     secret = tmp_path / "secret.json"
     secret.write_text("{}")

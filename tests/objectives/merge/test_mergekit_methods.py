@@ -150,7 +150,7 @@ def test_random_draws_depend_on_seed_and_tensor(
             uniform = (masks.draws(next(keys), chances.shape) + 0.5) / 65536
             return (uniform < chances).float()
 
-        numbers = recipe.numbers_at(info.name, info.layer)
+        numbers = recipe.values_at(info.name, info.layer)
         monkeypatch.setattr(torch, "bernoulli", bernoulli)
         theirs = merge_tensors(
             [sources.read(label, info) for label in ("x", "y", "z", "base")],

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from objectives.errors import SourceError
 from objectives.merge.recipe import MergeRecipe, labels
 from objectives.merge.stream import MergeStream
-from objectives.models.locate import locate, located
+from objectives.models.locate import absolute_reference, locate
 from objectives.models.sources import Sources
 from tests.support.models import WORDS, MakeModel
 from tests.support.paths import ROOT
@@ -249,8 +249,8 @@ def test_an_unwritable_cache_is_reported(
 def test_references_are_split_into_model_and_adapter(base: Path, tmp_path: Path) -> None:
     plus = Path(shutil.copytree(base, tmp_path / "a+b"))
     assert locate("a+b", tmp_path) == plus
-    assert located("a+b", tmp_path) == str(plus)
-    assert located(f"{base}+org/lora@v1", tmp_path) == f"{base}+org/lora@v1"
+    assert absolute_reference("a+b", tmp_path) == str(plus)
+    assert absolute_reference(f"{base}+org/lora@v1", tmp_path) == f"{base}+org/lora@v1"
     assert labels(["org/base", "org/base@v1+org/lora", "./x+y/lora-2/"]) == (
         "base",
         "lora",

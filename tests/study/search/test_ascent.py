@@ -11,7 +11,7 @@ from objectives.merge.catalogue import METHODS
 from objectives.merge.recipe import MergeRecipe
 from study.config.genome import GenomeConfig, SpaceConfig
 from study.config.ranges import default_range
-from study.search.ascent.ascent import Ascent, Rule, combined, replayed
+from study.search.ascent.ascent import Ascent, Hyperparameters, replay, sum_gradients
 from study.search.ascent.chain_rule import genome_gradient
 from study.search.genome import Genome
 from tests.support.models import point
@@ -26,7 +26,7 @@ def gradients(count: int, seed: int = 0) -> list[dict[str, float]]:
 
 
 def test_the_first_step_moves_each_parameter_by_the_rate_of_its_range() -> None:
-    ascent = Ascent(START, BOUNDS, Rule(steps=10, rate=0.05))
+    ascent = Ascent(START, BOUNDS, Hyperparameters(steps=10, rate=0.05))
     assert ascent.params == pytest.approx(START)
     ascent.tell({"a/weight": 2.0, "a/density": -1e-3, "lambda": 0.0})
     assert ascent.params == pytest.approx({"a/weight": 0.63, "a/density": 0.73, "lambda": 1.0})
@@ -38,7 +38,7 @@ def test_the_steps_are_those_of_torch_adam() -> None:
     width = np.array([high - low for low, high in BOUNDS.values()])
     x = torch.tensor((np.array(list(START.values())) - low) / width, requires_grad=True)
     adam = torch.optim.Adam([x], lr=0.01, betas=(0.9, 0.99), eps=1e-12)
-    ascent = Ascent(START, BOUNDS, Rule(steps=8, rate=0.01, decay=1.0))
+    ascent = Ascent(START, BOUNDS, Hyperparameters(steps=8, rate=0.01, decay=1.0))
     for gradient in gradients(8):
         x.grad = torch.tensor(np.array(list(gradient.values())) * width)
         adam.step()
@@ -48,24 +48,24 @@ def test_the_steps_are_those_of_torch_adam() -> None:
 
 
 def test_a_replay_proposes_the_same_bits() -> None:
-    rule, gradients_ = Rule(steps=20, pull=0.1), gradients(20)
+    rule, gradients_ = Hyperparameters(steps=20, pull=0.1), gradients(20)
     ascent, proposed = Ascent(START, BOUNDS, rule), []
     for gradient in gradients_:
         proposed.append(ascent.params)
         ascent.tell(gradient)
-    again = [replayed(START, BOUNDS, rule, gradients_[:count]).params for count in range(20)]
+    again = [replay(START, BOUNDS, rule, gradients_[:count]).params for count in range(20)]
     assert again == proposed
 
 
 def test_parameters_stay_within_their_bounds() -> None:
     down = dict.fromkeys(BOUNDS, 1.0)
-    ascent = replayed(START, BOUNDS, Rule(steps=100, decay=1.0), [down] * 100)
+    ascent = replay(START, BOUNDS, Hyperparameters(steps=100, decay=1.0), [down] * 100)
     assert ascent.params == {name: low for name, (low, _) in BOUNDS.items()}
     assert ascent.finished
 
 
 def test_the_rate_falls_to_0_in_the_last_steps() -> None:
-    rule = Rule(steps=10, rate=0.04, decay=0.5)
+    rule = Hyperparameters(steps=10, rate=0.04, decay=0.5)
     rates = [rule.rate_of(step) for step in range(11)]
     assert rates[:6] == [0.04] * 6
     assert rates[6:] == pytest.approx([0.032, 0.024, 0.016, 0.008, 0.0])
@@ -73,21 +73,21 @@ def test_the_rate_falls_to_0_in_the_last_steps() -> None:
 
 def test_a_pull_returns_an_ascent_to_its_start() -> None:
     away, still = [dict.fromkeys(BOUNDS, 1.0)] * 10, [dict.fromkeys(BOUNDS, 0.0)] * 60
-    free = replayed(START, BOUNDS, Rule(steps=70, decay=1.0), [*away, *still])
-    pulled = replayed(START, BOUNDS, Rule(steps=70, decay=1.0, pull=5.0), [*away, *still])
+    free = replay(START, BOUNDS, Hyperparameters(steps=70, decay=1.0), [*away, *still])
+    pulled = replay(START, BOUNDS, Hyperparameters(steps=70, decay=1.0, pull=5.0), [*away, *still])
     assert pulled.distance < 0.1 < free.distance
 
 
 def test_the_error_about_a_non_finite_gradient_names_the_parameter() -> None:
     with pytest.raises(ValueError, match="derivative with respect to lambda: nan"):
-        Ascent(START, BOUNDS, Rule(steps=1)).tell(START | {"lambda": float("nan")})
+        Ascent(START, BOUNDS, Hyperparameters(steps=1)).tell(START | {"lambda": float("nan")})
 
 
 def test_a_batch_in_parts_does_not_depend_on_their_order() -> None:
     parts = gradients(7)
-    assert combined(parts) == combined(parts[::-1])
+    assert sum_gradients(parts) == sum_gradients(parts[::-1])
     whole = sum(part["lambda"] for part in parts)
-    assert combined(parts)["lambda"] == pytest.approx(whole)
+    assert sum_gradients(parts)["lambda"] == pytest.approx(whole)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

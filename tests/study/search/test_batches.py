@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from study.search.ascent.batches import Batches, parts
+from study.search.ascent.batches import Batches, split_batch
 
 IDS = ([*range(100, 140)], [*range(7)])
 SHARES = ([0.875 / 40] * 40, [0.125 / 7] * 7)
@@ -46,7 +46,7 @@ def test_a_batch_depends_only_on_the_seed_and_the_step() -> None:
 
 def test_each_item_is_in_one_part() -> None:
     batch = Batches(IDS, SHARES, 16, 0).at(2)
-    split = parts(batch, 5)
+    split = split_batch(batch, 5)
     assert len(split) == 5
     assert Counter(item for part in split for item in part) == Counter(batch)
-    assert len(parts(batch[:2], 5)) == 2
+    assert len(split_batch(batch[:2], 5)) == 2
