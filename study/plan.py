@@ -33,7 +33,8 @@ def plan(
 ) -> None:
     """Estimate what a study needs: parameters, generations, memory, tokens, and time."""
     start_logging()
-    from study.planning.estimate import GB, Hardware, estimate
+    from study.planning.data import GB, Hardware
+    from study.planning.estimate import estimate
     from study.planning.wording import estimate_text
 
     result = estimate(config, Hardware(gpu, host_memory * GB, workers), task_folders or [])

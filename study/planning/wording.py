@@ -2,7 +2,7 @@
 
 from study.cli.text import duration
 
-from .estimate import Estimate, TimeEstimate
+from .data import Estimate, TimeEstimate
 
 
 def estimate_text(estimate: Estimate) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from study.config.errors import ConfigError
-from study.planning.estimate import GB, Hardware, estimate
+from study.planning.data import GB, Hardware
+from study.planning.estimate import estimate
 from study.planning.wording import estimate_text
 from study.search.jobs import final_roles
 from tests.support.paths import DEMO, ROOT

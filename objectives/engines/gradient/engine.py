@@ -19,6 +19,7 @@ from objectives.derivatives.derivatives import Derivatives
 from objectives.derivatives.slots import RecipeGradient
 from objectives.engines.memory import ROW_TOKENS
 from objectives.engines.transformers import TransformersEngine, out_of_memory_as_engine_error
+from objectives.errors import EngineError, MergeError
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.stores import Store
 from objectives.models.sources import Sources
@@ -129,6 +130,8 @@ class GradientEngine(TransformersEngine):
                     rows = zip(indices, losses_Q.tolist(), right_Q.tolist(), strict=True)
                     for i, loss_i, right_i in rows:
                         losses[i], right[i] = loss_i, right_i
+            except MergeError as error:
+                raise EngineError(str(error)) from None
             finally:
                 self._model.requires_grad_(False)
                 self._model.zero_grad(set_to_none=True)

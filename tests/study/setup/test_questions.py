@@ -11,7 +11,8 @@ from objectives.errors import TaskError
 from objectives.tasks.questions.question_files import QuestionError
 from study.config.errors import ConfigError
 from study.config.load import load_config
-from study.planning.estimate import Hardware, estimate
+from study.planning.data import Hardware
+from study.planning.estimate import estimate
 from study.setup.setup import build
 from study.setup.tasks import MIN_HELD_OUT, native_tasks
 from tests.support.paths import DEMO
