@@ -15,9 +15,9 @@ from storage.database.url import storage_url
 
 from .errors import ConfigError
 from .foreign_keys import WITHOUT_EFFECT
-from .names import name_error
 from .problems import message
 from .schema import StudyConfig
+from .section import name_error
 from .yaml_file import PlainLoader, YamlError, read_yaml
 
 log = logging.getLogger(__name__)

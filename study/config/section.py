@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import math
+import unicodedata
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -36,6 +37,10 @@ Text = Annotated[str, Field(min_length=1)]
 Bound = Annotated[float, BeforeValidator(_number), Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
+MAX_NAME_LENGTH = 255
+"""Bytes of a study's name: the limit of file systems."""
+
+
 class Section(BaseModel):
     """A frozen mapping of the file; an unknown key is an error with a suggestion."""
 
@@ -67,3 +72,19 @@ def closest(word: str, names: Iterable[str]) -> str:
 def one_of(names: Iterable[str]) -> str:
     """Return that a value must be one of these names."""
     return "must be one of " + ", ".join(names)
+
+
+def name_error(name: str) -> str | None:
+    """Return why a study cannot have this name, or None if it can."""
+    if name in (".", ".."):
+        return f"{name!r} is reserved by the file system; choose another name"
+    if not name or not all(map(_is_allowed, name)):
+        return f"{name[:60]!r} must consist of letters, digits and the characters . _ + -"
+    if len(name.encode()) > MAX_NAME_LENGTH:
+        return f"{name[:20]}... is longer than {MAX_NAME_LENGTH} bytes; choose a shorter name"
+    return None
+
+
+def _is_allowed(character: str) -> bool:
+    category = unicodedata.category(character)
+    return character in ".+-" or category[0] in "LMN" or category == "Pc"
