@@ -266,7 +266,8 @@ def _limits(
     low, high = (-np.inf, np.inf) if parameter is None else parameter.limits
     if parameter is not None and parameter.open:
         low += _OPEN_MARGIN * step
-    low = low if parameter is None else max(low, parameter.least or low)
+    if parameter is not None and parameter.least:
+        low = max(low, parameter.least)
     if slot.name == "epsilon" and "density" in numbers and slot.model is not None:
         density = numbers["density"][slot.model]
         high = min(high, _MAX_EPSILON * density, _MAX_EPSILON * (1 - density))

@@ -26,7 +26,7 @@ from storage.trials import GENERATION, RESULT, TrialRecord, Trials
 from study.cli.options import Wandb
 from study.search.genome import Genome
 from study.search.sampler import Proposals
-from study.search.state import SearchState, Slot, best_merge, best_search, is_step, slot_of
+from study.search.state import LOSS, SearchState, Slot, best_merge, best_search, is_step, slot_of
 from study.setup.setup import Setup
 
 from .monitor import Monitor
@@ -153,7 +153,7 @@ def _trial(record: TrialRecord, evaluations: int) -> dict[str, Any]:
         "evaluations": evaluations,
         "trial/score": record.value,
         **{f"trial/{name}": score for name, score in record.tasks.items()},
-        **({"trial/loss": record.attributes[RESULT]["loss"]} if is_step(record) else {}),
+        **({"trial/loss": record.attributes[RESULT][LOSS]} if is_step(record) else {}),
         **{f"seconds/{part}": seconds for part, seconds in record.seconds.items()},
     }
 

@@ -141,7 +141,7 @@ def _time(
         kept_out = cost.trial_seconds(
             merging, 2 * scoring(round(ascent.kept_out * _all_tokens(setup.search)))
         )
-        asked = round(ascent.kept_out * setup.search.questions)
+        asked = setup.search.questions - setup.rules.learned_questions
         questions = 3 * search.trials * setup.rules.batch + checkpoints * asked
     all_search = cost.trial_seconds(merging, scoring(_all_tokens(setup.search)))
     all_held_out = cost.trial_seconds(merging, scoring(_all_tokens(setup.held_out)))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from objectives.sampling import Sample
@@ -61,7 +62,7 @@ class SearchRules:
         """Whether the search follows a gradient."""
         return self.config.search.algorithm == "gradient"
 
-    @property
+    @cached_property
     def learned_questions(self) -> int:
         """The number of questions that steps of an ascent can ask; the others are kept out."""
         share = self.config.search.kept_out

@@ -7,6 +7,8 @@ from storage.trials import BASELINE, GENERATION, RESULT, SLOT, TrialRecord
 
 ASCENT = "ascent"
 """The attribute of a checkpoint: the ascent that it belongs to."""
+LOSS = "loss"
+"""The loss of a batch, in the result of a step of an ascent."""
 CANDIDATE = "candidate"
 """The attribute with the name of a merge that is scored but is no trial of the search."""
 
@@ -148,7 +150,7 @@ def best_merge(records: Sequence[TrialRecord]) -> TrialRecord | None:
 
 def is_step(record: TrialRecord) -> bool:
     """Return whether the trial is a step of an ascent, whose score is that of one batch."""
-    return "loss" in record.attributes.get(RESULT, {})
+    return LOSS in record.attributes.get(RESULT, {})
 
 
 def _is_merge(record: TrialRecord) -> bool:

@@ -52,20 +52,6 @@ def engine_facts(
     return facts
 
 
-def without_new_facts(
-    facts: Mapping[str, str], stored: Mapping[str, str], begun: bool
-) -> dict[str, str]:
-    """Return the facts, without the end tokens if a study that has `begun` does not store them."""
-    if not begun or not stored or END_TOKENS in stored or END_TOKENS not in facts:
-        return dict(facts)
-    log.warning(
-        "the study was created by a version that did not read generation_config.json: its answers "
-        "end only at the end tokens of config.json; to use %s too, choose a new study.name",
-        facts[END_TOKENS],
-    )
-    return {key: text for key, text in facts.items() if key != END_TOKENS}
-
-
 def with_stored_facts(choice: "EngineChoice", study: optuna.Study) -> "EngineChoice":
     """Return the choice with the stored threads and end tokens, and set the number of threads of
     this process.

@@ -4,6 +4,7 @@ Its keys and texts are stored with every study. Changing any of them makes store
 as if their settings had changed, so it needs a migration.
 """
 
+import logging
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -17,11 +18,15 @@ from study.search.rules import SearchRules
 from study.search.schedule import SCHEME
 from study.search.warm_start import start_text
 
-from .engine_facts import end_tokens_fact
+from .engine_facts import END_TOKENS, end_tokens_fact
+
+log = logging.getLogger(__name__)
 
 DRAWS = "search.draws"
 """How CMA-ES draws its points. Studies that version 0.1.0 began lack it: see
 `study.search.cma.Optimizer`."""
+_LATER_FACTS = (END_TOKENS, DRAWS)
+"""Facts that older studies lack; they continue as they began."""
 
 
 def fingerprint(
@@ -53,6 +58,23 @@ def fingerprint(
     if rules.sampled:
         facts["search.questions"] = f"{rules.share}, {SCHEME}"
     return facts | _space_facts(rules, sources, held_out)
+
+
+def without_new_facts(
+    facts: Mapping[str, str], stored: Mapping[str, str], begun: bool
+) -> dict[str, str]:
+    """Return the facts, without those of later versions that a study that has `begun` lacks."""
+    if not begun or not stored:
+        return dict(facts)
+    lacking = [key for key in _LATER_FACTS if key in facts and key not in stored]
+    if END_TOKENS in lacking:
+        log.warning(
+            "the study was created by a version that did not read generation_config.json: its "
+            "answers end only at the end tokens of config.json; to use %s too, choose a new "
+            "study.name",
+            facts[END_TOKENS],
+        )
+    return {key: text for key, text in facts.items() if key not in lacking}
 
 
 def _ascent_facts(rules: SearchRules) -> dict[str, str]:

@@ -7,8 +7,8 @@ import optuna
 from storage.studies import has_trials, store_or_check_fingerprint, stored_fingerprint, stored_start
 
 from .engine import EngineChoice
-from .engine_facts import engine_facts, without_new_facts
-from .fingerprint import DRAWS
+from .engine_facts import engine_facts
+from .fingerprint import without_new_facts
 from .setup import Setup
 
 
@@ -35,8 +35,6 @@ def check_fingerprint(
     if setup.config.study.population is None and "population" in stored and kept:
         population = int(stored["population"])
     facts = without_new_facts(setup.fingerprint(population, stored_start(study)), stored, kept)
-    if kept and stored and DRAWS not in stored:
-        facts.pop(DRAWS, None)
     facts |= engine_facts(choice, stored, kept)
     store_or_check_fingerprint(study, facts, store=choice is not None, begun=begun)
     return population

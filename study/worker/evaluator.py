@@ -17,6 +17,7 @@ from storage.trials import KIND
 from study.cli.interrupts import Interrupts
 from study.search.ascent.jobs import KEPT_OUT_LOSS, CheckpointJob, StepJob
 from study.search.jobs import Job
+from study.search.state import LOSS
 from study.search.stored_scores import answers_of
 from study.setup.setup import Setup
 
@@ -104,7 +105,7 @@ class Evaluator:
         step = self._steps.take(job)
         result = {
             "objective": step.probability,
-            "loss": step.loss,
+            LOSS: step.loss,
             "asked": step.asked,
             "questions": self._setup.search.questions,
             "seconds": _rounded({"ask": started - ask_time, "step": time.perf_counter() - started}),

@@ -24,7 +24,7 @@ from storage.database.database import open_storage
 from storage.studies import find_study
 from storage.trials import Trials
 from study.monitors.dashboard_figures import figures
-from study.monitors.dashboard_note import DashboardNote, note
+from study.monitors.dashboard_note import note
 from tests.support.commands import command, write_study
 from tests.support.paths import ROOT
 from tests.support.sleeping_study import NAME, run, tiny_config, tiny_dict, tiny_setup
@@ -89,10 +89,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("study")
     url, config = f"sqlite:///{folder}/study.db", tiny_config(TRIALS, POPULATION)
     assert run(url, config)
-    storage = open_storage(url)
-    stored = find_study(storage, NAME)
-    monitor = DashboardNote(tiny_setup(config), storage, stored, POPULATION)
-    monitor.on_generation(Trials(storage, stored).all())
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_dict(TRIALS, POPULATION, wide=False)))
     return str(path), url

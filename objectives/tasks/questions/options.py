@@ -60,9 +60,10 @@ class Options:
     @cached_property
     def numbers(self) -> tuple[int, ...]:
         """The numbers of the last numbered list, or of a scale ("1 to 5"); or empty."""
-        if _is_ambiguous(self._text):
+        marks = [(match.start(), _number(match)) for match in _NUMBER.finditer(self._text)]
+        if _is_ambiguous(self._text, marks):
             return ()
-        return _listed(self._text) or _scale(self._text) or _inline(self._text)
+        return _listed(self._text, marks) or _scale(self._text) or _inline(self._text)
 
     @cached_property
     def letters(self) -> str:
@@ -75,9 +76,8 @@ class Options:
         return not self.numbers and not self.letters and _has_list(self._text)
 
 
-def _listed(text: str) -> tuple[int, ...]:
+def _listed(text: str, marks: Sequence[Mark]) -> tuple[int, ...]:
     plain = [(match.start(), int(match[1])) for match in _PLAIN.finditer(text)]
-    marks = [(match.start(), _number(match)) for match in _NUMBER.finditer(text)]
     old, new = _ascending(plain), _ascending(marks)
     if new and new[0][1] in (0, 1) and (not old or new[0][0] > old[-1][0]):
         return tuple(number for _, number in new)
@@ -86,10 +86,9 @@ def _listed(text: str) -> tuple[int, ...]:
     return _shuffled(plain) or _shuffled(marks) or (() if old else _earlier(marks))
 
 
-def _is_ambiguous(text: str) -> bool:
+def _is_ambiguous(text: str, marks: Sequence[Mark]) -> bool:
     """Return whether the line before the last list has the list's first number too, so that this
     number names two options."""
-    marks = [(match.start(), _number(match)) for match in _NUMBER.finditer(text)]
     last = _ascending(marks)
     place = len(marks) - len(last) - 1
     if not last or place < 0 or marks[place][1] != last[0][1]:

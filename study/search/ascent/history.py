@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from storage.trials import GENERATION, SLOT, TrialRecord
+from storage.trials import GENERATION, RESULT, SLOT, TrialRecord
 from study.search.history import search_trials
-from study.search.state import ASCENT, is_step
+from study.search.state import LOSS, is_step
 
-from .jobs import CHECKPOINT_INTERVAL, KEPT_OUT_LOSS, STEPS
+from .jobs import CHECKPOINT_INTERVAL, checkpoints, kept_out_loss
 
 _GRADIENT_COST = 3
 """The cost of the gradient of a question's loss, in forward passes: one forward pass, and one
@@ -56,31 +56,29 @@ class AscentHistory:
         steps = [r for r in search_trials(records) if is_step(r)]
         if not steps:
             return None
-        checkpoints = [r for r in records if r.complete and ASCENT in r.attributes]
+        by_place = checkpoints(records)
         curves = {}
         for ascent in sorted({r.attributes[SLOT] for r in steps}):
             own = [r for r in steps if r.attributes[SLOT] == ascent]
             losses = [
-                float(r.attributes["result"]["loss"])
+                float(r.attributes[RESULT][LOSS])
                 for r in sorted(own, key=lambda r: int(r.attributes[GENERATION]))
             ]
-            points = {
-                int(r.attributes[STEPS]): r
-                for r in checkpoints
-                if r.attributes[ASCENT] == ascent and r.attributes[STEPS] <= len(losses)
-            }
-            curves[ascent] = AscentCurve(
-                losses, [_checkpoint(points[steps], losses) for steps in sorted(points)]
-            )
-        asked = _GRADIENT_COST * sum(r.attributes["result"]["asked"] for r in steps)
-        return cls(curves, asked + sum(r.attributes["result"]["asked"] for r in checkpoints))
+            points = [
+                _checkpoint(steps_taken, by_place[steps_taken, own_ascent], losses)
+                for steps_taken, own_ascent in sorted(by_place)
+                if own_ascent == ascent and steps_taken <= len(losses)
+            ]
+            curves[ascent] = AscentCurve(losses, points)
+        asked = _GRADIENT_COST * sum(r.attributes[RESULT]["asked"] for r in steps)
+        return cls(curves, asked + sum(r.attributes[RESULT]["asked"] for r in by_place.values()))
 
     @property
     def best(self) -> tuple[int, Checkpoint] | None:
         """The ascent and the checkpoint with the lowest loss on the questions that are kept out;
         None before the first checkpoint."""
         pairs = [(a, point) for a, curve in self.ascents.items() for point in curve.checkpoints]
-        return min(pairs, key=lambda pair: (pair[1].kept_out_loss, pair[1].steps), default=None)
+        return min(pairs, key=lambda p: (p[1].kept_out_loss, p[1].steps, p[0]), default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the history in the format of report.json."""
@@ -96,11 +94,10 @@ class AscentHistory:
         }
 
 
-def _checkpoint(record: TrialRecord, losses: Sequence[float]) -> Checkpoint:
-    steps = int(record.attributes[STEPS])
+def _checkpoint(steps: int, record: TrialRecord, losses: Sequence[float]) -> Checkpoint:
     return Checkpoint(
         steps,
         statistics.fmean(losses[max(0, steps - CHECKPOINT_INTERVAL) : steps]),
-        float(record.attributes["result"][KEPT_OUT_LOSS]),
+        kept_out_loss(record),
         float(record.value or 0.0),
     )

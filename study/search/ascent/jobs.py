@@ -139,14 +139,22 @@ class AscentJobs(Jobs):
         return self._steps
 
 
-def _checkpoint_losses(records: Sequence[TrialRecord]) -> dict[tuple[int, int], float]:
-    """Return the loss of each checkpoint, by its number of steps and its ascent."""
-    losses: dict[tuple[int, int], float] = {}
+def checkpoints(records: Sequence[TrialRecord]) -> dict[tuple[int, int], TrialRecord]:
+    """Return the complete checkpoints, by their number of steps and their ascent."""
+    by_place: dict[tuple[int, int], TrialRecord] = {}
     for record in records:
         if record.complete and ASCENT in record.attributes:
-            place = record.attributes[STEPS], record.attributes[ASCENT]
-            losses.setdefault(place, float(record.attributes[RESULT][KEPT_OUT_LOSS]))
-    return losses
+            by_place.setdefault((record.attributes[STEPS], record.attributes[ASCENT]), record)
+    return by_place
+
+
+def kept_out_loss(checkpoint: TrialRecord) -> float:
+    """Return the loss of a checkpoint on the questions that are kept out of the batches."""
+    return float(checkpoint.attributes[RESULT][KEPT_OUT_LOSS])
+
+
+def _checkpoint_losses(records: Sequence[TrialRecord]) -> dict[tuple[int, int], float]:
+    return {place: kept_out_loss(record) for place, record in checkpoints(records).items()}
 
 
 def _has_converged(ascent: int, losses: Mapping[tuple[int, int], float]) -> bool:
