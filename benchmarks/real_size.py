@@ -83,7 +83,8 @@ def save_tokenizer(folder: Path) -> None:
     made.save_pretrained(folder)
 
 
-def make_questions(folder: Path) -> None:
+def make_questions(folder: Path, times: int = 1) -> None:
+    """CHOICE and RETRIEVAL questions, so many times."""
     rng = random.Random(0)
 
     def words(count: int) -> str:
@@ -102,14 +103,14 @@ def make_questions(folder: Path) -> None:
         template = {"preamble": words(shared) + "\n", "turn": "{{ question }}\nanswer\n"}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(template))
         with (folder / f"{name}.jsonl").open("w") as file:
-            for _ in range(count):
+            for _ in range(times * count):
                 labels = rng.sample(list(options), 3)
                 label: Any = labels[0] if name == "choice" else labels
                 row = {"input_field": question(own, options), "output_field": label}
                 file.write(json.dumps(row) + "\n")
 
 
-def make(folder: Path, layers: int) -> None:
+def make(folder: Path, layers: int, times: int = 1) -> None:
     if (folder / "choice.jsonl").exists():
         return
     began = time.monotonic()
@@ -123,5 +124,5 @@ def make(folder: Path, layers: int) -> None:
     for process in crew:
         process.join()
         assert process.exitcode == 0
-    make_questions(folder)
+    make_questions(folder, times)
     print(f"models and questions made in {time.monotonic() - began:.0f} s", flush=True)

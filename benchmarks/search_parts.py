@@ -32,7 +32,7 @@ class RandomReplay(Replay):
 
 
 class RandomRules(SearchRules):
-    def sampler(self, population: int, begin: Any = None) -> ReplaySampler:
+    def sampler(self, population: int, *_: Any) -> ReplaySampler:
         space, seed = self.genome.space, self.config.study.seed
         start = start_of(space, seed, False)
         return ReplaySampler(RandomReplay(space, seed, population, 1 / 6, start), space)
@@ -109,7 +109,7 @@ class CoarseReplay(Replay):
 class CoarseRules(SearchRules):
     stages: Sequence[tuple[int, int]] = ()
 
-    def sampler(self, population: int, begin: Any = None) -> ReplaySampler:
+    def sampler(self, population: int, *_: Any) -> ReplaySampler:
         space, seed = self.genome.space, self.config.study.seed
         kind = type("Staged", (CoarseReplay,), {"stages": self.stages})
         made = kind(space, seed, population, 1 / 6, start_of(space, seed, False))
