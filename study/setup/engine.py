@@ -49,6 +49,8 @@ class EngineChoice:
     """This engine's share of the host's memory in bytes; None if it runs alone."""
     threads: int | None = None
     """The stored number of CPU threads; None leaves torch's setting unchanged."""
+    by_gradient: bool = False
+    """Whether the search follows a gradient."""
     differences: Mapping[str, float] | None = None
     """The step of each merge parameter for its finite difference; None without gradient search."""
     generation_ends: bool = True
@@ -73,7 +75,9 @@ class EngineChoice:
     @property
     def checks_values(self) -> bool:
         """Whether the engine itself checks the sources for values that are not finite."""
-        return self.kind == "vllm" and self.device == "cuda"
+        if self.kind == "vllm":
+            return self.device == "cuda"
+        return self.by_gradient and self._has_store
 
     @property
     def signature(self) -> str:
@@ -121,10 +125,15 @@ class EngineChoice:
 
         return GradientEngine(*(sources, self.differences, *common[1:]), store=self._store(sources))
 
+    @property
+    def _has_store(self) -> bool:
+        """Whether a gradient search keeps its sources in memory, where they are also checked."""
+        return not self.on_cpu and self.config.sources != "file"
+
     def _store(self, sources: "Sources") -> "Store | None":
         """Return the store for the sources of a gradient search; None to read them from files."""
         place = self.config.sources
-        if self.on_cpu or place == "file":
+        if not self._has_store:
             return None
         from objectives.merge.stores import Resident, Streamed, size
 
@@ -214,7 +223,7 @@ def choose_engine(config: StudyConfig, kind: str | None = None, probe: bool = Tr
     dtype = engine.dtype or ("float32" if on_cpu else "bfloat16")
     batch_tokens = engine.batch_tokens or (4096 if on_cpu else GPU_BATCH_TOKENS)
     method = config.genome.merge_method
-    return EngineChoice(kind, device, dtype, batch_tokens, engine, method)
+    return EngineChoice(kind, device, dtype, batch_tokens, engine, method, by_gradient=by_gradient)
 
 
 def _check_vllm(config: EngineConfig, device: str, has_gpu: bool, has_vllm: bool) -> None:
