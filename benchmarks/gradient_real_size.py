@@ -74,7 +74,7 @@ def measure(file: Path, steps: int, engine: GradientEngine | None) -> GradientEn
     def step(number: int) -> Any:
         batch = batches.at(number)
         chosen = [by_task[item.task][item.question] for item in batch]
-        return engine.step(recipe, chosen, [item.weight for item in batch], Loss("all", 1.0))
+        return engine.step(recipe, chosen, [item.weight for item in batch], Loss())
 
     first = timed(lambda: step(0))
     torch.cuda.reset_peak_memory_stats()

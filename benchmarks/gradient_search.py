@@ -47,6 +47,7 @@ class Variant:
     filters: str = ""
     method: str = ""
     loss: str = "all"
+    q: float = 0.0
     temperature: float = 1.0
     rate: float = 0.03
     batch: int = 96
@@ -96,7 +97,7 @@ class Search:
         self.kept_shares = question_shares(kept.tasks) if kept.questions else []
         ids = [[question.id for question in task.questions] for task in read.tasks]
         self.batches = Batches(ids, question_shares(read.tasks), variant.batch, seed)
-        self.loss = Loss(variant.loss, variant.temperature)  # type: ignore[arg-type]
+        self.loss = Loss(variant.loss, variant.q, variant.temperature)  # type: ignore[arg-type]
         self.asked, self.seconds = 0, 0.0
         steps = _affordable(budget, 3 * variant.batch, kept.questions, variant.every)
         bounds = {name: (r.low, r.high) for name, r in setup.genome.space.items()}

@@ -1,6 +1,8 @@
 """Write a merge as a Hugging Face folder, from the same stream that engines load."""
 
+import importlib.util
 import json
+import logging
 import math
 import shutil
 from collections.abc import Iterator, Mapping
@@ -21,8 +23,10 @@ from objectives.files.model_files import (
     TOKENIZER_FILES,
     read_json,
 )
+from objectives.merge.catalogue import METHODS
 from objectives.merge.mergekit_yaml import to_mergekit
 from objectives.merge.recipe import MergeRecipe
+from objectives.merge.stores import Streamed
 from objectives.merge.stream import MergeStream
 from objectives.models.checkpoint import Checkpoint
 from objectives.models.fingerprint import fingerprints
@@ -32,6 +36,8 @@ from objectives.models.vocabulary import BASE, UNION
 
 from .manifest import MERGEKIT_FILE, RECIPE_FILE, SUMS_FILE, read_sums, write_manifest
 from .target import replace_atomically, resolve_target
+
+log = logging.getLogger(__name__)
 
 SHARD_BYTES = 5_000_000_000
 
@@ -120,16 +126,46 @@ def _write_weights(
     shard_bytes: int,
 ) -> None:
     shards = _plan_shards(sizes, shard_bytes)
-    tensors = MergeStream(sources).tensors(recipe)
-    for file, names in shards.items():
-        save_file(_take(tensors, names), folder / file, metadata={"format": "pt"})
-        (folder / file).chmod(0o644)  # safetensors writes files with mode 0600
+    log.info("writing the merge, %.1f GB", sum(sizes.values()) / 1e9)
+    if not (_can_use_gpu(recipe) and _write_from_gpu(recipe, sources, folder, shards)):
+        _write_shards(MergeStream(sources), recipe, folder, shards)
     if len(shards) > 1:
         index = {
             "metadata": {"total_size": sum(sizes.values())},
             "weight_map": {name: file for file, names in shards.items() for name in names},
         }
         write_json(folder / "model.safetensors.index.json", index)
+
+
+def _can_use_gpu(recipe: MergeRecipe) -> bool:
+    """Return whether a GPU computes the merge, with the same bits as a CPU and much faster."""
+    has_kernel = METHODS[recipe.method].has_kernel and importlib.util.find_spec("triton")
+    return bool(has_kernel) and torch.cuda.is_available()
+
+
+def _write_from_gpu(
+    recipe: MergeRecipe, sources: Sources, folder: Path, shards: Mapping[str, list[str]]
+) -> bool:
+    """Merge on the GPU; return False if it has too little free memory."""
+    try:
+        stream = MergeStream(sources, Streamed(sources, torch.device("cuda"), pinned=False))
+        try:
+            _write_shards(stream, recipe, folder, shards)
+        finally:
+            stream.close()
+    except torch.OutOfMemoryError:
+        log.warning("too little GPU memory is free to write the merge; it is computed on the CPU")
+        return False
+    return True
+
+
+def _write_shards(
+    stream: MergeStream, recipe: MergeRecipe, folder: Path, shards: Mapping[str, list[str]]
+) -> None:
+    tensors = stream.tensors(recipe)
+    for file, names in shards.items():
+        save_file(_take(tensors, names), folder / file, metadata={"format": "pt"})
+        (folder / file).chmod(0o644)  # safetensors writes files with mode 0600
 
 
 def _plan_shards(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
@@ -155,7 +191,7 @@ def _take(tensors: Iterator[tuple[str, Tensor]], names: list[str]) -> dict[str, 
     for expected in names:
         name, tensor = next(tensors)
         assert name == expected
-        shard[name] = tensor.contiguous()
+        shard[name] = tensor.cpu().contiguous()
     return shard
 
 

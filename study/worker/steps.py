@@ -48,7 +48,7 @@ class StepTaker:
     def __init__(self, engine: GradientEngine, rules: SearchRules) -> None:
         self._engine, self._rules = engine, rules
         self._search = rules.config.search
-        self._loss = Loss(self._search.loss)
+        self._loss = Loss(self._search.loss, self._search.loss_q)
 
     def take(self, job: StepJob) -> StepResult:
         """Return the result of a step. Raises EngineError, and TaskError if a task has no text to

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Kind = Literal["all", "options", "sharp", "probability"]
+Kind = Literal["all", "options"]
 
 
 @dataclass(frozen=True)
@@ -53,37 +53,35 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of a lesson, as a function of the scores of its alternatives.
+    """The generalized cross-entropy of the right answer (Zhang and Sabuncu 2018), (1 - p^q) / q.
 
-    - `all`: -log p, where p is the probability of the right alternatives among all texts
-    - `options`: -log q, where q is their probability among the lesson's alternatives, the softmax
-      of the scores divided by `temperature`
-    - `sharp`: -q
-    - `probability`: -p
+    p is the probability of the right alternatives: among all texts if `kind` is `all`, else among
+    the lesson's alternatives, which is the softmax of their scores divided by `temperature`. A
+    lesson with a single alternative always uses `all`; among the alternatives its p would be 1.
 
-    A lesson with a single alternative always uses `all`; its q would be 1. The loss of a lesson
+    With q = 0 the loss is -log p, which has no upper bound, so a few answers that are far from
+    right can outweigh all others. With q = 1 it is 1 - p, the expected error. The loss of a lesson
     that is not rising is p, because log p has no lower bound.
     """
 
     kind: Kind = "all"
+    q: float = 0.0
     temperature: float = 1.0
 
     def of(self, scores_QA: Tensor, lessons: Sequence[Lesson]) -> Tensor:
         """Return the loss of each lesson, [Q]. A score of -inf is padding."""
         right_QA = _right(scores_QA, lessons)
         logp_Q = scores_QA.masked_fill(~right_QA, -torch.inf).logsumexp(dim=1)
-        loss_Q = -logp_Q
-        single_Q = _mask([len(lesson.alternatives) == 1 for lesson in lessons], scores_QA)
         rising_Q = _mask([lesson.rising for lesson in lessons], scores_QA)
-        if self.kind in ("options", "sharp"):
+        falling_Q = logp_Q.exp()
+        if self.kind == "options":
+            single_Q = _mask([len(lesson.alternatives) == 1 for lesson in lessons], scores_QA)
             tempered_QA = scores_QA / self.temperature
-            logq_Q = tempered_QA.masked_fill(~right_QA, -torch.inf).logsumexp(dim=1)
-            logq_Q = logq_Q - tempered_QA.logsumexp(dim=1)
-            among_Q = -logq_Q if self.kind == "options" else -logq_Q.exp()
-            loss_Q = torch.where(single_Q, loss_Q, among_Q)
-        elif self.kind == "probability":
-            loss_Q = torch.where(single_Q, loss_Q, -logp_Q.exp())
-        return torch.where(rising_Q, loss_Q, logp_Q.exp())
+            among_Q = tempered_QA.masked_fill(~right_QA, -torch.inf).logsumexp(dim=1)
+            among_Q = among_Q - tempered_QA.logsumexp(dim=1)
+            logp_Q = torch.where(single_Q, logp_Q, among_Q)
+        loss_Q = -torch.expm1(self.q * logp_Q) / self.q if self.q else -logp_Q
+        return torch.where(rising_Q, loss_Q, falling_Q)
 
 
 def probabilities(scores_QA: Tensor, lessons: Sequence[Lesson]) -> Tensor:

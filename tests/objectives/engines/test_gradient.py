@@ -97,7 +97,9 @@ def test_a_step_agrees_with_differences_of_the_whole_objective(
     assert np.linalg.norm((ours - theirs) * width) < 1e-2 * np.linalg.norm(theirs * width)
 
 
-@pytest.mark.parametrize("loss", [Loss(), Loss("options"), Loss("sharp", 0.3), Loss("probability")])
+@pytest.mark.parametrize(
+    "loss", [Loss(), Loss("options"), Loss("options", 1.0, 0.3), Loss("all", 0.7)]
+)
 def test_packed_rows_and_padded_batches_give_the_same_step(
     loss: Loss, family: dict[str, Path]
 ) -> None:
@@ -185,8 +187,10 @@ def test_losses_are_what_they_say() -> None:
 
     assert of(Loss()) == pytest.approx(-np.log(0.2))
     assert of(Loss("options")) == pytest.approx(-np.log(0.2 / 0.8))
-    assert of(Loss("probability")) == pytest.approx(-0.2)
-    assert of(Loss("sharp", 1.0)) == pytest.approx(-0.2 / 0.8)
+    assert of(Loss("all", 1.0)) == pytest.approx(1 - 0.2)
+    assert of(Loss("all", 0.5)) == pytest.approx((1 - 0.2**0.5) / 0.5)
+    assert of(Loss("all", 1e-6)) == pytest.approx(-np.log(0.2), rel=1e-4)
+    assert of(Loss("options", 1.0)) == pytest.approx(1 - 0.2 / 0.8)
     assert of(Loss(), replace(lesson, rising=False)) == pytest.approx(0.2)
 
 

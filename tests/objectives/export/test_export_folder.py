@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from objectives.errors import ExportError
+from objectives.export import export as module
 from objectives.export.export import changed_weights, export, is_export_of
 from objectives.export.manifest import EXPORTING, MANIFEST_FILE, recorded
 from objectives.export.target import remove_leftovers
@@ -350,3 +352,27 @@ def test_the_manifest_lists_every_file_of_an_export(write: Write, tmp_path: Path
     files = everything(out)
     del files[MANIFEST_FILE]
     assert data["files"] == {n: hashlib.sha256(text).hexdigest() for n, text in files.items()}
+
+
+def test_a_merge_is_written_by_the_cpu_if_the_gpu_has_too_little_memory(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    expected = everything(write(tmp_path / "cpu"))
+    monkeypatch.setattr(module, "_can_use_gpu", lambda recipe: True)
+    monkeypatch.setattr(module, "Streamed", no_memory)
+    assert everything(write(tmp_path / "gpu")) == expected
+
+
+@pytest.mark.gpu
+def test_a_merge_that_the_gpu_computes_is_written_with_the_same_bytes(
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"weight": (((0.7,), (0.4,)),), "density": (((0.6,), (0.8,)),)}
+    recipe = MergeRecipe("dare_ties", ("x", "y"), "base", sources.num_layers, values)
+    names = dict.fromkeys(sources.checkpoints, "m")
+    by_gpu = everything(export(recipe, sources, names, tmp_path / "gpu", "c"))
+    monkeypatch.setattr(module, "_can_use_gpu", lambda recipe: False)
+    assert everything(export(recipe, sources, names, tmp_path / "cpu", "c")) == by_gpu
