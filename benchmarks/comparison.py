@@ -39,6 +39,7 @@ from study.config.schema import StudyConfig
 from study.search.ascent.jobs import LAST_STEPS
 from study.search.rules import SearchRules
 from study.search.sampler import Replay, ReplaySampler
+from study.search.state import LOSS
 from study.setup.engine import EngineChoice
 from study.setup.setup import Setup, build
 from study.verdict.judge import Judgement, judge
@@ -118,6 +119,10 @@ WAYS: dict[str, Way] = {
     "gradient, then CMA-ES": Way(search={"algorithm": "gradient"}, then="CMA-ES"),
     "fine gradient": Way(FINE, {"algorithm": "gradient"}),
     "fine gradient, options": Way(FINE, {"algorithm": "gradient", "loss": "options"}),
+    "gradient, q 0.7": Way(search={"algorithm": "gradient", "loss_q": 0.7}),
+    "gradient, q 1": Way(search={"algorithm": "gradient", "loss_q": 1.0}),
+    "fine gradient, q 0.7": Way(FINE, {"algorithm": "gradient", "loss_q": 0.7}),
+    "fine gradient, q 1": Way(FINE, {"algorithm": "gradient", "loss_q": 1.0}),
 }
 
 
@@ -283,13 +288,13 @@ def _judged(worker: Worker) -> Judgement:
 
 def _asked(worker: Worker) -> int:
     """The questions that the search asked, a gradient step's three times."""
-    total, batch = 0, worker.setup.rules.batch
+    total = 0
     for record in worker.trials.all():
         if not record.complete or record.baseline or "after" in record.attributes:
             continue
-        result = record.attributes.get("result") or {}
-        by_step = "loss" in record.attributes and "asked" not in result
-        total += BACKWARD * batch if by_step else int(result.get("asked", 0))
+        result = record.attributes["result"]
+        times = BACKWARD if LOSS in result else 1
+        total += times * int(result["asked"])
     return total
 
 
