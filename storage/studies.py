@@ -101,7 +101,7 @@ def store_or_check_fingerprint(
         return
     if not stored:
         raise StudyMismatch(
-            f"the stored study {name} was not created by merge-study; choose another study.name"
+            f"the stored study {name} belongs to another program; choose another study.name"
         )
     if differences := _differences(stored, fingerprint):
         lines = "\n".join(f"  {line}" for line in differences)
@@ -132,7 +132,7 @@ def find_study(storage: Database, name: str, besides: str | None = None) -> optu
         return study
     if has_trials(study):
         raise StorageError(
-            f"study {name} in {redacted(storage.url)} was not created by merge-study; choose "
+            f"study {name} in {redacted(storage.url)} belongs to another program; choose "
             "another study.name"
         )
     raise StorageError(

@@ -29,6 +29,7 @@ def listing(program: str) -> str:
             "",
             f"{program} COMMAND --help describes the options of a command; --version shows the "
             "version.",
+            "Each command is a module too: python -m study.run, python -m study.report, ...",
         ]
     )
 

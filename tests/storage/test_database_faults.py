@@ -332,7 +332,7 @@ def test_a_study_of_another_program_is_refused(database: str) -> None:
         find_study(storage, "theirs")
     theirs.set_user_attr("fingerprint", "sha256")
     theirs.add_trial(optuna.trial.create_trial(value=1.0))
-    with pytest.raises(StorageError, match=r"study theirs in .* was not created by merge-study"):
+    with pytest.raises(StorageError, match=r"study theirs in .* belongs to another program"):
         find_study(storage, "theirs")
     with pytest.raises(StorageError, match=r"no study ours in .*; its studies are theirs$"):
         find_study(storage, "ours")
