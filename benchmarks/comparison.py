@@ -28,7 +28,7 @@ import torch
 from benchmarks.search_parts import RandomSetup
 from objectives.engines.engine import Answer, Engine, Prompt
 from objectives.engines.gradient.engine import GradientEngine
-from objectives.engines.gradient.lessons import Lesson, Loss
+from objectives.engines.gradient.examples import Example, Loss
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.stores import Resident
 from objectives.models.sources import Sources
@@ -149,8 +149,8 @@ class RememberingEngine:
         self._wanted = self._loaded = recipe
         return self._engine.step(recipe, *rest)
 
-    def losses(self, lessons: Sequence[Lesson], loss: Loss) -> list[float]:
-        return self._current().losses(lessons, loss)
+    def losses(self, examples: Sequence[Example], loss: Loss) -> list[float]:
+        return self._current().losses(examples, loss)
 
     def close(self) -> None:
         """Leave the engine for the next study."""
@@ -206,9 +206,9 @@ def _trials(setup: Setup, questions: int) -> int:
     if not rules.by_gradient:
         population = rules.population()
         return max(1, int(questions / (rules.share * count)) // population) * population
-    kept_out = count - rules.learned_questions
+    validation = count - rules.learned_questions
     steps = questions // (BACKWARD * rules.batch)
-    while steps * BACKWARD * rules.batch + math.ceil(steps / 4) * kept_out > questions:
+    while steps * BACKWARD * rules.batch + math.ceil(steps / 4) * validation > questions:
         steps -= 1
     return steps
 

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from objectives.engines.gradient.engine import GradientEngine
-from objectives.engines.gradient.lessons import Lesson, Loss
+from objectives.engines.gradient.examples import Example, Loss
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.stores import Resident
 from objectives.scoring import QuestionSet, Scores
-from objectives.tasks.targets import kept_out, lessons, question_shares
+from objectives.tasks.examples import examples, question_shares, validation_split
 from study.config.load import load_config
 from study.search.ascent.ascent import Ascent, Hyperparameters
 from study.search.ascent.batches import Batches
@@ -86,14 +86,14 @@ class Search:
     ) -> None:
         self.genome, self.engine, self.variant = setup.genome, engine, variant
         tasks, tokenizer = setup.search.tasks, setup.search.tokenizer
-        pairs = [kept_out(task.questions, variant.kept) for task in tasks]
+        pairs = [validation_split(task.questions, variant.kept) for task in tasks]
         read, kept = (
             QuestionSet(
                 [t.with_questions(p[part]) for t, p in zip(tasks, pairs, strict=True)], tokenizer
             )
             for part in (0, 1)
         )
-        self.kept, self.lessons_TQ, self.kept_lessons = kept, _lessons(read), _lessons(kept)
+        self.kept, self.examples_TQ, self.kept_examples = kept, _examples(read), _examples(kept)
         self.kept_shares = question_shares(kept.tasks) if kept.questions else []
         ids = [[question.id for question in task.questions] for task in read.tasks]
         self.batches = Batches(ids, question_shares(read.tasks), variant.batch, seed)
@@ -110,7 +110,7 @@ class Search:
         """Step after step: how many, the batch's loss, and the point that the step leads to."""
         while not self.ascent.finished:
             batch, point = self.batches.at(self.ascent.step), self.ascent.params
-            chosen = [self.lessons_TQ[item.task][item.question] for item in batch]
+            chosen = [self.examples_TQ[item.task][item.question] for item in batch]
             weights = [item.weight for item in batch]
             began = time.perf_counter()
             step = self.engine.step(self.genome.recipe(point), chosen, weights, self.loss)
@@ -124,7 +124,7 @@ class Search:
         """The scores of the part kept out unless only its loss is compared, and that loss."""
         self.engine.load(self.genome.recipe(point))
         self.asked += self.kept.questions
-        flat = [lesson for of_task in self.kept_lessons for lesson in of_task]
+        flat = [example for of_task in self.kept_examples for example in of_task]
         shares = [share for of_task in self.kept_shares for share in of_task]
         loss = float(np.dot(self.engine.losses(flat, self.loss), shares))
         only_loss = self.variant.by in ("loss", "last")
@@ -149,9 +149,9 @@ def start_of(genome: Genome, name: str) -> dict[str, float]:
     }
 
 
-def _lessons(exam: QuestionSet) -> list[list[Lesson]]:
+def _examples(exam: QuestionSet) -> list[list[Example]]:
     pairs = zip(exam.tasks, exam.prompts_of_tasks, strict=True)
-    return [lessons(task, prompts_Q, exam.tokenizer) for task, prompts_Q in pairs]
+    return [examples(task, prompts_Q, exam.tokenizer) for task, prompts_Q in pairs]
 
 
 def searched(search: Search, held_out: QuestionSet, curve: bool) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from objectives.merge.stream import MergeStream
 from objectives.models.layout import TensorInfo
 
 from . import contraction
-from .slots import SCALE, RecipeGradient, Slot, constant_recipe, slots
 from .tallies import NormTables
+from .variables import SCALE, RecipeGradient, Variable, constant_recipe, variables
 from .variants import clamped_densities, variants
 
 TensorsByModel = Mapping[str, Tensor]
@@ -62,7 +62,7 @@ class Derivatives:
     def begin(self, recipe: MergeRecipe) -> None:
         """Prepare for the gradients of one merge's tensors."""
         self._recipe, self._parts = recipe, []
-        self._slots = slots(recipe, self._steps)
+        self._variables = variables(recipe, self._steps)
         self._fused = METHODS[recipe.method].has_kernel and len(recipe.models) <= _MAX_MODELS
         self._models = [model for model in recipe.models if model != recipe.base]
         infos = list(self._infos.values())
@@ -70,7 +70,9 @@ class Derivatives:
             self._widths = np.array([[b - a for a, b in self._endpoints(i)] for i in infos])
             return
         self._compute_l1_norms(infos)
-        merge_variants = variants(recipe, infos, self._slots, self._steps, self._norm_tables.tables)
+        merge_variants = variants(
+            recipe, infos, self._variables, self._steps, self._norm_tables.tables
+        )
         self._widths = merge_variants.widths
         device = self._stream._store.device
         arrays = (merge_variants.numbers, merge_variants.thresholds, merge_variants.shares)
@@ -85,7 +87,7 @@ class Derivatives:
         Raises MergeError.
         """
         info, recipe = self._infos[name], self._recipe
-        if not self._slots:
+        if not self._variables:
             return
         setting = recipe.at(name, info.layer)
         base = [] if recipe.base is None else [recipe.base]
@@ -106,7 +108,7 @@ class Derivatives:
         for (name, _), row_P in zip(self._parts, parts_P, strict=True):
             widths_P = self._widths[self._row[name]]
             slopes_P = np.divide(row_P, widths_P, out=np.zeros_like(row_P), where=widths_P > 0)
-            partials = dict(zip(self._slots, slopes_P.tolist(), strict=True))
+            partials = dict(zip(self._variables, slopes_P.tolist(), strict=True))
             gradient.accumulate(recipe, name, self._infos[name].layer, partials)
         self._parts = []
         return gradient
@@ -157,8 +159,8 @@ class Derivatives:
         for m, model in enumerate(self._models):
             index = recipe.models.index(model)
             numbers[:, 2 * M + m] = self._trim_threshold(info, by_model, model, densities[index])
-            if (slot := Slot("density", index)) in self._slots:
-                p = self._slots.index(slot)
+            if (variable := Variable("density", index)) in self._variables:
+                p = self._variables.index(variable)
                 for v, value in enumerate(
                     clamped_densities(densities[index], self._steps["density"])
                 ):
@@ -194,9 +196,9 @@ class Derivatives:
         It is float64, [P], and not divided by the widths.
         """
         slope, parts = gradient.double(), []
-        for slot, (low, high) in zip(self._slots, self._endpoints(info), strict=True):
+        for variable, (low, high) in zip(self._variables, self._endpoints(info), strict=True):
             if high > low:
-                above, below = (self._merged(info, by_model, slot, end) for end in (high, low))
+                above, below = (self._merged(info, by_model, variable, end) for end in (high, low))
                 parts.append((slope * (above - below)).sum())
             else:
                 parts.append(slope.new_zeros(()))
@@ -207,31 +209,31 @@ class Derivatives:
         recipe = self._recipe
         numbers, shared = _numbers(recipe, info)
         pairs = []
-        for slot in self._slots:
-            value, step = _value(recipe, numbers, shared, slot), self._steps[slot.name]
-            lowest, highest = _limits(recipe, numbers, slot, step)
+        for variable in self._variables:
+            value, step = _value(recipe, numbers, shared, variable), self._steps[variable.name]
+            lowest, highest = _limits(recipe, numbers, variable, step)
             pairs.append((max(value - step, lowest), min(value + step, highest)))
         return pairs
 
     def _merged(
-        self, info: TensorInfo, by_model: TensorsByModel, slot: Slot, value: float
+        self, info: TensorInfo, by_model: TensorsByModel, variable: Variable, value: float
     ) -> Tensor:
         """Return the merged tensor with one parameter set to `value`, as float64."""
         recipe = self._recipe
         numbers, shared = _numbers(recipe, info)
         if METHODS[recipe.method].pairwise:
             first, second, _ = slerp_pair(numbers["t"])
-            values = _replace(numbers["t"], slot.model, value)
+            values = _replace(numbers["t"], variable.model, value)
             t = slerp_pair((values[first], values[second]))[2]
             share = t if values[first] >= values[second] else 1 - t
             setting = Setting((recipe.models[first], recipe.models[second]), t=share)
             return self._stream._merge(recipe, setting, info, by_model).double()
-        if slot.name == SCALE:
+        if variable.name == SCALE:
             recipe = dataclasses.replace(recipe, scale=value)
-        elif slot.model is None:
-            shared[slot.name] = value
+        elif variable.model is None:
+            shared[variable.name] = value
         else:
-            numbers[slot.name] = _replace(numbers[slot.name], slot.model, value)
+            numbers[variable.name] = _replace(numbers[variable.name], variable.model, value)
         if "epsilon" in numbers and "density" in numbers:
             pairs = zip(numbers["epsilon"], numbers["density"], strict=True)
             numbers["epsilon"] = tuple(
@@ -251,25 +253,27 @@ def _value(
     recipe: MergeRecipe,
     numbers: Mapping[str, tuple[float, ...]],
     shared: Mapping[str, float],
-    slot: Slot,
+    variable: Variable,
 ) -> float:
-    if slot.name == SCALE:
+    if variable.name == SCALE:
         return recipe.scale
-    return shared[slot.name] if slot.model is None else numbers[slot.name][slot.model]
+    return (
+        shared[variable.name] if variable.model is None else numbers[variable.name][variable.model]
+    )
 
 
 def _limits(
-    recipe: MergeRecipe, numbers: Mapping[str, tuple[float, ...]], slot: Slot, step: float
+    recipe: MergeRecipe, numbers: Mapping[str, tuple[float, ...]], variable: Variable, step: float
 ) -> tuple[float, float]:
     """Return the lowest and the highest value that a parameter may have."""
-    parameter = METHODS[recipe.method].parameter(slot.name)
+    parameter = METHODS[recipe.method].parameter(variable.name)
     low, high = (-np.inf, np.inf) if parameter is None else parameter.limits
     if parameter is not None and parameter.open:
         low += _OPEN_MARGIN * step
     if parameter is not None and parameter.least:
         low = max(low, parameter.least)
-    if slot.name == "epsilon" and "density" in numbers and slot.model is not None:
-        density = numbers["density"][slot.model]
+    if variable.name == "epsilon" and "density" in numbers and variable.model is not None:
+        density = numbers["density"][variable.model]
         high = min(high, _MAX_EPSILON * density, _MAX_EPSILON * (1 - density))
     return float(low), float(high)
 

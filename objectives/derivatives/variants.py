@@ -16,8 +16,8 @@ from objectives.merge.catalogue import METHODS
 from objectives.merge.recipe import MergeRecipe
 from objectives.models.layout import TensorInfo
 
-from .slots import SCALE, Doubles, Slot
 from .tallies import MaskKey, Table
+from .variables import SCALE, Doubles, Variable
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Variants:
 def variants(
     recipe: MergeRecipe,
     infos: Sequence[TensorInfo],
-    slots: Sequence[Slot],
+    variables: Sequence[Variable],
     steps: Mapping[str, float],
     tables: Mapping[MaskKey, Table],
 ) -> Variants:
@@ -47,22 +47,26 @@ def variants(
     """
     method = METHODS[recipe.method]
     models = [m for m, label in enumerate(recipe.models) if label != recipe.base]
-    labels, T, P, M = [recipe.models[m] for m in models], len(infos), len(slots), len(models)
+    labels, T, P, M = [recipe.models[m] for m in models], len(infos), len(variables), len(models)
     rows = [recipe.values_at(info.name, info.layer) for info in infos]
     weights = _rows(rows, "weight", models, T, P)
     scale = np.full((T, P, 2), recipe.scale)
     numbers, thresholds = np.ones((T, P, 2, 3 * M + 2)), np.zeros((T, P, 2, M), np.int32)
     widths = np.zeros((T, P))
-    for p, slot in enumerate(slots):
-        if slot.name != "density":
-            target = scale[:, p] if slot.name == SCALE else weights[:, p, :, _at(models, slot)]
-            target += steps[slot.name] * np.array([1.0, -1.0])
+    for p, variable in enumerate(variables):
+        if variable.name != "density":
+            target = (
+                scale[:, p] if variable.name == SCALE else weights[:, p, :, _at(models, variable)]
+            )
+            target += steps[variable.name] * np.array([1.0, -1.0])
             widths[:, p] = target[:, 0] - target[:, 1]
     numbers[..., :M], numbers[..., 3 * M + 1] = weights, scale
     numbers[..., 3 * M] = _divisors(weights, recipe.base is not None)
     for t, m in np.ndindex(T, M) if "density" in recipe.values else ():
         density = rows[t]["density"][models[m]]
-        at = [p for p, slot in enumerate(slots) if slot == Slot("density", models[m])]
+        at = [
+            p for p, variable in enumerate(variables) if variable == Variable("density", models[m])
+        ]
         above, below = clamped_densities(density, steps.get("density", 0.0))
         widths[t, at] = above - below
         if method.drops:
@@ -89,9 +93,9 @@ def _rows(
     return np.broadcast_to(values_TM[:, None, None], (T, P, 2, len(models))).copy()
 
 
-def _at(models: list[int], slot: Slot) -> int:
-    assert slot.model is not None
-    return models.index(slot.model)
+def _at(models: list[int], variable: Variable) -> int:
+    assert variable.model is not None
+    return models.index(variable.model)
 
 
 def _divisors(weights: Doubles, has_base: bool) -> Doubles:

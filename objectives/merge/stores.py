@@ -22,7 +22,7 @@ Request = tuple[TensorInfo, Sequence[str]]
 Loaded = tuple[TensorInfo, Mapping[str, Tensor]]
 """A tensor, and the models' tensors on the device by label."""
 
-_SLOTS = 2
+_SETS = 2
 _ALIGNMENT = 512
 
 
@@ -62,10 +62,10 @@ class Resident:
         self._tensors: dict[tuple[str, str], Tensor] = {}
         finite: list[Tensor] = []
         room = max(largest(sources, label) for label in sources.checkpoints)
-        stages = [torch.empty(room, dtype=torch.uint8, pin_memory=True) for _ in range(_SLOTS)]
+        stages = [torch.empty(room, dtype=torch.uint8, pin_memory=True) for _ in range(_SETS)]
         copied = [torch.cuda.Event() for _ in stages]
         for label, info in itertools.product(sources.checkpoints, sources.layout):
-            turn = len(finite) % _SLOTS
+            turn = len(finite) % _SETS
             copied[turn].synchronize()  # one tensor is read from its file while another is copied
             read = sources.read(label, info)
             tensor = _as(stages[turn], read.dtype, read.shape).copy_(read)
@@ -101,7 +101,7 @@ class Streamed:
         """
         self.device, self._sources = device, sources
         room = {label: largest(sources, label) for label in sources.checkpoints}
-        self._slots = [_Slot(room, device, staged=not pinned) for _ in range(_SLOTS)]
+        self._buffers = [_Buffers(room, device, staged=not pinned) for _ in range(_SETS)]
         self._side = torch.cuda.Stream(device)
         self._side.wait_stream(torch.cuda.current_stream(device))  # which may still use the memory
         self._reader = ThreadPoolExecutor(1, "sources")
@@ -113,22 +113,22 @@ class Streamed:
                 check_finite(label, info.name, tensor)
 
     def walk(self, requests: Iterable[Request]) -> Iterator[Loaded]:
-        ahead: list[tuple[Future[dict[str, Tensor]], TensorInfo, _Slot]] = []
+        ahead: list[tuple[Future[dict[str, Tensor]], TensorInfo, _Buffers]] = []
         queue = iter(requests)
         while True:
-            while len(ahead) < _SLOTS and (item := next(queue, None)) is not None:
-                slot = self._slots[self._turn % _SLOTS]
+            while len(ahead) < _SETS and (item := next(queue, None)) is not None:
+                buffers = self._buffers[self._turn % _SETS]
                 self._turn += 1
-                ahead.append((self._reader.submit(self._load, slot, *item), item[0], slot))
+                ahead.append((self._reader.submit(self._load, buffers, *item), item[0], buffers))
             if not ahead:
                 return
-            loading, info, slot = ahead.pop(0)
+            loading, info, buffers = ahead.pop(0)
             by_model = loading.result()
-            slot.arrived.wait(torch.cuda.current_stream(self.device))
+            buffers.arrived.wait(torch.cuda.current_stream(self.device))
             try:
                 yield info, by_model
             finally:
-                slot.done.record(torch.cuda.current_stream(self.device))
+                buffers.done.record(torch.cuda.current_stream(self.device))
 
     def close(self) -> None:
         self._reader.shutdown(wait=True, cancel_futures=True)
@@ -137,29 +137,31 @@ class Streamed:
             for memory in self._pinned.memories:
                 _check(torch.cuda.cudart().cudaHostUnregister(memory.data_ptr()))
             self._pinned = None
-        self._slots.clear()
+        self._buffers.clear()
 
-    def _load(self, slot: "_Slot", info: TensorInfo, labels: Sequence[str]) -> dict[str, Tensor]:
-        """Queue the copies of one tensor of several models into a slot's buffers."""
+    def _load(
+        self, buffers: "_Buffers", info: TensorInfo, labels: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Queue the copies of one tensor of several models into a set of buffers."""
         by_model = {}
         with torch.cuda.stream(self._side):
-            slot.done.wait(self._side)
-            if slot.staging:
-                slot.arrived.synchronize()
+            buffers.done.wait(self._side)
+            if buffers.staging:
+                buffers.arrived.synchronize()
             for label in labels:
                 if self._pinned is not None:
                     tensor = self._pinned.tensors[label, info.name]
                 else:
                     read = self._sources.read(label, info)
-                    tensor = _as(slot.staging[label], read.dtype, read.shape)
+                    tensor = _as(buffers.staging[label], read.dtype, read.shape)
                     tensor.copy_(read)
-                by_model[label] = _as(slot.buffers[label], tensor.dtype, tensor.shape)
+                by_model[label] = _as(buffers.buffers[label], tensor.dtype, tensor.shape)
                 by_model[label].copy_(tensor, non_blocking=True)
-            slot.arrived.record(self._side)
+            buffers.arrived.record(self._side)
         return by_model
 
 
-class _Slot:
+class _Buffers:
     """Device buffers for one tensor of every model, and page-locked host buffers if `staged`."""
 
     def __init__(self, room: Mapping[str, int], device: torch.device, staged: bool) -> None:

@@ -228,7 +228,7 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _check_algorithm(self) -> Self:
         by_gradient = self.search.algorithm == "gradient"
-        for key in ("steps", "ascents", "batch", "loss", "loss_q", "rate", "pull", "kept_out"):
+        for key in ("steps", "ascents", "batch", "loss", "loss_q", "rate", "pull", "validation"):
             if key in self.search.model_fields_set and not by_gradient:
                 raise ValueError(f"search.{key}: needs search.algorithm: gradient")
         for key in ("soft", "questions"):

@@ -30,8 +30,8 @@ class SearchConfig(Section):
     """Maximum change of a parameter in a step, as a share of its range; gradient only."""
     pull: Number = Field(default=0.0, ge=0)
     """Weight of the squared distance from the start, in shares of the ranges; gradient only."""
-    kept_out: Number = Field(default=0.25, gt=0, lt=1)
-    """Share of the search questions that no step uses: they determine when an ascent ends and which
+    validation: Number = Field(default=0.25, gt=0, lt=1)
+    """Share of the search questions that no step uses. They determine when an ascent ends and which
     of its points is selected; gradient only."""
     soft: Number = Field(default=1.0, ge=0, le=1)
     """Weight of the probability of the right answer in the value that CMA-ES ranks trials by. The

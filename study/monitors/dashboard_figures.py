@@ -29,7 +29,7 @@ def figures(records: Sequence[TrialRecord]) -> Mapping[str, go.Figure]:
 
 
 def _losses(ascents: AscentHistory) -> go.Figure:
-    """Draw the losses of each ascent: of the batches, and of the questions that are kept out."""
+    """Draw the losses of each ascent: of the batches, and of validation."""
     figure = _figure("Loss of the search by gradient", "step", "loss")
     for ascent, curve in ascents.ascents.items():
         name = f", ascent {ascent}" if len(ascents.ascents) > 1 else ""
@@ -45,9 +45,9 @@ def _losses(ascents: AscentHistory) -> go.Figure:
         )
         figure.add_scatter(
             x=steps,
-            y=_rounded(point.kept_out_loss for point in curve.checkpoints),
+            y=_rounded(point.validation_loss for point in curve.checkpoints),
             mode="lines+markers",
-            name=f"questions that are kept out{name}",
+            name=f"validation questions{name}",
         )
     return figure
 

@@ -81,12 +81,12 @@ class Progress(Monitor):
 
 
 def _losses(ascents: AscentHistory) -> str:
-    """Return the latest losses, the score of the questions that are kept out, and the count of
+    """Return the latest losses, the validation score, and the count of
     questions."""
     latest = [curve.losses[-1] for curve in ascents.ascents.values()]
     text = f"loss {min(latest):.3f}"
     points = [point for curve in ascents.ascents.values() for point in curve.checkpoints[-1:]]
     if points:
-        best = min(points, key=lambda point: point.kept_out_loss)
-        text += f"  kept out {best.kept_out_loss:.3f} (score {best.kept_out_score:.4f})"
+        best = min(points, key=lambda point: point.validation_loss)
+        text += f"  validation {best.validation_loss:.3f} (score {best.validation_score:.4f})"
     return f"{text}  {ascents.questions:,} questions"

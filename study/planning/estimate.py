@@ -133,13 +133,13 @@ def _time(
 
     sampled = sum(t.computed for t in tokens.values())
     trial = cost.trial_seconds(merging, scoring(sampled))
-    checkpoints, kept_out, questions = 0, 0.0, None
+    checkpoints, validation, questions = 0, 0.0, None
     if setup.rules.by_gradient:
         trial = cost.step_seconds(merging, scoring(sampled), _derivative_merges(setup))
         ascent = setup.config.search
         checkpoints = ascent.ascents * math.ceil(search.generations / CHECKPOINT_INTERVAL)
-        kept_out = cost.trial_seconds(
-            merging, 2 * scoring(round(ascent.kept_out * _all_tokens(setup.search)))
+        validation = cost.trial_seconds(
+            merging, 2 * scoring(round(ascent.validation * _all_tokens(setup.search)))
         )
         asked = setup.search.questions - setup.rules.learned_questions
         questions = 3 * search.trials * setup.rules.batch + checkpoints * asked
@@ -151,7 +151,7 @@ def _time(
     end = [(finals, all_search), (held_out_merges, all_held_out)]
     waves = cost.by_generation(search.trials, search.population)
     rounds = [(search.baselines, all_search), *((wave, trial) for wave in waves), *end]
-    rounds.append((checkpoints, kept_out))
+    rounds.append((checkpoints, validation))
     return TimeEstimate(
         place,
         tokens,

@@ -27,7 +27,7 @@ _LEVELS = {"best parent": ORANGE, "best uniform": GREEN}
 
 
 def losses(data: ReportData) -> Figure | None:
-    """Draw the losses of an ascent: of the batches, and of the questions that are kept out."""
+    """Draw the losses of an ascent: of the batches, and of validation."""
     if data.ascents is None:
         return None
     figure, axes = new_figure("Loss of the search by gradient")
@@ -39,7 +39,7 @@ def losses(data: ReportData) -> Figure | None:
         points = curve.checkpoints
         for values, label, style in (
             ([p.batch_loss for p in points], "batches, mean of the last steps", "--"),
-            ([p.kept_out_loss for p in points], "questions that are kept out", "-"),
+            ([p.validation_loss for p in points], "validation questions", "-"),
         ):
             axes.plot(
                 [p.steps for p in points],

@@ -8,7 +8,7 @@ from typing import Any
 
 from objectives.sampling import Sample
 from objectives.scoring import QuestionSet
-from objectives.tasks.targets import kept_out
+from objectives.tasks.examples import validation_split
 from objectives.tasks.task import WholeTask
 from storage.gradients import GradientStore
 from storage.scores import ScoreStore
@@ -17,8 +17,8 @@ from study.config.schema import StudyConfig
 
 from .ascent.ascent import Hyperparameters
 from .ascent.jobs import AscentJobs
-from .ascent.kept_out import kept_out_samples
 from .ascent.replay import AscentReplay
+from .ascent.validation import validation_samples
 from .contenders import count_contenders, count_references
 from .genome import Genome
 from .jobs import Jobs, final_roles
@@ -64,9 +64,10 @@ class SearchRules:
 
     @cached_property
     def learned_questions(self) -> int:
-        """The number of questions that steps of an ascent can ask; the others are kept out."""
-        share = self.config.search.kept_out
-        return sum(len(kept_out(task.questions, share)[0]) for task in self.questions.tasks)
+        """The number of questions that steps of an ascent can ask; the others are for
+        validation."""
+        share = self.config.search.validation
+        return sum(len(validation_split(task.questions, share)[0]) for task in self.questions.tasks)
 
     @property
     def batch(self) -> int:
@@ -152,7 +153,7 @@ class SearchRules:
         count, soft = self.questions.questions, self.config.search.soft
         if self.by_gradient:
             batch, learned = self.batch, self.learned_questions
-            kept = f"the other {count - learned} are kept out"
+            kept = f"the other {count - learned} are for validation"
             return f"a step follows the gradient of {batch} of {learned} questions; {kept}"
         part = f"{100 * self.share:.3g}% of " if self.sampled else ""
         share = "" if soft == 1 else f"{100 * soft:.3g}% the "
@@ -172,7 +173,7 @@ class SearchRules:
         """Return what a trial was asked of each task, computed from the trials before it; empty if
         it was asked all questions."""
         if ASCENT in record.attributes:
-            return kept_out_samples(self.questions.tasks, self.config.search.kept_out)
+            return validation_samples(self.questions.tasks, self.config.search.validation)
         schedule = self.schedule(answers)
         if schedule is None or not record.sampled:
             return {}

@@ -86,7 +86,7 @@ def _ascent_facts(rules: SearchRules) -> dict[str, str]:
         "search.loss": f"{search.loss}, q {search.loss_q}" if search.loss_q else search.loss,
         "search.rate": str(search.rate),
         "search.pull": str(search.pull),
-        "search.kept_out": str(search.kept_out),
+        "search.kept_out": str(search.validation),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 import transformers
 
-from objectives.derivatives.slots import without_derivative
+from objectives.derivatives.variables import without_derivative
 from objectives.engines.host_memory import available
 from objectives.engines.memory import indivisible, numbers
 from objectives.errors import SourceError, TaskError
@@ -143,7 +143,6 @@ def _check_tensor_parallel(config: StudyConfig, sources: Sources) -> None:
 
 def _genome(config: StudyConfig, num_layers: int) -> Genome:
     genome = Genome(config.genome, config.space, num_layers, config.study.seed)
-    _check_size(len(genome.space), config.study.population or 1)
     name = config.genome.merge_method
     if genome.normalize and config.genome.method.pairwise:
         log.warning("normalize has no effect with %s", name)
@@ -151,6 +150,8 @@ def _genome(config: StudyConfig, num_layers: int) -> Genome:
         log.warning("%s has no parameters to search: its only merge is one of the baselines", name)
     if config.search.algorithm == "gradient":
         _check_derivatives(config, genome)
+    else:
+        _check_size(len(genome.space), config.study.population or 1)
     return genome
 
 
@@ -163,7 +164,8 @@ def _check_batch(setup: Setup) -> None:
     if search.batch > learned and "batch" in search.model_fields_set:
         raise ConfigError(
             f"search.batch: {search.batch} is more than the {learned} questions that steps can "
-            f"ask; the others of the {questions} search questions are kept out (search.kept_out)"
+            f"ask; the others of the {questions} search questions are for validation "
+            "(search.validation)"
         )
 
 

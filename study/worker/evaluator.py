@@ -15,7 +15,7 @@ from storage.gradients import StoredGradient
 from storage.scores import StoredScores
 from storage.trials import KIND
 from study.cli.interrupts import Interrupts
-from study.search.ascent.jobs import KEPT_OUT_LOSS, CheckpointJob, StepJob
+from study.search.ascent.jobs import VALIDATION_LOSS, CheckpointJob, StepJob
 from study.search.jobs import Job
 from study.search.state import LOSS
 from study.search.stored_scores import answers_of
@@ -93,7 +93,7 @@ class Evaluator:
             )
         result = self._result(scores)
         if isinstance(job, CheckpointJob):
-            result[KEPT_OUT_LOSS] = self._steps.kept_out_loss()
+            result[VALIDATION_LOSS] = self._steps.validation_loss()
         seconds = {"ask": started - ask_time, "merge": merged - started}
         result["seconds"] = _rounded(seconds | {"score": time.perf_counter() - merged})
         tasks = {name: task.mean for name, task in scores.tasks.items()}

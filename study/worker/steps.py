@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from objectives.engines.gradient.engine import GradientEngine
-from objectives.engines.gradient.lessons import Lesson, Loss
+from objectives.engines.gradient.examples import Example, Loss
 from objectives.scoring import QuestionSet
-from objectives.tasks.targets import kept_out, lessons, question_shares
+from objectives.tasks.examples import examples, question_shares, validation_split
 from storage.gradients import StoredGradient
 from study.search.ascent.batches import Batches, Item
 from study.search.ascent.chain_rule import genome_gradient
@@ -54,9 +54,9 @@ class StepTaker:
         """Return the result of a step. Raises EngineError, and TaskError if a task has no text to
         learn from."""
         batch = self._batches(job.slot.number).at(job.slot.generation)
-        batch_lessons = [self._lessons[item.task][item.question] for item in batch]
+        batch_examples = [self._examples[item.task][item.question] for item in batch]
         weights = [item.weight for item in batch]
-        step = self._engine.step(job.recipe, batch_lessons, weights, self._loss)
+        step = self._engine.step(job.recipe, batch_examples, weights, self._loss)
         recipe_gradient = step.gradient
         gradient = _finite(
             genome_gradient(
@@ -76,12 +76,12 @@ class StepTaker:
             StoredGradient(job.slot.generation, job.slot.number, gradient),
         )
 
-    def kept_out_loss(self) -> float:
+    def validation_loss(self) -> float:
         """Return the loss of the loaded merge on the questions that no batch contains."""
-        flat = [lesson for lessons_Q in self._kept_out_lessons for lesson in lessons_Q]
+        flat = [example for examples_Q in self._validation_examples for example in examples_Q]
         shares = [
             share
-            for shares_Q in question_shares(self._kept_out_questions.tasks)
+            for shares_Q in question_shares(self._validation_questions.tasks)
             for share in shares_Q
         ]
         losses = self._engine.losses(flat, self._loss)
@@ -109,9 +109,11 @@ class StepTaker:
 
     @cached_property
     def _parts(self) -> tuple[QuestionSet, QuestionSet]:
-        """The questions of the batches, and those that are kept out of them."""
+        """The questions of the batches, and those for validation."""
         questions = self._rules.questions
-        pairs = [kept_out(task.questions, self._search.kept_out) for task in questions.tasks]
+        pairs = [
+            validation_split(task.questions, self._search.validation) for task in questions.tasks
+        ]
         in_batches, outside = (
             [t.with_questions(p[n]) for t, p in zip(questions.tasks, pairs, strict=True) if p[n]]
             for n in (0, 1)
@@ -125,16 +127,16 @@ class StepTaker:
         return self._parts[0]
 
     @property
-    def _kept_out_questions(self) -> QuestionSet:
+    def _validation_questions(self) -> QuestionSet:
         return self._parts[1]
 
     @cached_property
-    def _lessons(self) -> list[list[Lesson]]:
-        return _lessons_of(self._batch_questions)
+    def _examples(self) -> list[list[Example]]:
+        return _examples_of(self._batch_questions)
 
     @cached_property
-    def _kept_out_lessons(self) -> list[list[Lesson]]:
-        return _lessons_of(self._kept_out_questions)
+    def _validation_examples(self) -> list[list[Example]]:
+        return _examples_of(self._validation_questions)
 
 
 def _finite(gradient: Mapping[str, float]) -> dict[str, float]:
@@ -148,6 +150,6 @@ def _finite(gradient: Mapping[str, float]) -> dict[str, float]:
     return {name: value if math.isfinite(value) else 0.0 for name, value in gradient.items()}
 
 
-def _lessons_of(questions: QuestionSet) -> list[list[Lesson]]:
+def _examples_of(questions: QuestionSet) -> list[list[Example]]:
     pairs = zip(questions.tasks, questions.prompts_of_tasks, strict=True)
-    return [lessons(task, prompts_Q, questions.tokenizer) for task, prompts_Q in pairs]
+    return [examples(task, prompts_Q, questions.tokenizer) for task, prompts_Q in pairs]

@@ -18,7 +18,7 @@ from storage.workers import Workers
 from study.cli.interrupts import Interrupts
 from study.monitors.monitor import Monitor
 from study.search.ascent.jobs import CheckpointJob
-from study.search.ascent.kept_out import kept_out_samples
+from study.search.ascent.validation import validation_samples
 from study.search.jobs import Job, Jobs
 from study.search.sampler import ReplaySampler
 from study.search.schedule import Schedule
@@ -185,7 +185,7 @@ class Worker:
         """Return the questions of a trial as samples by task; None if all questions are asked."""
         if isinstance(job, CheckpointJob):
             search = self.setup.config.search
-            return kept_out_samples(self.setup.search.tasks, search.kept_out)
+            return validation_samples(self.setup.search.tasks, search.validation)
         generation = job.attributes.get(GENERATION)
         if self.schedule is None or generation is None:
             return None

@@ -123,11 +123,11 @@ def test_a_study_offers_its_checkpoints(undisturbed: tuple[str, str]) -> None:
     assert "The " in output.split("held-out questions")[-1]
 
 
-def test_a_step_lowers_the_loss_of_the_questions_that_are_kept_out(
+def test_steps_lower_the_validation_loss(
     undisturbed: tuple[str, str],
 ) -> None:
     losses = {
-        r.attributes["steps"]: r.attributes["result"]["kept_out_loss"]
+        r.attributes["steps"]: r.attributes["result"]["validation_loss"]
         for r in records(undisturbed[0])
         if "ascent" in r.attributes
     }
@@ -279,7 +279,7 @@ def test_a_method_without_parameters_ends_with_its_baselines(
         ({"start_from": "x"}, {}, "study.start_from: has no effect"),
         ({"trials": 3}, {"ascents": 5}, "study.trials: 3 is less than search.ascents, 5"),
         ({}, {"batch": 7}, "search.batch: 7 is more than the 6 questions that steps can ask"),
-        ({}, {"batch": 2, "kept_out": 0.99}, "search.batch: 2 is more than the 1 questions"),
+        ({}, {"batch": 2, "validation": 0.99}, "search.batch: 2 is more than the 1 questions"),
         ({}, {"soft": 0}, "search.soft: has no effect"),
     ],
 )

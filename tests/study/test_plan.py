@@ -143,7 +143,7 @@ def test_the_workers_of_a_host_share_its_memory_in_a_plan() -> None:
 
 def test_a_search_by_gradient_is_estimated_in_steps(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
-    search = "search: {algorithm: gradient, steps: 20, batch: 40, kept_out: 0.2}\n"
+    search = "search: {algorithm: gradient, steps: 20, batch: 40, validation: 0.2}\n"
     path.write_text(demo_text() + search)
     data = estimate_json(config=path)
 
@@ -151,8 +151,8 @@ def test_a_search_by_gradient_is_estimated_in_steps(tmp_path: Path) -> None:
     assert not data["warnings"]
     questions = sum(t["questions"] for t in estimate_json()["tokens"].values())
     share = 0.25  # a trial of CMA-ES is asked a quarter
-    kept_out = 0.2 * questions / share
-    assert data["gradient_questions"] == pytest.approx(3 * 20 * 40 + 5 * kept_out, rel=0.05)
+    validation = 0.2 * questions / share
+    assert data["gradient_questions"] == pytest.approx(3 * 20 * 40 + 5 * validation, rel=0.05)
     assert sum(t["questions"] for t in data["tokens"].values()) == pytest.approx(40, abs=1)
     assert data["in_the_end"] == {"search questions": 2, "held-out questions": 7}
     text = estimate_text(estimate(path, Hardware("h100", 128 * GB, workers=1), []))

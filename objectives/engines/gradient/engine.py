@@ -1,8 +1,8 @@
 """An engine that also differentiates a loss with respect to the parameters of a recipe.
 
 A step merges into the live model, and runs a forward and a backward pass for each packed row of
-lessons. The gradient of each tensor is contracted with the derivative of its merge as soon as it is
-complete, and freed, so the gradient of the whole model is never in memory. Q: lessons.
+examples. The gradient of each tensor is contracted with the derivative of its merge as soon as it
+is complete, and freed, so the gradient of the whole model is never in memory. Q: examples.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from objectives.derivatives.derivatives import Derivatives
-from objectives.derivatives.slots import RecipeGradient
+from objectives.derivatives.variables import RecipeGradient
 from objectives.engines.memory import ROW_TOKENS
 from objectives.engines.transformers import TransformersEngine, out_of_memory_as_engine_error
 from objectives.errors import EngineError, MergeError
@@ -25,7 +25,7 @@ from objectives.merge.stores import Store
 from objectives.models.sources import Sources
 from objectives.models.special_tokens import EndTokens
 
-from .lessons import Gathering, Lesson, Loss, probabilities
+from .examples import Example, Gathering, Loss, probabilities
 from .packing import Row, pack
 from .tree_attention import BLOCK, NAME, Layout, UnsupportedAttentionError
 
@@ -42,11 +42,11 @@ implementations on the same padded sequences."""
 
 @dataclass(frozen=True)
 class Step:
-    """The losses of one batch of lessons, and the gradient with respect to a recipe."""
+    """The losses of one batch of examples, and the gradient with respect to a recipe."""
 
     losses_Q: tuple[float, ...]
     probabilities_Q: tuple[float, ...]
-    """The probability of the right alternatives of each lesson (`lessons.probabilities`)."""
+    """The probability of the right alternatives of each example (`examples.probabilities`)."""
     gradient: RecipeGradient
     """The derivative of the weighted sum of losses with respect to every value of the recipe."""
     tokens: int
@@ -72,7 +72,7 @@ class GradientEngine(TransformersEngine):
 
         `steps` maps each parameter's name (and `lambda`) to the half width of its central
         difference, in the parameter's units. `row_tokens` is the maximum number of tokens of the
-        lessons in a packed row; a longer lesson is a row of its own. `recompute` repeats each
+        examples in a packed row; a longer example is a row of its own. `recompute` repeats each
         layer's forward pass during the backward pass: a step takes a third longer, but only the
         inputs of all layers and the activations of one layer are in memory.
         """
@@ -104,23 +104,23 @@ class GradientEngine(TransformersEngine):
     def step(
         self,
         recipe: MergeRecipe,
-        lessons: Sequence[Lesson],
+        examples: Sequence[Example],
         weights: Sequence[float] | None = None,
         loss: Loss = Loss(),  # noqa: B008 - frozen
     ) -> Step:
-        """Merge, and differentiate the weighted sum of the lessons' losses.
+        """Merge, and differentiate the weighted sum of the examples' losses.
 
         By default all weights are equal and add up to 1. Raises EngineError.
         """
         self.load(recipe)
-        shares = [1 / len(lessons)] * len(lessons) if weights is None else list(weights)
-        losses, right, tokens = [0.0] * len(lessons), [0.0] * len(lessons), 0
+        shares = [1 / len(examples)] * len(examples) if weights is None else list(weights)
+        losses, right, tokens = [0.0] * len(examples), [0.0] * len(examples), 0
         with out_of_memory_as_engine_error(), self._attention(), self._recomputing():
             self._derivatives.begin(recipe)
             self._model.requires_grad_(True)
             try:
-                for indices in self._rows(lessons):
-                    part = [lessons[i] for i in indices]
+                for indices in self._rows(examples):
+                    part = [examples[i] for i in indices]
                     scores, read = self._scores(part)
                     losses_Q = loss.of(scores, part)
                     weights_Q = torch.tensor([shares[i] for i in indices], device=losses_Q.device)
@@ -137,12 +137,12 @@ class GradientEngine(TransformersEngine):
                 self._model.zero_grad(set_to_none=True)
             return Step(tuple(losses), tuple(right), self._derivatives.total(), tokens)
 
-    def losses(self, lessons: Sequence[Lesson], loss: Loss = Loss()) -> list[float]:  # noqa: B008
-        """Return each lesson's loss under the merge that is loaded. Raises EngineError."""
-        losses = [0.0] * len(lessons)
+    def losses(self, examples: Sequence[Example], loss: Loss = Loss()) -> list[float]:  # noqa: B008
+        """Return each example's loss under the merge that is loaded. Raises EngineError."""
+        losses = [0.0] * len(examples)
         with out_of_memory_as_engine_error(), self._attention(), torch.no_grad():
-            for indices in self._rows(lessons):
-                part = [lessons[i] for i in indices]
+            for indices in self._rows(examples):
+                part = [examples[i] for i in indices]
                 values = loss.of(self._scores(part)[0], part).tolist()
                 for i, value in zip(indices, values, strict=True):
                     losses[i] = value
@@ -176,32 +176,33 @@ class GradientEngine(TransformersEngine):
         finally:
             self._model.set_attn_implementation(self._default_attention)
 
-    def _rows(self, lessons: Sequence[Lesson]) -> list[list[int]]:
-        """Group the indices of lessons into rows, in the order of their tokens."""
-        order = sorted(range(len(lessons)), key=lambda i: lessons[i].sequences[0])
+    def _rows(self, examples: Sequence[Example]) -> list[list[int]]:
+        """Group the indices of examples into rows, in the order of their tokens."""
+        order = sorted(range(len(examples)), key=lambda i: examples[i].sequences[0])
         rows: list[list[int]] = [[]]
         room = self._row_tokens
         for i in order:
-            if rows[-1] and lessons[i].tokens > room:
+            if rows[-1] and examples[i].tokens > room:
                 rows.append([])
                 room = self._row_tokens
             rows[-1].append(i)
-            room -= lessons[i].tokens
+            room -= examples[i].tokens
         return rows
 
-    def _scores(self, lessons: Sequence[Lesson]) -> tuple[Tensor, int]:
+    def _scores(self, examples: Sequence[Example]) -> tuple[Tensor, int]:
         """Return the scores of the alternatives, [Q, A], and the number of tokens read."""
-        sequences = [s for lesson in lessons for s in lesson.sequences]
+        sequences = [s for example in examples for s in example.sequences]
         positions, first = [], 0
-        for lesson in lessons:
-            for alternative in lesson.alternatives:
+        for example in examples:
+            for alternative in example.alternatives:
                 positions += [
-                    (first + alternative.sequence, mark.position) for mark in alternative.marks
+                    (first + alternative.sequence, target.position)
+                    for target in alternative.targets
                 ]
-            first += len(lesson.sequences)
+            first += len(example.sequences)
         read = self._forward_packed if self._supports_packing else self._forward_padded
         logits, places, tokens = read(sequences, positions)
-        scores = Gathering.of(lessons, places, self._device).scores(logits.float().log_softmax(-1))
+        scores = Gathering.of(examples, places, self._device).scores(logits.float().log_softmax(-1))
         return scores, tokens
 
     def _forward_packed(

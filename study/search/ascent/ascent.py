@@ -128,11 +128,3 @@ def replay(
     for gradient in gradients:
         ascent.tell(gradient)
     return ascent
-
-
-def sum_gradients(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the sum of the weighted gradients of a batch's parts.
-
-    It is rounded once, so it depends neither on the order of the parts nor on the workers.
-    """
-    return {name: math.fsum(part[name] for part in parts) for name in parts[0]}

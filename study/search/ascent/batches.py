@@ -75,11 +75,6 @@ class Batches:
         return tuple(sorted(range(len(self._ids_TQ[task])), key=key))
 
 
-def split_batch(batch: Sequence[Item], count: int) -> tuple[tuple[Item, ...], ...]:
-    """Split a batch into at most `count` parts, each with every count-th item."""
-    return tuple(tuple(batch[start::count]) for start in range(min(count, len(batch))))
-
-
 def _allocate(shares_T: Sequence[float], size: int) -> tuple[int, ...]:
     """Return the number of questions of each task, by the largest remainder method."""
     exact_T = [round(share * size, 9) for share in shares_T]

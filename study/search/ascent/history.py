@@ -9,7 +9,7 @@ from storage.trials import GENERATION, RESULT, SLOT, TrialRecord
 from study.search.history import search_trials
 from study.search.state import LOSS, is_step
 
-from .jobs import CHECKPOINT_INTERVAL, checkpoints, kept_out_loss
+from .jobs import CHECKPOINT_INTERVAL, checkpoints, validation_loss
 
 _GRADIENT_COST = 3
 """The cost of the gradient of a question's loss, in forward passes: one forward pass, and one
@@ -18,19 +18,19 @@ backward pass that takes as long as two."""
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A point of an ascent, evaluated on the questions that are kept out of its batches."""
+    """A point of an ascent, evaluated on the validation questions."""
 
     steps: int
     """The number of steps that led to it."""
     batch_loss: float
     """The mean loss of the batches of the last few steps before it."""
-    kept_out_loss: float
-    kept_out_score: float
+    validation_loss: float
+    validation_score: float
 
     @property
     def gap(self) -> float:
-        """The generalization gap: the loss on the questions kept out minus that of the batches."""
-        return self.kept_out_loss - self.batch_loss
+        """The generalization gap: the validation loss minus that of the batches."""
+        return self.validation_loss - self.batch_loss
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ class AscentHistory:
 
     @property
     def best(self) -> tuple[int, Checkpoint] | None:
-        """The ascent and the checkpoint with the lowest loss on the questions that are kept out;
+        """The ascent and the checkpoint with the lowest validation loss;
         None before the first checkpoint."""
         pairs = [(a, point) for a, curve in self.ascents.items() for point in curve.checkpoints]
-        return min(pairs, key=lambda p: (p[1].kept_out_loss, p[1].steps, p[0]), default=None)
+        return min(pairs, key=lambda p: (p[1].validation_loss, p[1].steps, p[0]), default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the history in the format of report.json."""
@@ -98,6 +98,6 @@ def _checkpoint(steps: int, record: TrialRecord, losses: Sequence[float]) -> Che
     return Checkpoint(
         steps,
         statistics.fmean(losses[max(0, steps - CHECKPOINT_INTERVAL) : steps]),
-        kept_out_loss(record),
+        validation_loss(record),
         float(record.value or 0.0),
     )

@@ -18,8 +18,8 @@ STEPS = "steps"
 """The attribute of a checkpoint: the number of steps that led to it."""
 CHECKPOINT, LAST_STEPS = "best checkpoint", "mean of the last steps"
 """The roles of the final merges."""
-KEPT_OUT_LOSS = "kept_out_loss"
-"""The key in a checkpoint's result of the loss on the questions kept out of the batches."""
+VALIDATION_LOSS = "kept_out_loss"
+"""The key of the validation loss in a checkpoint's result. Its text is that of stored studies."""
 CHECKPOINT_INTERVAL = 4
 """The number of steps between two checkpoints."""
 _PATIENCE = 6
@@ -37,7 +37,7 @@ class StepJob(Job):
 
 @dataclass(frozen=True)
 class CheckpointJob(Job):
-    """A point of an ascent, to be scored on the questions that are kept out of the batches."""
+    """A point of an ascent, to be scored on the validation questions."""
 
 
 class AscentJobs(Jobs):
@@ -84,8 +84,8 @@ class AscentJobs(Jobs):
         return None
 
     def final_jobs(self, records: Sequence[TrialRecord]) -> list[Job]:
-        """Return the final merges: the checkpoint with the lowest loss on the questions that are
-        kept out of the batches, and the mean of the last points of its ascent.
+        """Return the final merges: the checkpoint with the lowest validation loss, and the mean of
+        the last points of its ascent.
 
         Empty before the first checkpoint, or if the final merges of a longer search are scored.
         """
@@ -148,13 +148,13 @@ def checkpoints(records: Sequence[TrialRecord]) -> dict[tuple[int, int], TrialRe
     return by_place
 
 
-def kept_out_loss(checkpoint: TrialRecord) -> float:
-    """Return the loss of a checkpoint on the questions that are kept out of the batches."""
-    return float(checkpoint.attributes[RESULT][KEPT_OUT_LOSS])
+def validation_loss(checkpoint: TrialRecord) -> float:
+    """Return the validation loss of a checkpoint."""
+    return float(checkpoint.attributes[RESULT][VALIDATION_LOSS])
 
 
 def _checkpoint_losses(records: Sequence[TrialRecord]) -> dict[tuple[int, int], float]:
-    return {place: kept_out_loss(record) for place, record in checkpoints(records).items()}
+    return {place: validation_loss(record) for place, record in checkpoints(records).items()}
 
 
 def _has_converged(ascent: int, losses: Mapping[tuple[int, int], float]) -> bool:

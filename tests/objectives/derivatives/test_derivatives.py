@@ -12,7 +12,7 @@ from torch import Tensor
 
 from objectives.derivatives import contraction
 from objectives.derivatives.derivatives import Derivatives
-from objectives.derivatives.slots import RecipeGradient, without_derivative
+from objectives.derivatives.variables import RecipeGradient, without_derivative
 from objectives.merge import masks
 from objectives.merge.catalogue import METHODS
 from objectives.merge.recipe import MergeRecipe

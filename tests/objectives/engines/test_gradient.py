@@ -11,7 +11,7 @@ import torch
 
 from objectives.engines.engine import Prompt
 from objectives.engines.gradient.engine import GradientEngine
-from objectives.engines.gradient.lessons import Alternative, Lesson, Loss, Mark
+from objectives.engines.gradient.examples import Alternative, Example, Loss, Target
 from objectives.engines.gradient.packing import pack
 from objectives.engines.gradient.tree_attention import Layout
 from objectives.engines.transformers import TransformersEngine
@@ -32,7 +32,7 @@ def family(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> d
     return finetunes(make_model, tmp_path_factory.mktemp("engine"), 0.01)
 
 
-def lessons(count: int = 6, shared: int = 20, rows: int = 38) -> list[Lesson]:
+def examples(count: int = 6, shared: int = 20, rows: int = 38) -> list[Example]:
     """Questions of one token, of several right tokens in turn, and of several continuations."""
     rng = random.Random(1)
 
@@ -44,17 +44,17 @@ def lessons(count: int = 6, shared: int = 20, rows: int = 38) -> list[Lesson]:
         text = start[: shared - 5 * (i % 2)] + words(rng.randint(2, 9))
         last = len(text) - 1
         if i % 3 == 0:
-            chosen = [Alternative(0, (Mark(last, (t,)),), t in (3, 4)) for t in (3, 4, 5, 6)]
-            found.append(Lesson((text,), tuple(chosen)))
+            chosen = [Alternative(0, (Target(last, (t,)),), t in (3, 4)) for t in (3, 4, 5, 6)]
+            found.append(Example((text,), tuple(chosen)))
         elif i % 3 == 1:
-            marks = (Mark(last, (7, 8)), Mark(last + 1, (9,)), Mark(last + 2, (10, 11, 12)))
-            found.append(Lesson(((*text, 8, 9),), (Alternative(0, marks, True, 3.0),)))
+            targets = (Target(last, (7, 8)), Target(last + 1, (9,)), Target(last + 2, (10, 11, 12)))
+            found.append(Example(((*text, 8, 9),), (Alternative(0, targets, True, 3.0),)))
         else:
             ways = [(*text, 7), (*text, 8, 9)]
-            marks_A = [(Mark(last, (7,)), Mark(last + 1, (2,)))]
-            marks_A += [(Mark(last, (8,)), Mark(last + 1, (9,)), Mark(last + 2, (5,)))]
+            marks_A = [(Target(last, (7,)), Target(last + 1, (2,)))]
+            marks_A += [(Target(last, (8,)), Target(last + 1, (9,)), Target(last + 2, (5,)))]
             chosen = [Alternative(a, m, a == 1, 1.0 + a) for a, m in enumerate(marks_A)]
-            found.append(Lesson(tuple(ways), tuple(chosen)))
+            found.append(Example(tuple(ways), tuple(chosen)))
     return found
 
 
@@ -62,7 +62,9 @@ def engine(sources: Sources, steps: Mapping[str, float], dtype: str = "float32")
     return GradientEngine(sources, steps, dtype=dtype)
 
 
-def objective(model: GradientEngine, recipe: MergeRecipe, asked: list[Lesson], loss: Loss) -> float:
+def objective(
+    model: GradientEngine, recipe: MergeRecipe, asked: list[Example], loss: Loss
+) -> float:
     model.load(recipe)
     return float(np.mean(model.losses(asked, loss)))
 
@@ -74,7 +76,7 @@ def test_a_step_agrees_with_differences_of_the_whole_objective(
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # float32 would hide the rest
     made = genome(method)
     steps = steps_of(made, 0.02)
-    recipe, asked = replace(recipe_of(made), dtype="float64"), lessons()
+    recipe, asked = replace(recipe_of(made), dtype="float64"), examples()
     if method.startswith("della"):
         middle = {"epsilon": (((0.1, 0.12),) * 3,) * 2, "density": (((0.6, 0.7),) * 3,) * 2}
         recipe = replace(recipe, values=recipe.values | middle)
@@ -106,10 +108,10 @@ def test_packed_rows_and_padded_batches_give_the_same_step(
     made = genome("dare_ties")
     recipe, steps = recipe_of(made), steps_of(made, 0.02)
     model = engine(sources_of(made, family), steps)
-    ours = model.step(recipe, lessons(), loss=loss)
+    ours = model.step(recipe, examples(), loss=loss)
     assert model._supports_packing
     model._supports_packing = False
-    theirs = model.step(recipe, lessons(), loss=loss)
+    theirs = model.step(recipe, examples(), loss=loss)
     assert np.allclose(ours.losses_Q, theirs.losses_Q, atol=1e-5)
     assert ours.tokens < theirs.tokens
     for name, values in ours.gradient.values.items():
@@ -120,10 +122,10 @@ def test_packed_rows_and_padded_batches_give_the_same_step(
 def test_rows_recomputing_and_batches_change_nothing(family: dict[str, Path]) -> None:
     made = genome("ties")
     recipe, steps, sources = recipe_of(made), steps_of(made, 0.02), sources_of(made, family)
-    whole = engine(sources, steps).step(recipe, lessons())
-    again = engine(sources, steps).step(recipe, lessons())
+    whole = engine(sources, steps).step(recipe, examples())
+    again = engine(sources, steps).step(recipe, examples())
     parted = GradientEngine(sources, steps, row_tokens=60, recompute=False)
-    parts = parted.step(recipe, lessons())
+    parts = parted.step(recipe, examples())
     for name, values in whole.gradient.values.items():
         assert np.array_equal(values, again.gradient.values[name])
         assert np.allclose(values, parts.gradient.values[name], rtol=1e-3, atol=1e-6)
@@ -138,10 +140,10 @@ def test_architectures_are_packed_or_padded_and_right(kind: str, tmp_path: Path)
     recipe = MergeRecipe("dare_ties", ("x", "y"), "base", 2, values, dtype="float32")
     steps = {"weight": 0.01, "density": 0.01}
     model = engine(sources, steps)
-    ours = model.step(recipe, lessons(3))
+    ours = model.step(recipe, examples(3))
     assert model._supports_packing == (kind != "gemma2")
     model._supports_packing = False
-    theirs = model.step(recipe, lessons(3))
+    theirs = model.step(recipe, examples(3))
     assert np.allclose(ours.losses_Q, theirs.losses_Q, atol=1e-5)
     for name, found in ours.gradient.values.items():
         assert np.allclose(found, theirs.gradient.values[name], rtol=1e-3, atol=1e-6)
@@ -157,7 +159,7 @@ def test_an_architecture_that_reads_packed_rows_wrongly_is_padded(
     monkeypatch.setattr(Layout, "dense", causal)
     made = genome("dare_ties")
     model = engine(sources_of(made, family), steps_of(made, 0.02))
-    model.step(recipe_of(made), lessons())
+    model.step(recipe_of(made), examples())
     assert not model._supports_packing
 
 
@@ -179,10 +181,10 @@ def test_a_row_shows_each_token_what_its_sequence_says() -> None:
 
 def test_losses_are_what_they_say() -> None:
     scores = torch.tensor([[0.5, 0.2, 0.1]]).log()
-    chosen = tuple(Alternative(0, (Mark(0, (a,)),), a == 1) for a in range(3))
-    lesson = Lesson(((1,),), chosen)
+    chosen = tuple(Alternative(0, (Target(0, (a,)),), a == 1) for a in range(3))
+    example = Example(((1,),), chosen)
 
-    def of(loss: Loss, asked: Lesson = lesson) -> float:
+    def of(loss: Loss, asked: Example = example) -> float:
         return float(loss.of(scores, [asked]))
 
     assert of(Loss()) == pytest.approx(-np.log(0.2))
@@ -191,7 +193,7 @@ def test_losses_are_what_they_say() -> None:
     assert of(Loss("all", 0.5)) == pytest.approx((1 - 0.2**0.5) / 0.5)
     assert of(Loss("all", 1e-6)) == pytest.approx(-np.log(0.2), rel=1e-4)
     assert of(Loss("options", 1.0)) == pytest.approx(1 - 0.2 / 0.8)
-    assert of(Loss(), replace(lesson, rising=False)) == pytest.approx(0.2)
+    assert of(Loss(), replace(example, maximized=False)) == pytest.approx(0.2)
 
 
 def test_genome_points_have_steps() -> None:
@@ -206,7 +208,7 @@ def test_a_gradient_engine_answers_as_the_reference_engine_does(family: dict[str
     asked = [Prompt((*range(3, 19), 20 + i), 16, 5, (4, 5, 6)) for i in range(4)]
     reference, model = TransformersEngine(sources), engine(sources, steps_of(made, 0.02))
     reference.load(recipe)
-    model.step(recipe, lessons())
+    model.step(recipe, examples())
     answers = model.answer(asked)
     assert [a.tokens for a in answers] == [a.tokens for a in reference.answer(asked)]
     for ours, theirs in zip(answers, reference.answer(asked), strict=True):

@@ -11,7 +11,7 @@ from objectives.merge.catalogue import METHODS
 from objectives.merge.recipe import MergeRecipe
 from study.config.genome import GenomeConfig, SpaceConfig
 from study.config.ranges import default_range
-from study.search.ascent.ascent import Ascent, Hyperparameters, replay, sum_gradients
+from study.search.ascent.ascent import Ascent, Hyperparameters, replay
 from study.search.ascent.chain_rule import genome_gradient
 from study.search.genome import Genome
 from tests.support.models import point
@@ -81,13 +81,6 @@ def test_a_pull_returns_an_ascent_to_its_start() -> None:
 def test_the_error_about_a_non_finite_gradient_names_the_parameter() -> None:
     with pytest.raises(ValueError, match="derivative with respect to lambda: nan"):
         Ascent(START, BOUNDS, Hyperparameters(steps=1)).tell(START | {"lambda": float("nan")})
-
-
-def test_a_batch_in_parts_does_not_depend_on_their_order() -> None:
-    parts = gradients(7)
-    assert sum_gradients(parts) == sum_gradients(parts[::-1])
-    whole = sum(part["lambda"] for part in parts)
-    assert sum_gradients(parts)["lambda"] == pytest.approx(whole)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from study.search.ascent.batches import Batches, split_batch
+from study.search.ascent.batches import Batches
 
 IDS = ([*range(100, 140)], [*range(7)])
 SHARES = ([0.875 / 40] * 40, [0.125 / 7] * 7)
@@ -42,11 +42,3 @@ def test_a_batch_depends_only_on_the_seed_and_the_step() -> None:
     second.at(9)
     assert [first.at(step) for step in range(12)] == [second.at(step) for step in range(12)]
     assert first.at(3) != Batches(IDS, SHARES, 16, 1).at(3)
-
-
-def test_each_item_is_in_one_part() -> None:
-    batch = Batches(IDS, SHARES, 16, 0).at(2)
-    split = split_batch(batch, 5)
-    assert len(split) == 5
-    assert Counter(item for part in split for item in part) == Counter(batch)
-    assert len(split_batch(batch[:2], 5)) == 2

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from objectives.sampling import Sample
-from objectives.tasks.targets import kept_out
+from objectives.tasks.examples import validation_split
 from objectives.tasks.task import Task, WholeTask
 
 
-def kept_out_samples(tasks: Sequence[Task | WholeTask], share: float) -> Mapping[str, Sample]:
-    """Return the kept-out questions of each task, as a sample with equal inclusion probabilities.
+def validation_samples(tasks: Sequence[Task | WholeTask], share: float) -> Mapping[str, Sample]:
+    """Return the validation questions of each task, as a sample with equal inclusion probabilities.
 
     The score of the sample is the mean over its questions. A WholeTask has no sample; all its
     questions are asked.
@@ -23,7 +23,7 @@ def kept_out_samples(tasks: Sequence[Task | WholeTask], share: float) -> Mapping
     for task in tasks:
         if isinstance(task, WholeTask):
             continue
-        _, outside = kept_out(task.questions, share)
+        _, outside = validation_split(task.questions, share)
         identities = set(map(id, outside))
         asked_S = np.array(
             [q for q, x in enumerate(task.questions) if id(x) in identities], np.intp

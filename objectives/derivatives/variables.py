@@ -19,7 +19,7 @@ SCALE = "lambda"
 
 
 @dataclass(frozen=True)
-class Slot:
+class Variable:
     """One parameter of a tensor's merge."""
 
     name: str
@@ -47,20 +47,20 @@ class RecipeGradient:
         )
 
     def accumulate(
-        self, recipe: MergeRecipe, tensor: str, layer: int, partials: Mapping[Slot, float]
+        self, recipe: MergeRecipe, tensor: str, layer: int, partials: Mapping[Variable, float]
     ) -> None:
         """Add one tensor's derivatives, by the transpose of `values_at` and `shared_at`."""
-        for slot, partial in partials.items():
-            if slot.name == SCALE:
+        for variable, partial in partials.items():
+            if variable.name == SCALE:
                 self.scale += partial
-            elif slot.model is None:
-                shared_KF = self.shared[slot.name]
+            elif variable.model is None:
+                shared_KF = self.shared[variable.name]
                 for k, f, share in interpolation_weights(recipe, len(shared_KF), tensor, layer):
                     shared_KF[k, f] += share * partial
             else:
-                values_KMF = self.values[slot.name]
+                values_KMF = self.values[variable.name]
                 for k, f, share in interpolation_weights(recipe, len(values_KMF), tensor, layer):
-                    values_KMF[k, slot.model, f] += share * partial
+                    values_KMF[k, variable.model, f] += share * partial
 
 
 def interpolation_weights(
@@ -79,18 +79,20 @@ def interpolation_weights(
         yield min(left + 1, knots - 1), f, place - left
 
 
-def slots(recipe: MergeRecipe, steps: Mapping[str, float]) -> tuple[Slot, ...]:
+def variables(recipe: MergeRecipe, steps: Mapping[str, float]) -> tuple[Variable, ...]:
     """Return the parameters of a tensor that have a step and a useful derivative."""
     method, chosen = METHODS[recipe.method], []
     for name in recipe.values:
         if name in steps and not _reason(recipe.method, name):
             excluded = recipe.base if method.has_lambda else None  # its delta is 0
-            chosen += [Slot(name, m) for m, label in enumerate(recipe.models) if label != excluded]
+            chosen += [
+                Variable(name, m) for m, label in enumerate(recipe.models) if label != excluded
+            ]
     for name in recipe.shared:
         if name in steps and not _reason(recipe.method, name):
-            chosen.append(Slot(name))
+            chosen.append(Variable(name))
     if SCALE in steps and method.has_lambda:
-        chosen.append(Slot(SCALE))
+        chosen.append(Variable(SCALE))
     return tuple(chosen)
 
 

@@ -1,4 +1,4 @@
-"""Turns the questions of tasks into lessons for a gradient engine.
+"""Turns the questions of tasks into examples for a gradient engine.
 
 Q: questions of one task.
 """
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from objectives.engines.engine import Prompt
-from objectives.engines.gradient.lessons import Alternative, Lesson, Mark
+from objectives.engines.gradient.examples import Alternative, Example, Target
 from objectives.errors import TaskError
 
 from .multiple_choice import MultipleChoice
@@ -25,23 +25,23 @@ _MOST_TOKENS = 256
 """The tokens of a target text that are learned; the rest is ignored."""
 
 
-def lessons(
+def examples(
     task: Asked, prompts_Q: Sequence[tuple[Prompt, ...]], tokenizer: Tokenizer
-) -> list[Lesson]:
-    """Return a lesson for each question of a task. Raises TaskError if a question has no text to
+) -> list[Example]:
+    """Return an example for each question of a task. Raises TaskError if a question has no text to
     learn from."""
-    rising = task.weight >= 0
+    maximized = task.weight >= 0
     if isinstance(task, MultipleChoice):
         pairs = zip(task.questions, prompts_Q, strict=True)
-        return [_choice(question, prompt, rising) for question, [prompt] in pairs]
+        return [_choice(question, prompt, maximized) for question, [prompt] in pairs]
     if isinstance(task, Retrieval):
         pairs = zip(task.questions, prompts_Q, strict=True)
-        return [_retrieval(task, q, prompt, tokenizer, rising) for q, [prompt] in pairs]
+        return [_retrieval(task, q, prompt, tokenizer, maximized) for q, [prompt] in pairs]
     from .lm_eval.task import LmEvalTask
 
     if not isinstance(task, LmEvalTask):
         raise TaskError(f"{task.name}: a {type(task).__name__} has no text to learn from")
-    return [_document(task, document, rising) for document in task.questions]
+    return [_document(task, document, maximized) for document in task.questions]
 
 
 def question_shares(tasks: Sequence[Asked]) -> list[list[float]]:
@@ -51,8 +51,8 @@ def question_shares(tasks: Sequence[Asked]) -> list[list[float]]:
     return [[abs(task.weight) / total * share for share in _shares(task)] for task in tasks]
 
 
-def kept_out(questions: Sequence[T], share: float) -> tuple[tuple[T, ...], tuple[T, ...]]:
-    """Split questions into those to learn from and a `share` that is kept out of the batches.
+def validation_split(questions: Sequence[T], share: float) -> tuple[tuple[T, ...], tuple[T, ...]]:
+    """Split questions into those to learn from and a `share` for validation.
 
     The hash differs from the one that holds questions out of the search. Each part keeps the order
     of `questions`, and has at least one of them if there are two."""
@@ -74,24 +74,24 @@ def _shares(task: Asked) -> Iterator[float]:
         yield 1 / (len(set(leaves)) * leaves.count(leaf))
 
 
-def _choice(question: Question, prompt: Prompt, rising: bool) -> Lesson:
-    """Return a lesson whose alternatives are the tokens of the options."""
+def _choice(question: Question, prompt: Prompt, maximized: bool) -> Example:
+    """Return an example whose alternatives are the tokens of the options."""
     right = {prompt.options[question.options.index(label)] for label in question.labels}
     position = len(prompt.tokens) - 1
-    return Lesson(
+    return Example(
         (prompt.tokens,),
         tuple(
-            Alternative(0, (Mark(position, (token,)),), token in right)
+            Alternative(0, (Target(position, (token,)),), token in right)
             for token in dict.fromkeys(prompt.options)
         ),
-        rising,
+        maximized,
     )
 
 
 def _retrieval(
-    task: Retrieval, question: Question, prompt: Prompt, tokenizer: Tokenizer, rising: bool
-) -> Lesson:
-    """Return a lesson with one alternative: the labels in ascending order. Where a label begins,
+    task: Retrieval, question: Question, prompt: Prompt, tokenizer: Tokenizer, maximized: bool
+) -> Example:
+    """Return an example with one alternative: the labels in ascending order. Where a label begins,
     any label that is left may come. The score is the mean log-probability of the tokens."""
     text, count = task.template.render(question), len(prompt.tokens)
     for space in _SPACES:
@@ -100,9 +100,9 @@ def _retrieval(
             whole = writer.tokens(question.labels, ended=True)
             said = tokenizer.decode(whole[count:], skip_special_tokens=True)
             if whole[:count] == prompt.tokens and parse_answer(said) == list(question.labels):
-                marks = writer.marks(question.labels, whole, count)
-                right = Alternative(0, marks, True, float(len(marks)))
-                return Lesson((whole[:-1],), (right,), rising)
+                targets = writer.targets(question.labels, whole, count)
+                right = Alternative(0, targets, True, float(len(targets)))
+                return Example((whole[:-1],), (right,), maximized)
     raise TaskError(
         f"{task.name}: after the prompt's end {text[-12:]!r} the tokenizer cannot write the answer "
         f"{','.join(map(str, question.labels))}"
@@ -120,15 +120,17 @@ class _ListWriter:
         listed = self._between.join(map(str, labels)) + ("" if ended else ",")
         return tuple(self._tokenizer.encode(self._text + listed))
 
-    def marks(self, labels: Sequence[int], whole: tuple[int, ...], start: int) -> tuple[Mark, ...]:
-        """Return a mark for each token from `start` on. It allows the first token of every label
+    def targets(
+        self, labels: Sequence[int], whole: tuple[int, ...], start: int
+    ) -> tuple[Target, ...]:
+        """Return a target for each token from `start` on. It allows the first token of every label
         that is left if a label begins there."""
         begins = {start: 0}
         for i in range(1, len(labels)):
             before = self.tokens(labels[:i], ended=False)
             if whole[: len(before)] == before:
                 begins[len(before)] = i
-        marks = []
+        targets = []
         for place in range(start, len(whole)):
             tokens = [whole[place]]
             if place in begins:
@@ -137,21 +139,21 @@ class _ListWriter:
                     row = self.tokens((*labels[:i], other), ended=i == len(labels) - 1)
                     if row[:place] == whole[:place] and len(row) > place:
                         tokens.append(row[place])
-            marks.append(Mark(place - 1, tuple(dict.fromkeys(tokens))))
-        return tuple(marks)
+            targets.append(Target(place - 1, tuple(dict.fromkeys(tokens))))
+        return tuple(targets)
 
 
-def _document(task: "LmEvalTask", document: "Document", rising: bool) -> Lesson:
-    """Return the lesson of a document of lm-eval, by the output type of its task."""
+def _document(task: "LmEvalTask", document: "Document", maximized: bool) -> Example:
+    """Return the example of a document of lm-eval, by the output type of its task."""
     leaf = task.leaves[document.leaf]
     kind = leaf.task.OUTPUT_TYPE
     doc = leaf.instances[document.number][0].doc
     if kind == "multiple_choice":
-        return _options(leaf, document.number, _gold(leaf, doc), rising)
+        return _options(leaf, document.number, _gold(leaf, doc), maximized)
     if kind == "loglikelihood":
-        return _options(leaf, document.number, [0], rising)
+        return _options(leaf, document.number, [0], maximized)
     if kind == "generate_until":
-        return _target(leaf, document.number, leaf.task.doc_to_target(doc), rising)
+        return _target(leaf, document.number, leaf.task.doc_to_target(doc), maximized)
     raise TaskError(f"{leaf.name}: {kind} has no right answer to learn")
 
 
@@ -169,8 +171,8 @@ def _gold(leaf: "Leaf", doc: Any) -> list[int]:
     return golds
 
 
-def _options(leaf: "Leaf", number: int, golds: list[int], rising: bool) -> Lesson:
-    """Return a lesson whose alternatives are continuations, normalized as the task's metric
+def _options(leaf: "Leaf", number: int, golds: list[int], maximized: bool) -> Example:
+    """Return an example whose alternatives are continuations, normalized as the task's metric
     normalizes them."""
     from .lm_eval.prompts import Continuation
 
@@ -186,15 +188,15 @@ def _options(leaf: "Leaf", number: int, golds: list[int], rising: bool) -> Lesso
         prompt = written.prompts[steps[0].prompt].tokens
         tokens = [step.token for step in steps]
         sequences.append((*prompt, *tokens[:-1]))
-        marks = tuple(Mark(len(prompt) - 1 + n, (token,)) for n, token in enumerate(tokens))
+        targets = tuple(Target(len(prompt) - 1 + n, (token,)) for n, token in enumerate(tokens))
         normed = leaf.metric.startswith("acc_norm")
         length = float(max(1, len(instances[i].args[1].strip()))) if normed else 1.0
-        alternatives.append(Alternative(i, marks, i in golds, length))
-    return Lesson(tuple(sequences), tuple(alternatives), rising)
+        alternatives.append(Alternative(i, targets, i in golds, length))
+    return Example(tuple(sequences), tuple(alternatives), maximized)
 
 
-def _target(leaf: "Leaf", number: int, target: Any, rising: bool) -> Lesson:
-    """Return a lesson with one alternative: the target text of a document."""
+def _target(leaf: "Leaf", number: int, target: Any, maximized: bool) -> Example:
+    """Return an example with one alternative: the target text of a document."""
     text = target[0] if isinstance(target, list) and target else target
     if isinstance(text, int | float) and not isinstance(text, bool):
         text = str(text)
@@ -208,5 +210,5 @@ def _target(leaf: "Leaf", number: int, target: Any, rising: bool) -> Lesson:
     delimiter = getattr(leaf.task.config, "target_delimiter", " ")
     answer = leaf.writer.tok_encode(delimiter + text, add_special_tokens=False)[:_MOST_TOKENS]
     whole = (*prompt, *answer)
-    marks = tuple(Mark(len(prompt) - 1 + n, (token,)) for n, token in enumerate(answer))
-    return Lesson((whole[:-1],), (Alternative(0, marks, True, float(len(marks))),), rising)
+    targets = tuple(Target(len(prompt) - 1 + n, (token,)) for n, token in enumerate(answer))
+    return Example((whole[:-1],), (Alternative(0, targets, True, float(len(targets))),), maximized)
