@@ -1,7 +1,8 @@
-# make demo   set everything up and run the demo study
-# make test   set everything up and run every check
-# make check  the checks alone
-# make fuzz   the property tests with many random examples (EXAMPLES=5000 of each test)
+# make demo      set everything up and run the demo study
+# make test      set everything up and run the checks
+# make test-all  the same with the slow tests, before a release
+# make check     the checks alone
+# make fuzz      the property tests with many random examples (EXAMPLES=5000 of each test)
 
 PYTHON ?= python3
 # The torch that is installed first. A pip that is set up for a CPU index gets a CPU build here;
@@ -11,8 +12,10 @@ BIN := .venv/bin
 # Test files run at a time; each of the programs that they start keeps to one thread.
 JOBS ?= 2
 EXAMPLES ?= 5000
+# The tests of `make check`.
+MARKS ?= not gpu and not slow
 
-.PHONY: demo test check fuzz clean
+.PHONY: demo test test-all check fuzz clean
 
 demo: .venv/installed
 	$(BIN)/python -m study.run examples/demo/study.yaml
@@ -20,12 +23,15 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(MAKE) check
 
+test-all: .venv/installed-dev
+	$(MAKE) check MARKS="not gpu"
+
 check:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile -m "$(MARKS)"
 
 fuzz: .venv/installed-dev
 	STUDY_HYPOTHESIS=fuzz STUDY_HYPOTHESIS_EXAMPLES=$(EXAMPLES) OMP_NUM_THREADS=1 \

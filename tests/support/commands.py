@@ -15,6 +15,7 @@ from storage.errors import StorageError
 from storage.studies import find_study
 from storage.trials import TrialRecord, Trials
 from storage.workers import WorkerRecord, Workers
+from tests.support.command_server import CommandServer
 from tests.support.paths import DEMO
 
 TRIALS, POPULATION = 10, 4
@@ -40,15 +41,15 @@ def write_study(folder: Path, change: Change = lambda data: None) -> Path:
     return path
 
 
+_server = CommandServer()
+
+
 def command(name: str, *words: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"study.{name}", *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        check=False,
-        timeout=300,
-    )
+    """Run `python -m study.NAME` to its end, in a process that is forked from one that has imported
+    the commands."""
+    texts = [str(word) for word in words]
+    code, out, err = _server.run(name, texts, folder, timeout=300)
+    return subprocess.CompletedProcess([f"study.{name}", *texts], code, out, err)
 
 
 def start_run(config: Path, url: str) -> subprocess.Popen[str]:
