@@ -35,7 +35,7 @@ from objectives.models.sources import Sources
 from study.cli.interrupts import Interrupts
 from study.config.genome import Range
 from study.config.load import load_config
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 from study.search.ascent.jobs import LAST_STEPS
 from study.search.rules import SearchRules
 from study.search.sampler import Replay, ReplaySampler

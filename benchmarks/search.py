@@ -30,7 +30,7 @@ from objectives.tasks.task import Task
 from storage.trials import TrialRecord
 from study.cli.interrupts import Interrupts
 from study.config.load import load_config
-from study.config.schema import SearchConfig, StudyConfig
+from study.config.study import SearchConfig, StudyConfig
 from study.search.state import SearchState
 from study.setup.engine import EngineChoice, choose_engine
 from study.setup.setup import Setup, build

@@ -17,7 +17,7 @@ from objectives.scoring import Scores
 from study.cli.interrupts import Interrupts
 from study.config.genome import SpaceConfig
 from study.config.load import load_config
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 from study.setup.engine import choose_engine
 from study.setup.setup import build
 from study.verdict.scoreboard import scored_contenders

@@ -18,7 +18,7 @@ from study.cli.session import log_console, start_logging
 
 if TYPE_CHECKING:
     import storage.trials
-    from study.config.schema import StudyConfig
+    from study.config.study import StudyConfig
     from study.setup.setup import Setup
 
 Trials = Annotated[
@@ -90,7 +90,7 @@ def _run(
 ) -> None:
     from study.config.errors import ConfigError
     from study.config.load import load_config, study_url
-    from study.config.schema import MAX_TRIALS
+    from study.config.study import MAX_TRIALS
     from study.planning.disk_space import check_room
 
     deadline = math.inf if timeout is None else time.monotonic() + timeout

@@ -24,7 +24,7 @@ from storage.errors import StorageError
 from storage.scores import HELD_OUT, SEARCH, ScoreStore, StoredScores
 from storage.trials import TrialRecord
 from study.config.errors import ConfigError
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 from study.setup.engine import EngineChoice, choose_engine, use_signature_threads
 from study.setup.engine_facts import with_stored_facts
 from study.setup.matching import check_fingerprint

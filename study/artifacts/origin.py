@@ -18,7 +18,7 @@ from storage.errors import StorageError
 from study.cli.escaping import printable
 from study.config.errors import ConfigError
 from study.config.load import load_config, study_url
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 
 from .model_card import STUDY_FILE
 

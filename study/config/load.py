@@ -16,8 +16,8 @@ from storage.database.url import storage_url
 from .errors import ConfigError
 from .foreign_keys import WITHOUT_EFFECT
 from .problems import message
-from .schema import StudyConfig
 from .section import name_error
+from .study import StudyConfig
 from .yaml_file import PlainLoader, YamlError, read_yaml
 
 log = logging.getLogger(__name__)

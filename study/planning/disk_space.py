@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from objectives.errors import ExportError
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 
 from .merge_size import merged_bytes
 

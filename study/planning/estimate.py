@@ -18,7 +18,7 @@ from objectives.scoring import QuestionSet
 from objectives.tasks.task import WholeTask
 from study.config.errors import ConfigError
 from study.config.load import load_config
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 from study.search.ascent.jobs import CHECKPOINT_INTERVAL
 from study.setup.engine import GPU_BATCH_TOKENS
 from study.setup.setup import Setup, build

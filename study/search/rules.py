@@ -13,7 +13,7 @@ from objectives.tasks.task import WholeTask
 from storage.gradients import GradientStore
 from storage.scores import ScoreStore
 from storage.trials import GENERATION, TrialRecord
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 
 from .ascent.ascent import Hyperparameters
 from .ascent.jobs import AscentJobs

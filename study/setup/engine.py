@@ -15,7 +15,7 @@ import torch
 from objectives.engines.vllm import child as vllm_child
 from objectives.engines.vllm.settings import Settings
 from study.config.errors import ConfigError
-from study.config.schema import EngineConfig, StudyConfig
+from study.config.study import EngineConfig, StudyConfig
 
 if TYPE_CHECKING:  # they take seconds to import
     from objectives.engines.engine import Engine

@@ -9,7 +9,7 @@ from objectives.models.sources import Sources
 from objectives.models.vocabulary import BASE, MODEL, UNION
 from study.config.errors import ConfigError
 from study.config.genome import references
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from storage.gradients import GradientStore
 from storage.studies import stored_fingerprint, stored_start
 from study.config.errors import ConfigError
 from study.config.genome import references
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 from study.search.genome import Genome
 from study.search.rules import SearchRules
 from study.search.sampler import ReplaySampler

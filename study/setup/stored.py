@@ -17,7 +17,7 @@ from storage.studies import (
     stored_fingerprint,
 )
 from storage.trials import TrialRecord, Trials
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 
 if TYPE_CHECKING:
     from .setup import Setup

@@ -19,7 +19,7 @@ from objectives.tasks.retrieval import Retrieval
 from objectives.tasks.scorer import Scoring
 from objectives.tasks.task import Question, Tokenizer
 from study.config.load import task_file
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 from study.config.task import TaskConfig
 
 if TYPE_CHECKING:

@@ -71,7 +71,7 @@ class Comparison:
 
 
 def highest(values: Mapping[str, float]) -> str:
-    """Return the name with the highest value, the first one if several are equal."""
+    """Return the name with the highest value. A tie, which is exact equality, goes to the first."""
     return max(values, key=lambda name: values[name])
 
 

@@ -110,7 +110,7 @@ def judge(setup: Setup, records: Sequence[TrialRecord], answers: ScoreStore) -> 
 
 
 def _final(contenders: Sequence[ScoredContender]) -> ScoredContender:
-    """Return the contender with the highest held-out score; PREFERENCE decides between equals."""
+    """Return the contender with the highest held-out score; PREFERENCE breaks ties."""
     by_name = {
         c.contender.name: c for role in PREFERENCE for c in contenders if c.contender.role == role
     }

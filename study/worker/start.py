@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from objectives.engines.vllm import child as vllm_child
 from study.cli.interrupts import Interrupts
 from study.cli.options import RunOptions
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 
 if TYPE_CHECKING:
     from study.monitors.monitor import Monitor

@@ -24,7 +24,7 @@ from study.cli.interrupts import Interrupts
 from study.cli.options import RunOptions
 from study.cli.session import log_console
 from study.config.errors import ConfigError
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 from study.monitors.flat_scores import FlatScores
 from study.monitors.monitor import Monitor, Monitors
 from study.monitors.progress import Progress

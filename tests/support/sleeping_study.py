@@ -28,7 +28,7 @@ from storage.studies import find_study
 from storage.trials import Trials
 from study.cli.interrupts import Interrupted, Interrupts
 from study.cli.options import RunOptions
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 from study.search.genome import Genome
 from study.search.state import Evaluation, SearchState, Slot
 from study.setup.engine import EngineChoice

@@ -33,7 +33,7 @@ from objectives.merge.recipe import MergeRecipe
 from objectives.models.sources import Sources
 from study.cli.interrupts import Interrupted, Interrupts
 from study.config.load import load_config
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 from study.setup.engine import EngineChoice, choose_engine
 from study.setup.setup import Setup, build
 from tests.support.architectures import make

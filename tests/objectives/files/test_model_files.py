@@ -17,7 +17,7 @@ from objectives.merge.recipe import MergeRecipe
 from objectives.models.locate import absolute_reference, locate
 from objectives.models.sources import Sources
 from study.config.errors import ConfigError
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 from study.setup.models import open_models
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

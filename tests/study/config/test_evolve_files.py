@@ -15,7 +15,7 @@ from mergekit.evo.genome import METHOD_PARAM_MAPS, ModelGenome
 from objectives.merge.mergekit_yaml import to_mergekit
 from study.config.genome import GenomeConfig
 from study.config.load import load_config
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 from study.config.task import TaskConfig
 from study.search.genome import Genome
 from tests.support.models import MakeModel

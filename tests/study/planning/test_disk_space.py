@@ -9,7 +9,7 @@ import pytest
 
 from objectives.errors import ExportError
 from study.config.load import load_config
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 from study.planning.disk_space import check_room
 from study.planning.merge_size import merged_bytes
 from tests.support.paths import DEMO

@@ -8,7 +8,7 @@ import pytest
 
 from storage.database.database import open_storage
 from storage.scores import ScoreStore
-from study.config.schema import StudyConfig
+from study.config.study import StudyConfig
 from study.search.genome import Genome
 from study.setup.setup import Setup
 from study.verdict.judge import judge

@@ -31,7 +31,7 @@ from storage.workers import Watch, WorkerRecord, Workers
 from study.cli.interrupts import Interrupted, Interrupts
 from study.cli.options import RunOptions
 from study.config.errors import ConfigError
-from study.config.schema import EngineConfig
+from study.config.study import EngineConfig
 from study.monitors.progress import Progress
 from study.search.contenders import contenders
 from study.search.jobs import Jobs

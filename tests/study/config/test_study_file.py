@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from study.cli.faults import MAX_LINES, format_message
 from study.config.errors import ConfigError
 from study.config.load import load_config
-from study.config.schema import MAX_TRIALS, StudyConfig
+from study.config.study import MAX_TRIALS, StudyConfig
 from study.config.yaml_file import MAX_FILE_SIZE, YamlError, parse_yaml
 
 STUDY = """
