@@ -37,6 +37,9 @@ class TaskScores:
     """The probability of the correct answer, 0 to 1; equal to scores_Q if the task has none."""
     non_finite: int = 0
     """The number of questions with a NaN or infinite logit; they get the worst score."""
+    cut_off: int = 0
+    """The number of questions whose answer reached max_tokens before all that is scored was
+    complete."""
     answers_Q: tuple[tuple[Answer, ...], ...] = field(default=(), compare=False, repr=False)
     """The answers to each question's prompts; empty if only scores were stored."""
     sample: Sample | None = None
@@ -72,6 +75,11 @@ class TaskScores:
         if len(self.scores_Q) < 2:
             return math.inf
         return float(self.scores_Q.std(ddof=1, dtype=np.float64)) / math.sqrt(len(self.scores_Q))
+
+    @property
+    def asked(self) -> int:
+        """The number of questions that were asked."""
+        return len(self.scores_Q) if self.sample is None else len(self.sample.asked_S)
 
     @property
     def sampling_error(self) -> float:
@@ -114,10 +122,7 @@ class Scores:
     @property
     def asked(self) -> int:
         """The number of questions that were asked."""
-        return sum(
-            len(t.scores_Q) if t.sample is None else len(t.sample.asked_S)
-            for t in self.tasks.values()
-        )
+        return sum(task.asked for task in self.tasks.values())
 
     @property
     def non_finite(self) -> int:
@@ -223,7 +228,7 @@ class QuestionSet:
             by_index = {q: tuple(itertools.islice(answers, len(prompts_Q[q]))) for q in indices}
             answers_Q = tuple(by_index.get(q, ()) for q in range(len(prompts_Q)))
             if isinstance(task, WholeTask):
-                tasks[task.name] = _score_whole(task, answers_Q)
+                tasks[task.name] = _score_whole(task, prompts_Q, answers_Q)
             else:
                 tasks[task.name] = self._score(task, prompts_Q, answers_Q, sample)
         return Scores(tasks)
@@ -236,7 +241,7 @@ class QuestionSet:
         sample: Sample | None,
     ) -> TaskScores:
         worst = 0.0 if task.weight >= 0 else 1.0
-        scores, soft, non_finite = [], [], 0
+        scores, soft, non_finite, cut_off = [], [], 0, 0
         for question, prompts, answers in zip(task.questions, prompts_Q, answers_Q, strict=True):
             if not answers:
                 scores.append(math.nan)
@@ -249,15 +254,24 @@ class QuestionSet:
                 continue
             scores.append(task.score(question, prompts, answers, self.tokenizer))
             soft.append(task.soft(question, prompts, answers))
+            cut_off += task.is_cut_off(answers, self.tokenizer)
         return TaskScores(
-            task.weight, _floats(scores), _floats(soft), non_finite, answers_Q, sample
+            task.weight, _floats(scores), _floats(soft), non_finite, cut_off, answers_Q, sample
         )
 
 
-def _score_whole(task: WholeTask, answers_Q: tuple[tuple[Answer, ...], ...]) -> TaskScores:
+def _score_whole(
+    task: WholeTask,
+    prompts_Q: Sequence[tuple[Prompt, ...]],
+    answers_Q: tuple[tuple[Answer, ...], ...],
+) -> TaskScores:
     scores_Q = _floats(task.scores(answers_Q))
     non_finite = sum(not all(answer.finite for answer in answers) for answers in answers_Q)
-    return TaskScores(task.weight, scores_Q, scores_Q, non_finite, answers_Q)
+    cut_off = sum(
+        any(a.truncated and p.max_tokens > 1 for p, a in zip(prompts, answers, strict=True))
+        for prompts, answers in zip(prompts_Q, answers_Q, strict=True)
+    )
+    return TaskScores(task.weight, scores_Q, scores_Q, non_finite, cut_off, answers_Q)
 
 
 def finite_or_none(error: float) -> float | None:

@@ -24,7 +24,7 @@ class Heartbeat:
     def __init__(self, workers: Workers, worker_id: str, timeout: float) -> None:
         """`timeout` is in seconds: a worker that is silent for longer is considered dead.
 
-        It is `study.heartbeat_timeout` of the study file, whose default is in study/config/study.py.
+        It is `study.heartbeat_timeout` of the study file; its default is in study/config/study.py.
         """
         self.doing = "starting"
         """What the worker is doing now, for the status command."""

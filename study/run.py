@@ -126,14 +126,15 @@ def _run_worker(
     from study.worker.start import search, start_worker
 
     with start_worker(config, url, options, interrupts) as worker:
+        from study.monitors.cut_off_answers import CutOffAnswers
         from study.monitors.flat_scores import FlatScores
         from study.monitors.progress import Progress
         from study.worker.observe import create_monitors
 
         worker.store_budget()
         progress = Progress(log_console, config.study.trials, worker.population)
-        flat = FlatScores(len(worker.setup.genome.baselines()))
-        reached = search(worker, create_monitors(worker, options, progress, flat), deadline)
+        warnings = FlatScores(len(worker.setup.genome.baselines())), CutOffAnswers()
+        reached = search(worker, create_monitors(worker, options, progress, *warnings), deadline)
         _finish(worker.setup, worker.trials, reached)
 
 

@@ -17,6 +17,7 @@ from study.cli.text import duration
 if TYPE_CHECKING:
     from storage.trials import TrialRecord
     from storage.workers import Watch, WorkerRecord, Workers
+    from study.monitors.cut_off_answers import CutOffShare
     from study.setup.stored import StoredStudy
 
 _PACE_SECONDS = 600.0
@@ -89,6 +90,9 @@ class Status:
     """The stored verdict: `sentence`, `trial` and `after`, the number of search trials."""
     trials_an_hour: float | None
     workers: Sequence[WorkerStatus]
+    cut_off: Mapping[str, "CutOffShare"]
+    """By task, the trial with the most answers that reached max_tokens before they were complete,
+    if these are more than 2%."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -114,6 +118,7 @@ def _status_of(stored: "StoredStudy") -> Status:
     from storage.database.url import redacted
     from storage.studies import stored_verdict
     from storage.workers import Watch, Workers
+    from study.monitors.cut_off_answers import cut_off_shares
     from study.search.state import SearchState, best_merge
 
     config, records, population = stored.config, stored.records(), stored.population
@@ -131,6 +136,7 @@ def _status_of(stored: "StoredStudy") -> Status:
         verdict=stored_verdict(stored.study),
         trials_an_hour=workers.trials_per_hour(_PACE_SECONDS),
         workers=_worker_statuses(workers, Watch(config.study.heartbeat_timeout)),
+        cut_off=cut_off_shares(records),
     )
 
 
@@ -195,6 +201,10 @@ def status_text(status: Status) -> str:
         lines.append(f"{status.trials_an_hour:.0f} trials an hour")
     lines += [_worker_line(worker) for worker in status.workers]
     lines.append(_best_line(status.best))
+    if status.cut_off:
+        from study.monitors.cut_off_answers import explanation
+
+        lines.append(f"warning: {explanation(status.cut_off)}")
     if status.best and status.verdict:
         verdict = status.verdict
         lines.append(f"verdict after {verdict['after']} search trials: {verdict['sentence']}")

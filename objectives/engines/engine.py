@@ -36,22 +36,31 @@ class Answer:
     """Natural log-probabilities of the prompt's options as the first token."""
     finite: bool = True
     """Whether all logits were finite; if not, the tokens have no meaning."""
+    truncated: bool = False
+    """Whether the answer has max_tokens tokens and no end."""
 
+    @classmethod
+    def of(
+        cls,
+        prompt: Prompt,
+        generated: Sequence[int],
+        logprobs: tuple[float, ...],
+        finite: bool,
+        dropped: Container[int],
+        kept: Container[int],
+    ) -> "Answer":
+        """Return the answer in the `generated` tokens, which may go on after its end.
 
-def truncate_at_stop(
-    tokens: Sequence[int], prompt: Prompt, ends: Container[int], kept: Container[int] = ()
-) -> tuple[int, ...]:
-    """Return the generated tokens up to the end of the answer.
-
-    A stop of the prompt and an end token in `kept` are part of the answer; an end token in `ends`
-    is not, unless it is also a stop.
-    """
-    for count, token in enumerate(tokens):
-        if token in prompt.stops or token in kept:
-            return tuple(tokens[: count + 1])
-        if token in ends:
-            return tuple(tokens[:count])
-    return tuple(tokens)
+        A stop of the prompt and an end token in `kept` are part of the answer; an end token in
+        `dropped` is not, unless it is also a stop.
+        """
+        for count, token in enumerate(generated):
+            if token in prompt.stops or token in kept:
+                return cls(tuple(generated[: count + 1]), logprobs, finite)
+            if token in dropped:
+                return cls(tuple(generated[:count]), logprobs, finite)
+        tokens = tuple(generated)
+        return cls(tokens, logprobs, finite, len(tokens) == prompt.max_tokens)
 
 
 class Engine(Protocol):

@@ -21,7 +21,7 @@ from objectives.merge.stream import MergeStream
 from objectives.models.sources import Sources
 from objectives.models.special_tokens import EndTokens
 
-from .engine import Answer, Prompt, truncate_at_stop
+from .engine import Answer, Prompt
 
 
 class TransformersEngine:
@@ -158,10 +158,9 @@ class TransformersEngine:
             logprobs[b, list(prompt.options)].tolist() for b, prompt in enumerate(prompts)
         ]
         return [
-            Answer(
-                truncate_at_stop(row, prompt, self._ends.dropped, self._ends.kept),
-                tuple(options),
-                is_finite,
+            Answer.of(
+                *(prompt, row, tuple(options), is_finite),
+                *(self._ends.dropped, self._ends.kept),
             )
             for row, prompt, options, is_finite in zip(
                 rows, prompts, of_options, finite.tolist(), strict=True

@@ -74,6 +74,11 @@ class MultipleChoice:
         [answer] = answers
         return math.exp(answer.logprobs[question.options.index(question.labels[0])])
 
+    def is_cut_off(self, answers: Sequence[Answer], tokenizer: Tokenizer) -> bool:
+        """Return False: the first character that is not white space is scored, and prompts end
+        where it should follow."""
+        return False
+
 
 def first_digit(text: str) -> int | None:
     """Return the first character that is not white space, as a number; None if it is no digit.

@@ -65,6 +65,16 @@ class Retrieval:
         starts = {prompt.options[i]: math.exp(answer.logprobs[i]) for i in indices}
         return min(1.0, sum(starts.values()))
 
+    def is_cut_off(self, answers: Sequence[Answer], tokenizer: Tokenizer) -> bool:
+        """Return whether an answer was truncated before its third number was complete; with the
+        exact scorer, whether it was truncated."""
+        [answer] = answers
+        if self.scorer == "exact" or not answer.truncated:
+            return answer.truncated
+        return (
+            len(parse_answer(tokenizer.decode(answer.tokens, skip_special_tokens=True))) <= PICKED
+        )
+
 
 def parse_answer(text: str) -> list[int]:
     """Return the numbers in an answer, as the parser of the KDD Cup 2024 does.

@@ -88,6 +88,9 @@ class Task(Asked, Protocol):
     ) -> float:
         """Return the probability, 0 to 1, of the correct answer at the first token."""
 
+    def is_cut_off(self, answers: Sequence[Answer], tokenizer: Tokenizer) -> bool:
+        """Return whether an answer was truncated before all that is scored was complete."""
+
 
 @runtime_checkable
 class WholeTask(Asked, Protocol):

@@ -17,6 +17,8 @@ from storage.scores import ScoreStore
 from storage.studies import store_verdict, stored_fingerprint
 from storage.trials import Trials
 from study.cli.escaping import say
+from study.monitors.cut_off_answers import cut_off_shares
+from study.monitors.cut_off_answers import explanation as cut_off_explanation
 from study.monitors.dashboard_note import DashboardNote
 from study.monitors.flat_scores import explanation, flat_scores
 from study.monitors.monitor import Monitors
@@ -54,6 +56,8 @@ def finish_run(setup: Setup, trials: Trials) -> None:
     paths, errors = _write(setup, trials, judgement, answers)
     _store_verdict(setup, trials, judgement)
     _print(judgement.contenders, setup)
+    if shares := cut_off_shares(trials.all()):
+        say(f"warning: {cut_off_explanation(shares)}")
     for task, score in judgement.ensemble.items():
         say(
             f"the parents' ensemble on the held-out questions of {task}: "

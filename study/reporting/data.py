@@ -1,7 +1,7 @@
 """The data of a study's report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from objectives.scoring import Scores
@@ -10,6 +10,7 @@ from storage.identity import study_identity
 from storage.scores import ScoreStore
 from storage.studies import stored_fingerprint
 from storage.trials import TrialRecord, Trials
+from study.monitors.cut_off_answers import CutOffShare, cut_off_shares, explanation
 from study.search.ascent.history import AscentHistory
 from study.search.genome import Genome, recipe_of
 from study.search.history import ScoreHistory
@@ -80,6 +81,14 @@ class ReportData:
     answer_changes: AnswerChanges | None
     ascents: AscentHistory | None = None
     """The losses of a search by gradient."""
+    cut_off: Mapping[str, CutOffShare] = field(default_factory=dict)
+    """By task, the trial with the most answers that reached max_tokens before they were complete,
+    if these are more than 2%."""
+
+    @property
+    def cut_off_text(self) -> str:
+        """The warning about such answers."""
+        return explanation(self.cut_off)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contents of report.json; its keys are a public format."""
@@ -101,6 +110,7 @@ class ReportData:
             "merge": None if self.merge is None else asdict(self.merge),
             "never_right": asdict(self.never_right),
             "flips": None if self.answer_changes is None else asdict(self.answer_changes),
+            "cut_off": {task: asdict(share) for task, share in self.cut_off.items()},
         } | ({} if self.ascents is None else {"gradient": self.ascents.to_dict()})
 
 
@@ -134,6 +144,7 @@ def report_data(
             generation=state.generation,
         ),
         verdict=judgement,
+        cut_off=cut_off_shares(records),
         unscored=setup.rules.jobs(replay).unscored(records),
         scores=ScoreHistory.of(records),
         convergence=convergence(state, replay) if setup.genome.space else [],

@@ -9,6 +9,9 @@ ASCENT = "ascent"
 """The attribute of a checkpoint: the ascent that it belongs to."""
 LOSS = "loss"
 """The loss of a batch, in the result of a step of an ascent."""
+CUT_OFF = "cut_off"
+"""In the result of a trial: for each task with answers that reached max_tokens before they were
+complete, the number of their questions and that of the questions asked."""
 CANDIDATE = "candidate"
 """The attribute with the name of a merge that is scored but is no trial of the search."""
 

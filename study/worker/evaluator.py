@@ -17,7 +17,7 @@ from storage.trials import KIND
 from study.cli.interrupts import Interrupts
 from study.search.ascent.jobs import VALIDATION_LOSS, CheckpointJob, StepJob
 from study.search.jobs import Job
-from study.search.state import LOSS
+from study.search.state import CUT_OFF, LOSS
 from study.search.stored_scores import answers_of
 from study.setup.setup import Setup
 
@@ -122,6 +122,7 @@ class Evaluator:
     def _result(self, scores: Scores) -> dict[str, object]:
         """Return what is stored with a trial beside its score."""
         soft = self._setup.config.search.soft
+        cut_off = {n: [t.cut_off, t.asked] for n, t in scores.tasks.items() if t.cut_off}
         return {
             "error": finite_or_none(scores.error),
             "soft": scores.soft,
@@ -130,7 +131,7 @@ class Evaluator:
             "questions": self._setup.search.questions,
             "sampling_error": finite_or_none(scores.sampling_error),
             "broken": scores.non_finite,
-        }
+        } | ({CUT_OFF: cut_off} if cut_off else {})
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -25,6 +25,7 @@ from study.cli.options import RunOptions
 from study.cli.session import log_console
 from study.config.errors import ConfigError
 from study.config.study import StudyConfig
+from study.monitors.cut_off_answers import CutOffAnswers
 from study.monitors.flat_scores import FlatScores
 from study.monitors.monitor import Monitor, Monitors
 from study.monitors.progress import Progress
@@ -93,7 +94,9 @@ def supervise(
             for n in range(count)
         ]
         progress = Progress(log_console, config.study.trials, population)
-        with Monitors(progress, FlatScores(len(setup.genome.baselines()))) as monitors:
+        with Monitors(
+            progress, FlatScores(len(setup.genome.baselines())), CutOffAnswers()
+        ) as monitors:
             code = _run_all(specs, gpus, deadline, trials, monitors, interrupts)
         use_stored_threads(trials.study)
         records = trials.all()

@@ -19,7 +19,7 @@ import torch
 from pydantic import ValidationError
 
 from objectives.crash_report import write_fault
-from objectives.engines.engine import Answer, Prompt, truncate_at_stop
+from objectives.engines.engine import Answer, Prompt
 from objectives.engines.host_memory import available
 from objectives.engines.memory import groups_within, kv_tokens_for, sizes
 from objectives.errors import EngineError, EngineMemoryError, SourceError
@@ -282,8 +282,8 @@ class Host:
         return self._parameters[kind]
 
     def _answer(self, prompt: Prompt, output: Any) -> Answer:
-        tokens = truncate_at_stop(output.token_ids, prompt, self._ends.dropped, self._ends.kept)
         by_token = internals.first_logprobs(output)
         logprobs = tuple(by_token[token] for token in prompt.options)
         finite = all(map(math.isfinite, internals.all_logprobs(output)))
-        return Answer(tokens, logprobs, finite)
+        ends = self._ends.dropped, self._ends.kept
+        return Answer.of(prompt, output.token_ids, logprobs, finite, *ends)

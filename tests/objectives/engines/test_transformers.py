@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from objectives.engines.engine import Answer, Prompt, truncate_at_stop
+from objectives.engines.engine import Answer, Prompt
 from objectives.engines.transformers import TransformersEngine
 from objectives.errors import EngineError
 from objectives.merge.recipe import MergeRecipe
@@ -154,7 +154,15 @@ def test_a_merge_of_the_wrong_shape_is_refused(
 
 def test_an_answer_contains_its_stop_but_not_an_end_token() -> None:
     prompt = Prompt((5,), 0, 9, (), frozenset({7, 2}))
-    assert truncate_at_stop([4, 7, 4, 7], prompt, (1, 2)) == (4, 7)
-    assert truncate_at_stop([4, 1, 7], prompt, (1, 2)) == (4,)
-    assert truncate_at_stop([4, 2, 7], prompt, (1, 2)) == (4, 2)
-    assert truncate_at_stop([4, 4], prompt, (1, 2)) == (4, 4)
+
+    def answer(*generated: int) -> tuple[tuple[int, ...], bool]:
+        of = Answer.of(prompt, generated, (), True, dropped=(1, 2), kept=(3,))
+        return of.tokens, of.truncated
+
+    assert answer(4, 7, 4, 7) == ((4, 7), False)
+    assert answer(4, 1, 7) == ((4,), False)
+    assert answer(4, 2, 7) == ((4, 2), False)
+    assert answer(4, 3, 7) == ((4, 3), False)
+    assert answer(*[4] * 8, 7) == ((*[4] * 8, 7), False)
+    assert answer(*[4] * 8, 1) == ((4,) * 8, False)
+    assert answer(*[4] * 9) == ((4,) * 9, True)
