@@ -22,6 +22,10 @@ from study.verdict.scoreboard import ScoredContender
 from .answer_changes import AnswerChanges, NeverRight, changes_by_task, never_right
 from .search_statistics import Distribution, TimeSpent, convergence, importance, time_spent
 
+_BOUND_MARGIN = 0.01
+"""The distance from an end of its range, as a share of the range, at which a parameter is said to
+be at a bound."""
+
 
 @dataclass(frozen=True)
 class QuestionCounts:
@@ -53,6 +57,10 @@ class MergeParameters:
     """A name for each block of layers and, if the study has filters, for each filter in it."""
     values: Mapping[str, Sequence[Sequence[float]]]
     """By parameter: a row for each model, a column for each of `columns`."""
+    at_bound: int
+    """The number of searched parameters that are at an end of their range, within 1% of it."""
+    searched: int
+    """The number of searched parameters."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +188,16 @@ def _merge_parameters(record: TrialRecord, genome: Genome) -> MergeParameters:
         for parameter, values_KMF in recipe.values.items()
     }
     columns = [f"{knot} {name}".strip() for knot in genome.knots for name in sets]
-    return MergeParameters(record.number, recipe.scale, list(recipe.models), columns, values)
+    return MergeParameters(
+        *(record.number, recipe.scale, list(recipe.models), columns, values),
+        *(_count_at_bound(record, genome), len(genome.space)),
+    )
+
+
+def _count_at_bound(record: TrialRecord, genome: Genome) -> int:
+    """Return how many parameters are within 1% of the ends of their ranges."""
+    shares = [(record.params[n] - r.low) / (r.high - r.low) for n, r in genome.space.items()]
+    return sum(not _BOUND_MARGIN < share < 1 - _BOUND_MARGIN for share in shares)
 
 
 def _answer_changes(setup: Setup, judgement: Judgement) -> AnswerChanges | None:

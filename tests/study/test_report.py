@@ -37,7 +37,7 @@ from study.config.load import load_config
 from study.export import _export
 from study.report import _report
 from study.reporting.answer_changes import Example, NeverRight, Selection
-from study.reporting.data import ReportData, report_data
+from study.reporting.data import ReportData, _merge_parameters, report_data
 from study.reporting.page import pictures, render, write_report
 from study.search.contenders import contenders, count_contenders
 from study.search.genome import recipe_of
@@ -383,6 +383,20 @@ def test_the_counts_of_the_report_follow_from_the_stored_answers(whole: Study) -
     assert [step.generation for step in steps] == list(range(TRIALS // POPULATION + 1))
     assert steps[0].sigma == pytest.approx(1 / 6)
     assert (steps[0].from_start, steps[1].from_start) == (0, steps[1].step)
+    assert data.merge is not None
+    assert (data.merge.at_bound, data.merge.searched) == (0, 48)
+
+
+def test_the_page_says_how_many_parameters_are_at_a_bound(whole: Study) -> None:
+    space, final = whole.setup.genome.space, whole.judged().final
+    assert final is not None
+    low, high, *rest = space
+    inside = {name: (space[name].low + space[name].high) / 2 for name in rest}
+    params = inside | {low: space[low].low, high: space[high].high}
+    merge = _merge_parameters(replace(final.contender.record, params=params), whole.setup.genome)
+    assert (merge.at_bound, merge.searched) == (2, len(space))
+    page = " ".join(render(replace(whole.data(), merge=merge), {}).split())
+    assert "2 of 48 parameters of the final merge are at an end of their range" in page
 
 
 def test_the_page_escapes_names_and_questions(whole: Study) -> None:
@@ -401,6 +415,8 @@ def test_the_page_escapes_names_and_questions(whole: Study) -> None:
 
 KEYS = json.loads((ROOT / "tests" / "stored" / "keys.json").read_text())
 """The keys of the documents that version 0.1.0 wrote."""
+ADDED = {"report": {"cut_off", "merge.at_bound", "merge.searched"}, "status": {"cut_off"}}
+"""The keys that later versions have added."""
 MAY_BE_EMPTY = ("flips.tasks.", "never_right.tasks.", "verdict.parents_ensemble.")
 
 
@@ -411,7 +427,7 @@ def test_report_verdict_and_status_keep_the_keys_of_their_json(whole: Study) -> 
     assert verdict.pop("exported") == verdict["final"]["trial"]
     assert verdict == report["verdict"]
     for name, data in (("report", report), ("status", status)):
-        keys, expected = key_paths(data, KEYS["names"]), set(KEYS[name])
+        keys, expected = key_paths(data, KEYS["names"]), set(KEYS[name]) | ADDED[name]
         assert keys <= expected
         assert all(key.startswith(MAY_BE_EMPTY) for key in expected - keys)
 

@@ -54,7 +54,7 @@ def report(name: str, value: float = 0.5) -> ReportData:
         convergence=[],
         importance={name: 0.5},
         seconds=TimeSpent({}, {}, {"ask": [], "merge": [], "score": []}),
-        merge=MergeParameters(0, 1.0, models, [name], {"weight": [[value], [value]]}),
+        merge=MergeParameters(0, 1.0, models, [name], {"weight": [[value], [value]]}, 0, 2),
         never_right=NeverRight(1, {name: selection}),
         answer_changes=None,
     )
