@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from study.config import genome as genome_config
-from study.config import schema as config
+from study.config import study as config
 from study.config import task as task_config
 from tests.support.paths import ROOT
 

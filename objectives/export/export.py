@@ -61,7 +61,7 @@ def export(
     sizes = _sizes(recipe, sources)
     out = resolve_target(out, overwrite, sum(sizes.values()))
     try:
-        with replace_atomically(out) as folder:
+        with replace_atomically(out, overwrite) as folder:
             _write_weights(recipe, sources, folder, sizes, shard_bytes)
             _write_texts(recipe, sources, references, folder, card)
             for name, text in (texts or {}).items():
@@ -236,6 +236,10 @@ def _copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
     try:
         tokenizer.save_pretrained(folder)
+        path = folder / TOKENIZER_CONFIG
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if settings.pop("auto_map", None) is not None:
+            write_json(path, settings)
     except Exception as error:  # a bare Exception if the disk is full
         raise ExportError(f"cannot write the tokenizer to {folder}: {error}") from None
 

@@ -5,9 +5,11 @@ import fcntl
 import logging
 import os
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from objectives.errors import ExportError
@@ -38,13 +40,16 @@ def resolve_target(out: Path, overwrite: bool, size: int) -> Path:
 
 
 @contextlib.contextmanager
-def replace_atomically(out: Path) -> Iterator[Path]:
+def replace_atomically(out: Path, overwrite: bool) -> Iterator[Path]:
     """Yield a new folder to write into, which replaces `out` at the end.
 
-    After an error the new folder is removed and `out` is as it was.
+    What has become of `out` in the meantime is checked again before it is replaced. After an error
+    the new folder is removed and `out` is as it was. Raises ExportError and OSError.
     """
-    part = out.with_name(f".{_shortened(out.name)}.part-{os.getpid()}")
-    with written_beside(part, out, _replace):
+    if out.parent.is_dir():
+        remove_leftovers(out.parent, _shortened(out.name))
+    part = out.with_name(f".{_shortened(out.name)}.part-{_unique()}")
+    with written_beside(part, out, partial(_replace, overwrite=overwrite)):
         marker = part / EXPORTING
         with marker.open("w") as file:
             with contextlib.suppress(OSError):  # not every file system supports locks
@@ -53,8 +58,10 @@ def replace_atomically(out: Path) -> Iterator[Path]:
             marker.unlink()
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove what killed exports have left in a folder, and restore what they had renamed.
+
+    With `name`, only what exports to this name have left.
 
     Folders that an export is writing now stay, and so do folders of such a name that no export
     wrote.
@@ -62,6 +69,8 @@ def remove_leftovers(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         match = _LEFTOVER.fullmatch(path.name)
         if match is None or path.is_symlink() or not path.is_dir():
+            continue
+        if name not in (None, match[1]):
             continue
         with contextlib.suppress(OSError, ExportError):  # then the folder stays
             if match[2] == "part":
@@ -102,16 +111,18 @@ def _check_room(folder: Path, size: int) -> None:
         )
 
 
-def _replace(part: Path, out: Path) -> None:
+def _replace(part: Path, out: Path, overwrite: bool) -> None:
     """Rename a written folder to `out`, then remove the folder that it replaces."""
+    _check_vacant(out, overwrite)
     if not out.exists() or not any(out.iterdir()):
         part.rename(out)
         return
-    old = out.with_name(f".{_shortened(out.name)}.old-{os.getpid()}")
+    old = out.with_name(f".{_shortened(out.name)}.old-{_unique()}")
     out.rename(old)
     try:
+        check_replaceable(old)  # another process may have written into it
         part.rename(out)
-    except OSError:
+    except (OSError, ExportError):
         old.rename(out)
         raise
     try:
@@ -129,6 +140,11 @@ def _remove_part(part: Path) -> None:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         (part / EXPORTING).unlink()
         part.rmdir()
+
+
+def _unique() -> int:
+    """Return a number that no other export uses; processes of two containers have equal ids."""
+    return secrets.randbits(64)
 
 
 def _shortened(name: str) -> str:

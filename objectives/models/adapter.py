@@ -37,7 +37,16 @@ _WEIGHTS = "adapter_model.safetensors"
 _SCHEME = "2"
 """Incremented whenever the merged folder of the same base and adapter changes."""
 _EMBEDDINGS = ("embed_tokens", "lm_head")
+_KINDS = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "HRA", "VERA", "FOURIERFT")
+"""peft's kinds of adapters that are merged from their weights alone. Others load further models or
+files that their config names, or cannot be merged."""
+_INITIALIZATIONS = ("corda_config", "eva_config", "lora_ga_config", "megatron_config")
+"""Keys whose settings make peft read files or import modules that the config names."""
+_NAMES = ("base_model_name_or_path", "revision", "peft_version", "auto_mapping")
+"""Keys that name something for information only."""
 _WINDOWS = 64
+_MAX_LENGTH = 80
+"""Characters of a value that a message quotes."""
 
 
 def cache_folder() -> Path:
@@ -185,18 +194,51 @@ def _check(base: Path, adapter: Path) -> None:
     for name in (ADAPTER_CONFIG, _WEIGHTS):
         check_file(adapter.name, adapter, adapter / name)
     config = read_json(adapter.name, path)
-    if not isinstance(config.get("peft_type"), str):
-        raise SourceError(f"{adapter}: {path} has no peft_type")
-    if config.get("megatron_config"):  # peft would import a module that the file names
-        raise SourceError(
-            f"{adapter}: {path}: adapters of Megatron models (megatron_config) cannot be merged"
-        )
+    _check_config(adapter, path, config)
+    for name in (*TOKENIZER_FILES, GENERATION_CONFIG):
+        for folder in (base, adapter):
+            if (folder / name).is_symlink() or (folder / name).exists():
+                check_file(folder.name, folder, folder / name)
     weights = Checkpoint(base.name, base).paths
     if [path.name for path in weights] != [SINGLE] and not (base / INDEX).exists():
         raise SourceError(
             f"{base}: transformers reads {SINGLE} or the files of {INDEX}, not "
             f"{', '.join(path.name for path in weights[:3])}; rename the weight files"
         )
+
+
+def _check_config(adapter: Path, path: Path, config: Mapping[str, Any]) -> None:
+    """Check that peft reads nothing but the weights beside the config. Raises SourceError."""
+    kind = config.get("peft_type")
+    if not isinstance(kind, str):
+        raise SourceError(f"{adapter}: {path} has no peft_type")
+    if kind.upper() not in _KINDS:
+        raise SourceError(
+            f"{adapter}: {path}: adapters of the peft_type {kind[:_MAX_LENGTH]!r} cannot be "
+            f"merged; only {', '.join(_KINDS)} can"
+        )
+    for key in _INITIALIZATIONS:
+        if config.get(key):
+            raise SourceError(
+                f"{adapter}: {path}: {key} refers to other files or modules, which are not read; "
+                "remove it if the adapter is trained"
+            )
+    for key, value in config.items():
+        if key not in _NAMES and (found := _path_in(value)) is not None:
+            raise SourceError(
+                f"{adapter}: {path}: {key[:_MAX_LENGTH]} names the path "
+                f"{found[:_MAX_LENGTH]!r}, which is not read; remove it"
+            )
+
+
+def _path_in(value: Any) -> str | None:
+    """Return a text with a slash in a JSON value, or None."""
+    if isinstance(value, str):
+        return value if "/" in value else None
+    inner = list(value.values()) if isinstance(value, dict) else value
+    if not isinstance(inner, list):
+        return None
+    return next((found for item in inner if (found := _path_in(item)) is not None), None)
 
 
 def _digest(base: Path, adapter: Path) -> str:

@@ -17,7 +17,13 @@ from transformers import CONFIG_MAPPING, __version__
 from objectives.errors import SourceError
 
 FOREIGN = (
-    *("auto_map", "quantization_config", "transformers_weights", "configuration_files"),
+    *(
+        "auto_map",
+        "custom_pipelines",
+        "quantization_config",
+        "transformers_weights",
+        "configuration_files",
+    ),
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
 )

@@ -12,6 +12,8 @@ from objectives.errors import SourceError
 from objectives.files.model_files import GENERATION_CONFIG, read_json
 
 _EOS, _PAD = "eos_token_id", "pad_token_id"
+_OF_CODE = ("auto_map", "custom_generate", "quantization_config", "trust_remote_code")
+"""Keys of generation_config.json that refer to code or to the weights of the model it is from."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def merged_generation_config(
     reads them from generation_config.json.
     """
     stored = without_stray_pad(read_generation_config(label, folder), rows)
+    stored = {key: value for key, value in stored.items() if key not in _OF_CODE}
     ids = {key: config.get(key) for key in ("bos_token_id", _EOS, _PAD)}
     if not stored:
         return {key: value for key, value in ids.items() if value is not None}

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import logging
 import math
+import select
 import sqlite3
 import threading
 import time
@@ -40,6 +41,9 @@ statement that waits too long for a lock."""
 _ANSWER_SECONDS = 30
 """The timeout of the first query, in addition to a connect_timeout in the URL."""
 
+_STALLED_SECONDS = 90.0
+"""The longest wait for data of an answer. The server itself ends waits for locks earlier."""
+
 _EXCLUSIVE_SECONDS, _POLL_SECONDS, _SILENT_SECONDS = 600, 0.1, 5
 """The longest wait for another process that opens the database, the time between two tries, and
 the wait after which a warning is logged."""
@@ -71,6 +75,8 @@ def prepare(engine: Engine) -> None:
         event.listen(engine, "begin", _on_sqlite_begin)
     else:
         event.listen(engine, "connect", _on_postgres_connect)
+        if engine.dialect.driver == "psycopg2":
+            event.listen(engine, "do_connect", _connect_with_psycopg2)
 
 
 @contextlib.contextmanager
@@ -129,7 +135,8 @@ def exclusive(engine: Engine, url: str) -> Iterator[None]:
     number = {"number": _lock_number("merge study: opening")}
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text(f"SET lock_timeout = '{_EXCLUSIVE_SECONDS}s'"))
-        connection.execute(text("SELECT pg_advisory_lock(:number)"), number)
+        with _longest_wait(_EXCLUSIVE_SECONDS + _STALLED_SECONDS):
+            connection.execute(text("SELECT pg_advisory_lock(:number)"), number)
         try:
             yield
         finally:
@@ -177,6 +184,53 @@ def _on_postgres_connect(connection: Any, _: object) -> None:
     with connection.cursor() as cursor:
         cursor.execute(_SESSION)
     connection.commit()
+
+
+_connecting = threading.Lock()
+_limits = threading.local()
+
+
+def _connect_with_psycopg2(dialect: Any, _: object, args: Any, options: Any) -> Any:
+    """Connect, and let `_wait` wait for answers from then on.
+
+    Without a wait callback libpq itself connects, which honours connect_timeout. The callback is
+    one for the whole process.
+    """
+    from psycopg2.extensions import set_wait_callback
+
+    with _connecting:
+        set_wait_callback(None)
+        try:
+            return dialect.connect(*args, **options)
+        finally:
+            set_wait_callback(_wait)
+
+
+@contextlib.contextmanager
+def _longest_wait(seconds: float) -> Iterator[None]:
+    """Wait for answers of servers for up to `seconds` in this thread, within this context."""
+    _limits.seconds = seconds
+    try:
+        yield
+    finally:
+        del _limits.seconds
+
+
+def _wait(connection: Any) -> None:
+    """Wait for the answer to a query of psycopg2.
+
+    The driver itself waits without limit for a server that accepts data and does not answer, and
+    does not let Python handle signals meanwhile. Raises psycopg2.OperationalError.
+    """
+    import psycopg2
+    from psycopg2.extensions import POLL_OK, POLL_READ
+
+    limit = getattr(_limits, "seconds", _STALLED_SECONDS)
+    while (state := connection.poll()) != POLL_OK:
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN if state == POLL_READ else select.POLLOUT)
+        if not poll.poll(1000 * limit):
+            raise psycopg2.OperationalError(f"the server has not answered for {limit:.0f} s")
 
 
 def _lock_number(name: str) -> int:

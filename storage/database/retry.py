@@ -27,8 +27,9 @@ _SQLITE_TRANSIENT = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_PROTOCOL,
 }
-_POSTGRES_TRANSIENT = ("08", "40", "53", "55P03", "57", "58", "25P03")
-"""SQLSTATE classes: connection, rollback, resources, locks, intervention, system, idle session."""
+_POSTGRES_TRANSIENT = ("08", "40", "53", "55P03", "57", "58", "25P03", "25006")
+"""SQLSTATE classes: connection, rollback, resources, locks, intervention, system, idle session, and
+a server that is read-only, as during a failover."""
 _POSTGRES_PERMANENT = ("57P04",)
 """Codes of these classes that are not transient: the database was dropped."""
 

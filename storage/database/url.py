@@ -18,9 +18,9 @@ _DRIVERS = {"sqlite": ("pysqlite",), "postgresql": ("psycopg2", "psycopg")}
 """The supported drivers; the first is the default."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9_+.-]*")
 _PLAIN = re.compile(
-    r"""(?:(?P<user>[^:/?\#@]*)(?P<password>:[^/?\#@]*)?@)?
+    r"""(?:(?P<user>(?:(?!%3[Aa])[^:/?\#@])*)(?P<password>:[^/?\#@]*)?@)?
         (?P<host>[\w.,-]*|\[[0-9A-Fa-f:.]+\])(?P<port>:[0-9]*)?
-        (?P<database>/[^/?\#@]*)?
+        (?P<database>/[^/?\#@;&=]*)?
         (?:\?(?P<query>[^\#@]*))?""",
     re.VERBOSE,
 )

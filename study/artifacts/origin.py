@@ -119,13 +119,16 @@ def _named_file(folder: Path, origin: Origin) -> Path:
     usable: Any = False
     try:
         usable = path.is_absolute() and path.is_file()
-        inside = usable and path.resolve().is_relative_to(folder.resolve())
+        resolved = path.resolve()
+        inside = usable and resolved.is_relative_to(folder.resolve())
+        relative = usable and resolved != path  # a link, or /proc/self/cwd: the maker may own it
     except (OSError, ValueError, RuntimeError):  # too long, a NUL, a loop of links
-        inside = False
+        inside = relative = False
     if not usable:
         raise ConfigError(
             f"{name}, the study file that {folder} names, does not exist here; set --config"
         )
-    if inside:
-        raise ConfigError(f"{name} is inside {folder}; set --config if you trust it")
+    if inside or relative:
+        where = f"inside {folder}" if inside else "a path with links"
+        raise ConfigError(f"{name} is {where}; set --config if you trust that study file")
     return path

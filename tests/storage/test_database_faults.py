@@ -16,10 +16,12 @@ import pytest
 import yaml
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from typer.testing import CliRunner
 
 from storage.database import connections
 from storage.database.database import open_storage
+from storage.database.retry import is_transient
 from storage.database.rights import check_rights
 from storage.errors import StorageError
 from storage.scores import SEARCH, ScoreStore
@@ -298,6 +300,21 @@ def test_waiting_for_a_lock_of_another_process_times_out(
     ):
         open_storage(database)
     open_storage(database)
+
+
+def test_a_server_that_stops_answering_is_an_outage(
+    postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = open_storage(postgres)
+    monkeypatch.setattr(connections, "_STALLED_SECONDS", 0.3)
+    with (
+        storage.engine.connect() as connection,
+        pytest.raises(DBAPIError, match="has not answered for 0 s") as error,
+    ):
+        connection.execute(text("SELECT pg_sleep(30)"))
+    assert is_transient(error.value)
+    with storage.engine.connect() as connection:
+        assert connection.execute(text("SELECT 1")).scalar() == 1
 
 
 # Encodings

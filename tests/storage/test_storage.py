@@ -181,7 +181,7 @@ def test_a_fingerprint_of_another_programs_study_is_refused(database: str) -> No
     storage = open_storage(database)
     other = optuna.create_study(study_name="s", storage=storage, direction="maximize")
     other.add_trial(optuna.trial.create_trial(value=1.0))
-    with pytest.raises(StudyMismatch, match="not created by merge-study"):
+    with pytest.raises(StudyMismatch, match="belongs to another program"):
         store_or_check_fingerprint(create_study(storage, "s"), {"seed": "0"})
 
 

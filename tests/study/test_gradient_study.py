@@ -127,7 +127,7 @@ def test_steps_lower_the_validation_loss(
     undisturbed: tuple[str, str],
 ) -> None:
     losses = {
-        r.attributes["steps"]: r.attributes["result"]["validation_loss"]
+        r.attributes["steps"]: r.attributes["result"]["kept_out_loss"]
         for r in records(undisturbed[0])
         if "ascent" in r.attributes
     }

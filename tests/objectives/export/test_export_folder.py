@@ -16,7 +16,7 @@ from objectives.errors import ExportError
 from objectives.export import export as module
 from objectives.export.export import changed_weights, export, is_export_of
 from objectives.export.manifest import EXPORTING, MANIFEST_FILE, recorded
-from objectives.export.target import remove_leftovers
+from objectives.export.target import remove_leftovers, replace_atomically
 from objectives.merge.recipe import MergeRecipe
 from objectives.models.sources import Sources
 
@@ -243,6 +243,51 @@ def test_too_little_free_space_is_reported_before_anything_is_written(
     with pytest.raises(ExportError, match=r"of free space, but the merge needs 1000000\.00"):
         resolve_target(tmp_path / "a" / "m", overwrite=False, size=10**15)
     assert os.listdir(tmp_path) == []
+
+
+# What happens to the target while the merge is computed
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("appears", ["file", "link", "changed export"])
+def test_what_appears_at_the_target_is_kept(
+    write: Write, tmp_path: Path, overwrite: bool, appears: str
+) -> None:
+    other, out = write(tmp_path / "other"), tmp_path / "m"
+    kept = everything(other)
+
+    def export_while_it_appears() -> None:
+        with replace_atomically(out, overwrite) as folder:
+            add("model.safetensors")(folder)
+            if appears == "file":
+                add("thesis.txt")(out)
+            elif appears == "link":
+                out.symlink_to(other)
+            else:
+                shutil.copytree(other, out)
+                add("README.md", "my notes")(out)
+
+    with pytest.raises(ExportError, match=r"exists|is a link|not overwritten"):
+        export_while_it_appears()
+    assert everything(other) == kept
+    if appears == "file":
+        assert everything(out) == {"thesis.txt": b"mine"}
+    elif appears == "link":
+        assert out.is_symlink()
+    else:
+        assert everything(out)["README.md"] == b"my notes"
+    assert sorted(os.listdir(tmp_path)) == ["m", "other"]
+
+
+def test_an_export_that_was_killed_while_it_wrote_is_removed_by_the_next(
+    write: Write, tmp_path: Path
+) -> None:
+    part, of_another = tmp_path / ".m.part-1", tmp_path / ".other.part-1"
+    for folder in (part, of_another):
+        add("model.safetensors")(folder)
+        (folder / EXPORTING).touch()
+    write(tmp_path / "m")
+    assert sorted(os.listdir(tmp_path)) == [".other.part-1", "m"]
 
 
 # What killed exports leave

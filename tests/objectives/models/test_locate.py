@@ -1,5 +1,6 @@
 """Locating models: the hub's cache, offline use, and adapters that are merged once."""
 
+import json
 import os
 import shutil
 import signal
@@ -202,6 +203,11 @@ def test_a_kill_leaves_no_unfinished_folder_and_two_workers_merge_once(
     assert all(torch.equal(tensor, expected[name]) for name, tensor in stored.items())
 
 
+def edit(adapter: Path, **settings: object) -> None:
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -209,6 +215,11 @@ def test_a_kill_leaves_no_unfinished_folder_and_two_workers_merge_once(
         (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
         (lambda f: (f / "adapter_config.json").write_text("{"), "is not JSON"),
         (lambda f: (f / "adapter_config.json").write_text("{}"), "has no peft_type"),
+        (lambda f: edit(f, peft_type="SHADOW", shadow_model="evil"), "peft_type 'SHADOW' cannot"),
+        (lambda f: edit(f, peft_type="XLORA", adapters={"a": "evil"}), "peft_type 'XLORA' cannot"),
+        (lambda f: edit(f, corda_config={"cache_file": "x"}), "corda_config refers to other files"),
+        (lambda f: edit(f, bias=[{"x": "/etc/passwd"}]), "bias names the path '/etc/passwd'"),
+        (lambda f: (f / "chat_template.jinja").symlink_to("/etc/hostname"), "chat_template.jinja"),
         (lambda f: (f / "adapter_model.safetensors").write_bytes(b"x"), "does not fit"),
         (
             lambda f: save_file(

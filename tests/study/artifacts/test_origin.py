@@ -153,6 +153,17 @@ def test_a_study_file_inside_the_folder_is_not_read(tmp_path: Path) -> None:
             study_file(folder, read_origin(folder), None, [])
 
 
+def test_a_study_file_behind_a_link_is_not_read(tmp_path: Path, cwd: Path) -> None:
+    """Its maker may own it: an archive can hold the folder, a study file and a database."""
+    write_study(cwd)
+    write_study(tmp_path / "mine")
+    (tmp_path / "link").symlink_to("mine")
+    for path in ("/proc/self/cwd/study.yaml", str(tmp_path / "link" / "study.yaml")):
+        folder = write_folder(tmp_path / "m", config=path)
+        with pytest.raises(ConfigError, match="is a path with links; set --config"):
+            study_file(folder, read_origin(folder), None, [])
+
+
 def test_the_error_about_another_study_escapes_control_characters(tmp_path: Path) -> None:
     path = write_study(tmp_path / "mine")
     folder = write_folder(tmp_path / "m", config=str(path), study="other\x1b[2J" + "x" * 1000)
