@@ -31,7 +31,7 @@ from objectives.engines.engine import Answer, Prompt
 from objectives.merge.recipe import MergeRecipe
 from objectives.models.sources import Sources
 from objectives.models.tokenizer import load_tokenizer
-from objectives.tasks.lm_eval.prompts import Writer
+from objectives.tasks.lm_eval.prompts import RequestConverter
 from storage.trials import TrialRecord
 from study.cli.interrupts import Interrupts
 from study.config.load import load_config
@@ -111,7 +111,7 @@ class RandomChoice(EngineChoice):
         return RandomEngine(200)
 
 
-class Instant(Writer):
+class Instant(RequestConverter):
     """A model of lm-eval's that answers at once, after tokenising as ours do."""
 
     def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[Any]:

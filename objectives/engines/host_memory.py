@@ -3,24 +3,27 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-MACHINE, GROUPS, OWN = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+MEMINFO, CGROUP_ROOT = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+SELF_CGROUP = Path("/proc/self/cgroup")
 _CACHES = ("inactive_file", "active_file")
 """Page cache, which a control group counts as used and releases under memory pressure."""
 
 
-def available(machine: Path = MACHINE, groups: Path = GROUPS, own: Path = OWN) -> int:
+def available(
+    meminfo: Path = MEMINFO, cgroup_root: Path = CGROUP_ROOT, self_cgroup: Path = SELF_CGROUP
+) -> int:
     """Return the available memory in bytes, page cache included.
 
     It is limited by the machine and by every control group (cgroup version 1 or 2) of this process,
     for example that of a container or a batch job.
     """
-    free = 1024 * _numbers(machine).get("MemAvailable", 0)
-    return max(0, min([free, *_available_in_groups(groups, own)]))
+    free = 1024 * _numbers(meminfo).get("MemAvailable", 0)
+    return max(0, min([free, *_available_in_groups(cgroup_root, self_cgroup)]))
 
 
-def _available_in_groups(groups: Path, own: Path) -> Iterator[int]:
+def _available_in_groups(cgroup_root: Path, self_cgroup: Path) -> Iterator[int]:
     """Yield the bytes that each control group can still allocate."""
-    for folder, limit_file, usage_file in _groups(groups, own):
+    for folder, limit_file, usage_file in _groups(cgroup_root, self_cgroup):
         try:
             limit, usage = (int((folder / name).read_text()) for name in (limit_file, usage_file))
         except (OSError, ValueError):  # there is no such file, or no limit
@@ -29,18 +32,18 @@ def _available_in_groups(groups: Path, own: Path) -> Iterator[int]:
         yield limit - usage + sum(statistics.get(name, 0) for name in _CACHES)
 
 
-def _groups(groups: Path, own: Path) -> Iterator[tuple[Path, str, str]]:
+def _groups(cgroup_root: Path, self_cgroup: Path) -> Iterator[tuple[Path, str, str]]:
     """Yield the folders of this process's groups, with the names of their limit and usage files.
 
     The order is from the innermost group to the root. In a container the innermost group may be
     mounted as the root, while its path is still that of the host.
     """
-    for line in _lines(own):
+    for line in _lines(self_cgroup):
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            root, files = groups, ("memory.max", "memory.current")
+            root, files = cgroup_root, ("memory.max", "memory.current")
         elif "memory" in controllers.split(","):
-            root, files = groups / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            root, files = cgroup_root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
         else:
             continue
         for group in (inner := Path(path.lstrip("/")), *inner.parents):

@@ -24,7 +24,8 @@ class EndTokens:
     """The end tokens that are in config.json; they are removed from the answer."""
     kept: tuple[int, ...] = ()
     """The end tokens that are only in generation_config.json. They stay in the answer, as in
-    lm-eval, so that their text is scored unless they are special tokens."""
+    lm-eval: their text is part of the scored text, unless the tokenizer removes them as special
+    tokens."""
 
     @cached_property
     def all(self) -> tuple[int, ...]:
@@ -34,7 +35,8 @@ class EndTokens:
 def end_tokens(
     label: str, folder: Path, config: Mapping[str, Any], rows: int, generation: bool = True
 ) -> EndTokens:
-    """Return the end tokens of a merge with this config.json and the special tokens of `folder`.
+    """Return the end tokens of a merge whose config.json is `config` and whose
+    generation_config.json is that of `folder`.
 
     As in transformers, eos_token_id in generation_config.json takes precedence over config.json;
     without `generation` only config.json is read. Tokens beyond the `rows` of the embedding are
@@ -64,11 +66,11 @@ def read_generation_config(label: str, folder: Path) -> dict[str, Any]:
 def merged_generation_config(
     label: str, folder: Path, config: Mapping[str, Any], rows: int
 ) -> dict[str, Any]:
-    """Return the generation_config.json of a merge whose config.json is `config`.
+    """Return the folder's generation_config.json, for a merge whose config.json is `config`.
 
-    It is that of `folder`, with the end tokens of config.json if it has none. If the folder has no
-    generation_config.json, it contains the special tokens of config.json, because transformers
-    reads them from generation_config.json.
+    A missing eos_token_id is taken from config.json; a pad_token_id outside the embedding becomes
+    null. Without such a file, or if it is empty, return the bos, eos and pad ids of config.json.
+    Raises SourceError.
     """
     stored = without_stray_pad(read_generation_config(label, folder), rows)
     stored = {key: value for key, value in stored.items() if key not in _OF_CODE}

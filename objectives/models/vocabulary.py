@@ -1,5 +1,7 @@
 """The rows of a merge's embedding and head, if the vocabularies of its models differ.
 
+The reference is the base or, if there is none, the first model.
+
 `base`: the reference's tokens in the reference's rows, including padding. For a token that a model
 lacks, the model gets the reference's row, so that it does not change that row of the merge.
 
@@ -40,9 +42,11 @@ class Vocabulary:
 
     size: int
     rows: Mapping[str, Tensor | None]
-    """The model's row for each row of the merge, -1 if it has none; None if all are equal."""
+    """The model's row for each row of the merge, -1 if it has none. None if the model has
+    exactly the merge's rows, in the same order."""
     donors: Mapping[str, Tensor]
-    """For each row, whether the model's row is used to fill the row of models that lack it."""
+    """For each row of the merge, whether this model's row contributes to the value given to models
+    without that row."""
     widens_dtype: bool
     """Whether a filled row may need a wider dtype than the model has."""
     tokenizer: Any
@@ -101,7 +105,7 @@ def _of_reference(
             )
             rows[model.label] = of_model
             if of_model is not None and (absent := int((of_model < 0).sum())):
-                log.info("%s: %d tokens get the rows of %s", model.label, absent, reference.label)
+                log.info("%s: %d rows are taken from %s", model.label, absent, reference.label)
     every_row = torch.ones(size, dtype=torch.bool)
     return Vocabulary(size, rows, {reference.label: every_row}, False, own)
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=Question)
 _SPACES = ("", " ", "\n")
 _BETWEEN = (",", ", ")
-_MOST_TOKENS = 256
-"""The tokens of a target text that are learned; the rest is ignored."""
+_MAX_TARGET_TOKENS = 256
+"""The maximum number of target tokens that are learned."""
 
 
 def examples(
@@ -33,7 +33,9 @@ def examples(
     maximized = task.weight >= 0
     if isinstance(task, MultipleChoice):
         pairs = zip(task.questions, prompts_Q, strict=True)
-        return [_choice(question, prompt, maximized) for question, [prompt] in pairs]
+        return [
+            _multiple_choice_example(question, prompt, maximized) for question, [prompt] in pairs
+        ]
     if isinstance(task, Retrieval):
         pairs = zip(task.questions, prompts_Q, strict=True)
         return [_retrieval(task, q, prompt, tokenizer, maximized) for q, [prompt] in pairs]
@@ -55,13 +57,14 @@ def validation_split(questions: Sequence[T], share: float) -> tuple[tuple[T, ...
     """Split questions into those to learn from and a `share` for validation.
 
     The hash differs from the one that holds questions out of the search. Each part keeps the order
-    of `questions`, and has at least one of them if there are two."""
+    of `questions`. If `share` is above 0 and there are at least two questions, neither part is
+    empty."""
     order = sorted(questions, key=lambda q: hashlib.blake2b(b"kept out %d" % q.id).digest())
     count = min(max(1, round(share * len(order))), len(order) - 1) if share > 0 else 0
-    out = {id(question) for question in order[:count]}
-    parts = ([q for q in questions if (id(q) in out) == kept] for kept in (False, True))
-    inside, outside = (tuple(part) for part in parts)
-    return inside, outside
+    in_validation = {id(question) for question in order[:count]}
+    training = tuple(q for q in questions if id(q) not in in_validation)
+    validation = tuple(q for q in questions if id(q) in in_validation)
+    return training, validation
 
 
 def _shares(task: Asked) -> Iterator[float]:
@@ -74,7 +77,7 @@ def _shares(task: Asked) -> Iterator[float]:
         yield 1 / (len(set(leaves)) * leaves.count(leaf))
 
 
-def _choice(question: Question, prompt: Prompt, maximized: bool) -> Example:
+def _multiple_choice_example(question: Question, prompt: Prompt, maximized: bool) -> Example:
     """Return an example whose alternatives are the tokens of the options."""
     right = {prompt.options[question.options.index(label)] for label in question.labels}
     position = len(prompt.tokens) - 1
@@ -91,40 +94,41 @@ def _choice(question: Question, prompt: Prompt, maximized: bool) -> Example:
 def _retrieval(
     task: Retrieval, question: Question, prompt: Prompt, tokenizer: Tokenizer, maximized: bool
 ) -> Example:
-    """Return an example with one alternative: the labels in ascending order. Where a label begins,
-    any label that is left may come. The score is the mean log-probability of the tokens."""
+    """Return an example with one alternative: the labels in ascending order. At the first token
+    of a label, the first token of any remaining label counts as right. The score is the mean
+    log-probability of the tokens."""
     text, count = task.template.render(question), len(prompt.tokens)
     for space in _SPACES:
         for between in _BETWEEN:
-            writer = _ListWriter(text + space, between, tokenizer)
-            whole = writer.tokens(question.labels, ended=True)
+            encoder = _LabelListEncoder(text + space, between, tokenizer)
+            whole = encoder.tokens(question.labels, ended=True)
             said = tokenizer.decode(whole[count:], skip_special_tokens=True)
             if whole[:count] == prompt.tokens and parse_answer(said) == list(question.labels):
-                targets = writer.targets(question.labels, whole, count)
+                targets = encoder.targets(question.labels, whole, count)
                 right = Alternative(0, targets, True, float(len(targets)))
                 return Example((whole[:-1],), (right,), maximized)
     raise TaskError(
-        f"{task.name}: after the prompt's end {text[-12:]!r} the tokenizer cannot write the answer "
-        f"{','.join(map(str, question.labels))}"
+        f"{task.name}: the answer {','.join(map(str, question.labels))} cannot be encoded after "
+        f"the prompt's end {text[-12:]!r} with this tokenizer"
     )
 
 
-class _ListWriter:
+class _LabelListEncoder:
     """Encodes lists of labels that follow a text."""
 
     def __init__(self, text: str, between: str, tokenizer: Tokenizer) -> None:
         self._text, self._between, self._tokenizer = text, between, tokenizer
 
     def tokens(self, labels: Sequence[int], ended: bool) -> tuple[int, ...]:
-        """Return the tokens of the text and the labels, with a comma at the end unless `ended`."""
+        """Return the tokens of the text and the labels, with a trailing comma if not `ended`."""
         listed = self._between.join(map(str, labels)) + ("" if ended else ",")
         return tuple(self._tokenizer.encode(self._text + listed))
 
     def targets(
         self, labels: Sequence[int], whole: tuple[int, ...], start: int
     ) -> tuple[Target, ...]:
-        """Return a target for each token from `start` on. It allows the first token of every label
-        that is left if a label begins there."""
+        """Return a target for each token from `start` on. At the first token of a label,
+        the first token of any remaining label counts as right."""
         begins = {start: 0}
         for i in range(1, len(labels)):
             before = self.tokens(labels[:i], ended=False)
@@ -149,43 +153,55 @@ def _document(task: "LmEvalTask", document: "Document", maximized: bool) -> Exam
     kind = leaf.task.OUTPUT_TYPE
     doc = leaf.instances[document.number][0].doc
     if kind == "multiple_choice":
-        return _options(leaf, document.number, _gold(leaf, doc), maximized)
+        golds = _gold(leaf, document.number)
+        return _continuations_example(leaf, document.number, golds, maximized)
     if kind == "loglikelihood":
-        return _options(leaf, document.number, [0], maximized)
+        return _continuations_example(leaf, document.number, [0], maximized)
     if kind == "generate_until":
-        return _target(leaf, document.number, leaf.task.doc_to_target(doc), maximized)
+        return _generation_example(leaf, document.number, leaf.task.doc_to_target(doc), maximized)
     raise TaskError(f"{leaf.name}: {kind} has no right answer to learn")
 
 
-def _gold(leaf: "Leaf", doc: Any) -> list[int]:
-    """Return the indices of the right choices."""
-    task = leaf.task
-    several = getattr(task, "multiple_input", 0)
-    right = task.doc_to_text(doc) if several else task.doc_to_target(doc)
+def _choice_count(leaf: "Leaf", number: int) -> int:
+    """Return the number of requests of a document that ask for its choices."""
+    count = len(leaf.instances[number])
+    if "acc_mutual_info" in getattr(leaf.task, "_metric_fn_list", {}):
+        count //= 2  # the rest asks for the choices without their context
+    return count
+
+
+def _gold(leaf: "Leaf", number: int) -> list[int]:
+    """Return the indices of the right choices. Raises TaskError."""
+    task, doc = leaf.task, leaf.instances[number][0].doc
+    source = "doc_to_text" if getattr(task, "multiple_input", 0) else "doc_to_target"
+    original = right = getattr(task, source)(doc)
     if isinstance(right, str):
         choices = task.doc_to_choice(doc)
         right = choices.index(right) if right in choices else -1
     golds = right if isinstance(right, list) else [right]
-    if not golds or not all(type(gold) is int and gold >= 0 for gold in golds):
-        raise TaskError(f"{leaf.name}: its doc_to_target names no choice but {right!r}")
+    count = _choice_count(leaf, number)
+    if not golds or not all(type(gold) is int and 0 <= gold < count for gold in golds):
+        raise TaskError(
+            f"{leaf.name}: {source} is {original!r}, which is not one of the {count} choices"
+        )
     return golds
 
 
-def _options(leaf: "Leaf", number: int, golds: list[int], maximized: bool) -> Example:
-    """Return an example whose alternatives are continuations, normalized as the task's metric
-    normalizes them."""
-    from .lm_eval.prompts import Continuation
+def _continuations_example(leaf: "Leaf", number: int, golds: list[int], maximized: bool) -> Example:
+    """Return an example whose alternatives are continuations.
 
-    written, instances = leaf.written[number], leaf.instances[number]
-    count = len(instances)
-    if "acc_mutual_info" in getattr(leaf.task, "_metric_fn_list", {}):
-        count //= 2  # the rest asks for the choices without their context
+    The length of an alternative is its number of characters if the metric is acc_norm, else 1;
+    acc_bytes and acc_mutual_info are treated as acc.
+    """
+    from .lm_eval.prompts import LoglikelihoodRequest
+
+    converted, instances = leaf.converted[number], leaf.instances[number]
     sequences, alternatives = [], []
-    for i, request in enumerate(written.requests[:count]):
-        if not isinstance(request, Continuation):
+    for i, request in enumerate(converted.requests[: _choice_count(leaf, number)]):
+        if not isinstance(request, LoglikelihoodRequest):
             raise TaskError(f"{leaf.name}: a {type(request).__name__} has no log-probability")
         steps = request.steps
-        prompt = written.prompts[steps[0].prompt].tokens
+        prompt = converted.prompts[steps[0].prompt].tokens
         tokens = [step.token for step in steps]
         sequences.append((*prompt, *tokens[:-1]))
         targets = tuple(Target(len(prompt) - 1 + n, (token,)) for n, token in enumerate(tokens))
@@ -195,8 +211,8 @@ def _options(leaf: "Leaf", number: int, golds: list[int], maximized: bool) -> Ex
     return Example(tuple(sequences), tuple(alternatives), maximized)
 
 
-def _target(leaf: "Leaf", number: int, target: Any, maximized: bool) -> Example:
-    """Return an example with one alternative: the target text of a document."""
+def _generation_example(leaf: "Leaf", number: int, target: Any, maximized: bool) -> Example:
+    """Return an example with one alternative: the first target text, truncated to 256 tokens."""
     text = target[0] if isinstance(target, list) and target else target
     if isinstance(text, int | float) and not isinstance(text, bool):
         text = str(text)
@@ -205,10 +221,11 @@ def _target(leaf: "Leaf", number: int, target: Any, maximized: bool) -> Example:
             f"{leaf.name}: its doc_to_target gives {target!r}, no text to learn; a search by "
             "gradient needs one, or a task of kind multiple_choice or loglikelihood"
         )
-    written = leaf.written[number]
-    prompt = written.prompts[getattr(written.requests[0], "prompt", 0)].tokens
+    converted = leaf.converted[number]
+    prompt = converted.prompts[getattr(converted.requests[0], "prompt", 0)].tokens
     delimiter = getattr(leaf.task.config, "target_delimiter", " ")
-    answer = leaf.writer.tok_encode(delimiter + text, add_special_tokens=False)[:_MOST_TOKENS]
+    answer = leaf.converter.tok_encode(delimiter + text, add_special_tokens=False)
+    answer = answer[:_MAX_TARGET_TOKENS]
     whole = (*prompt, *answer)
     targets = tuple(Target(len(prompt) - 1 + n, (token,)) for n, token in enumerate(answer))
     return Example((whole[:-1],), (Alternative(0, targets, True, float(len(targets))),), maximized)

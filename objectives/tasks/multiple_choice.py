@@ -1,4 +1,4 @@
-"""Multiple choice: the answer is one token, the number or letter of an option."""
+"""Multiple choice: the answer begins with the number or letter of an option."""
 
 import dataclasses
 import math
@@ -17,6 +17,8 @@ from objectives.tasks.questions.question_files import question_of
 from .task import Question, Tokenizer
 
 Scorer = Literal["official", "exact"]
+"""`official` is the scorer of the KDD Cup 2024; `exact` accepts only the right option's token
+(multiple choice), or the right labels and nothing else (retrieval)."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def parse_row(row: Row, fields: Fields | None = None) -> Question:
     question = question_of(row, lambda raw, text: (label_in(raw, text),), fields)
     if not question.letters and question.options[-1] > 9:
         raise BadRow(
-            f"option {question.options[-1]} has more than one digit, so it is not a single token"
+            f"option {question.options[-1]} has more than one digit, but the scorer reads only "
+            "one; use letters or fewer options"
         )
     return question

@@ -176,7 +176,7 @@ class EngineChoice:
 
     @property
     def _environment(self) -> dict[str, str]:
-        return vllm_child.environment_for(self.device, self.config.eager)
+        return vllm_child.extra_environment(self.device, self.config.eager)
 
 
 def _version(package: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from objectives.engines.host_memory import available
-from objectives.engines.vllm.settings import SIZES
+from objectives.engines.vllm.settings import MEMORY_LOGGER
 from study.cli.boundary import install_handlers
 from study.cli.interrupts import Interrupted, Interrupts
 from study.cli.options import RunOptions
@@ -22,7 +22,7 @@ from .start import HostShare, search, start_worker
 
 _PER_WORKER = ("study.worker", "study.monitors", "objectives.engines")
 """Loggers whose messages differ between workers."""
-_COMMON = ("study.setup.engine", SIZES)
+_COMMON = ("study.setup.engine", MEMORY_LOGGER)
 """Loggers whose messages are the same in all workers: only one worker shows them."""
 _ALREADY_LOGGED = (
     "study.config.load",

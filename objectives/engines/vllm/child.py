@@ -1,6 +1,7 @@
 """Start and end the process that runs vLLM. This module imports quickly.
 
-The process's own imports take many seconds, so it can be started before its settings are known.
+The process needs many seconds for its imports, so it is started early and receives its settings
+later.
 """
 
 import contextlib
@@ -60,8 +61,11 @@ The finalizer kills it at exit; Python would otherwise wait for its end.
 """
 
 
-def environment_for(device: str, eager: bool) -> dict[str, str]:
-    """Return the environment of a process that runs vLLM on `device`, `cpu` or `cuda`."""
+def extra_environment(device: str, eager: bool) -> dict[str, str]:
+    """Return the variables to add; those already set are kept.
+
+    They are for a process that runs vLLM on `device`, `cpu` or `cuda`.
+    """
     environment = _ALWAYS | (_ON_CPU if device == "cpu" else {})
     if importlib.util.find_spec("flashinfer") is None:
         environment["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
@@ -71,14 +75,14 @@ def environment_for(device: str, eager: bool) -> dict[str, str]:
 
 
 def prestart_if_likely(kind: str, device: str | None, eager: bool) -> None:
-    """Start a process if the study's engine seems to be vLLM, which is judged without torch.
+    """Start a process if the engine is probably vLLM.
 
-    When the engine is known, call `prestart` or `discard`.
+    This is guessed without importing torch; call `prestart` or `discard` once the engine is known.
     """
     likely = device or ("cuda" if _GPU.exists() else "cpu")
     is_vllm = kind == "vllm" or (kind == "auto" and likely == "cuda")
     if is_vllm and likely in ("cpu", "cuda") and importlib.util.find_spec("vllm") is not None:
-        prestart(environment_for(likely, eager))
+        prestart(extra_environment(likely, eager))
 
 
 def prestart(environment: Mapping[str, str]) -> None:
@@ -121,7 +125,7 @@ def _spawn(environment: Mapping[str, str]) -> Child:
 
 @contextlib.contextmanager
 def without_ctrl_c() -> Iterator[None]:
-    """Block SIGINT in processes started in the context until they have set its handler.
+    """Start processes with SIGINT blocked; each unblocks it once it has installed its handler.
 
     The terminal sends SIGINT to all processes, and one that is still importing would print a
     traceback. In this process SIGINT is delivered at the end of the context.

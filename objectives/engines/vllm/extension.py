@@ -19,7 +19,10 @@ internals.keep_weights_as_loaded()
 
 
 class MergeExtension:
-    """Mixed into vLLM's Worker. `collective_rpc` calls its methods, whose names no Worker has."""
+    """Mixed into vLLM's Worker.
+
+    Its methods are called through `collective_rpc`; their names must not exist in Worker.
+    """
 
     device: torch.device
     _stream: MergeStream
@@ -30,7 +33,9 @@ class MergeExtension:
         source_arguments: tuple[str, str, bool, str | None],
         residence: str,
     ) -> None:
-        """Open the sources where they are to reside, and compare their tensors with the model's.
+        """Open the sources where they are to reside.
+
+        Also check that the tensor names match the model's.
 
         `source_arguments` are the arguments of `Sources` after the folders, `residence` is one of
         `cpu`, `gpu`, `pinned` and `file`. Raises WeightError and SourceError.
@@ -48,7 +53,7 @@ class MergeExtension:
         self._check_names(self._names)
 
     def study_load(self, recipe: Mapping[str, Any]) -> None:
-        """Merge into the live model. Raises WeightError."""
+        """Merge into the live model. Raises WeightError, and torch.OutOfMemoryError."""
         seen: set[str] = set()
         model = internals.live_model(self)
         try:
@@ -74,8 +79,8 @@ class MergeExtension:
     def study_clear(self) -> None:
         """Clear the KV cache after a merge that computed NaN.
 
-        Attention multiplies masked values by zero, and zero times NaN is NaN, so that values left
-        in the cache would spoil the answers of every later merge.
+        Attention multiplies masked values by zero, and zero times NaN is NaN, so values left
+        in the cache would corrupt the answers of every later merge.
         """
         internals.clear_kv_cache(self)
 

@@ -26,7 +26,7 @@ from objectives.errors import EngineError, EngineMemoryError, SourceError
 from objectives.models.sources import Sources
 
 from . import internals
-from .settings import EXTENSION, SIZES, Settings
+from .settings import EXTENSION, MEMORY_LOGGER, Settings
 
 _MAX_LOGPROBS = 128
 """vLLM's limit on logprob_token_ids."""
@@ -151,7 +151,7 @@ class Host:
             residence = needed.choose_residence(settings.residence, free, host)
             self.report = [
                 (__name__, f"sources: {residence}"),
-                (SIZES, f"memory requirements:\n{needed.table(free, host)}"),
+                (MEMORY_LOGGER, f"memory requirements:\n{needed.table(free, host)}"),
             ]
         with tempfile.TemporaryDirectory(prefix="study-") as folder:
             (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")

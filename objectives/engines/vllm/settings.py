@@ -1,10 +1,10 @@
-"""The settings with which the process that runs vLLM is started."""
+"""The settings that are sent to the vLLM process after it has started."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 EXTENSION = "objectives.engines.vllm.extension.MergeExtension"
-SIZES = "objectives.engines.memory"
+MEMORY_LOGGER = "objectives.engines.memory"
 """The name of the logger that reports the memory requirements."""
 
 
@@ -34,9 +34,10 @@ class Settings:
     """Host memory in bytes that this engine may use; None if no other engine shares the host."""
     config_source: str | None = None
     config_labels: Mapping[str, str] = field(default_factory=dict)
-    """By source: the label of the config that it needs when it is evaluated alone."""
+    """For each source that needs a config other than the merge's when evaluated alone: the label of
+    the source whose config it uses."""
     config_label: str | None = None
-    """The source whose config this process uses; None for the config of merges."""
+    """The label of the source whose config this process uses; None for the config of merges."""
     threads: int | None = None
     """The number of CPU threads; None for the environment's setting."""
     generation_ends: bool = True

@@ -1,4 +1,5 @@
-"""Check that a study can use a task of lm-eval, and report errors while it is loaded."""
+"""Check that a task can be used in a study, and convert errors raised while loading it to
+TaskError."""
 
 import contextlib
 import random
@@ -21,7 +22,7 @@ _SUPPORTED = ("generate_until", "multiple_choice", "loglikelihood")
 
 
 def check_kind(name: str, task: Any) -> None:
-    """Check that a task of this kind is supported. Raises TaskError."""
+    """Check that the task's output type and features are supported. Raises TaskError."""
     if getattr(task, "UNSAFE_CODE", False):
         raise TaskError(
             f"{name}: it runs code that the model generates (unsafe_code), which is refused"
@@ -39,19 +40,19 @@ def check_kind(name: str, task: Any) -> None:
 
 
 @contextlib.contextmanager
-def failing_as(name: str, what: str) -> Iterator[None]:
+def errors_as_task_error(task_name: str, action: str) -> Iterator[None]:
     """Raise errors of a task's files, hooks and templates as a TaskError that names the task."""
     try:
         yield
     except TaskError as error:
-        if str(error).startswith(f"{name}: "):
+        if str(error).startswith(f"{task_name}: "):
             raise
-        raise type(error)(f"{name}: {error}") from error
+        raise type(error)(f"{task_name}: {error}") from error
     except (Exception, SystemExit) as error:  # SystemExit: a hook that calls exit()
-        if what == LOADING and isinstance(error, DOCUMENTS_MISSING):
-            message = f"{name}: its documents cannot be loaded: {describe(error)}; {REMEDY}"
+        if action == LOADING and isinstance(error, DOCUMENTS_MISSING):
+            message = f"{task_name}: its documents cannot be loaded: {describe(error)}; {REMEDY}"
             raise TaskError(message) from error
-        raise TaskError(f"{name}: {what}: {describe(error)}") from error
+        raise TaskError(f"{task_name}: {action}: {describe(error)}") from error
 
 
 def describe(error: BaseException) -> str:

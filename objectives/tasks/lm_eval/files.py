@@ -50,7 +50,11 @@ def digest_of(tasks: Sequence[Any]) -> str:
 
 @contextlib.contextmanager
 def local_documents() -> Iterator[None]:
-    """Allow a JSON file as dataset_path, and resolve paths relative to the task's YAML file too."""
+    """While entered, tasks may load local datasets.
+
+    These are a JSON file as dataset_path, and paths relative to the task's YAML file. Datasets with
+    their own code are refused, and progress bars are disabled.
+    """
     original = ConfigurableTask.download
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
@@ -79,7 +83,8 @@ def local_documents() -> Iterator[None]:
 
 
 def _resolved(files: Any, folder: Path) -> Any:
-    """Resolve paths relative to the current folder, as in lm-eval, or else to the task's folder."""
+    """Resolve paths relative to the working directory, or, if the file is not there, the task's
+    folder."""
     if isinstance(files, dict):
         return {split: _resolved(part, folder) for split, part in files.items()}
     if isinstance(files, list | tuple):

@@ -25,12 +25,12 @@ from objectives.errors import TaskError
 from objectives.tasks.questions.split import held_out
 from objectives.tasks.task import Question
 
-from .checks import LOADING, check_kind, failing_as, quiet, seeded
+from .checks import LOADING, check_kind, errors_as_task_error, quiet, seeded
 from .code import only_from
-from .examples import as_json, held_out_documents, keep_apart
+from .fewshot import as_json, exclude_held_out_from_fewshot, held_out_documents
 from .files import digest_of, file_of, local_documents
 from .groups import TaskRequest, has_task, leaves_of
-from .prompts import Writer
+from .prompts import RequestConverter
 from .rendering import cache_rendering
 from .task import Document, Leaf, LmEvalTask
 
@@ -67,7 +67,7 @@ class LmEval:
             if not folder.is_dir():
                 raise TaskError(f"--task-search-path {folder}: there is no such folder")
         self._rules = rules
-        self._writer = Writer(tokenizer, context or DEFAULT_MAX_LENGTH)
+        self._converter = RequestConverter(tokenizer, context or DEFAULT_MAX_LENGTH)
 
     def task(self, name: str, weight: float, metric: str) -> LmEvalTask:
         """Return a single task or group. Raises TaskError."""
@@ -82,7 +82,7 @@ class LmEval:
         loaded = []
         for request in requests:
             entry = self._load(request.name)
-            with failing_as(request.name, "its members cannot be scored together"):
+            with errors_as_task_error(request.name, "its members cannot be scored together"):
                 tasks, by_size = leaves_of(request, entry)
             for task in tasks:
                 self._check(task.task_name)
@@ -121,7 +121,7 @@ class LmEval:
             return frozenset()
         texts: frozenset[str] = frozenset()
         for task in tasks:
-            with failing_as(task.task_name, "its documents cannot be read"), seeded():
+            with errors_as_task_error(task.task_name, "its documents cannot be read"), seeded():
                 texts |= held_out_documents(task, self._rules.held_out)
         return texts
 
@@ -132,7 +132,7 @@ class LmEval:
         manager = self._in_folders if in_folders else self._all_after_check(name)
         if name not in manager.task_index:
             raise TaskError(self._missing(name))
-        with failing_as(name, LOADING), seeded(), self._guards():
+        with errors_as_task_error(name, LOADING), seeded(), self._guards():
             loaded = manager.load([name])
         if not loaded["tasks"]:
             raise TaskError(f"{name}: it is a group or tag without tasks")
@@ -158,7 +158,7 @@ class LmEval:
     def _all_after_check(self, name: str) -> Any:
         """Return all tasks. Raises TaskError if the user's file of this name is invalid."""
         for path in (p for folder in self._rules.folders for p in folder.rglob(f"{name}.yaml")):
-            with failing_as(name, f"{path} cannot be read"):
+            with errors_as_task_error(name, f"{path} cannot be read"):
                 TaskIndex.entry_from_path(path)
         return self._all
 
@@ -208,13 +208,13 @@ class LmEval:
             raise TaskError(f"{name}: there is no metric {metric},{filter_name}; it has {metrics}")
         if not callable(task.aggregation().get(metric, len)):
             raise TaskError(f"{name}: the aggregation of {metric} is not one of lm-eval's own")
-        with failing_as(name, "its examples cannot be drawn"), seeded():
-            keep_apart(task, held_out_texts)
+        with errors_as_task_error(name, "its examples cannot be drawn"), seeded():
+            exclude_held_out_from_fewshot(task, held_out_texts)
         instances = self._instances(name, task)
         cache_rendering(task, [of_doc[0].doc for of_doc in instances.values()])
         log.info("task %s of lm-eval, %d documents, from %s", name, len(instances), file_of(task))
         chain = filters[filter_name]
-        return Leaf(name, task, instances, chain, metric, self._writer, request.scoring)
+        return Leaf(name, task, instances, chain, metric, self._converter, request.scoring)
 
     def _set_fewshot(self, task: Any) -> None:
         """Set the number of examples. As in lm-eval, a task with num_fewshot: 0 keeps it."""
@@ -229,12 +229,12 @@ class LmEval:
     def _instances(self, name: str, task: Any) -> dict[int, list[Any]]:
         """Return the requests of each selected document."""
         rules = self._rules
-        with failing_as(name, "its requests cannot be built"), quiet(), seeded():
+        with errors_as_task_error(name, "its requests cannot be built"), quiet(), seeded():
             task.build_all_requests(
                 **self._selection(task),
                 apply_chat_template=rules.chat_template,
                 fewshot_as_multiturn=rules.multiturn,
-                chat_template=self._writer.apply_chat_template if rules.chat_template else None,
+                chat_template=self._converter.apply_chat_template if rules.chat_template else None,
             )
         instances = defaultdict(list)
         for instance in task.instances:

@@ -1,8 +1,9 @@
 """Convert lm-eval's requests to prompts, tokenized by lm-eval's rules.
 
 A continuation of n tokens becomes n prompts, each of which asks for the probability of one token;
-the engine's prefix cache makes that cheap. Equal prompts are asked once. A request that generates
-text becomes one prompt.
+the engine's prefix cache makes that cheap. Requests of one document that need log-probabilities
+after the same tokens share a prompt, up to 128 options. A request that generates text becomes one
+prompt.
 """
 
 import dataclasses
@@ -43,12 +44,14 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Continuation:
+class LoglikelihoodRequest:
     """A request for the log-probability of a text."""
 
     steps: tuple[Step, ...]
 
-    def response(self, answers: Sequence[Answer], writer: "Writer") -> tuple[float, bool]:
+    def response(
+        self, answers: Sequence[Answer], converter: "RequestConverter"
+    ) -> tuple[float, bool]:
         """Return the log-probability, and whether the continuation is the greedy answer."""
         parts = [(answers[step.prompt], step) for step in self.steps]
         return (
@@ -58,26 +61,26 @@ class Continuation:
 
 
 @dataclass(frozen=True)
-class Text:
+class GenerationRequest:
     """A request to generate text up to the first of the texts in `until`."""
 
     prompt: int
     until: tuple[str, ...]
 
-    def response(self, answers: Sequence[Answer], writer: "Writer") -> str:
+    def response(self, answers: Sequence[Answer], converter: "RequestConverter") -> str:
         """Return the generated text."""
-        return writer.text(answers[self.prompt].tokens, self.until)
+        return converter.text(answers[self.prompt].tokens, self.until)
 
 
 @dataclass(frozen=True)
-class Written:
+class DocumentPrompts:
     """The prompts of one document, and its requests, which find their responses in the answers."""
 
     prompts: tuple[Prompt, ...]
-    requests: tuple[Continuation | Text, ...]
+    requests: tuple[LoglikelihoodRequest | GenerationRequest, ...]
 
 
-class Writer(TemplateLM):  # type: ignore[misc]
+class RequestConverter(TemplateLM):  # type: ignore[misc]
     """Takes the place of lm-eval's model, and records the prompts for it."""
 
     def __init__(self, tokenizer: Any, context: int) -> None:
@@ -88,24 +91,29 @@ class Writer(TemplateLM):  # type: ignore[misc]
         self._encode = functools.lru_cache(maxsize=64)(self._encoded)
         self.text = functools.lru_cache(maxsize=65536)(self._text)
 
-    def written(self, instances: Sequence[Any], name: str) -> Written:
-        """Return the prompts of one document, without a shared prefix. Raises TaskError."""
-        page = _Page()
-        requests: list[Continuation | Text] = []
+    def convert(self, instances: Sequence[Any], name: str) -> DocumentPrompts:
+        """Return the prompts of one document, with `shared` set to 0; `with_shared_start` sets it.
+
+        Raises TaskError.
+        """
+        collector = _PromptCollector()
+        requests: list[LoglikelihoodRequest | GenerationRequest] = []
         for instance in instances:
             if instance.request_type == "loglikelihood":
-                requests.append(self._continuation(page, instance, name))
+                requests.append(self._continuation(collector, instance, name))
             elif instance.request_type == "generate_until":
-                requests.append(self._generated(page, instance, name))
+                requests.append(self._generated(collector, instance, name))
             else:
                 raise TaskError(
                     f"{name}: {instance.request_type} is not supported, because it needs a prompt "
                     "for every token of a document"
                 )
         special = frozenset(self.tokenizer.all_special_ids)
-        return Written(page.prompts(special), tuple(requests))
+        return DocumentPrompts(collector.prompts(special), tuple(requests))
 
-    def _continuation(self, page: "_Page", instance: Any, name: str) -> Continuation:
+    def _continuation(
+        self, collector: "_PromptCollector", instance: Any, name: str
+    ) -> LoglikelihoodRequest:
         [(before, tokens)] = self.loglikelihood([instance], disable_tqdm=True)
         if not 0 < len(tokens) <= self._context:
             raise TaskError(
@@ -114,27 +122,29 @@ class Writer(TemplateLM):  # type: ignore[misc]
             )
         window = (before + tokens)[-(self._context + 1) :]
         start = len(window) - len(tokens)
-        return Continuation(
+        return LoglikelihoodRequest(
             tuple(
-                Step(*page.add_option(tuple(window[: start + i]), token), token)
+                Step(*collector.add_option(tuple(window[: start + i]), token), token)
                 for i, token in enumerate(tokens)
             )
         )
 
-    def _generated(self, page: "_Page", instance: Any, name: str) -> Text:
+    def _generated(
+        self, collector: "_PromptCollector", instance: Any, name: str
+    ) -> GenerationRequest:
         context, gen_kwargs = instance.args[:2]
         settings = normalize_gen_kwargs(gen_kwargs, _DEFAULT_MAX_TOKENS)
         if settings["do_sample"]:
             raise TaskError(
-                f"{name}: generation_kwargs: do_sample and a temperature above 0 randomize it; "
-                "a study needs greedy answers, so that a merge has one score; remove them"
+                f"{name}: generation_kwargs: sampling (do_sample, temperature above 0) is not "
+                "supported, because scores must be reproducible; remove these settings"
             )
         max_tokens = settings.pop("max_gen_toks")
         eos = self.tokenizer.eos_token_id
         end = None if eos is None else self.tokenizer.decode([eos], skip_special_tokens=False)
         until = tuple(handle_stop_sequences(settings.pop("until"), eos=end))
         if invalid := [stop for stop in until if not isinstance(stop, str)]:
-            raise TaskError(f"{name}: generation_kwargs.until: {invalid[0]!r:.40} must be a text")
+            raise TaskError(f"{name}: generation_kwargs.until: {invalid[0]!r:.40} must be a string")
         if unknown := sorted(settings.keys() - _WITHOUT_EFFECT):
             raise TaskError(f"{name}: generation_kwargs.{unknown[0]} is not supported")
         if not 0 < max_tokens < self._context:
@@ -144,7 +154,7 @@ class Writer(TemplateLM):  # type: ignore[misc]
             )
         tokens = self._for_generation(context)[-(self._context - max_tokens) :]
         stops = self._stops(until) if max_tokens > 1 else frozenset()
-        return Text(page.add_generation(tuple(tokens), max_tokens, stops), until)
+        return GenerationRequest(collector.add_generation(tuple(tokens), max_tokens, stops), until)
 
     def _for_generation(self, context: str) -> list[int]:
         options = {}
@@ -153,7 +163,7 @@ class Writer(TemplateLM):  # type: ignore[misc]
         tokens: list[int] = self.tokenizer.encode(context, **options)
         return tokens
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019 - one writer a study
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - one converter a study
     def _stops(self, until: tuple[str, ...]) -> frozenset[int]:
         """Return the tokens whose text contains one of `until`."""
         return frozenset(
@@ -224,15 +234,19 @@ class Writer(TemplateLM):  # type: ignore[misc]
         raise NotImplementedError
 
 
-class _Page:
-    """The distinct prompts of one document."""
+class _PromptCollector:
+    """Collects the prompts of one document.
+
+    Requests that need log-probabilities after the same tokens share a prompt, up to 128 options.
+    """
 
     def __init__(self) -> None:
         self._by_tokens: dict[tuple[int, ...], list[int]] = {}
         self._prompts: list[tuple[tuple[int, ...], int, list[int], frozenset[int]]] = []
 
     def add_option(self, tokens: tuple[int, ...], option: int) -> tuple[int, int]:
-        """Add an option after these tokens; return the indices of its prompt and of it there."""
+        """Add an option after these tokens; return the index of its prompt and its index among that
+        prompt's options."""
         indices = self._by_tokens.setdefault(tokens, [])
         for index in indices:
             options = self._prompts[index][2]
@@ -262,13 +276,14 @@ class _Page:
         )
 
 
-def with_shared_start(written: Sequence[Written]) -> list[Written]:
-    """Return the same with the length of the prefix that all prompts share."""
-    shared = shared_start([prompt.tokens for page in written for prompt in page.prompts])
+def with_shared_start(documents: Sequence[DocumentPrompts]) -> list[DocumentPrompts]:
+    """Return the prompts with `Prompt.shared` set to the length of the common prefix of all
+    prompts."""
+    shared = shared_start([prompt.tokens for document in documents for prompt in document.prompts])
     return [
         dataclasses.replace(
-            page,
-            prompts=tuple(dataclasses.replace(prompt, shared=shared) for prompt in page.prompts),
+            document,
+            prompts=tuple(dataclasses.replace(p, shared=shared) for p in document.prompts),
         )
-        for page in written
+        for document in documents
     ]

@@ -18,8 +18,8 @@ from objectives.errors import ScorerError, TaskError
 from objectives.tasks.scorer import Scoring
 from objectives.tasks.task import Question, Tokenizer
 
-from .checks import failing_as
-from .prompts import Writer, Written, with_shared_start
+from .checks import errors_as_task_error
+from .prompts import DocumentPrompts, RequestConverter, with_shared_start
 
 _BLOCKS = 20
 """The number of blocks of the jackknife that estimates the error of a score that is no mean."""
@@ -56,28 +56,32 @@ class Leaf:
     filter: Any
     """lm-eval's FilterEnsemble, whose output the metric is computed from."""
     metric: str
-    writer: Writer
+    converter: RequestConverter
     scoring: Scoring
-    written: dict[int, Written] = field(default_factory=dict)
+    converted: dict[int, DocumentPrompts] = field(default_factory=dict)
     """The prompts of each document that has been tokenized."""
 
     def prompts(self, numbers: Sequence[int]) -> list[tuple[Prompt, ...]]:
         """Return the prompts of these documents. Raises TaskError."""
         for number in numbers:
-            if number not in self.written:
-                with failing_as(self.name, f"document {number} cannot be asked"):
-                    self.written[number] = self.writer.written(self.instances[number], self.name)
-        pages = with_shared_start([self.written[number] for number in numbers])
-        return [page.prompts for page in pages]
+            if number not in self.converted:
+                with errors_as_task_error(self.name, f"document {number} cannot be asked"):
+                    self.converted[number] = self.converter.convert(
+                        self.instances[number], self.name
+                    )
+        documents = with_shared_start([self.converted[number] for number in numbers])
+        return [document.prompts for document in documents]
 
     def marks(self, answered: Mapping[int, Sequence[Answer]]) -> dict[int, Any]:
         """Return the metric of each document. Raises TaskError and ScorerError."""
         if not answered:
             return {}
         for number, answers in answered.items():
-            requests = self.written[number].requests
+            requests = self.converted[number].requests
             for instance, request in zip(self.instances[number], requests, strict=True):
-                instance.resps = [request.response(answers, self.writer)] * (instance.repeats or 1)
+                instance.resps = [request.response(answers, self.converter)] * (
+                    instance.repeats or 1
+                )
         self._filter([i for number in answered for i in self.instances[number]])
         metrics = self.scoring.each(list(answered), self._call_name, self._process)
         without = [number for number, values in metrics.items() if self.metric not in values]

@@ -73,14 +73,14 @@ def test_a_group_exceeds_the_capacity_only_with_a_single_key() -> None:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Path:
+def meminfo(tmp_path: Path) -> Path:
     path = tmp_path / "meminfo"
     path.write_text("MemTotal:  1000 kB\nMemFree:  100 kB\nMemAvailable:  800 kB\n")
     return path
 
 
-def test_the_memory_of_the_host_is_what_is_available(machine: Path, tmp_path: Path) -> None:
-    assert available(machine, tmp_path, tmp_path / "none") == 800 * 1024
+def test_the_memory_of_the_host_is_what_is_available(meminfo: Path, tmp_path: Path) -> None:
+    assert available(meminfo, tmp_path, tmp_path / "none") == 800 * 1024
     assert available(tmp_path / "none", tmp_path, tmp_path / "none") == 0
     assert 0 < available() < 2**50
 
@@ -95,7 +95,7 @@ def test_the_memory_of_the_host_is_what_is_available(machine: Path, tmp_path: Pa
     ids=["v2", "v1"],
 )
 def test_the_limit_of_a_control_group_applies(
-    machine: Path,
+    meminfo: Path,
     tmp_path: Path,
     place: str,
     controllers: str,
@@ -104,17 +104,17 @@ def test_the_limit_of_a_control_group_applies(
     used: str,
 ) -> None:
     """A container cannot see the path on the host; its own group is the root."""
-    groups, own = tmp_path / "groups", tmp_path / "own"
-    own.write_text(f"4:cpuset:/elsewhere\n3:{controllers}:/{place or 'docker/1234'}\n")
-    group = groups / folder / Path(place).parent
+    cgroup_root, self_cgroup = tmp_path / "groups", tmp_path / "own"
+    self_cgroup.write_text(f"4:cpuset:/elsewhere\n3:{controllers}:/{place or 'docker/1234'}\n")
+    group = cgroup_root / folder / Path(place).parent
     group.mkdir(parents=True)
     (group / limit).write_text("400000\n")
     (group / used).write_text("150000\n")
     (group / "memory.stat").write_text("anon 80000\nactive_file 20000\ninactive_file 30000\n")
-    assert available(machine, groups, own) == 400000 - 150000 + 50000
+    assert available(meminfo, cgroup_root, self_cgroup) == 400000 - 150000 + 50000
     for none in ("max\n", f"{2**63 - 4096}\n"):
         (group / limit).write_text(none)
-        assert available(machine, groups, own) == 800 * 1024
+        assert available(meminfo, cgroup_root, self_cgroup) == 800 * 1024
 
 
 def test_sources_on_the_gpu_need_no_memory_of_the_host() -> None:

@@ -22,6 +22,7 @@ from objectives.merge.recipe import MergeRecipe
 from objectives.models.sources import Sources
 from objectives.models.tokenizer import load_tokenizer
 from objectives.scoring import QuestionSet, TaskScores
+from objectives.tasks.examples import examples
 from objectives.tasks.lm_eval.groups import TaskRequest
 from objectives.tasks.lm_eval.load import LmEval, Rules
 from objectives.tasks.lm_eval.task import LmEvalTask
@@ -155,15 +156,15 @@ def test_chat_templates_and_examples_equal_lm_evals(
 
 
 def test_texts_are_tokenized_like_lm_evals(chatty: Path) -> None:
-    from objectives.tasks.lm_eval.prompts import Writer
+    from objectives.tasks.lm_eval.prompts import RequestConverter
 
     lm = HFLM(pretrained=str(chatty), dtype="float32", device="cpu")
-    writer = Writer(load_tokenizer("model", chatty), CONTEXT)
+    converter = RequestConverter(load_tokenizer("model", chatty), CONTEXT)
     for text in ("Pack of 7 noodles", "<s> Pack", "", "  soap"):
-        assert writer.tok_encode(text) == lm.tok_encode(text)
-        assert writer._for_generation(text) == lm.tok_batch_encode([text])[0][0].tolist()
+        assert converter.tok_encode(text) == lm.tok_encode(text)
+        assert converter._for_generation(text) == lm.tok_batch_encode([text])[0][0].tolist()
     for pair in (("Pack of", " 7 soap"), ("Pack of  ", "7"), ("<s> Pack", "\n7")):
-        assert writer._encode_pair(*pair) == lm._encode_pair(*pair)
+        assert converter._encode_pair(*pair) == lm._encode_pair(*pair)
 
 
 def test_equal_prompts_of_a_document_are_asked_once_and_share_a_prefix(tasks: Path) -> None:
@@ -221,8 +222,14 @@ def task_text(name: str, **fields: Any) -> str:
     ("fields", "message"),
     [
         ({}, "there is no metric acc,none; it has exact_match,none"),
-        ({"generation_kwargs": {"do_sample": True}}, "do_sample and a temperature above 0"),
-        ({"generation_kwargs": {"temperature": 0.7}}, "do_sample and a temperature above 0"),
+        (
+            {"generation_kwargs": {"do_sample": True}},
+            r"sampling \(do_sample, temperature above 0\) is not",
+        ),
+        (
+            {"generation_kwargs": {"temperature": 0.7}},
+            r"sampling \(do_sample, temperature above 0\) is not",
+        ),
         ({"generation_kwargs": {"num_beams": 4}}, "generation_kwargs.num_beams is not supported"),
         ({"generation_kwargs": {"max_gen_toks": 256}}, "max_gen_toks: 256 must be 1 to 255"),
         ({"output_type": "loglikelihood_rolling"}, "output_type loglikelihood_rolling is not su"),
@@ -245,6 +252,42 @@ def test_unsupported_tasks_are_refused_with_the_reason(
             load_tokenizer("model", DEMO / "models" / "numeric")
         )
     assert str(caught.value).startswith("odd: ")
+
+
+CHOICES = {
+    "output_type": "multiple_choice",
+    "doc_to_choice": ["0", "1", "2", "3"],
+    "doc_to_target": "output_field",
+    "generation_kwargs": None,
+    "metric_list": [{"metric": "acc"}],
+}
+
+
+def test_the_right_choice_of_an_example_is_the_target(load: Load) -> None:
+    tokenizer = load_tokenizer("model", DEMO / "models" / "numeric")
+    task = load("odd", "acc,none", task_text("odd", **CHOICES))
+    for question, example in zip(
+        task.questions, examples(task, task.prompts(tokenizer), tokenizer), strict=True
+    ):
+        right = [k for k, alternative in enumerate(example.alternatives) if alternative.right]
+        assert right == [json.loads(question.text)["output_field"]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"doc_to_target": "{{4 - output_field}}"}, "4, which is not one of the 4 choices"),
+        ({"doc_to_target": "no {{output_field}}"}, r"'no \d', which is not one of the 4 choices"),
+        ({"doc_to_target": "{{[output_field, 4]}}"}, r"\[\d, 4\], which is not one of the 4 choi"),
+    ],
+)
+def test_a_target_that_is_no_choice_cannot_be_learned(
+    load: Load, fields: dict[str, Any], message: str
+) -> None:
+    tokenizer = load_tokenizer("model", DEMO / "models" / "numeric")
+    task = load("odd", "acc,none", task_text("odd", **(CHOICES | fields)))
+    with pytest.raises(TaskError, match=f"odd: doc_to_target is {message}"):
+        examples(task, task.prompts(tokenizer), tokenizer)
 
 
 @pytest.mark.parametrize(

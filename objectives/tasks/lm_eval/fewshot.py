@@ -2,7 +2,8 @@
 
 lm-eval draws examples from a split of documents. This may be the split of the questions, or contain
 copies of them. Held-out questions are removed from the documents that examples are drawn from, for
-the search prompts and for the held-out prompts. If there are none, the prompts are lm-eval's.
+the search prompts and for the held-out prompts. If the pool contains no held-out question,
+lm-eval's sampling is unchanged; otherwise the question being asked is excluded as well.
 """
 
 import functools
@@ -36,8 +37,11 @@ def held_out_documents(task: Any, share: float) -> frozenset[str]:
     return frozenset(t for t in texts if held_out(Question(t, "", (), ()), share))
 
 
-def keep_apart(task: Any, held_out_texts: frozenset[str]) -> None:
-    """Make a task draw its examples only from documents that do not ask the same as any in `held`.
+def exclude_held_out_from_fewshot(task: Any, held_out_texts: frozenset[str]) -> None:
+    """Exclude from a task's few-shot pool every document that repeats a held-out question.
+
+    `held_out_texts` are the held-out documents as JSON; if there are none, only warn if a question
+    may be its own example.
 
     Raises TaskError if too few documents are left, or if the task's own code draws the examples.
     """
@@ -45,7 +49,7 @@ def keep_apart(task: Any, held_out_texts: frozenset[str]) -> None:
     if not count:
         return
     if not held_out_texts:
-        _warn_of_own_answers(task)
+        _warn_if_question_may_be_example(task)
         return
     name = task.task_name
     if not hasattr(task, "sampler") or type(task).fewshot_context is not _LM_EVALS:
@@ -56,16 +60,16 @@ def keep_apart(task: Any, held_out_texts: frozenset[str]) -> None:
     documents = list(task.eval_docs)
     with templates_compiled_once():
         keys = _Keys(task, documents)
-        banned: set[Key] = {(text,) for text in held_out_texts}
-        banned.update(*(keys.of(doc) for doc in documents if as_json(doc) in held_out_texts))
+        held_out_keys: set[Key] = {(text,) for text in held_out_texts}
+        held_out_keys.update(*(keys.of(doc) for doc in documents if as_json(doc) in held_out_texts))
         pool = list(task.sampler.df)
         pool_keys = [keys.of(doc) for doc in pool]
-    allowed = [k for k, own in enumerate(pool_keys) if own.isdisjoint(banned)]
+    allowed = [k for k, own in enumerate(pool_keys) if own.isdisjoint(held_out_keys)]
     if len(allowed) == len(pool):
         return
     log.info(
-        "%s: %d of the %d documents that few-shot examples are drawn from are held-out questions; "
-        "examples come from the other %d, in search and held-out prompts alike",
+        "%s: %d of the %d documents that few-shot examples are drawn from are, or repeat, held-out "
+        "questions; examples come from the other %d, in search and held-out prompts alike",
         *(name, len(pool) - len(allowed), len(pool), len(allowed)),
     )
     if len(allowed) <= count:  # one of them may be the question itself
@@ -75,14 +79,14 @@ def keep_apart(task: Any, held_out_texts: frozenset[str]) -> None:
             "study.held_out"
         )
     allowed_pool = _Pool([pool[k] for k in allowed], [pool_keys[k] for k in allowed])
-    _draw_from(task, allowed_pool, keys, banned)
+    _draw_from(task, allowed_pool, keys, held_out_keys)
 
 
 _LM_EVALS = ConfigurableTask.fewshot_context
 
 
 class _Keys:
-    """Computes keys of documents: two documents with a common key ask the same.
+    """Computes keys of documents: two documents with a common key ask the same question.
 
     The keys are the document as JSON, and the question as it is asked.
     """
@@ -101,7 +105,7 @@ class _Keys:
         return frozenset(keys - {()})
 
     def _asked(self, doc: Any, with_target: bool, template: Any = None) -> Key:
-        """Return an empty key if the document cannot be rendered and so cannot be in any prompt."""
+        """Return the question as a key; empty if the document cannot be rendered."""
         task = self._task
         try:
             text = task.doc_to_text(doc, template)
@@ -134,7 +138,7 @@ class _Pool:
         return [doc for doc, own in pairs if own.isdisjoint(keys)]
 
 
-def _draw_from(task: Any, pool: _Pool, keys: _Keys, banned: set[Key]) -> None:
+def _draw_from(task: Any, pool: _Pool, keys: _Keys, held_out_keys: set[Key]) -> None:
     """Make the sampler draw from `pool`, but never the question that is asked."""
     build, draw = task.fewshot_context, task.sampler.sample
 
@@ -144,7 +148,7 @@ def _draw_from(task: Any, pool: _Pool, keys: _Keys, banned: set[Key]) -> None:
 
     def sample(n: int, eval_doc: Any = None, **options: Any) -> Any:
         examples = draw(n, None, **options)  # the question is not in the pool
-        if any(not keys.of(example).isdisjoint(banned) for example in examples):
+        if any(not keys.of(example).isdisjoint(held_out_keys) for example in examples):
             raise TaskError(
                 f"{task.task_name}: its own sampler (fewshot_config) draws held-out questions as "
                 "few-shot examples; choose another sampler, num_fewshot: 0 or study.held_out: 0"
@@ -154,18 +158,22 @@ def _draw_from(task: Any, pool: _Pool, keys: _Keys, banned: set[Key]) -> None:
     task.fewshot_context, task.sampler.sample = fewshot_context, sample
 
 
-def _warn_of_own_answers(task: Any) -> None:
+def _warn_if_question_may_be_example(task: Any) -> None:
     """Warn if a question may be one of its own examples.
 
-    lm-eval excludes the question from its examples only if fewshot_split is set.
+    lm-eval 0.4.13 excludes the question that is asked from its examples only if the few-shot split
+    equals test_split, also if both are None.
     """
-    config = getattr(task, "fewshot_cfg", None)
-    if config is None or config.split is not None or config.samples is not None:
+    config, sampler = getattr(task, "fewshot_cfg", None), getattr(task, "sampler", None)
+    if config is None or config.split == task.config.test_split:
         return
-    if not task.has_training_docs():
+    pool = set(map(as_json, getattr(sampler, "df", ())))
+    if any(as_json(doc) in pool for doc in task.eval_docs):
         log.warning(
-            "%s: num_fewshot without fewshot_split: lm-eval draws the few-shot examples from the "
-            "questions, so a prompt may contain its own question and answer; set fewshot_split",
+            "%s: lm-eval draws the few-shot examples from documents that contain the questions. It "
+            "excludes the question that is asked only if fewshot_split equals test_split, so a "
+            "prompt may contain its own question and answer; set both to the split of the "
+            "questions, or fewshot_split to a split without them",
             task.task_name,
         )
 
