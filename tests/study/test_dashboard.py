@@ -373,6 +373,7 @@ def test_docker_compose_accepts_the_file() -> None:
         assert all(str(port).startswith("127.0.0.1:") for port in services[name]["ports"])
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_compose_file_run_a_study_and_show_it(
     postgres: str, tmp_path: Path
 ) -> None:

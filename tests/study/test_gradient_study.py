@@ -136,6 +136,7 @@ def test_steps_lower_the_validation_loss(
     assert losses[STEPS] < losses[4]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_study_that_is_killed_three_times_takes_the_same_steps(
     undisturbed: tuple[str, str], family: dict[str, Path], postgres: str, tmp_path: Path

@@ -452,6 +452,7 @@ def damaged(whole: Study, folder: Path, damage: Callable[[Path], None]) -> Path:
     return copy
 
 
+@pytest.mark.slow
 def test_changed_weights_are_refused_or_with_changed_checksums_answer_differently(
     whole: Study, tmp_path: Path
 ) -> None:

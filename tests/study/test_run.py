@@ -97,7 +97,13 @@ def modification_times(folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize(
     ("database", "after"),
-    [("sqlite", 1), ("sqlite", 14), ("sqlite", 21), ("postgres", 11), ("postgres", 20)],
+    [
+        pytest.param("sqlite", 1, marks=pytest.mark.slow),
+        ("sqlite", 14),
+        pytest.param("sqlite", 21, marks=pytest.mark.slow),
+        ("postgres", 11),
+        pytest.param("postgres", 20, marks=pytest.mark.slow),
+    ],
     indirect=["database"],
 )
 def test_a_killed_study_is_resumed_with_the_same_result(
@@ -189,6 +195,7 @@ def test_two_runs_of_one_study_share_its_work(
     assert sum("joining" in err for _, err in ended) == 1
 
 
+@pytest.mark.slow
 def test_workers_of_one_host_share_its_work(whole: tuple[Path, str, str], tmp_path: Path) -> None:
     config = write_study(tmp_path)
     result = command("run", config, "--workers", 2, folder=tmp_path)
@@ -204,6 +211,7 @@ def without_numbers(text: str) -> str:
     return re.sub(r"\((trial )?\d+\)|merge-\d+|[ │┃━─╇┏┓┡┩└┘┴┳┼]+", " ", text)
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_leaves_no_worker_and_a_killed_worker_is_replaced(
     whole: tuple[Path, str, str], tmp_path: Path
 ) -> None:
@@ -369,6 +377,7 @@ def test_different_settings_change_the_fingerprint(opened: Setup) -> None:
     assert replace(opened, config=config).fingerprint(4) != facts
 
 
+@pytest.mark.slow
 def test_the_folder_of_another_merge_is_not_kept(
     whole: tuple[Path, str, str], tmp_path: Path
 ) -> None:

@@ -165,9 +165,13 @@ def broken(demo: Setup) -> Iterator[VllmEngine]:
     ("fault", "kind", "message"),
     [
         (MISSING, "WeightError", "the merge lacks 1 tensors; the first is lm_head.weight"),
-        (RENAMED, "WeightError", "the merge cannot be loaded: .*lm_head"),
-        (RESHAPED, "WeightError", "the merge cannot be loaded: "),
-        (RAISED, "EngineError", "OSError: the disk is gone"),
+        pytest.param(
+            RENAMED, "WeightError", "the merge cannot be loaded: .*lm_head", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            RESHAPED, "WeightError", "the merge cannot be loaded: ", marks=pytest.mark.slow
+        ),
+        pytest.param(RAISED, "EngineError", "OSError: the disk is gone", marks=pytest.mark.slow),
         (EXHAUSTED, "EngineMemoryError", "out of memory: tried to allocate 20 GiB$"),
         (HUNG, "EngineTimeoutError", "vLLM did not load within 20 s"),
     ],
@@ -197,6 +201,7 @@ def test_a_killed_engine_restarts(demo: Setup, vllm: VllmEngine) -> None:
     assert vllm.answer(asked) == before
 
 
+@pytest.mark.slow
 def test_tensor_parallel_processes_give_equal_answers(demo: Setup, vllm: VllmEngine) -> None:
     good, asked = recipe(demo, 1), questions(demo)
     vllm.load(good)
@@ -234,6 +239,7 @@ def alive(group: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_vllms_processes_end_when_the_run_is_killed(tmp_path: Path) -> None:
     data = yaml.safe_load((DEMO / "study.yaml").read_text()) | {"limit": 20}
     data["study"]["held_out"] = 0

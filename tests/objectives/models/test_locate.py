@@ -182,6 +182,7 @@ def child(reference: str, how: str = "whole") -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_no_unfinished_folder_and_two_workers_merge_once(
     base: Path, adapter: Path, cache: Path
 ) -> None:

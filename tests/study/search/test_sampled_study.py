@@ -88,6 +88,7 @@ def test_all_trials_of_a_generation_are_asked_the_same_questions(
     assert len(set.union(*asked.values())) == len(asked)
 
 
+@pytest.mark.slow
 def test_a_killed_study_that_two_workers_resume_has_the_same_results(
     whole: tuple[Path, str, str], tmp_path: Path
 ) -> None:

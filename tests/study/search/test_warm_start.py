@@ -89,6 +89,7 @@ def from_earlier(data: dict[str, Any]) -> None:
     data["study"] |= {"seed": 7, "start_from": "earlier"}
 
 
+@pytest.mark.slow
 def test_a_study_does_not_depend_on_the_earlier_study_after_its_start(tmp_path: Path) -> None:
     def earlier(data: dict[str, Any]) -> None:
         data["study"] |= {"name": "earlier", "held_out": 0.25}
