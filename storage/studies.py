@@ -14,7 +14,7 @@ from .errors import StorageError, StudyMismatch
 
 START = "start"
 FINGERPRINT, VERDICT, BUDGET = "fingerprint", "verdict", "budget"
-_MAX_DIFFERENCES = 8
+_MAX_DIFFERENCES = 5
 _MAX_NAMES = 5
 
 

@@ -33,11 +33,14 @@ def plan(
 ) -> None:
     """Estimate what a study needs: parameters, generations, memory, tokens, and time."""
     start_logging()
-    from study.planning.data import GB, Hardware
+    from study.config.load import load_config
+
+    loaded = load_config(config, task_folders or [])
+    from study.planning.data import GB, Hardware  # these imports take seconds
     from study.planning.estimate import estimate
     from study.planning.wording import estimate_text
 
-    result = estimate(config, Hardware(gpu, host_memory * GB, workers), task_folders or [])
+    result = estimate(loaded, Hardware(gpu, host_memory * GB, workers))
     say(json.dumps(result.to_dict(), indent=2) if as_json else estimate_text(result))
 
 

@@ -91,7 +91,6 @@ def _run(
     from study.config.errors import ConfigError
     from study.config.load import load_config, study_url
     from study.config.study import MAX_TRIALS
-    from study.planning.disk_space import check_room
 
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     config = load_config(path, options.task_folders, options.benchmarks)
@@ -104,6 +103,8 @@ def _run(
         config = config.with_trials(trials)
     if options.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("--wandb: wandb is not installed; pip install '.[wandb]'")
+    from study.planning.disk_space import check_room  # takes seconds: it reads models' headers
+
     check_room(config)
     url = study_url(config, storage)
     _check_database(config, url)

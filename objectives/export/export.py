@@ -126,7 +126,7 @@ def _write_weights(
     shard_bytes: int,
 ) -> None:
     shards = _plan_shards(sizes, shard_bytes)
-    log.info("writing the merge, %s MB", f"{sum(sizes.values()) / 1e6:,.0f}")
+    log.info("writing the merge, %s MB", f"{sum(sizes.values()) / 1e6:,.1f}")
     if not (_can_use_gpu(recipe) and _write_from_gpu(recipe, sources, folder, shards)):
         _write_shards(MergeStream(sources), recipe, folder, shards)
     if len(shards) > 1:

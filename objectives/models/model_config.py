@@ -51,11 +51,14 @@ _BOOKKEEPING = frozenset(
         *("task_specific_params", "tokenizer_class", "prefix", "torchscript", "use_bfloat16"),
         *("tie_word_embeddings", "classifier_dropout", "classifier_bias", "is_decoder"),
         *("chunk_size_feed_forward", "ignore_keys_at_rope_validation", "reorder_and_upcast_attn"),
+        *("init_std", "layerdrop", "encoder_layerdrop", "decoder_layerdrop"),
         *("embd_pdrop", "resid_pdrop", "attn_pdrop", "router_aux_loss_coef", "tie_encoder_decoder"),
     }
 )
 """Keys that do not affect answers, or whose differences the merge resolves: the vocabulary size and
 tied heads."""
+_CACHE_KEYS = frozenset({"attention_chunk_size", "is_causal", "sliding_window"})
+"""Keys that transformers' cache and masks read for every architecture."""
 _BOOKKEEPING_PATTERN = re.compile(r".*_token_(id|index)|.*dropout(_prob|_rate)?|.*_use_cache")
 _LAYER_COUNT = re.compile(r"(.*_)?(n|num)_(.*_)?layers?")
 _MAX_LAYERS = 2048
@@ -89,7 +92,8 @@ def without_foreign(data: Mapping[str, Any]) -> dict[str, Any]:
 def differences(ours: Any, theirs: Any) -> dict[str, tuple[Any, Any]]:
     """Return the keys whose values differ in two configs and affect answers, with both values.
 
-    A key has no effect if neither the config's class declares it nor the model's code mentions it.
+    A key has no effect if neither the config's class declares it nor the model's code, or the code
+    that all models share, mentions it.
     """
     length = max(_context(ours), _context(theirs))
     first, second = (dict(_effective(config, length)) for config in (ours, theirs))
@@ -99,7 +103,10 @@ def differences(ours: Any, theirs: Any) -> dict[str, tuple[Any, Any]]:
     return {
         key: (first.get(key), second.get(key))
         for key in keys
-        if key in type(ours).__dataclass_fields__ or key == "head_dim" or _mentions(type(ours), key)
+        if key in type(ours).__dataclass_fields__
+        or key in _CACHE_KEYS
+        or key == "head_dim"
+        or _mentions(type(ours), key)
     }
 
 

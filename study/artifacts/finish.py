@@ -25,7 +25,7 @@ from study.monitors.monitor import Monitors
 from study.reporting.data import report_data
 from study.reporting.page import write_report
 from study.search.genome import recipe_of
-from study.search.jobs import AFTER
+from study.search.state import AFTER
 from study.setup.setup import Setup
 from study.verdict.judge import Judgement, judge
 from study.verdict.scoreboard import ScoredContender, scored_contenders, search_scores, table

@@ -4,7 +4,6 @@ It reads headers and question files only; no weights and no GPU.
 """
 
 import math
-from pathlib import Path
 
 from objectives.engines.memory import (
     ROW_TOKENS,
@@ -17,7 +16,6 @@ from objectives.errors import EngineError
 from objectives.scoring import QuestionSet
 from objectives.tasks.task import WholeTask
 from study.config.errors import ConfigError
-from study.config.load import load_config
 from study.config.study import StudyConfig
 from study.search.ascent.jobs import CHECKPOINT_INTERVAL
 from study.setup.engine import GPU_BATCH_TOKENS
@@ -32,8 +30,8 @@ _MAX_SEQUENCES = 1024
 """Prompts that an engine computes at a time, at most."""
 
 
-def estimate(path: Path, hardware: Hardware, task_folders: list[Path]) -> Estimate:
-    """Estimate what the study of a config file needs.
+def estimate(config: StudyConfig, hardware: Hardware) -> Estimate:
+    """Estimate what a study needs.
 
     Raises ConfigError, and the errors of `build` if models or questions cannot be used.
     """
@@ -42,7 +40,7 @@ def estimate(path: Path, hardware: Hardware, task_folders: list[Path]) -> Estima
             f"--host-memory {hardware.host_memory / GB:g}: must be at most "
             f"{_MAX_HOST_MEMORY / GB:g}"
         )
-    config, card = load_config(path, task_folders), _card(hardware.gpu)
+    card = _card(hardware.gpu)
     setup = build(config, check_values=False)
     setup.check_filters()
     search = _search_size(setup, hardware.workers)

@@ -8,8 +8,8 @@ from storage.trials import TrialRecord
 
 from .ascent.jobs import LAST_STEPS
 from .genome import Genome
-from .jobs import AFTER, BEST, MEAN, ROLE, final_roles
-from .state import best, best_search
+from .jobs import BEST, MEAN, ROLE, final_roles
+from .state import AFTER, best, best_search
 
 Role = Literal["base", "parent", "uniform", "best", "top", "mean"]
 

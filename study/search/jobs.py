@@ -10,10 +10,10 @@ from storage.trials import BASELINE, KIND, TrialRecord
 
 from .genome import Genome
 from .sampler import Proposals
-from .state import CANDIDATE, Evaluations, SearchState, Slot
+from .state import AFTER, CANDIDATE, Evaluations, SearchState, Slot
 
-ROLE, AFTER = "role", "after"
-"""Attributes of the final merges: the role, and the number of search trials before them."""
+ROLE = "role"
+"""The attribute of a final merge with its role."""
 TOP, MEAN, BEST = "mean of the top", "CMA mean", "best trial"
 _TOP = 20
 

@@ -12,6 +12,8 @@ LOSS = "loss"
 CUT_OFF = "cut_off"
 """In the result of a trial: for each task with answers that reached max_tokens before they were
 complete, the number of their questions and that of the questions asked."""
+AFTER = "after"
+"""The attribute of a final merge: the number of search trials before it."""
 CANDIDATE = "candidate"
 """The attribute with the name of a merge that is scored but is no trial of the search."""
 
@@ -146,9 +148,13 @@ def best_search(records: Sequence[TrialRecord]) -> TrialRecord | None:
 
 
 def best_merge(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Return the best merge, or None: of the search, of the checkpoints of its ascents, and of the
-    uniform merges."""
-    return best([r for r in records if _is_merge(r)])
+    """Return the best merge, or None: of the search and of the uniform merges.
+
+    Of a search by gradient it is a final merge: a step's score is that of one batch, and a
+    checkpoint's that of the validation questions.
+    """
+    by_gradient = any(is_step(r) for r in records)
+    return best([r for r in records if _is_merge(r) or (by_gradient and AFTER in r.attributes)])
 
 
 def is_step(record: TrialRecord) -> bool:
@@ -159,7 +165,7 @@ def is_step(record: TrialRecord) -> bool:
 def _is_merge(record: TrialRecord) -> bool:
     if record.kind == "search":
         return not is_step(record)
-    return record.kind == "uniform" or ASCENT in record.attributes
+    return record.kind == "uniform"
 
 
 def _order(record: TrialRecord) -> tuple[bool, int, int, str, int]:

@@ -21,8 +21,9 @@ def check_fingerprint(
 ) -> int:
     """Check that the stored fingerprint matches the config; return the study's population.
 
-    If the config sets no population, a study that has begun keeps its stored one, so that its
-    budget may grow, and the population of a new study may depend on the number of `workers`. With
+    If the config sets no population for CMA-ES, a study that has begun keeps its stored one, so
+    that its budget may grow, and the population of a new study may depend on the number of
+    `workers`. With
     the `choice` of an engine, store the fingerprint of a new study, and refuse an engine that
     computes in another dtype; without one, write nothing. Pass `begun` for a study that has
     workers but no trial yet.
@@ -32,7 +33,8 @@ def check_fingerprint(
     stored = stored_fingerprint(study)
     population = setup.rules.population(workers)
     kept = choice is None or begun or has_trials(study)
-    if setup.config.study.population is None and "population" in stored and kept:
+    unset = setup.config.study.population is None and not setup.rules.by_gradient
+    if unset and "population" in stored and kept:
         population = int(stored["population"])
     facts = without_new_facts(setup.fingerprint(population, stored_start(study)), stored, kept)
     facts |= engine_facts(choice, stored, kept)

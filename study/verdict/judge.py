@@ -82,7 +82,8 @@ def judge(setup: Setup, records: Sequence[TrialRecord], answers: ScoreStore) -> 
     contenders = scored_contenders(records, setup.genome, answers)
     missing = _missing(setup, contenders)
     few = few_held_out(setup.config, setup.held_out)
-    top = next((c for c in contenders if c.contender.role == "top"), None)
+    role: Role = "top" if setup.genome.space else "uniform"  # without parameters: the only merge
+    top = next((c for c in contenders if c.contender.role == role), None)
     rule: Rule
     final: ScoredContender | None
     comparisons: list[Comparison] = []
@@ -155,6 +156,7 @@ def _missing(setup: Setup, contenders: Sequence[ScoredContender]) -> list[str]:
     if all(baseline.kind != "uniform" for baseline in baselines):
         roles.add("uniform")  # the method has no uniform merges
     required = _REQUIRED_BY_GRADIENT if setup.rules.by_gradient else _REQUIRED
+    required = required if setup.genome.space else _UNIFORM
     missing = [f"the {name}" for role, name in required.items() if role not in roles]
     scored = [c.contender.record.baseline for c in contenders]
     missing += [

@@ -253,13 +253,40 @@ def test_negative_weights_of_tasks_store_probabilities(
             )
 
 
+def test_a_budget_below_the_steps_is_shared_by_the_ascents_and_ends_with_a_verdict(
+    family: dict[str, Path], tmp_path: Path
+) -> None:
+    def path(**search: int) -> Path:
+        rules = {"steps": STEPS, "ascents": 2, "batch": 6} | search
+        study = {"trials": 5, "held_out": 0.5}
+        return tiny_study(tmp_path, family, questions=40, study=study, search=rules)
+
+    done = command("run", path(), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "No verdict" not in done.stdout
+    status = json.loads(command("status", path(), "--json", folder=tmp_path).stdout)
+    assert status["search_trials"] == {"finished": 5, "budget": 5}
+    url = f"sqlite:///{tmp_path}/runs/demo/study.db"
+    names = checkpoints(url)
+    assert {"checkpoint after step 3 of ascent 0", "checkpoint after step 2 of ascent 1"} <= {
+        *names
+    }
+    scores = {name: value for name, (_, value) in names.items() if "of 5 steps" in name}
+    scores |= {n: v for n, (_, v) in names.items() if n.startswith("uniform")}
+    assert status["best"]["value"] == max(scores.values())  # no checkpoint: those ask few questions
+    refused = command("run", path(ascents=3), folder=tmp_path)
+    assert refused.returncode == 2
+    assert "population: 2 stored, 3 now" in refused.stderr
+    assert "restore these settings" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("method", "algorithm"), [("model_stock", "gradient"), ("karcher", "cmaes")]
 )
 def test_a_method_without_parameters_ends_with_its_baselines(
     method: str, algorithm: str, family: dict[str, Path], tmp_path: Path
 ) -> None:
-    path = tiny_study(tmp_path, family, method, questions=24, study={"held_out": 0.5})
+    path = tiny_study(tmp_path, family, method, questions=60, study={"held_out": 0.5})
     if algorithm == "cmaes":
         data = yaml.safe_load(path.read_text())
         del data["search"]
@@ -268,8 +295,9 @@ def test_a_method_without_parameters_ends_with_its_baselines(
 
     assert done.returncode == 0, done.stderr
     assert "RuntimeWarning" not in done.stderr
-    assert "parent" in done.stdout
+    assert "is a uniform merge: it needs no search" in done.stdout
     assert (tmp_path / "runs/demo/report/index.html").exists()
+    assert [*(tmp_path / "runs/demo").glob("merge-*")]
 
 
 @pytest.mark.parametrize(

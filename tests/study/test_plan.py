@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from study.config.errors import ConfigError
+from study.config.load import load_config
 from study.planning.data import GB, Hardware
 from study.planning.estimate import estimate
 from study.planning.wording import estimate_text
@@ -35,7 +36,7 @@ def estimate_json(
     gpu: str = "h100", host_memory: float = 128, config: Path = DEMO / "study.yaml"
 ) -> dict[str, Any]:
     """Return the estimate for one worker as JSON data."""
-    result = estimate(config, Hardware(gpu, host_memory * GB, workers=1), [])
+    result = estimate(load_config(config), Hardware(gpu, host_memory * GB, workers=1))
     return dict(json.loads(json.dumps(result.to_dict())))
 
 
@@ -116,7 +117,7 @@ def test_a_sample_of_the_questions_costs_its_share(tmp_path: Path) -> None:
 
 
 def test_a_plan_shows_its_arithmetic_and_its_warnings() -> None:
-    text = estimate_text(estimate(DEMO / "study.yaml", Hardware("h100", 128 * GB, 1), []))
+    text = estimate_text(estimate(load_config(DEMO / "study.yaml"), Hardware("h100", 128 * GB, 1)))
     assert "48 parameters, population 15, 120 trials = 8 generations" in text
     assert "sources gpu" in text
     assert "weights x" in text
@@ -138,7 +139,7 @@ def test_a_study_whose_gpus_cannot_share_it_has_no_plan(tmp_path: Path) -> None:
 
 def test_the_workers_of_a_host_share_its_memory_in_a_plan() -> None:
     hardware = Hardware("h100", 64 * GB, workers=4)
-    assert "of 16.00 GB on the host" in estimate(DEMO / "study.yaml", hardware, []).memory
+    assert "of 16.00 GB on the host" in estimate(load_config(DEMO / "study.yaml"), hardware).memory
 
 
 def test_a_search_by_gradient_is_estimated_in_steps(tmp_path: Path) -> None:
@@ -155,5 +156,5 @@ def test_a_search_by_gradient_is_estimated_in_steps(tmp_path: Path) -> None:
     assert data["gradient_questions"] == pytest.approx(3 * 20 * 40 + 5 * validation, rel=0.05)
     assert sum(t["questions"] for t in data["tokens"].values()) == pytest.approx(40, abs=1)
     assert data["in_the_end"] == {"search questions": 2, "held-out questions": 7}
-    text = estimate_text(estimate(path, Hardware("h100", 128 * GB, workers=1), []))
+    text = estimate_text(estimate(load_config(path), Hardware("h100", 128 * GB, workers=1)))
     assert "20 steps by gradient, at most" in text

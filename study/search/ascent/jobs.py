@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from storage.trials import KIND, RESULT, TrialRecord
 from study.search.genome import Genome
-from study.search.jobs import AFTER, ROLE, Job, Jobs
-from study.search.state import ASCENT, CANDIDATE, SearchState, Slot
+from study.search.jobs import ROLE, Job, Jobs
+from study.search.state import AFTER, ASCENT, CANDIDATE, SearchState, Slot
 
 from .replay import AscentReplay
 
@@ -41,13 +41,16 @@ class CheckpointJob(Job):
 
 
 class AscentJobs(Jobs):
-    """The work of a study with at most `budget` steps, divided equally among its ascents."""
+    """The work of a study with at most `budget` steps, divided among its ascents as equally as
+    possible."""
 
     def __init__(self, genome: Genome, replay: AscentReplay, budget: int) -> None:
         super().__init__(genome, replay, budget)
         self._ascents = replay.population
-        self._planned = replay.steps
-        self._steps = min(replay.steps, budget // self._ascents) if genome.space else 0
+        share, more = divmod(budget if genome.space else 0, self._ascents)
+        self._steps = [
+            min(replay.steps, share + (ascent < more)) for ascent in range(self._ascents)
+        ]
 
     def searched(self, records: Sequence[TrialRecord]) -> bool:
         """Return whether all baselines are scored and every ascent has ended."""
@@ -116,10 +119,11 @@ class AscentJobs(Jobs):
     ) -> Job | None:
         """Return the next job of an ascent; None if the ascent has ended."""
         taken = self._finished_steps(ascent, state)
-        is_due = taken > 0 and (taken % CHECKPOINT_INTERVAL == 0 or taken == self._planned)
+        ends = taken == self._steps[ascent]
+        is_due = taken > 0 and (taken % CHECKPOINT_INTERVAL == 0 or ends)
         if is_due and (taken, ascent) not in losses:
             return self._checkpoint_job(taken, ascent, state)
-        if taken >= self._steps or _has_converged(ascent, losses):
+        if ends or _has_converged(ascent, losses):
             return None
         slot = Slot(taken, ascent)
         params = self._replay.propose(slot, state.finished)
@@ -133,10 +137,10 @@ class AscentJobs(Jobs):
 
     def _finished_steps(self, ascent: int, state: SearchState) -> int:
         """Return the number of steps before the first unfinished one, within the budget."""
-        for step in range(self._steps):
+        for step in range(self._steps[ascent]):
             if Slot(step, ascent) not in state.finished:
                 return step
-        return self._steps
+        return self._steps[ascent]
 
 
 def checkpoints(records: Sequence[TrialRecord]) -> dict[tuple[int, int], TrialRecord]:
@@ -158,8 +162,15 @@ def _checkpoint_losses(records: Sequence[TrialRecord]) -> dict[tuple[int, int], 
 
 
 def _has_converged(ascent: int, losses: Mapping[tuple[int, int], float]) -> bool:
-    """Return whether the last checkpoints of an ascent do not improve on the best earlier one."""
-    of_ascent = [losses[place] for place in sorted(losses) if place[1] == ascent]
+    """Return whether the last checkpoints of an ascent do not improve on the best earlier one.
+
+    Only those at the interval count: a budget that was increased later has left others.
+    """
+    of_ascent = [
+        losses[steps, number]
+        for steps, number in sorted(losses)
+        if number == ascent and steps % CHECKPOINT_INTERVAL == 0
+    ]
     if len(of_ascent) <= _PATIENCE:
         return False
     return min(of_ascent[-_PATIENCE:]) >= min(of_ascent[:-_PATIENCE])

@@ -72,7 +72,7 @@ def test_a_warning_before_the_search_reports_too_few_held_out_questions(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int, held_out: float, few: bool
 ) -> None:
     path = study(tmp_path, rows(count), held_out)
-    warnings = estimate(path, Hardware("h100", 1e11, 1), []).warnings
+    warnings = estimate(load_config(path), Hardware("h100", 1e11, 1)).warnings
     text = f"every task needs at least {MIN_HELD_OUT}"
     assert any(text in warning for warning in warnings) == few
     assert text not in caplog.text
