@@ -5,7 +5,6 @@ The tests share one study of the demo's models with enough held-out questions, o
 
 import io
 import json
-import os
 import re
 import resource
 import shutil
@@ -20,6 +19,7 @@ import yaml
 from sqlalchemy import text
 
 from objectives.errors import ExportError
+from objectives.export import target
 from objectives.export.export import export as write
 from objectives.scoring import QuestionSet
 from storage.claims import Claims
@@ -580,8 +580,8 @@ def test_a_merge_that_cannot_be_written_does_not_prevent_report_and_table(
     study = whole.copy(tmp_path)
     monkeypatch.chdir(tmp_path)
     number = whole.merge.name.removeprefix("merge-")
-    in_the_way = tmp_path / "runs" / "demo" / f".merge-{number}.part-{os.getpid()}"
-    in_the_way.touch()
+    monkeypatch.setattr(target, "_unique", lambda: 7)
+    (tmp_path / "runs" / "demo" / f".merge-{number}.part-7").touch()
     with pytest.raises(ExportError, match=f"cannot write .*merge-{number}"):
         finish_run(study.setup, study.trials)
     printed = capsys.readouterr().out
