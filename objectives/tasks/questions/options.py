@@ -61,7 +61,7 @@ class Options:
     def numbers(self) -> tuple[int, ...]:
         """The numbers of the last numbered list, or of a scale ("1 to 5"); or empty."""
         marks = [(match.start(), _number(match)) for match in _NUMBER.finditer(self._text)]
-        if _is_ambiguous(self._text, marks):
+        if _is_ambiguous(self._text, marks) or _is_followed(self._text, marks):
             return ()
         return _listed(self._text, marks) or _scale(self._text) or _inline(self._text)
 
@@ -94,6 +94,15 @@ def _is_ambiguous(text: str, marks: Sequence[Mark]) -> bool:
     if not last or place < 0 or marks[place][1] != last[0][1]:
         return False
     return text[marks[place][0] : last[0][0]].strip("\n").count("\n") == 0
+
+
+def _is_followed(text: str, marks: Sequence[Mark]) -> bool:
+    """Return whether a lettered or bulleted list begins after the last number, so that the numbers
+    belong to the question."""
+    if len(marks) < 2:
+        return False
+    rest = text[marks[-1][0] :]
+    return bool(_letters(_LETTER, rest)) or len(_BULLET.findall(rest)) > 1
 
 
 def _number(match: re.Match[str]) -> int:
