@@ -86,6 +86,13 @@ def test_options_are_read_from_the_prompt(text: str, options: tuple[int, ...]) -
     assert Options(text).numbers == options
 
 
+@pytest.mark.parametrize("following", ["A. mix\nB. bake", "- mix\n- bake"])
+def test_numbered_steps_before_a_list_of_another_kind_are_no_options(following: str) -> None:
+    options = Options(f"Recipe:\n1. mix\n2. bake\n3. eat\nWhich step comes first?\n{following}")
+    assert options.numbers == ()
+    assert (options.letters == "AB") != options.unknown
+
+
 @pytest.mark.parametrize(
     ("ending", "cue"),
     [
@@ -98,13 +105,6 @@ def test_options_are_read_from_the_prompt(text: str, options: tuple[int, ...]) -
         ("\n", ""),
     ],
 )
-@pytest.mark.parametrize("following", ["A. mix\nB. bake", "- mix\n- bake"])
-def test_numbered_steps_before_a_list_of_another_kind_are_no_options(following: str) -> None:
-    options = Options(f"Recipe:\n1. mix\n2. bake\n3. eat\nWhich step comes first?\n{following}")
-    assert options.numbers == ()
-    assert (options.letters == "AB") != options.unknown
-
-
 def test_the_cue_is_separated_from_the_question(ending: str, cue: str) -> None:
     assert split_cue(CHOICE + ending) == (CHOICE, cue)
 
