@@ -19,27 +19,16 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.search_parts import RandomSetup
-from objectives.engines.engine import Answer, Engine, Prompt
-from objectives.engines.gradient.engine import GradientEngine
-from objectives.engines.gradient.examples import Example, Loss
-from objectives.merge.recipe import MergeRecipe
-from objectives.merge.stores import Resident
-from objectives.models.sources import Sources
+from benchmarks.comparison_parts import WAYS, ContinuedSetup, RememberingEngine, SharedChoice, Way
+from benchmarks.gradient_search import affordable, start_engine
 from study.cli.interrupts import Interrupts
-from study.config.genome import Range
 from study.config.load import load_config
 from study.config.study import StudyConfig
-from study.search.ascent.jobs import LAST_STEPS
-from study.search.rules import SearchRules
-from study.search.sampler import Replay, ReplaySampler
-from study.search.state import LOSS
+from study.search.ascent.jobs import CHECKPOINT_INTERVAL, LAST_STEPS
+from study.search.state import AFTER, LOSS
 from study.setup.engine import EngineChoice
 from study.setup.setup import Setup, build
 from study.verdict.judge import Judgement, judge
@@ -48,141 +37,14 @@ from study.worker.worker import Worker
 
 BACKWARD = 3
 """What a question in a gradient step counts."""
-FINE = {"layer_granularity": 1, "filters": ("self_attn", "mlp")}
-WIDTH = 10.0
-"""The width of ranges that a search never leaves, for mergekit-evolve's search without bounds."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """A way to search: changes to a config, and the setup that runs it."""
-
-    genome: Mapping[str, Any] = field(default_factory=dict)
-    search: Mapping[str, Any] = field(default_factory=dict)
-    setup: type[Setup] = Setup
-    grid: bool = False
-    """Score the uniform merges alone."""
-    then: str = ""
-    """The way that goes on from this one's end, each with half of the questions."""
-
-
-@dataclass(frozen=True)
-class EvolveRules(SearchRules):
-    """mergekit-evolve's start and step size, without bounds."""
-
-    def sampler(self, population: int, *_: Any) -> ReplaySampler:
-        space, seed = self.genome.space, self.config.study.seed
-        first = {"weight": 1 / len(self.genome.models), "density": 1.0}
-        start = [
-            (first[name.split("/")[-1]] - range_.low) / WIDTH for name, range_ in space.items()
-        ]
-        return ReplaySampler(Replay(space, seed, population, 1 / 6 / WIDTH, start), space)
-
-
-class EvolveSetup(Setup):
-    @property
-    def rules(self) -> SearchRules:
-        wide = {n: Range(low=-WIDTH / 2, high=WIDTH / 2) for n in self.genome.space}
-        self.genome.space = wide
-        return EvolveRules(self.config, self.genome, self.search)
-
-
-@dataclass(frozen=True)
-class ContinuedRules(SearchRules):
-    """CMA-ES around a point."""
-
-    start: Mapping[str, float] = field(default_factory=dict)
-
-    def sampler(self, population: int, *_: Any) -> ReplaySampler:
-        space, seed = self.genome.space, self.config.study.seed
-        shares = [(self.start[name] - r.low) / (r.high - r.low) for name, r in space.items()]
-        return ReplaySampler(Replay(space, seed, population, 1 / 20, shares), space)
-
-
-@dataclass(frozen=True)
-class ContinuedSetup(Setup):
-    start: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def rules(self) -> SearchRules:
-        return ContinuedRules(self.config, self.genome, self.search, self.start)
-
-
-WAYS: dict[str, Way] = {
-    "task arithmetic grid": Way(genome={"merge_method": "task_arithmetic"}, grid=True),
-    "random search": Way(search={"soft": 0.0}, setup=RandomSetup),
-    "mergekit-evolve": Way(search={"soft": 0.0, "questions": 1.0}, setup=EvolveSetup),
-    "CMA-ES": Way(),
-    "CMA-ES by score": Way(search={"soft": 0.0}),
-    "gradient": Way(search={"algorithm": "gradient"}),
-    "gradient, options": Way(search={"algorithm": "gradient", "loss": "options"}),
-    "gradient, then CMA-ES": Way(search={"algorithm": "gradient"}, then="CMA-ES"),
-    "fine gradient": Way(FINE, {"algorithm": "gradient"}),
-    "fine gradient, options": Way(FINE, {"algorithm": "gradient", "loss": "options"}),
-    "gradient, q 0.7": Way(search={"algorithm": "gradient", "loss_q": 0.7}),
-    "gradient, q 1": Way(search={"algorithm": "gradient", "loss_q": 1.0}),
-    "fine gradient, q 0.7": Way(FINE, {"algorithm": "gradient", "loss_q": 0.7}),
-    "fine gradient, q 1": Way(FINE, {"algorithm": "gradient", "loss_q": 1.0}),
-}
-
-
-class RememberingEngine:
-    """An engine whose answers to whole sets of prompts are kept by merge: the parents and uniform
-    merges are the same in every study of a seed."""
-
-    def __init__(self, engine: GradientEngine) -> None:
-        self._engine = engine
-        self._loaded: MergeRecipe | None = None
-        self._wanted: MergeRecipe | None = None
-        self._answers: dict[tuple[str, int], list[Answer]] = {}
-
-    def load(self, recipe: MergeRecipe) -> None:
-        self._wanted = recipe
-
-    def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
-        key = repr(self._wanted), hash(tuple(prompts))
-        if key not in self._answers:
-            self._answers[key] = self._current().answer(prompts)
-        return self._answers[key]
-
-    def step(self, recipe: MergeRecipe, *rest: Any) -> Any:
-        self._wanted = self._loaded = recipe
-        return self._engine.step(recipe, *rest)
-
-    def losses(self, examples: Sequence[Example], loss: Loss) -> list[float]:
-        return self._current().losses(examples, loss)
-
-    def close(self) -> None:
-        """Leave the engine for the next study."""
-
-    def _current(self) -> GradientEngine:
-        assert self._wanted is not None
-        if self._loaded != self._wanted:
-            self._engine.load(self._wanted)
-            self._loaded = self._wanted
-        return self._engine
-
-
-@dataclass(frozen=True)
-class SharedChoice(EngineChoice):
-    """The choice of an engine that runs already."""
-
-    engine: Engine | None = None
-
-    def start(self, sources: Sources, longest: int) -> Engine:
-        assert self.engine is not None
-        return self.engine
 
 
 def started(file: Path, device: str) -> SharedChoice:
     """Start the engine for all searches of a study."""
     setup = build(load_config(file), check_values=False)
-    cuda = device.startswith("cuda")
-    store = Resident(setup.sources, torch.device(device)) if cuda else None
-    steps = {name.split("/")[-1]: 0.02 * (r.high - r.low) for name, r in setup.genome.space.items()}
-    dtype, tokens = ("bfloat16", 65536) if cuda else ("float32", 4096)
-    engine = GradientEngine(setup.sources, steps, device, dtype, tokens, store=store)
-    return SharedChoice(*("transformers", device, dtype, tokens), engine=RememberingEngine(engine))
+    engine = start_engine(setup, device)
+    kind = ("transformers", device, engine._dtype, engine._batch_tokens)
+    return SharedChoice(*kind, engine=RememberingEngine(engine))
 
 
 def made(config: StudyConfig, way: Way, seed: int, questions: int) -> Setup:
@@ -207,10 +69,7 @@ def _trials(setup: Setup, questions: int) -> int:
         population = rules.population()
         return max(1, int(questions / (rules.share * count)) // population) * population
     validation = count - rules.learned_questions
-    steps = questions // (BACKWARD * rules.batch)
-    while steps * BACKWARD * rules.batch + math.ceil(steps / 4) * validation > questions:
-        steps -= 1
-    return steps
+    return affordable(questions, BACKWARD * rules.batch, validation, CHECKPOINT_INTERVAL)
 
 
 @contextlib.contextmanager
@@ -290,7 +149,7 @@ def _asked(worker: Worker) -> int:
     """The questions that the search asked, a gradient step's three times."""
     total = 0
     for record in worker.trials.all():
-        if not record.complete or record.baseline or "after" in record.attributes:
+        if not record.complete or record.baseline or AFTER in record.attributes:
             continue
         result = record.attributes["result"]
         times = BACKWARD if LOSS in result else 1

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 import yaml
 
+from benchmarks.gradient_search import examples_of
 from benchmarks.real_size import make
 from benchmarks.trial import study_dict
 from objectives.engines.gradient.engine import GradientEngine
 from objectives.engines.gradient.examples import Loss
-from objectives.scoring import QuestionSet
-from objectives.tasks.examples import examples, question_shares
+from objectives.tasks.examples import question_shares
 from study.config.load import load_config
 from study.search.ascent.batches import Batches
 from study.setup.engine import choose_engine
@@ -63,9 +63,7 @@ def measure(file: Path, steps: int, engine: GradientEngine | None) -> GradientEn
         engine = choice.start(setup.sources, setup.longest)  # type: ignore[assignment]
         assert engine is not None
         print(f"engine started in {time.perf_counter() - began:.1f} s", flush=True)
-    questions: QuestionSet = setup.search
-    pairs = zip(questions.tasks, questions.prompts_of_tasks, strict=True)
-    by_task = [examples(task, prompts, questions.tokenizer) for task, prompts in pairs]
+    questions, by_task = setup.search, examples_of(setup.search)
     ids = [[question.id for question in task.questions] for task in questions.tasks]
     batches = Batches(ids, question_shares(questions.tasks), 96, 0)
     point = setup.rules.sampler(1, None).replay.mean(0, {})

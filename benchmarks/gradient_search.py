@@ -93,13 +93,13 @@ class Search:
             )
             for part in (0, 1)
         )
-        self.kept, self.examples_TQ, self.kept_examples = kept, _examples(read), _examples(kept)
+        self.kept, self.examples_TQ, self.kept_examples = kept, examples_of(read), examples_of(kept)
         self.kept_shares = question_shares(kept.tasks) if kept.questions else []
         ids = [[question.id for question in task.questions] for task in read.tasks]
         self.batches = Batches(ids, question_shares(read.tasks), variant.batch, seed)
         self.loss = Loss(variant.loss, variant.q, variant.temperature)  # type: ignore[arg-type]
         self.asked, self.seconds = 0, 0.0
-        steps = _affordable(budget, 3 * variant.batch, kept.questions, variant.every)
+        steps = affordable(budget, 3 * variant.batch, kept.questions, variant.every)
         bounds = {name: (r.low, r.high) for name, r in setup.genome.space.items()}
         rule = Hyperparameters(
             steps, variant.rate, variant.decay, variant.pull, beta2=variant.beta2
@@ -131,7 +131,7 @@ class Search:
         return None if only_loss else self.kept.evaluate(self.engine), loss
 
 
-def _affordable(budget: int, step: int, check: int, every: int) -> int:
+def affordable(budget: int, step: int, check: int, every: int) -> int:
     """The most steps that, with a check every so many and after the last, cost at most a budget."""
     steps = budget // step
     while steps * step + -(-steps // every) * check > budget:
@@ -149,7 +149,7 @@ def start_of(genome: Genome, name: str) -> dict[str, float]:
     }
 
 
-def _examples(exam: QuestionSet) -> list[list[Example]]:
+def examples_of(exam: QuestionSet) -> list[list[Example]]:
     pairs = zip(exam.tasks, exam.prompts_of_tasks, strict=True)
     return [examples(task, prompts_Q, exam.tokenizer) for task, prompts_Q in pairs]
 
@@ -223,17 +223,18 @@ def opened(file: Path, variant: Variant, device: str) -> tuple[Setup, GradientEn
         fields["merge_method"] = variant.method
     genome = config.genome.model_copy(update=fields)
     setup = build(config.model_copy(update={"genome": genome}), check_values=False)
+    return setup, start_engine(setup, device, variant.step, bool(variant.recompute))
+
+
+def start_engine(
+    setup: Setup, device: str, step: float = 0.02, recompute: bool = True
+) -> GradientEngine:
+    """Start an engine, with the sources on the GPU if there is one; `step` is as in `Variant`."""
     cuda = device.startswith("cuda")
     store = Resident(setup.sources, torch.device(device)) if cuda else None
-    steps = {
-        name.split("/")[-1]: variant.step * (r.high - r.low)
-        for name, r in setup.genome.space.items()
-    }
+    steps = {name.split("/")[-1]: step * (r.high - r.low) for name, r in setup.genome.space.items()}
     how = ("bfloat16", 65536) if cuda else ("float32", 4096)
-    recompute = bool(variant.recompute)
-    return setup, GradientEngine(
-        setup.sources, steps, device, *how, store=store, recompute=recompute
-    )
+    return GradientEngine(setup.sources, steps, device, *how, store=store, recompute=recompute)
 
 
 def told(row: Mapping[str, Any], seed: int) -> str:

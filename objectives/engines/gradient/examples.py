@@ -41,7 +41,7 @@ class Example:
     """One question as a training example."""
 
     sequences: tuple[tuple[int, ...], ...]
-    """Token ids; each sequence ends with the token that precedes its last mark."""
+    """Token ids; each sequence ends with the token that precedes its last target."""
     alternatives: tuple[Alternative, ...]
     maximized: bool = True
     """False if the task's weight is negative, so that right answers should become less likely."""
@@ -114,7 +114,7 @@ class Gathering:
     """
 
     rows_N: Tensor
-    """The row of log-probabilities of each mark."""
+    """The row of log-probabilities of each target."""
     tokens_NR: Tensor
     tokens_valid_NR: Tensor
     targets_QAN: Tensor
