@@ -90,9 +90,9 @@ WAYS: dict[str, Way] = {
     "gradient, then CMA-ES": Way(search={"algorithm": "gradient"}, then="CMA-ES"),
     "fine gradient": Way(FINE, {"algorithm": "gradient"}),
     "fine gradient, options": Way(FINE, {"algorithm": "gradient", "loss": "options"}),
-    "gradient, q 0.7": Way(search={"algorithm": "gradient", "loss_q": 0.7}),
+    "gradient, q 0": Way(search={"algorithm": "gradient", "loss_q": 0.0}),
     "gradient, q 1": Way(search={"algorithm": "gradient", "loss_q": 1.0}),
-    "fine gradient, q 0.7": Way(FINE, {"algorithm": "gradient", "loss_q": 0.7}),
+    "fine gradient, q 0": Way(FINE, {"algorithm": "gradient", "loss_q": 0.0}),
     "fine gradient, q 1": Way(FINE, {"algorithm": "gradient", "loss_q": 1.0}),
 }
 

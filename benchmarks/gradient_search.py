@@ -47,7 +47,7 @@ class Variant:
     filters: str = ""
     method: str = ""
     loss: str = "all"
-    q: float = 0.0
+    q: float = 0.7
     temperature: float = 1.0
     rate: float = 0.03
     batch: int = 96

@@ -21,11 +21,14 @@ class SearchConfig(Section):
     batch: Integer = Field(default=96, ge=1, le=_MAX_QUESTIONS)
     """Questions per step; gradient only."""
     loss: Literal["all", "options"] = "all"
-    """all is -log of the probability of the right answer among all texts; options compares it with
-    the other options of the question. Gradient only."""
-    loss_q: Number = Field(default=0.0, ge=0, le=1)
+    """all uses the probability of the right answer among all texts; options compares it with the
+    other options of the question. Gradient only."""
+    loss_q: Number = Field(default=0.7, ge=0, le=1)
     """q of the generalized cross-entropy, (1 - p^q) / q of that probability p: 0 is -log p, 1 is
     the expected error, 1 - p. Gradient only."""
+    start: str | None = Field(default=None, min_length=1)
+    """A model of genome.models that the ascents start at, at weight 1 with the others at 0. None is
+    the start of CMA-ES: that of each range, or its middle. Gradient only."""
     rate: Number = Field(default=0.03, gt=0, le=1)
     """Maximum change of a parameter in a step, as a share of its range; gradient only."""
     pull: Number = Field(default=0.0, ge=0)

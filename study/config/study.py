@@ -164,7 +164,10 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _check_start(self) -> Self:
-        earlier = self.study.start_from
+        earlier, model = self.study.start_from, self.search.start
+        if model is not None and (self.random_init or earlier is not None):
+            other = "random_init" if self.random_init else "study.start_from"
+            raise ValueError(f"search.start: cannot be combined with {other}")
         if self.random_init and earlier is not None:
             raise ValueError("random_init: cannot be combined with study.start_from")
         if earlier is not None and earlier == self.study.name:
@@ -228,13 +231,23 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _check_algorithm(self) -> Self:
         by_gradient = self.search.algorithm == "gradient"
-        for key in ("steps", "ascents", "batch", "loss", "loss_q", "rate", "pull", "validation"):
+        for key in (
+            "steps",
+            "ascents",
+            "batch",
+            "loss",
+            "loss_q",
+            "start",
+            "rate",
+            "pull",
+            "validation",
+        ):
             if key in self.search.model_fields_set and not by_gradient:
                 raise ValueError(f"search.{key}: needs search.algorithm: gradient")
         for key in ("soft", "questions"):
             if key in self.search.model_fields_set and by_gradient:
                 raise ValueError(f"search.{key}: has no effect with search.algorithm: gradient")
-        for key in ("population", "fit_population", "sigma", "start_from"):
+        for key in ("population", "fit_population", "sigma"):
             if key in self.study.model_fields_set and by_gradient:
                 raise ValueError(f"study.{key}: has no effect with search.algorithm: gradient")
         if by_gradient and self.study.trials < self.search.ascents:

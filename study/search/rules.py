@@ -13,6 +13,7 @@ from objectives.tasks.task import WholeTask
 from storage.gradients import GradientStore
 from storage.scores import ScoreStore
 from storage.trials import GENERATION, TrialRecord
+from study.config.errors import ConfigError
 from study.config.study import StudyConfig
 
 from .ascent.ascent import Hyperparameters
@@ -110,20 +111,47 @@ class SearchRules:
         studies that version 0.1.0 began (`study.search.cma.Optimizer`).
         """
         study, space = self.config.study, self.genome.space
-        if self.by_gradient:
-            search = self.config.search
-            rule = Hyperparameters(search.steps, rate=search.rate, pull=search.pull)
-            start = start_of(space, study.seed, self.config.random_init)
-            ascents = AscentReplay(space, study.seed, population, rule, start, gradients)
-            return ReplaySampler(ascents, space)
+        sigma, cov = study.sigma, None
+        start = self._start()
         if origin is not None:
             mean, sigma, cov = distribution(origin)
             start = [float(x) for x in mean]
-        else:
-            sigma, cov = study.sigma, None
-            start = start_of(space, study.seed, self.config.random_init)
+        if self.by_gradient:
+            search = self.config.search
+            rule = Hyperparameters(search.steps, rate=search.rate, pull=search.pull)
+            ascents = AscentReplay(space, study.seed, population, rule, start, gradients)
+            return ReplaySampler(ascents, space)
         replay = Replay(space, study.seed, population, sigma, start, cov, symmetric)
         return ReplaySampler(replay, space)
+
+    def check_start(self) -> None:
+        """Check that `search.start` is a model that the search can start at. Raises ConfigError."""
+        if self.config.search.start is not None:
+            self._point_of(self.config.search.start)
+
+    def _start(self) -> list[float]:
+        """Return the start of a search that continues no other, in shares of the ranges."""
+        space = self.genome.space
+        if self.config.search.start is None:
+            return start_of(space, self.config.study.seed, self.config.random_init)
+        point = self._point_of(self.config.search.start)
+        return [(point[name] - r.low) / (r.high - r.low) for name, r in space.items()]
+
+    def _point_of(self, model: str) -> Mapping[str, float]:
+        """Return the point at which one model of the merge is alone, within the bounds.
+
+        Raises ConfigError.
+        """
+        genome = self.genome
+        if not any(name.endswith("/weight") for name in genome.space):
+            method = self.config.genome.merge_method
+            raise ConfigError(f"search.start: the search over {method} has no weights")
+        for baseline in genome.baselines():
+            name = baseline.name
+            if name in genome.models and model in (name, genome.references[name]):
+                return baseline.params
+        choices = ", ".join(genome.models)
+        raise ConfigError(f"search.start: {model} is not among the models of the merge, {choices}")
 
     def jobs(self, replay: Proposals) -> Jobs:
         """Return the work of the study, up to the config's number of trials."""

@@ -1,8 +1,9 @@
 """Warm start: a search that starts from the best trials of an earlier study.
 
-The best tenth of the earlier study's search trials is stored with the new study, which therefore
-does not depend on it any more. The first mean, step size and covariance are computed from them
-(Nomura et al. 2021, "Warm starting CMA-ES for hyperparameter optimization").
+The best tenth of the earlier study's search trials, or the last quarter of the steps of a search by
+gradient, is stored with the new study, which therefore does not depend on it any more. The first
+mean, step size and covariance are computed from them (Nomura et al. 2021, "Warm starting CMA-ES
+for hyperparameter optimization"). A search by gradient starts at the mean.
 """
 
 import hashlib
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from storage.studies import START
-from storage.trials import Trials
+from storage.trials import RESULT, Trials
 from study.config.errors import ConfigError
 from study.config.genome import Range
 
-from .state import SearchState
+from .ascent.jobs import LAST_SHARE
+from .state import LOSS, SearchState
 
 _BEST_SHARE = 0.1
 _DIGITS = 6
@@ -36,14 +38,20 @@ def store_start(study: optuna.Study, earlier: Trials, space: Mapping[str, Range]
     """Store the warm start of a new study. Raises ConfigError if the earlier study searched other
     parameters, or has too few finished trials."""
     name = earlier.study.study_name
-    finished = SearchState.of([r for r in earlier.all() if r.complete]).finished
-    count = math.floor(_BEST_SHARE * len(finished))
+    records = [r for r in earlier.all() if r.complete]
+    finished = SearchState.of(records).finished
+    by_gradient = any(LOSS in record.attributes.get(RESULT, {}) for record in records)
+    share = LAST_SHARE if by_gradient else _BEST_SHARE
+    count = math.floor(share * len(finished))
     if count < 1:
         raise ConfigError(
             f"study.start_from: {name} has {len(finished)} finished search trials; "
-            f"{math.ceil(1 / _BEST_SHARE)} are needed"
+            f"{math.ceil(1 / share)} are needed"
         )
-    ranked = sorted(finished.items(), key=lambda item: (-item[1].objective, item[0]))
+    if by_gradient:  # the scores of steps are of different questions
+        ranked = sorted(finished.items(), reverse=True)
+    else:
+        ranked = sorted(finished.items(), key=lambda item: (-item[1].objective, item[0]))
     top = [evaluation.params for _, evaluation in ranked[:count]]
     if missing := [parameter for parameter in space if parameter not in top[0]]:
         raise ConfigError(

@@ -79,7 +79,8 @@ def without_new_facts(
 
 def _ascent_facts(rules: SearchRules) -> dict[str, str]:
     search = rules.config.search
-    return {
+    start = {} if search.start is None else {"search.start": search.start}
+    return start | {
         "search.algorithm": f"gradient, {ASCENT_SCHEME}",
         "search.steps": str(search.steps),
         "search.batch": str(search.batch),

@@ -123,6 +123,7 @@ def build(config: StudyConfig, check_values: bool = True, warn: bool = False) ->
     }
     setup = Setup(config, locations, sources, genome, search, held_out)
     _check_batch(setup)
+    setup.rules.check_start()
     check_contexts(sources, setup.longest - 1)
     if warn and setup.held_out_warning:
         log.warning("%s", setup.held_out_warning)

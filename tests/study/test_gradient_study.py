@@ -305,7 +305,8 @@ def test_a_method_without_parameters_ends_with_its_baselines(
     [
         ({"population": 4}, {}, "study.population: has no effect with search.algorithm: gradient"),
         ({"sigma": 0.2}, {}, "study.sigma: has no effect"),
-        ({"start_from": "x"}, {}, "study.start_from: has no effect"),
+        ({"start_from": "other"}, {"start": "x"}, "search.start: cannot be combined with study."),
+        ({}, {"start": "w"}, "search.start: w is not among the models of the merge, x, y, z"),
         ({"trials": 3}, {"ascents": 5}, "study.trials: 3 is less than search.ascents, 5"),
         ({}, {"batch": 7}, "search.batch: 7 is more than the 6 questions that steps can ask"),
         ({}, {"batch": 2, "validation": 0.99}, "search.batch: 2 is more than the 1 questions"),
@@ -322,6 +323,64 @@ def test_settings_that_would_have_no_effect_are_refused(
     path = tiny_study(tmp_path, family, study=study, search=search)
     with pytest.raises(ConfigError, match=re.escape(message)):
         build(load_config(path), check_values=False)
+
+
+def test_an_ascent_starts_at_a_model(family: dict[str, Path], tmp_path: Path) -> None:
+    path, url = tiny_study(tmp_path, family, search={"start": "y"}), f"sqlite:///{tmp_path}/s.db"
+    done = command("run", path, "--storage", url, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = (r.params for r in records(url) if r.kind == "search")
+    assert {name: value for name, value in first.items() if name.endswith("/weight")} == {
+        name: float(name.startswith("y/")) for name in first if name.endswith("/weight")
+    }
+    assert {value for name, value in first.items() if name.endswith("/density")} == {1.0}
+    moved = [name for name, value in second.items() if name.startswith("x/") and value]
+    assert moved, "the other models' weights can grow from 0"
+
+    path.write_text(path.read_text().replace("start: y", "start: x"))
+    refused = command("run", path, "--storage", url, folder=tmp_path)
+    assert refused.returncode == 2
+    assert "search.start: y stored, x now" in refused.stderr
+
+
+def test_a_method_without_weights_cannot_start_at_a_model(
+    family: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tiny_study(tmp_path, family, method="slerp", search={"start": "x"})
+    with pytest.raises(ConfigError, match="search.start: the search over slerp has no weights"):
+        build(load_config(path), check_values=False)
+
+
+def test_searches_of_either_kind_continue_each_other(
+    family: dict[str, Path], tmp_path: Path, undisturbed: tuple[str, str]
+) -> None:
+    url, _ = undisturbed
+    ours = f"sqlite:///{tmp_path}/s.db"
+    (tmp_path / "s.db").write_bytes(Path(url.removeprefix("sqlite:///")).read_bytes())
+    path = longer_study(tmp_path, family)
+    data = yaml.safe_load(path.read_text())
+    earlier = [r.params for r in records(url) if r.complete and r.kind == "search"]
+    last = earlier[-2:]  # a quarter of ten steps
+
+    data["study"] |= {"name": "coarse", "start_from": "demo", "population": 4, "trials": 40}
+    path.write_text(yaml.safe_dump(data | {"search": {"algorithm": "cmaes"}}))
+    done = command("run", path, "--storage", ours, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    centre = {name: (last[0][name] + last[1][name]) / 2 for name in last[0]}
+    scored = [r.params for r in records(ours, "coarse") if r.kind == "search"][:4]
+    assert max(abs(params[name] - centre[name]) for params in scored for name in centre) < 0.7
+
+    search = {"algorithm": "gradient", "steps": 2, "batch": 6}
+    data["study"] |= {"name": "fine", "start_from": "coarse", "trials": 2}
+    del data["study"]["population"]
+    path.write_text(yaml.safe_dump(data | {"search": search}))
+    done = command("run", path, "--storage", ours, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    evaluated = [r for r in records(ours, "coarse") if r.complete and r.kind == "search"]
+    top = sorted(evaluated, key=lambda r: -r.objective)[:4]
+    first = [r.params for r in records(ours, "fine") if r.kind == "search"][0]
+    for name, value in first.items():
+        assert value == pytest.approx(sum(r.params[name] for r in top) / 4, abs=1e-5)
 
 
 def test_stored_gradients_are_read_back_bit_for_bit(tmp_path: Path) -> None:

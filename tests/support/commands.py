@@ -67,10 +67,10 @@ def start_run(config: Path, url: str) -> subprocess.Popen[str]:
     )
 
 
-def records(url: str) -> list[TrialRecord]:
+def records(url: str, study: str = "demo") -> list[TrialRecord]:
     storage = open_storage(url, create=False)
     try:
-        return Trials(storage, find_study(storage, "demo")).all()
+        return Trials(storage, find_study(storage, study)).all()
     finally:
         storage.engine.dispose()
 

@@ -24,7 +24,7 @@ CHECKPOINT_INTERVAL = 4
 """The number of steps between two checkpoints."""
 _PATIENCE = 6
 """The number of checkpoints without a lower loss after which an ascent ends early."""
-_AVERAGED_FRACTION = 0.25
+LAST_SHARE = 0.25
 """The fraction of an ascent, at its end, over which its points are averaged."""
 
 
@@ -99,7 +99,7 @@ class AscentJobs(Jobs):
         steps, ascent = min(losses, key=lambda place: (losses[place], place))
         best = self._replay.propose(Slot(steps, ascent), state.finished)
         last = max(s for s, a in losses if a == ascent)
-        first = last - max(1, math.floor(_AVERAGED_FRACTION * last)) + 1
+        first = last - max(1, math.floor(LAST_SHARE * last)) + 1
         points = [
             self._replay.propose(Slot(step, ascent), state.finished)
             for step in range(first, last + 1)
