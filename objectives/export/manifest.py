@@ -8,6 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from objectives.errors import ExportError
@@ -33,7 +34,9 @@ Digests = Mapping[str, str | None]
 def write_manifest(folder: Path) -> None:
     """Write manifest.json, which lists all files, and SHA256SUMS, which lists the weights."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != EXPORTING)
-    digests = {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    with ThreadPoolExecutor() as pool:
+        digests = dict(zip(names, pool.map(sha256, paths), strict=True))
     weights = {name: digest for name, digest in digests.items() if name.endswith(".safetensors")}
     sums = "".join(f"{digest}  {name}\n" for name, digest in weights.items())
     (folder / SUMS_FILE).write_text(sums, encoding="utf-8")

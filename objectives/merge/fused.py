@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from objectives.models.layout import TensorInfo
+from objectives.models.sources import L1NormTables
 
 from . import exact_sums as sums
 from . import kernels, masks, methods
@@ -41,9 +42,12 @@ def covers(recipe: MergeRecipe) -> bool:
 class Fused:
     """Merges one recipe after another over the tensors of a store, on the store's device."""
 
-    def __init__(self, store: Store, layout: Sequence[TensorInfo]) -> None:
+    def __init__(
+        self, store: Store, layout: Sequence[TensorInfo], tables: L1NormTables | None = None
+    ) -> None:
+        """`tables` is a cache of L1 norms that merges of the same sources can share."""
         self._store, self._layout = store, layout
-        self._tables: dict[tuple[int, str, str], tuple[NDArray[np.int64], float]] = {}
+        self._tables = {} if tables is None else tables
         self._keys: dict[tuple[int, str, str], int] = {}
         self._magnitudes: dict[tuple[str, str], NDArray[np.int64]] = {}
 
@@ -86,19 +90,24 @@ class Fused:
         """Compute the tables of L1 norms of models that have none yet."""
         seed, base = recipe.mask_seed, recipe.base
         assert base is not None
-        first = self._layout[0].name
-        new = [model for model in models if (seed, model, first) not in self._tables]
+        names = [info.name for info in self._layout]
+        new = [m for m in models if any((seed, m, name) not in self._tables for name in names)]
         if not new:
             return
         log.info("computing the L1 norms of %s", ", ".join(new))
         for info, by_model in self._store.walk((info, [base, *new]) for info in self._layout):
             for model in new:
                 key = (seed, model, info.name)
-                low, high = masks.key(*key)
-                self._keys[key] = _signed(low | high << 32)
                 quantum = sums.quantum(by_model[model].float() - by_model[base].float())
-                table = kernels.tally(by_model[base], by_model[model], self._keys[key], quantum)
+                table = kernels.tally(by_model[base], by_model[model], self._key(key), quantum)
                 self._tables[key] = table.numpy(), quantum
+
+    def _key(self, key: tuple[int, str, str]) -> int:
+        """Return the Philox key of a tensor's mask as a signed integer of 64 bits."""
+        if key not in self._keys:
+            low, high = masks.key(*key)
+            self._keys[key] = _signed(low | high << 32)
+        return self._keys[key]
 
     def _numbers(
         self,
@@ -121,7 +130,7 @@ class Fused:
                     key = (recipe.mask_seed, models[m], info.name)
                     table, quantum = self._tables[key]
                     below = masks.threshold(density)
-                    draws[i, m], draws[i, M + m] = self._keys[key], below
+                    draws[i, m], draws[i, M + m] = self._key(key), below
                     numbers[i, M + m] = sums.ratio(int(table[-1]), int(table[below]), quantum)
         return self._to_device(numbers), self._to_device(draws)
 

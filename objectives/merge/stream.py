@@ -39,7 +39,7 @@ class MergeStream:
                 from . import fused  # triton is installed and is slow to import
 
                 self._covers = fused.covers
-                self._fused = fused.Fused(self._store, sources.layout)
+                self._fused = fused.Fused(self._store, sources.layout, sources.norm_tables)
             else:
                 log.warning("triton is not installed, so merges take many times longer")
         self._draws: dict[tuple[int, str, str], Tensor] = {}

@@ -6,7 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from objectives.errors import SourceError
@@ -18,6 +20,10 @@ from .layout import TensorInfo, empty_model, weights_of
 from .model_config import POSITIONS, differences, parse, with_positions, without_foreign
 from .special_tokens import EndTokens, end_tokens, without_stray_pad
 from .vocabulary import BASE, MODEL, Vocabulary, vocabulary
+
+L1NormTables = dict[tuple[int, str, str], tuple[NDArray[np.int64], float]]
+"""L1 norms by random draw and their quantum, by mask seed, model and tensor name; computed by
+objectives/merge/fused.py."""
 
 
 class Sources:
@@ -44,6 +50,8 @@ class Sources:
         own = tokenizer_source == MODEL + reference
         self.tokenizer_source, self.has_base = BASE if own else tokenizer_source, has_base
         self.config_source = config_source
+        self.norm_tables: L1NormTables = {}
+        """What merges with DARE have computed from these models; engines and exports share it."""
         self.checkpoints = {label: Checkpoint(label, path) for label, path in folders.items()}
         self.reference = self.checkpoints[reference]
         self.num_layers, self.layout = self._read_layout()

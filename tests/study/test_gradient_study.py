@@ -347,7 +347,7 @@ def test_a_method_without_weights_cannot_start_at_a_model(
     family: dict[str, Path], tmp_path: Path
 ) -> None:
     path = tiny_study(tmp_path, family, method="slerp", search={"start": "x"})
-    with pytest.raises(ConfigError, match="search.start: the search over slerp has no weights"):
+    with pytest.raises(ConfigError, match=r"search\.start: the search over slerp has no weights"):
         build(load_config(path), check_values=False)
 
 
@@ -378,7 +378,7 @@ def test_searches_of_either_kind_continue_each_other(
     assert done.returncode == 0, done.stderr
     evaluated = [r for r in records(ours, "coarse") if r.complete and r.kind == "search"]
     top = sorted(evaluated, key=lambda r: -r.objective)[:4]
-    first = [r.params for r in records(ours, "fine") if r.kind == "search"][0]
+    first = next(r.params for r in records(ours, "fine") if r.kind == "search")
     for name, value in first.items():
         assert value == pytest.approx(sum(r.params[name] for r in top) / 4, abs=1e-5)
 

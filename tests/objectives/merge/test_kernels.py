@@ -4,6 +4,7 @@ Without a GPU they run in Triton's interpreter, whose cast to bfloat16 cuts wher
 so the merges compared here are float32. tests/test_gpu.py compares on a GPU.
 """
 
+import logging
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -79,6 +80,26 @@ def test_a_fused_merge_has_the_same_bits_as_the_reference(
         assert ours.keys() == theirs.keys()
         for name, tensor in ours.items():
             assert torch.equal(tensor.view(torch.int32), theirs[name].view(torch.int32)), name
+
+
+def test_norms_are_computed_once_for_all_merges_of_the_same_sources(
+    fused: ModuleType, sources: Sources, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    recipe = recipes("dare_ties")[0]
+    first = fused.Fused(Files(sources), sources.layout, sources.norm_tables)
+    expected = dict(first.tensors(recipe))
+    assert "computing the L1 norms of x, y, z" in caplog.text
+    caplog.clear()
+    second = fused.Fused(Files(sources), sources.layout, sources.norm_tables)
+    for name, tensor in second.tensors(recipe):
+        assert torch.equal(tensor, expected[name]), name
+    assert not caplog.text
+
+    interrupted = {k: v for k, v in sources.norm_tables.items() if k[1:] != ("y", name)}
+    third = fused.Fused(Files(sources), sources.layout, interrupted)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in third.tensors(recipe))
+    assert "computing the L1 norms of y" in caplog.text
 
 
 def test_merging_a_single_model_copies_it(fused: ModuleType, sources: Sources) -> None:
