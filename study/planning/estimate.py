@@ -88,10 +88,21 @@ def _few_generations(config: StudyConfig, layers: int, parameters: int, populati
     coarser = cost.coarser(layers, granularity, per_block, trials, config.study.population)
     if coarser is not None:
         remedies.append(f"layer_granularity: {coarser[0]} ({coarser[1]} parameters)")
+    if _can_learn(config):
+        remedies.append(
+            "search: {algorithm: gradient}, which needs fewer questions (docs/gradient.md)"
+        )
     return (
         f"{cost.generations(trials, population)} generations are few for {parameters} parameters; "
         f"for {cost.ENOUGH_GENERATIONS} generations set {', or '.join(remedies)}"
     )
+
+
+def _can_learn(config: StudyConfig) -> bool:
+    """Return whether a search by gradient is known to be possible: all tasks have right answers
+    with a probability, and the engine can be transformers."""
+    kinds = {task.kind for task in config.tasks}
+    return kinds <= {"multiple_choice", "retrieval"} and config.engine.kind != "vllm"
 
 
 def _memory(setup: Setup) -> Sizes:

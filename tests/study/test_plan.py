@@ -70,7 +70,8 @@ def test_a_plan_has_the_numbers_of_the_config() -> None:
     assert (data["parameters"], data["population"], data["trials"]) == (48, 15, 120)
     assert (data["generations"], data["baselines"], data["sources"]) == (8, 9, "gpu")
     assert data["warnings"] == [
-        "8 generations are few for 48 parameters; for 40 generations set trials: 600"
+        "8 generations are few for 48 parameters; for 40 generations set trials: 600, or "
+        "search: {algorithm: gradient}, which needs fewer questions (docs/gradient.md)"
     ]
     tokens = data["tokens"]["multiple_choice"]
     assert tokens["questions"] == 96  # a quarter of 383
@@ -78,6 +79,12 @@ def test_a_plan_has_the_numbers_of_the_config() -> None:
     assert data["seconds"] > 120 * data["seconds_a_trial"]
     # best trial, mean of the top, CMA mean; these, base, parents and the best uniform merge
     assert data["in_the_end"] == {"search questions": 3, "held-out questions": 8}
+
+
+def test_a_gradient_is_not_advised_if_the_engine_is_vllm(tmp_path: Path) -> None:
+    (tmp_path / "demo.yaml").write_text(demo_text() + "engine: {kind: vllm}\n")
+    (warning,) = estimate_json("24GB", config=tmp_path / "demo.yaml")["warnings"]
+    assert warning.endswith("for 40 generations set trials: 600")
 
 
 def test_a_plan_counts_the_final_merges(tmp_path: Path) -> None:
