@@ -22,8 +22,8 @@ Floats = NDArray[np.float64]
 
 
 def row(shares: Sequence[float], counts: Sequence[int], studies: int) -> str:
-    """Shares of studies: one interval holds, all hold, a winner over any and over every
-    reference, and the former without the correction."""
+    """Shares of studies: one interval holds, all of a reference hold, a winner over any and over
+    every reference, and the latter without the correction."""
     truth = np.array([shares[c] - shares[r] for c, r in PAIRS])
     hits: list[Floats] = []
     for seed in range(-(-studies // _AT_ONCE)):
@@ -37,10 +37,10 @@ def row(shares: Sequence[float], counts: Sequence[int], studies: int) -> str:
             np.array(
                 [
                     (np.abs(one - (shares[3] - shares[4])) <= alone).mean(),
-                    (np.abs(observed - truth) <= margins).all(axis=1).mean(),
+                    (np.abs(observed - truth) <= margins).reshape(-1, 4, 4).all(axis=1).mean(),
                     (lower > 0).any(axis=1).mean(),
                     (lower > 0).all(axis=1).mean(),
-                    (plain > 0).any(axis=1).mean(),
+                    (plain > 0).all(axis=1).mean(),
                 ]
             )
         )
@@ -54,14 +54,15 @@ def main() -> None:
     given = parser.parse_args()
     truths = {
         "all equal": [0.70] * 8,
+        "candidates equal the best reference": [0.70] * 4 + [0.70, 0.66, 0.62, 0.50],
         "candidates 3 points better": [0.73] * 4 + [0.70] * 4,
         "candidates 6 points better": [0.76] * 4 + [0.70] * 4,
     }
-    print("| truth | held-out questions | one interval holds | all 16 hold | ", end="")
-    print("better than any | than every | than any, uncorrected |")
+    print("| truth | held-out questions | one interval holds | all 4 of a reference | ", end="")
+    print("better than any | than every | than every, uncorrected |")
     print("|---|---|---|---|---|---|---|")
     for name, shares in truths.items():
-        for counts in ((20, 20), (50, 20), (100, 40), (300, 100), (1100, 190)):
+        for counts in ((20, 20), (100, 40), (300, 100), (1100, 190)):
             print(f"| {name} | {row(shares, counts, given.studies)} |", flush=True)
 
 

@@ -33,7 +33,7 @@ _FIGURES: Mapping[str, tuple[Callable[[ReportData], Figure | None], str]] = {
     ),
     "differences": (
         verdict_figures.differences,
-        "The intervals are simultaneous: they also hold for a merge that these questions selected.",
+        "95% intervals, which also hold for a merge that these questions selected.",
     ),
     "losses": (
         search_figures.losses,

@@ -40,8 +40,7 @@ def held_out(data: ReportData) -> Figure | None:
 
 
 def differences(data: ReportData) -> Figure | None:
-    """Draw the difference between the final merge and each reference, with its simultaneous 95%
-    interval."""
+    """Draw the difference between the final merge and each reference, with its 95% interval."""
     pairs = data.verdict.against_final
     if not pairs:
         return None

@@ -38,8 +38,8 @@ class Comparison:
     error: float
     """Standard error of the difference over questions."""
     margin: float
-    """Half the width of the confidence interval. The intervals of all pairs are simultaneous: all
-    of them hold with probability LEVEL."""
+    """Half the width of the confidence interval. The intervals of all contenders with the same
+    reference are simultaneous: all of them hold with probability LEVEL."""
     more_questions: int | None
     """Approximate number of further held-out questions that would make this difference
     significant; None if it is significant already or is not positive."""
@@ -84,9 +84,11 @@ def compare(
 ) -> list[Comparison]:
     """Compare every contender with every reference but itself.
 
-    The intervals are simultaneous, so they also hold for a contender that was selected by these
-    scores. If a name is both a contender and a reference, it is the same merge. `weights` are the
-    tasks' weights; `choice` names the multiple-choice tasks.
+    The intervals of a reference are simultaneous over the contenders, so they also hold for a
+    contender that was selected by these scores. A contender that is better than every one of
+    several references may be called better than the best of them without a further correction
+    (intersection-union test: Berger 1982). If a name is both a contender and a reference, it is the
+    same merge. `weights` are the tasks' weights; `choice` names the multiple-choice tasks.
     """
     pairs = [(c, r) for c in contenders for r in references if c != r]
     if not pairs:
@@ -97,7 +99,8 @@ def compare(
         for t in tasks
     ]
     observed_P, errors_P, resampled_PR = resampled(gaps, list(weights.values()), resamples)
-    quantile = max_quantile(observed_P, errors_P, resampled_PR)
+    groups = [[i for i, pair in enumerate(pairs) if pair[1] == r] for r in references]
+    quantiles_P = max_quantiles(observed_P, errors_P, resampled_PR, groups)
     questions = sum(gap.shape[1] for gap in gaps)
     p = _mcnemar({t: gap for t, gap in zip(tasks, gaps, strict=True) if t in choice})
     return [
@@ -106,8 +109,10 @@ def compare(
             reference,
             float(observed_P[i]),
             float(errors_P[i]),
-            float(quantile * errors_P[i]),
-            _more_questions(float(observed_P[i]), float(errors_P[i]), float(quantile), questions),
+            float(quantiles_P[i] * errors_P[i]),
+            _more_questions(
+                float(observed_P[i]), float(errors_P[i]), float(quantiles_P[i]), questions
+            ),
             {task: values[i] for task, values in p.items()},
         )
         for i, (contender, reference) in enumerate(pairs)
@@ -149,17 +154,27 @@ def resampled(
     return observed, result.standard_error, result.bootstrap_distribution
 
 
-def max_quantile(observed_P: Floats, errors_P: Floats, resampled_PR: Floats) -> Floats:
-    """Return the LEVEL quantile of the largest studentised deviation among the pairs.
+def max_quantiles(
+    observed_P: Floats,
+    errors_P: Floats,
+    resampled_PR: Floats,
+    groups: Sequence[Sequence[int]],
+) -> Floats:
+    """Return, for each pair, the LEVEL quantile of the largest studentised deviation in its group.
 
     This is the max-t correction (Westfall & Young 1993; Romano & Wolf 2005): the quantile times a
-    pair's standard error is half the width of its simultaneous confidence interval.
+    pair's standard error is half the width of its confidence interval, and the intervals of a group
+    are simultaneous. Every pair is in one of the groups.
     """
     deviations_PR = np.abs(resampled_PR - observed_P[..., None])
     scale_P = np.where(errors_P > 0, errors_P, np.inf)  # equal answers have no deviation
     t_PR = deviations_PR / scale_P[..., None]
-    quantile: Floats = np.quantile(t_PR.max(axis=-2), LEVEL, axis=-1, method="higher")
-    return quantile
+    quantiles_P = np.zeros_like(observed_P)
+    for group in filter(len, groups):
+        largest_R = t_PR[..., group, :].max(axis=-2)
+        quantile = np.quantile(largest_R, LEVEL, axis=-1, method="higher")
+        quantiles_P[..., group] = quantile[..., None]
+    return quantiles_P
 
 
 def _counts(numbers: NDArray[np.int64], questions: int) -> Floats:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from study.verdict.comparison import max_quantile, resampled
+from study.verdict.comparison import max_quantiles, resampled
 
 Floats = NDArray[np.float64]
 WEIGHTS = (0.875, 0.125)
@@ -47,5 +47,6 @@ def simulated(
     observed, errors, drawn = resampled(gaps, WEIGHTS, resamples, seed)
     shape = (studies, len(pairs))
     observed, errors = observed.reshape(shape), errors.reshape(shape)
-    quantile = max_quantile(observed, errors, drawn.reshape(*shape, -1))
-    return observed, errors, quantile[:, None] * errors
+    groups = [[i for i, j in enumerate(second) if j == r] for r in sorted(set(second))]
+    quantiles = max_quantiles(observed, errors, drawn.reshape(*shape, -1), groups)
+    return observed, errors, quantiles * errors
