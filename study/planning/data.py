@@ -28,6 +28,9 @@ class SearchSize:
     trials: int
     baselines: int
     generations: int
+    held_out_questions: int
+    detectable_lead: float | None
+    """See study/planning/power.py."""
     warnings: list[str]
 
 

@@ -1,11 +1,11 @@
 """A check of the disk before anything slow starts: the folder of the results must be writable, and
 should have space for the final merge."""
 
-import contextlib
+import errno
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 
 from objectives.errors import ExportError
@@ -16,7 +16,7 @@ from .merge_size import merged_bytes
 log = logging.getLogger(__name__)
 
 _REPORT_BYTES = 16 << 20
-"""Bytes that the check writes and removes; a report is smaller."""
+"""Bytes that the check writes to a temporary file; a report is smaller."""
 _BLOCK = bytes(1 << 20)
 
 
@@ -28,10 +28,10 @@ def check_room(config: StudyConfig) -> None:
     """
     folder = Path("runs", config.name)
     try:
-        with _temporary(folder):
-            _check_folder(folder / "report")
-            _try_writing(folder)
-            free = shutil.disk_usage(folder).free
+        _check_folder(folder / "report")
+        existing = _nearest_existing(folder)
+        _try_writing(existing)
+        free = shutil.disk_usage(existing).free
     except OSError as error:
         raise ExportError(
             f"the results cannot be written to {folder.absolute()}: {error.strerror or error}; "
@@ -46,20 +46,21 @@ def check_room(config: StudyConfig) -> None:
         )
 
 
-@contextlib.contextmanager
-def _temporary(folder: Path) -> Iterator[None]:
-    """Create the folder; on exit, remove it and its parents if they are new and empty.
+def _nearest_existing(folder: Path) -> Path:
+    """Return the folder, or the closest of its parents that exists.
 
-    A study that is refused thus leaves no folders.
+    The check creates no folder: a study that is refused leaves none, and of two runs that start
+    together neither removes what the other one needs. Raises OSError if the path is impossible.
     """
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    finally:
-        for path in new:
-            with contextlib.suppress(OSError):
-                path.rmdir()
+    for path in (folder, *folder.parents):
+        try:
+            path.lstat()
+        except FileNotFoundError:
+            continue
+        if len(os.fsencode(folder.name)) > os.pathconf(path, "PC_NAME_MAX"):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        return path
+    return Path()
 
 
 def _check_folder(path: Path) -> None:
@@ -74,17 +75,12 @@ def _check_folder(path: Path) -> None:
 
 
 def _try_writing(folder: Path) -> None:
-    """Write and remove a file, which also finds quotas and read-only file systems.
+    """Write a temporary file, which also finds quotas and read-only file systems.
 
     Raises OSError.
     """
-    path = folder / f".room.part-{os.getpid()}"
-    try:
-        with path.open("xb") as file:
-            for _ in range(_REPORT_BYTES // len(_BLOCK)):
-                file.write(_BLOCK)
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for _ in range(_REPORT_BYTES // len(_BLOCK)):
+            file.write(_BLOCK)
+        file.flush()
+        os.fsync(file.fileno())

@@ -20,6 +20,7 @@ from study.config.study import StudyConfig
 from study.search.ascent.jobs import CHECKPOINT_INTERVAL
 from study.setup.engine import GPU_BATCH_TOKENS
 from study.setup.setup import Setup, build
+from study.verdict.power import detectable_lead
 
 from . import cost
 from .cost import CARDS, Card, Tokens
@@ -75,6 +76,8 @@ def _search_size(setup: Setup, workers: int) -> SearchSize:
         trials=trials,
         baselines=len(setup.genome.baselines()),
         generations=generations,
+        held_out_questions=setup.held_out.questions,
+        detectable_lead=detectable_lead(setup, trials, population),
         warnings=warnings,
     )
 

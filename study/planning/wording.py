@@ -1,6 +1,7 @@
 """The text of an estimate."""
 
 from study.cli.text import duration
+from study.verdict.comparison import POWER
 
 from .data import Estimate, TimeEstimate
 
@@ -8,7 +9,8 @@ from .data import Estimate, TimeEstimate
 def estimate_text(estimate: Estimate) -> str:
     """Return an estimate as text of several lines."""
     gpu = estimate.hardware.gpu
-    lines = [_search_line(estimate), f"memory on {gpu}:", estimate.memory]
+    lines = [_search_line(estimate), *_verdict_lines(estimate)]
+    lines += [f"memory on {gpu}:", estimate.memory]
     if estimate.time is not None:
         lines += _token_lines(estimate.time)
         lines.append(
@@ -32,6 +34,17 @@ def _search_line(estimate: Estimate) -> str:
         f"{size}, {search.trials} steps by gradient, at most {time.questions:,} questions (a "
         f"gradient counts as three), {baselines}"
     )
+
+
+def _verdict_lines(estimate: Estimate) -> list[str]:
+    search = estimate.search
+    if search.detectable_lead is None:
+        return []
+    return [
+        f"{search.held_out_questions:,} held-out questions show a lead of "
+        f"{100 * search.detectable_lead:.1f} points over a parent in {POWER:.0%} of studies, if "
+        "the two answer a third of them differently"
+    ]
 
 
 def _token_lines(time: TimeEstimate) -> list[str]:

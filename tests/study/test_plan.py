@@ -15,10 +15,11 @@ from study.planning.estimate import estimate
 from study.planning.wording import estimate_text
 from study.search.jobs import final_roles
 from tests.support.paths import DEMO, ROOT
+from tests.support.simulated_verdicts import simulated
 
 SEARCH_KEYS = {
     *("study", "parameters", "population", "trials", "baselines", "generations", "warnings"),
-    *("gpu", "workers", "gpus", "memory", "sources"),
+    *("gpu", "workers", "gpus", "memory", "sources", "held_out_questions", "detectable_lead"),
 }
 
 
@@ -79,6 +80,22 @@ def test_a_plan_has_the_numbers_of_the_config() -> None:
     assert data["seconds"] > 120 * data["seconds_a_trial"]
     # best trial, mean of the top, CMA mean; these, base, parents and the best uniform merge
     assert data["in_the_end"] == {"search questions": 3, "held-out questions": 8}
+
+
+def test_a_plan_says_which_lead_the_held_out_questions_can_show(tmp_path: Path) -> None:
+    data = estimate_json("24GB")
+    assert data["held_out_questions"] == 1309
+    lead = data["detectable_lead"]
+    assert f"a lead of {100 * lead:.1f} points over a parent in 80% of studies" in plan().stdout
+
+    pairs = [(c, 4) for c in range(4)]  # as many contenders as the demo has, and one parent
+    shares = [0.7 + lead] * 4 + [0.7]
+    observed, _, margins = simulated(0, shares, 400, (1127, 182), pairs)
+    shown = (observed - margins)[:, 0] > 0  # a contender that was not selected
+    assert 0.75 <= shown.mean() <= 0.95
+
+    (tmp_path / "demo.yaml").write_text(demo_text().replace("0.75", "0"))
+    assert estimate_json("24GB", config=tmp_path / "demo.yaml")["detectable_lead"] is None
 
 
 def test_a_gradient_is_not_advised_if_the_engine_is_vllm(tmp_path: Path) -> None:

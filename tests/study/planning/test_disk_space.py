@@ -50,7 +50,7 @@ def test_an_obstacle_is_an_error(config: StudyConfig, cwd: Path, file: str, kind
     elif kind == "pipe":
         os.mkfifo(path)
     else:
-        path.symlink_to(path.name if kind == "loop" else "nowcwd")
+        path.symlink_to(path.name if kind == "loop" else "nowhere")
     with pytest.raises(ExportError, match=r"results cannot be written to .*runs/demo: ") as error:
         check_room(config)
     assert "run in another folder" in str(error.value)
@@ -64,7 +64,7 @@ def test_a_name_that_is_too_long_for_a_folder_is_an_error(config: StudyConfig, c
     check_room(with_name(config, "x" * 255))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywcwd")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_write_permission_is_an_error(config: StudyConfig, cwd: Path) -> None:
     cwd.chmod(0o500)
     try:
@@ -109,5 +109,5 @@ def test_the_size_of_a_merge_is_read_from_headers(cwd: Path) -> None:
         (cwd / name).mkdir()
         (cwd / name / "model.safetensors").write_bytes(content)
         assert merged_bytes(name, cwd) is None
-    for name in ("nowcwd", "a\0b", "x" * 5000, "a+b+c", ""):
+    for name in ("nowhere", "a\0b", "x" * 5000, "a+b+c", ""):
         assert merged_bytes(name, cwd) is None
