@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from objectives.engines.engine import Prompt
 from objectives.engines.gradient.examples import Alternative, Example, Target
 from objectives.errors import TaskError
+from objectives.tasks.prompts.chat import Renderer
 
 from .multiple_choice import MultipleChoice
 from .retrieval import Retrieval, parse_answer
@@ -38,7 +39,11 @@ def examples(
         ]
     if isinstance(task, Retrieval):
         pairs = zip(task.questions, prompts_Q, strict=True)
-        return [_retrieval(task, q, prompt, tokenizer, maximized) for q, [prompt] in pairs]
+        renderer = Renderer(task.template, tokenizer)
+        return [
+            _retrieval_example(task.name, q, prompt, renderer, tokenizer, maximized)
+            for q, [prompt] in pairs
+        ]
     from .lm_eval.task import LmEvalTask
 
     if not isinstance(task, LmEvalTask):
@@ -91,16 +96,21 @@ def _multiple_choice_example(question: Question, prompt: Prompt, maximized: bool
     )
 
 
-def _retrieval(
-    task: Retrieval, question: Question, prompt: Prompt, tokenizer: Tokenizer, maximized: bool
+def _retrieval_example(
+    name: str,
+    question: Question,
+    prompt: Prompt,
+    renderer: Renderer,
+    tokenizer: Tokenizer,
+    maximized: bool,
 ) -> Example:
     """Return an example with one alternative: the labels in ascending order. At the first token
     of a label, the first token of any remaining label counts as right. The score is the mean
     log-probability of the tokens."""
-    text, count = task.template.render(question), len(prompt.tokens)
+    text, count = renderer.text(question), len(prompt.tokens)
     for space in _SPACES:
         for between in _BETWEEN:
-            encoder = _LabelListEncoder(text + space, between, tokenizer)
+            encoder = _LabelListEncoder(text + space, between, renderer)
             whole = encoder.tokens(question.labels, ended=True)
             said = tokenizer.decode(whole[count:], skip_special_tokens=True)
             if whole[:count] == prompt.tokens and parse_answer(said) == list(question.labels):
@@ -108,7 +118,7 @@ def _retrieval(
                 right = Alternative(0, targets, True, float(len(targets)))
                 return Example((whole[:-1],), (right,), maximized)
     raise TaskError(
-        f"{task.name}: the answer {','.join(map(str, question.labels))} cannot be encoded after "
+        f"{name}: the answer {','.join(map(str, question.labels))} cannot be encoded after "
         f"the prompt's end {text[-12:]!r} with this tokenizer"
     )
 
@@ -116,13 +126,13 @@ def _retrieval(
 class _LabelListEncoder:
     """Encodes lists of labels that follow a text."""
 
-    def __init__(self, text: str, between: str, tokenizer: Tokenizer) -> None:
-        self._text, self._between, self._tokenizer = text, between, tokenizer
+    def __init__(self, text: str, between: str, renderer: Renderer) -> None:
+        self._text, self._between, self._renderer = text, between, renderer
 
     def tokens(self, labels: Sequence[int], ended: bool) -> tuple[int, ...]:
         """Return the tokens of the text and the labels, with a trailing comma if not `ended`."""
         listed = self._between.join(map(str, labels)) + ("" if ended else ",")
-        return tuple(self._tokenizer.encode(self._text + listed))
+        return tuple(self._renderer.encode(self._text + listed))
 
     def targets(
         self, labels: Sequence[int], whole: tuple[int, ...], start: int

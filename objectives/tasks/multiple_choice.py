@@ -9,7 +9,8 @@ from typing import Literal, Self
 
 from objectives.engines.engine import Answer, Prompt
 from objectives.errors import TaskError
-from objectives.tasks.prompts.prompt import Template, prompts
+from objectives.tasks.prompts.build import prompts
+from objectives.tasks.prompts.prompt import Template
 from objectives.tasks.questions.fields import Fields, Row
 from objectives.tasks.questions.labels import BadRow, label_in
 from objectives.tasks.questions.question_files import question_of

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from objectives.engines.engine import Answer, Prompt
-from objectives.tasks.prompts.prompt import Template, prompts
+from objectives.tasks.prompts.build import prompts
+from objectives.tasks.prompts.prompt import Template
 from objectives.tasks.questions.fields import Fields, Row
 from objectives.tasks.questions.labels import BadRow, shown
 from objectives.tasks.questions.question_files import question_of

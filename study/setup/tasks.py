@@ -201,6 +201,12 @@ def _task(config: StudyConfig, task: TaskConfig) -> Native:
     assert task.data is not None
     parse, task_class, tokens = _KINDS[task.kind]
     name = task.prompt or f"{task.kind}_kdd"
+    if task.prompt is None:
+        log.info(
+            "%s: the prompt is %s, whose examples are questions of a shop; prompt: %s_instruct has "
+            "none",
+            *(task.name, name, task.kind),
+        )
     template = load_template(name, config.folder, config.num_fewshot)
     parse = partial(parse, fields=_fields(task))
     questions = read_questions(config.folder / task.data, task.kind, parse, task.on_bad)

@@ -24,7 +24,7 @@ from lm_eval.models.utils import (
 
 from objectives.engines.engine import Answer, Prompt
 from objectives.errors import TaskError
-from objectives.tasks.prompts.prompt import shared_start
+from objectives.tasks.prompts.build import shared_start
 
 _MAX_OPTIONS = 128
 """The maximum number of options of a prompt, which is vLLM's limit of log-probabilities."""

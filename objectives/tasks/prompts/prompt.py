@@ -2,9 +2,10 @@
 
 A template is a YAML file. Its `turn` is a Jinja template with the variables `question` and `cue`,
 and the answer follows it. The templates in templates/ can be used by their name without extension.
+With `chat: true` the turn is a message of the user, in the chat template of the tokenizer if it has
+one.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,16 +14,15 @@ from typing import Any
 import yaml
 from jinja2 import TemplateSyntaxError
 
-from objectives.engines.engine import Prompt
 from objectives.errors import TaskError
 from objectives.files.text_files import UnreadableFile, read_text
 from objectives.tasks.questions.labels import shown
-from objectives.tasks.task import Question, Tokenizer
+from objectives.tasks.task import Question
 
 from .sandbox import BoundedTemplate, line_of
 
 _FOLDER = Path(__file__).parent / "templates"
-_FIELDS = ("turn", "preamble", "separator", "examples")
+_FIELDS = ("turn", "preamble", "separator", "examples", "chat")
 _MAX_BYTES, _MAX_NODES, _MAX_DEPTH = 1 << 17, 5_000, 20
 
 
@@ -48,10 +48,12 @@ class Template:
     separator: str = "\n\n"
     """The text after each example's answer."""
     examples: tuple[Example, ...] = ()
+    chat: bool = False
+    """Whether to use the chat template of the tokenizer, if it has one."""
 
-    def render(self, question: Question) -> str:
-        """Return the prompt of a question. Raises TemplateProblem."""
-        text = self._start + self._ask(question.text, question.cue)
+    def render(self, question: Question, default_cue: str = "") -> str:
+        """Return the prompt of a question as plain text. Raises TemplateProblem."""
+        text = self._start + self.ask(question.text, question.cue or default_cue)
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -62,12 +64,13 @@ class Template:
     def _start(self) -> str:
         """The beginning of all prompts: the preamble and the examples."""
         examples = [
-            self._ask(example.question, "") + example.answer + self.separator
+            self.ask(example.question, "") + example.answer + self.separator
             for example in self.examples
         ]
         return self.preamble + "".join(examples)
 
-    def _ask(self, question: str, cue: str) -> str:
+    def ask(self, question: str, cue: str) -> str:
+        """Return the turn of a question. Raises TemplateProblem."""
         turn = self._turn
         try:
             return turn.render(question, cue)
@@ -173,6 +176,9 @@ def _template(name: str, data: Any) -> Template:
         raise TemplateProblem(
             f"template {name}: unknown key {key}; must be one of {', '.join(_FIELDS)}"
         )
+    chat = data.pop("chat", None) or "false"
+    if chat not in ("true", "false"):
+        raise TemplateProblem(f"template {name}: chat is {shown(chat)}; it must be true or false")
     for key in ("preamble", "separator"):
         if data.get(key) is None:
             data.pop(key, None)
@@ -183,7 +189,8 @@ def _template(name: str, data: Any) -> Template:
     examples = data.pop("examples", None) or []
     if not isinstance(examples, list):
         raise TemplateProblem(f"template {name}: examples must be a list of question and answer")
-    return Template(name, examples=tuple(_example(name, e) for e in examples), **data)
+    parsed = tuple(_example(name, entry) for entry in examples)
+    return Template(name, examples=parsed, chat=chat == "true", **data)
 
 
 def _example(name: str, entry: Any) -> Example:
@@ -195,61 +202,3 @@ def _example(name: str, entry: Any) -> Example:
             f"template {name}: an example is {shown(entry)}; it needs the texts question and answer"
         )
     return Example(question.strip(), answer)
-
-
-def prompts(
-    task: str,
-    questions: Sequence[Question],
-    template: Template,
-    tokenizer: Tokenizer,
-    max_tokens: int,
-    after: str = "",
-) -> list[tuple[Prompt, ...]]:
-    """Return one prompt for each question.
-
-    `after` is the text that follows an option in an answer. Raises TaskError if an option does not
-    begin with a token of its own after the prompt, and TemplateProblem.
-    """
-    texts = [template.render(question) for question in questions]
-    if len(texts) > 1 and len(set(texts)) == 1:
-        raise TemplateProblem(
-            f"template {template.name}: all {len(texts)} questions have the same prompt; add "
-            "{{ question }} to its turn"
-        )
-    encoded = [tuple(tokens) for tokens in tokenizer(texts)["input_ids"]] if texts else []
-    shared = shared_start(encoded)
-    first_tokens: dict[tuple[str, str], int] = {}
-    prompts_Q: list[tuple[Prompt, ...]] = []
-    for question, text, tokens in zip(questions, texts, encoded, strict=True):
-        names = [question.answer(option) for option in question.options]
-        for name in names:
-            if (question.cue, name) not in first_tokens:
-                first_tokens[question.cue, name] = _first_token(
-                    task, text, tokens, name + after, tokenizer
-                )
-        options = tuple(first_tokens[question.cue, name] for name in names)
-        prompts_Q.append((Prompt(tokens, shared, max_tokens, options),))
-    return prompts_Q
-
-
-def shared_start(encoded: Sequence[tuple[int, ...]]) -> int:
-    """Return the length of the longest common prefix that is shorter than every sequence."""
-    if len(encoded) < 2:
-        return 0
-    first, last = min(encoded), max(encoded)
-    longest = min(map(len, encoded)) - 1
-    return next((i for i in range(longest) if first[i] != last[i]), longest)
-
-
-def _first_token(
-    task: str, text: str, tokens: tuple[int, ...], answer: str, tokenizer: Tokenizer
-) -> int:
-    """Return the first token of an answer after the prompt. Raises TaskError."""
-    for space in ("", " ", "\n"):
-        whole = tuple(tokenizer.encode(text + space + answer))
-        if len(whole) > len(tokens) and whole[: len(tokens)] == tokens:
-            return whole[len(tokens)]
-    raise TaskError(
-        f"{task}: after the end of the prompt {text[-12:]!r} the tokenizer has no token for the "
-        f"answer {answer!r}; end the template's turn with a line break"
-    )

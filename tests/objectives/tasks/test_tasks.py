@@ -80,7 +80,7 @@ def test_an_invalid_template_is_reported_with_the_reason(
 
 
 def test_a_missing_template_is_reported_with_the_available_ones(tmp_path: Path) -> None:
-    with pytest.raises(TemplateProblem, match="available by name are multiple_choice_kdd"):
+    with pytest.raises(TemplateProblem, match="available by name are multiple_choice_instruct"):
         load_template("nope", tmp_path)
 
 

@@ -1,0 +1,94 @@
+"""Renders the prompts of a template for one tokenizer, in its chat template where that is wanted.
+
+The chat template comes with a model. It is rendered once, by the sandbox of transformers, around a
+placeholder; what stands before and after the placeholder surrounds every question.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from objectives.tasks.task import Question, Tokenizer
+
+from .prompt import Template, TemplateProblem
+
+_PLACEHOLDER = "@question@"
+_DEFAULT_CUE = "Answer"
+
+
+class Renderer:
+    """Renders prompts and encodes them.
+
+    Raises TemplateProblem if the tokenizer's chat template cannot be used.
+    """
+
+    def __init__(self, template: Template, tokenizer: Tokenizer) -> None:
+        self.template = template
+        self._tokenizer: Any = tokenizer
+        self._before = self._after = ""
+        self._in_chat = template.chat and bool(getattr(tokenizer, "chat_template", None))
+        if self._in_chat:
+            self._before, self._after = self._surroundings()
+
+    def text(self, question: Question) -> str:
+        """Return the prompt of a question. Raises TemplateProblem."""
+        if not self._in_chat:
+            return self.template.render(question, _DEFAULT_CUE if self.template.chat else "")
+        turn = self.template.ask(question.text, "").strip()
+        return f"{self._before}{turn}{self._after}"
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a prompt, with what follows it. A chat template writes the special
+        tokens itself."""
+        [tokens] = self.encode_all([text])
+        return tokens
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of several texts, encoded in parallel."""
+        options = {"add_special_tokens": False} if self._in_chat else {}
+        encoded: list[list[int]] = self._tokenizer(list(texts), **options)["input_ids"]
+        return encoded
+
+    def _surroundings(self) -> tuple[str, str]:
+        """Return the text before and after a question's turn."""
+        template = self.template
+        messages = []
+        if template.preamble.strip():
+            messages.append({"role": "system", "content": template.preamble.strip()})
+        for example in template.examples:
+            turn = template.ask(example.question, "").strip()
+            messages.append({"role": "user", "content": turn})
+            messages.append({"role": "assistant", "content": example.answer})
+        messages.append({"role": "user", "content": _PLACEHOLDER})
+        parts = self._conversation(messages).split(_PLACEHOLDER)
+        if len(parts) != 2:
+            raise TemplateProblem(
+                f"template {template.name}: the chat template of the tokenizer does not contain "
+                "the question exactly once; use a template without chat"
+            )
+        return parts[0], parts[1]
+
+    def _conversation(self, messages: list[dict[str, str]]) -> str:
+        """Return a conversation as text. If the chat template refuses a system message, its text
+        begins the first message of the user."""
+        first, *rest = messages
+        try:
+            return self._rendered(messages)
+        except Exception as error:  # the template comes with a model, and may cause any error
+            problem = error
+        if first["role"] == "system":
+            merged = {"role": "user", "content": f"{first['content']}\n\n{rest[0]['content']}"}
+            try:
+                return self._rendered([merged, *rest[1:]])
+            except Exception as error:
+                problem = error
+        reason = " ".join(str(problem).split())[:200] or type(problem).__name__
+        raise TemplateProblem(
+            f"template {self.template.name}: the chat template of the tokenizer fails: {reason}; "
+            "use a template without chat"
+        )
+
+    def _rendered(self, messages: list[dict[str, str]]) -> str:
+        text: str = self._tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return text
