@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from study.cli.boundary import main, run_and_exit
 
-COMMANDS = ("run", "plan", "status", "report", "export", "verify", "dashboard")
+COMMANDS = ("init", "run", "plan", "status", "report", "export", "verify", "dashboard")
 
 
 def command_of(name: str) -> Callable[..., None]:

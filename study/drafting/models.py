@@ -1,0 +1,123 @@
+"""Find out what the models of a merge have in common."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.repocard import metadata_load
+
+from objectives.engines.host_memory import available
+from objectives.engines.memory import ROW_TOKENS, numbers, sizes_of_gradient
+from objectives.errors import EngineError, SourceError
+from objectives.models.locate import locate, parts_of
+from objectives.models.sources import Sources
+from objectives.models.tokenizer import load_tokenizer
+from study.config.study import StudyConfig
+from study.setup.models import open_models
+
+_FILTERS = ("self_attn", "mlp")
+_TEXT = "Reply with the number of the right option and nothing else."
+_STEP = 96
+"""Prompts of a step by gradient."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What models that can be merged have in common, and what this machine can do with them."""
+
+    architecture: str
+    layers: int
+    parameters: int
+    """The number of weights of one model."""
+    filters: tuple[str, ...]
+    """Texts in the names of its tensors that parts of a layer have."""
+    chat_model: str | None
+    """The model whose tokenizer has a chat template; "base" for the merge's own; None if no model
+    has one."""
+    reads_text: bool
+    """Whether the merge's tokenizer has tokens for English text. Toy models may not."""
+    device: str
+    """The name of the GPU, or "this CPU"."""
+    gradient_fits: bool
+    """Whether a search by gradient fits in the memory of this machine."""
+
+
+def base_in_cards(models: Sequence[str], folder: Path) -> str | None:
+    """Return the base model that the models' cards name, if all that name one agree."""
+    bases: set[str] = set()
+    for reference in models:
+        card = locate(parts_of(reference, folder)[0], folder) / "README.md"
+        try:
+            named = (metadata_load(card) or {}).get("base_model") if card.is_file() else None
+        except (OSError, ValueError):  # the card is not valid
+            named = None
+        names = named if isinstance(named, list) else [named]
+        bases.update(name for name in names if isinstance(name, str))
+    return bases.pop() if len(bases) == 1 and not bases & set(models) else None
+
+
+def differing_positions(config: StudyConfig) -> bool:
+    """Return whether the models differ in what `genome.config_source` decides.
+
+    Raises ConfigError, and SourceError if they cannot be merged in any case.
+    """
+    try:
+        open_models(config)
+    except SourceError as error:
+        if "genome.config_source" not in str(error):
+            raise
+        return True
+    return False
+
+
+def inspect_models(config: StudyConfig) -> Family:
+    """Open the models of a config and compare them. Raises ConfigError and SourceError."""
+    sources = open_models(config)
+    names = [info.name for info in sources.layout]
+    filters = tuple(text for text in _FILTERS if any(f".{text}." in name for name in names))
+    return Family(
+        architecture=sources.reference.architecture,
+        layers=sources.num_layers,
+        parameters=sum(torch.Size(info.shape).numel() for info in sources.layout),
+        filters=filters if len(filters) == len(_FILTERS) else (),
+        chat_model=_chat_model(config, sources),
+        reads_text=_reads_text(sources.vocabulary.tokenizer),
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "this CPU",
+        gradient_fits=_gradient_fits(config, sources),
+    )
+
+
+def _chat_model(config: StudyConfig, sources: Sources) -> str | None:
+    if getattr(sources.vocabulary.tokenizer, "chat_template", None):
+        return "base"
+    for reference in config.genome.models:
+        folder = locate(reference, config.folder)
+        if getattr(load_tokenizer(reference, folder), "chat_template", None):
+            return reference
+    return None
+
+
+def _reads_text(tokenizer: Any) -> bool:
+    """Return whether a tokenizer has tokens for the words of an instruction."""
+    if tokenizer is None:
+        return True
+    text: str = tokenizer.decode(tokenizer.encode(_TEXT), skip_special_tokens=True)
+    return "".join(_TEXT.lower().split()) in "".join(text.lower().split())
+
+
+def _gradient_fits(config: StudyConfig, sources: Sources) -> bool:
+    """Return whether a search by gradient fits, on the GPU or else in the memory of the host."""
+    method = config.genome.merge_method
+    if torch.cuda.is_available():
+        needed = sizes_of_gradient(sources, "bfloat16", ROW_TOKENS, _STEP, method)
+        memory = torch.cuda.get_device_properties(0).total_memory
+        try:
+            needed.choose_residence("auto", memory, available())
+        except EngineError:
+            return False
+        return True
+    tokens = min(ROW_TOKENS, numbers(sources).get("max_position_embeddings") or ROW_TOKENS)
+    needed = sizes_of_gradient(sources, "float32", tokens, _STEP, method)
+    return 2 * needed.model + needed.activations < available()

@@ -1,0 +1,128 @@
+"""Find out how a question file is to be read: its kind, its fields and the form of its labels."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from objectives.errors import QuestionError
+from objectives.tasks import multiple_choice, retrieval
+from objectives.tasks.questions.fields import KNOWN_FIELDS, Fields, Row, options_field
+from objectives.tasks.questions.question_files import OnBad, read_questions
+from objectives.tasks.questions.rows import read_rows
+from objectives.tasks.task import Question
+
+_KINDS: Mapping[str, Callable[..., Question]] = {
+    "multiple_choice": multiple_choice.parse_row,
+    "retrieval": retrieval.parse_row,
+}
+_QUESTION = ("question", "query", "prompt", "problem", "input", "instruction", "stem", "text")
+_CONTEXT = ("context", "passage", "background")
+_ANSWER = (
+    *("answer", "label", "target", "gold", "correct_answer", "correct", "answerKey"),
+    *("answer_index", "answer_idx", "output", "response"),
+)
+_MOSTLY = 0.9
+"""The minimum share of valid rows with which a file is used."""
+
+
+@dataclass(frozen=True)
+class QuestionFile:
+    """How a question file is to be read."""
+
+    path: Path
+    kind: str
+    fields: Fields | None
+    """None if the rows have the fields of a known format."""
+    on_bad: OnBad
+    count: int
+    left_out: int
+    """The number of rows that are not questions."""
+    labels: str
+    """The form of the labels: "numbers from 0", "numbers from 1" or "letters"."""
+
+    @property
+    def name(self) -> str:
+        """The name of the task: that of the file, without special characters."""
+        return re.sub(r"[^\w.+-]+", "_", self.path.stem).strip("_") or "questions"
+
+
+def inspect_file(path: Path) -> QuestionFile:
+    """Return how a question file is to be read. Raises QuestionError if there is no certain way."""
+    rows = [row for _, row in read_rows(path) if isinstance(row, dict)]
+    if not rows:
+        raise QuestionError(f"{path} has no questions")
+    fields = _fields(path, rows)
+    problems = []
+    for kind, parse in _KINDS.items():
+        try:
+            questions = read_questions(path, kind, partial(parse, fields=fields))
+        except QuestionError as error:
+            problems.append(error)
+        else:
+            return QuestionFile(path, kind, fields, "refuse", *_facts(questions, len(questions)))
+    for kind, parse in _KINDS.items():
+        try:
+            questions = read_questions(path, kind, partial(parse, fields=fields), "skip")
+        except QuestionError:
+            continue
+        if len(questions) >= _MOSTLY * len(rows):
+            return QuestionFile(path, kind, fields, "skip", *_facts(questions, len(rows)))
+    raise problems[0]
+
+
+def _facts(questions: Sequence[Question], rows: int) -> tuple[int, int, str]:
+    first = min(question.options[0] for question in questions)
+    lettered = all(question.letters for question in questions)
+    labels = "letters" if lettered else f"numbers from {first}"
+    return len(questions), rows - len(questions), labels
+
+
+def _fields(path: Path, rows: Sequence[Row]) -> Fields | None:
+    """Return the fields of rows that have no known format; None if they have one.
+
+    Raises QuestionError.
+    """
+    row = rows[0]
+    if any(fields.question[0] in row and fields.answer in row for fields in KNOWN_FIELDS):
+        return None
+    question = next((name for name in _QUESTION if name in row), None)
+    answer = next((name for name in _ANSWER if name in row and name != question), None)
+    if question is None or answer is None:
+        listed = ", ".join(list(row)[:8])
+        missing = "question" if question is None else "answer"
+        raise QuestionError(
+            f"{path}: no field is known to hold the {missing}; the fields are {listed}. Rename "
+            "them to question and answer, or write the study file by hand with fields: {question: "
+            "..., answer: ...} (docs/config.md)"
+        )
+    context = tuple(name for name in _CONTEXT if name in row and name != question)
+    options = options_field(row)
+    first = None if options is None else _first(path, rows, answer, options)
+    return Fields((*context, question), answer, options, first)
+
+
+def _first(path: Path, rows: Sequence[Row], answer: str, options: str) -> int | None:
+    """Return the number of the first option; None if answers are letters or the options' texts.
+
+    Raises QuestionError if it is not certain.
+    """
+    numbers = [(_number(row.get(answer)), row.get(options)) for row in rows]
+    found = [(number, listed) for number, listed in numbers if number is not None]
+    if not found:
+        return None
+    if any(number == 0 for number, _ in found):
+        return 0
+    if any(isinstance(listed, list) and number == len(listed) for number, listed in found):
+        return 1
+    raise QuestionError(
+        f"{path}: {answer} may count the options from 0 or from 1, because no answer is 0 or the "
+        f"number of options; write the study file by hand with fields.first (docs/config.md)"
+    )
+
+
+def _number(value: Any) -> int | None:
+    text = str(value).strip()
+    return int(text) if not isinstance(value, bool) and re.fullmatch(r"\d{1,3}", text) else None

@@ -1,0 +1,106 @@
+"""Write the file of a new study."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from objectives.models.locate import parts_of
+from study.config.errors import ConfigError
+from study.config.load import load_config
+from study.config.section import name_error
+from study.config.study import StudyConfig
+from study.setup.setup import Setup, build
+
+from .draft import Models, draft, method_of, relative
+from .models import base_in_cards, differing_positions, inspect_models
+from .questions import inspect_file
+from .text import reasons, study_text
+
+
+def write_study(
+    models: Sequence[str],
+    files: Sequence[Path],
+    base: str | None,
+    out: Path,
+    say: Callable[[object], None],
+) -> Setup:
+    """Write a study of these models and question files to `out`, say what was chosen and why, and
+    return the study.
+
+    Local folders are relative to the current folder here, and to the file's folder in the file.
+    The file appears only if the study can run. Raises ConfigError, SourceError, QuestionError and
+    TaskError.
+    """
+    inspected = [inspect_file(path) for path in files]
+    reason = ""
+    if base is None:
+        base = base_in_cards(models, Path())
+        reason = "" if base is None else "named by the models' cards"
+    folder = out.parent
+    named = Models(
+        tuple(_reference(model, folder) for model in models),
+        None if base is None else _reference(base, folder),
+        reason,
+    )
+    sketch: dict[str, Any] = {
+        "genome": {"models": list(named.models), "merge_method": method_of(base).value},
+        "tasks": [{"name": "any", "kind": "multiple_choice", "data": "any"}],
+        "study": {"name": "any"},
+    }
+    if named.base is not None:
+        sketch["genome"]["base_model"] = named.base
+    differs = differing_positions(_config(sketch, out))
+    if differs:
+        sketch["genome"]["config_source"] = "base"
+    family = inspect_models(_config(sketch, out))
+    result = draft(_name(out), named, family, inspected, differs, folder)
+    text = study_text(result)
+    setup = _checked(text, folder)
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written: {error.strerror or error}") from None
+    say(
+        f"{family.architecture}, {family.layers} layers, {family.parameters / 1e9:.2f}e9 weights "
+        f"each, on {family.device}"
+    )
+    say("\n".join([f"wrote {out}:", *reasons(result)]))
+    return setup
+
+
+def _config(data: dict[str, Any], out: Path) -> StudyConfig:
+    return StudyConfig.model_validate(data).with_file(out, (), None)
+
+
+def _checked(text: str, folder: Path) -> Setup:
+    """Return the study in a text, with the paths of a file in this folder, without a file there.
+
+    Raises ConfigError and the errors of `build`.
+    """
+    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".yaml", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        config = load_config(Path(file.name))
+    setup = build(config, check_values=False)
+    setup.check_filters()
+    return setup
+
+
+def _reference(reference: str, folder: Path) -> str:
+    """Return a model for a study file in this folder: a local folder gets a path relative to it."""
+    parts = [
+        relative(Path(part).expanduser(), folder) if Path(part).expanduser().is_dir() else part
+        for part in parts_of(reference, Path())
+    ]
+    return "+".join(parts)
+
+
+def _name(out: Path) -> str:
+    """Return the study's name: that of the file, or of its folder if the file is study.yaml."""
+    name = out.stem
+    parent = out.resolve().parent.name
+    if name == "study" and name_error(parent) is None:
+        return parent
+    return name
