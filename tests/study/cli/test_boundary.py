@@ -125,6 +125,29 @@ def test_characters_are_replaced_on_an_ascii_terminal() -> None:
     assert (result.returncode, result.stdout) == (0, "0.5 ? 0.1 ? ?\n")
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "reason"),
+    [
+        ("sqlite:///", "/x.db", "File name too long"),
+        ("sqlite:///", "?timeout=x", "the only option of a SQLite URL is timeout"),
+        ("postgresql://u:Hidden77@", "/d", "check host, port, user, password and database name"),
+        ("postgresql+", "://h/d", "is not supported; write postgresql://"),
+        ("x", "://h/d", "only sqlite and postgresql are supported"),
+    ],
+)
+def test_the_message_about_a_long_url_ends_with_its_reason(
+    start: str, end: str, reason: str
+) -> None:
+    url = f"{start}{'a' * 5000}{end}"
+    result = shell(f"study status {DEMO}/study.yaml", STUDY_STORAGE=url)
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert re.search(reason, line)
+    assert "a..." in line
+    assert not line.endswith(" ...")
+    assert "Hidden77" not in line
+
+
 def test_an_internal_error_is_one_line_and_a_file_without_secrets(tmp_path: Path) -> None:
     result = python(
         "raise KeyError('postgresql://u:Pw7@h/d', 'password=Pw8', 'Secret9')",
