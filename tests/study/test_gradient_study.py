@@ -332,7 +332,7 @@ def test_validation_is_mentioned_only_if_questions_are_left_for_it(
     with pytest.raises(ConfigError, match="the others of the 8 search questions are for valid"):
         build(load_config(path), check_values=False)
     path = tiny_study(tmp_path, family, questions=1, search={"batch": 2})
-    with pytest.raises(ConfigError, match="more than the 1 questions that steps can ask$"):
+    with pytest.raises(ConfigError, match=r"more than the 1 questions that steps can ask$"):
         build(load_config(path), check_values=False)
     path = tiny_study(tmp_path, family, questions=1, search={"batch": 1})
     setup = build(load_config(path), check_values=False)

@@ -203,9 +203,10 @@ def test_errors_of_users_and_of_the_machine_have_a_message(
 
 
 def test_a_lack_of_memory_is_reported() -> None:
-    result = shell(f"ulimit -v 300000; study plan {DEMO / 'study.yaml'}")
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))"
+    result = python(f"{limit}; bytearray(1 << 31)")
     assert result.returncode == 2
-    assert "ulimit -v" in result.stderr
+    assert "out of memory (the limit is 1 GiB, ulimit -v)" in result.stderr
     assert "Traceback" not in result.stderr
 
 
