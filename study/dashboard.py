@@ -111,28 +111,20 @@ def _application(
     from optuna_dashboard import wsgi
 
     from study.monitors.dashboard_access import (
-        FirstLineHandler,
         add_security_headers,
         check_origin,
-        log_errors,
         read_only,
         require_token,
         validate,
     )
+    from study.monitors.dashboard_failures import FailureReporter
 
-    def is_stored(kind: str, number: int) -> bool:
-        read = database.get_study_name_from_id if kind == "study" else database.get_trial
-        try:
-            read(number)
-        except KeyError:
-            return False
-        return True
-
+    reporter = FailureReporter(database.engine)
     messages = logging.getLogger("optuna_dashboard")
-    messages.addHandler(FirstLineHandler())
+    messages.addHandler(reporter)
     messages.propagate = False
     # With the cache, a finished trial is read once instead of at each poll.
-    app: Application = log_errors(validate(wsgi(_CachedStorage(database)), is_stored))
+    app: Application = reporter.around(validate(wsgi(_CachedStorage(database)), database))
     if not writable:
         app = read_only(app)
     if token is not None:

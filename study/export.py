@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from study.cli.address_space import check_address_space
 from study.cli.boundary import main
 from study.cli.escaping import say
 from study.cli.interrupts import Interrupts
@@ -28,6 +29,7 @@ def export(
 ) -> None:
     """Write a trial's merge as a Hugging Face folder, with its recipe, verdict and model card."""
     start_logging()
+    check_address_space()
     with Interrupts():
         folder = _export(config, out, trial, storage, overwrite, task_folders or [])
     say(folder)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from study.cli.address_space import check_address_space
 from study.cli.boundary import main
 from study.cli.escaping import say
 from study.cli.options import ConfigPath, TaskFolders
@@ -33,6 +34,7 @@ def plan(
 ) -> None:
     """Estimate what a study needs: parameters, generations, memory, tokens, and time."""
     start_logging()
+    check_address_space()
     from study.config.load import load_config
 
     loaded = load_config(config, task_folders or [])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from study.cli.address_space import check_address_space
 from study.cli.boundary import main
 from study.cli.escaping import say
 from study.cli.interrupts import Interrupts
@@ -37,6 +38,7 @@ def report(
 ) -> None:
     """Print the verdict on a study and write its report, based on the scores that are stored."""
     start_logging()
+    check_address_space()
     with Interrupts() as interrupts:
         data, page = _report(config, task_folders or [], storage, score, engine, interrupts)
     if as_json:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from study.cli.address_space import check_address_space
 from study.cli.boundary import main
 from study.cli.interrupts import Interrupted, Interrupts
 from study.cli.options import ConfigPath, RunOptions, StorageUrl, TaskFolders, Wandb
@@ -57,6 +58,7 @@ def run(
 ) -> None:
     """Start a study, resume it, or join it as a further worker."""
     start_logging()
+    check_address_space()
     target = Wandb(wandb_project, wandb_entity) if wandb else None
     run_options = RunOptions(engine, tuple(task_folders or ()), benchmarks, target)
     try:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from study.cli.address_space import check_address_space
 from study.cli.boundary import main
 from study.cli.escaping import say
 from study.cli.interrupts import Interrupts
@@ -35,6 +36,7 @@ def verify(
 ) -> None:
     """Ask an exported folder all questions of its trial again, and compare the answers."""
     start_logging()
+    check_address_space()
     with Interrupts():
         from study.artifacts.check import check
 

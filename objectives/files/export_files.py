@@ -1,27 +1,29 @@
-"""Read and write the JSON and text files of an export."""
+"""Read and write the files of an export, whose folder is not trusted when it is read.
 
+Only regular files are opened, and links may only lead where those of a model's folder may: a file
+in /proc can be a regular one, and block its reader or never end.
+"""
+
+import contextlib
 import hashlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from objectives.errors import ExportError
 
-from .text_files import UnreadableFile, read_bytes
+from .model_files import belongs
+from .text_files import UnreadableFile, open_regular, read_bytes
 
 _MAX_BYTES = 64 << 20
 
 
 def text_of(path: Path) -> str:
     """Return the UTF-8 text of a regular file of at most 64 MiB. Raises ExportError."""
-    try:
-        return read_bytes(path, _MAX_BYTES).decode("utf-8")
-    except UnreadableFile as error:
-        raise ExportError(str(error)) from None
-    except OSError as error:
-        raise ExportError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise ExportError(f"cannot read {path}: {error}") from None
+    with _explained(path):
+        return read_bytes(_resolved(path), _MAX_BYTES).decode("utf-8")
 
 
 def json_of(path: Path) -> Any:
@@ -41,8 +43,38 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def sha256(path: Path) -> str | None:
-    """Return the hexadecimal digest of a regular file; None for anything else."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the hexadecimal digest of a regular file; None if there is no file.
+
+    Raises ExportError for anything else.
+    """
+    with _explained(path):
+        try:
+            real = _resolved(path)
+        except FileNotFoundError:
+            return None
+        with open_regular(real) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _resolved(path: Path) -> Path:
+    """Return the file that a path leads to. Raises ExportError if it is outside of the folder."""
+    real = path.resolve(strict=True)
+    if not belongs(real, path.parent):
+        raise ExportError(
+            f"cannot read {path}: it is a link out of its folder, to {real}; if that file belongs "
+            "to the export, replace the link with a copy of it"
+        )
+    return real
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Raise the errors of opening and reading a file as ExportError."""
+    try:
+        yield
+    except UnreadableFile as error:
+        raise ExportError(str(error)) from None
+    except OSError as error:
+        raise ExportError(f"cannot read {path}: {error.strerror or error}") from None
+    except (RuntimeError, ValueError) as error:  # links in a loop, a NUL, not UTF-8
+        raise ExportError(f"cannot read {path}: {error}") from None

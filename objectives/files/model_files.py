@@ -61,7 +61,7 @@ def check_file(label: str, folder: Path, path: Path) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         reason = "is a broken link" if path.is_symlink() else f"cannot be read: {error}"
         raise SourceError(f"{where} {reason}; download the model again") from None
-    if not _belongs(real, folder):
+    if not belongs(real, folder):
         raise SourceError(
             f"{where} is a link out of the model's folder, to {real}; if that file belongs to the "
             "model, replace the link with a copy of it"
@@ -75,7 +75,7 @@ def check_file(label: str, folder: Path, path: Path) -> None:
         )
 
 
-def _belongs(real: Path, folder: Path) -> bool:
+def belongs(real: Path, folder: Path) -> bool:
     """Return whether a resolved path is in the folder or a blob of the Hugging Face cache."""
     root = folder.resolve()
     if real.is_relative_to(root):

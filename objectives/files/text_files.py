@@ -1,7 +1,9 @@
 """Read files that a user names, within bounds; pipes and devices are refused."""
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 _FORMATS = (
@@ -59,6 +61,24 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
 
     Raises FileNotFoundError, and UnreadableFile for anything else that cannot be read.
     """
+    with open_regular(path) as descriptor:
+        chunks, size = [], 0
+        if os.fstat(descriptor).st_size > max_bytes:
+            raise UnreadableFile(_too_large(path, max_bytes))
+        while size <= max_bytes and (chunk := os.read(descriptor, 1 << 20)):
+            chunks.append(chunk)
+            size += len(chunk)
+    if size > max_bytes:  # the stated size of files in /proc is 0
+        raise UnreadableFile(_too_large(path, max_bytes))
+    return b"".join(chunks)
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[int]:
+    """Open a regular file for reading, and yield its descriptor. Opening a pipe does not block.
+
+    Raises FileNotFoundError, and UnreadableFile for anything else that cannot be opened or read.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -66,23 +86,15 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
     except (OSError, ValueError) as error:
         raise UnreadableFile(f"cannot read {path}: {error}") from None
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            kind = next((name for test, name in _TYPES if test(status.st_mode)), "not a file")
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            kind = next((name for test, name in _TYPES if test(mode)), "not a file")
             raise UnreadableFile(f"cannot read {path}: it is {kind}; choose a regular file")
-        chunks, size = [], 0
-        if status.st_size > max_bytes:
-            raise UnreadableFile(_too_large(path, max_bytes))
-        while size <= max_bytes and (chunk := os.read(descriptor, 1 << 20)):
-            chunks.append(chunk)
-            size += len(chunk)
+        yield descriptor
     except OSError as error:
         raise UnreadableFile(f"cannot read {path}: {error}") from None
     finally:
         os.close(descriptor)
-    if size > max_bytes:  # the stated size of files in /proc is 0
-        raise UnreadableFile(_too_large(path, max_bytes))
-    return b"".join(chunks)
 
 
 def _too_large(path: Path, max_bytes: int) -> str:

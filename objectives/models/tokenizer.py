@@ -1,7 +1,14 @@
-"""Load the tokenizers of model folders, and combine the tokens of several."""
+"""Load the tokenizers of model folders, combine the tokens of several, and compare their splits.
 
+Tokenizers with the same vocabulary may have other merges, another normalizer or another
+pre-tokenizer. A merge has one tokenizer, and a model that was trained with another one then reads
+sequences of tokens that it does not know.
+"""
+
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +25,19 @@ _PANIC = "PanicException"
 _MAX_ID = 1 << 24
 """No vocabulary has so many tokens, and some computations take time and memory for each id."""
 _ANY_OF = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+_TEXTS = (
+    "The price isn't 1,234.50 dollars, it's 98765!",
+    "HELLO World, iPhone",
+    "  two  spaces,\ttab\n\n  line",
+    "naïve café ﬁne ＡＢＣ １２３",
+    "你好，世界 こんにちは",
+    "def f(x_1):\n    return x_1**2 != 10",
+    "https://example.com/a-b_c?d=1&e=2",
+)
+_PROBES = 400
+"""The number of tokens whose texts, alone and in pairs, are split too."""
+_MAX_SHOWN = 12
+"""The number of tokens of a split that a message shows."""
 
 
 def load_tokenizer(label: str, folder: Path) -> Any:
@@ -75,3 +95,56 @@ def add_tokens_of(tokenizer: Any, others: Sequence[Any], rows: Mapping[int, int]
             log.info("added %d tokens of %s to the merge", len(new), other.name_or_path)
             tokenizer.add_tokens(new)
             existing = set(tokenizer.get_vocab())
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A text and its tokens in two tokenizers; None if a tokenizer cannot split it."""
+
+    text: str
+    first: list[str] | None
+    second: list[str] | None
+
+
+def first_difference(first: Any, second: Any) -> Difference | None:
+    """Return a text that two tokenizers split into different tokens; None if none was found.
+
+    The texts have the usual peculiarities, and those of tokens that are spread evenly over the
+    vocabulary of the first tokenizer. Special tokens are neither added nor compared.
+    """
+    for text in itertools.chain(_TEXTS, _token_texts(first)):
+        split = Difference(text, _tokens(first, text), _tokens(second, text))
+        if split.first != split.second:
+            return split
+    return None
+
+
+def listed(tokens: list[str] | None) -> str:
+    """Return the tokens of a split for a message."""
+    if tokens is None:
+        return "not possible"
+    more = " ..." if len(tokens) > _MAX_SHOWN else ""
+    return " ".join(f"[{token[:40]}]" for token in tokens[:_MAX_SHOWN]) + more
+
+
+def _token_texts(tokenizer: Any) -> Iterator[str]:
+    """Yield the texts of some tokens, and of pairs of them."""
+    added = set(tokenizer.added_tokens_decoder)
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    tokens = [token for token, number in vocabulary if number not in added]
+    chosen = tokens[:: max(1, len(tokens) // _PROBES)]
+    texts = [tokenizer.convert_tokens_to_string([token]) for token in chosen]
+    yield from texts
+    yield from (one + other for one, other in itertools.pairwise(texts))
+
+
+def _tokens(tokenizer: Any, text: str) -> list[str] | None:
+    """Return the tokens of a text; None if the tokenizer cannot split it."""
+    try:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        tokens: list[str] = tokenizer.convert_ids_to_tokens(ids)
+    except BaseException as error:  # a bare Exception, for example without an unknown token
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
+        return None
+    return tokens

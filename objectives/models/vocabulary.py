@@ -22,7 +22,7 @@ from torch import Tensor
 
 from objectives.errors import SourceError
 
-from .tokenizer import add_tokens_of, load_tokenizer
+from .tokenizer import add_tokens_of, first_difference, listed, load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,33 @@ def vocabulary(
     SourceError.
     """
     tokenizers = {model.label: load_tokenizer(model.label, model.folder) for model in models}
+    merged = _merged(models, sizes, reference, source, has_base, tokenizers)
+    _warn_of_other_splits(merged.tokenizer, tokenizers)
+    return merged
+
+
+def _warn_of_other_splits(merged: Any, tokenizers: Mapping[str, Any]) -> None:
+    """Log a warning for each model whose tokenizer splits text differently from the merge's."""
+    for label, tokenizer in tokenizers.items():
+        if merged is None or tokenizer is None or tokenizer is merged:
+            continue
+        if difference := first_difference(merged, tokenizer):
+            log.warning(
+                "the tokenizer of %s splits text differently from the merge's, so that its weights "
+                "may not suit the merge's prompts: %r is %s for %s, but %s for the merge",
+                *(label, difference.text, listed(difference.second), label),
+                listed(difference.first),
+            )
+
+
+def _merged(
+    models: Sequence[Model],
+    sizes: Mapping[str, int],
+    reference: Model,
+    source: str,
+    has_base: bool,
+    tokenizers: Mapping[str, Any],
+) -> Vocabulary:
     own = tokenizers[reference.label]
     if source == BASE:
         return _of_reference(models, sizes, reference, tokenizers)

@@ -158,8 +158,16 @@ class _LabelListEncoder:
 
 
 def _document(task: "LmEvalTask", document: "Document", maximized: bool) -> Example:
-    """Return the example of a document of lm-eval, by the output type of its task."""
+    """Return the example of a document of lm-eval. Raises TaskError."""
+    from .lm_eval.checks import errors_as_task_error
+
     leaf = task.leaves[document.leaf]
+    with errors_as_task_error(leaf.name, f"document {document.number} cannot be learned"):
+        return _example_of(leaf, document, maximized)
+
+
+def _example_of(leaf: "Leaf", document: "Document", maximized: bool) -> Example:
+    """Return the example of a document, by the output type of its task."""
     kind = leaf.task.OUTPUT_TYPE
     doc = leaf.instances[document.number][0].doc
     if kind == "multiple_choice":

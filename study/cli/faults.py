@@ -8,6 +8,7 @@ loaded modules, because importing them would be slow and could fail.
 
 import errno
 import os
+import re
 import resource
 import signal
 import sys
@@ -24,6 +25,8 @@ from .interrupts import Interrupted
 BAD_INPUT, FAILED = 2, 3
 _CTRL_C = 128 + signal.SIGINT
 MAX_LINES, MAX_LINE_LENGTH = 8, 500
+_LONG_WORD = re.compile(r"(\S{100})\S{100,}(\S{40})")
+"""A URL, path or name that would displace the rest of the message, with the parts to keep."""
 _DATABASE = {
     "optuna.exceptions": ("StorageInternalError",),
     "sqlalchemy.exc": ("SQLAlchemyError",),
@@ -89,7 +92,8 @@ def _database_error(error: BaseException) -> tuple[str, int]:
 
 
 def format_message(text: str, prefix: str = "") -> str:
-    """Return a message for the terminal: at most MAX_LINES lines, without control characters."""
+    """Return a message for the terminal: at most MAX_LINES lines, without control characters, in
+    which long words are shortened in the middle."""
     lines = text.rstrip().split("\n")
     if len(lines) > MAX_LINES:
         hidden = len(lines) - MAX_LINES + 1
@@ -98,6 +102,7 @@ def format_message(text: str, prefix: str = "") -> str:
 
 
 def _shortened(line: str) -> str:
+    line = _LONG_WORD.sub(r"\1...\2", line)
     return line if len(line) <= MAX_LINE_LENGTH else f"{line[:MAX_LINE_LENGTH]} ..."
 
 

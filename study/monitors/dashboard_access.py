@@ -9,20 +9,11 @@ import hmac
 import io
 import ipaddress
 import json
-import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs
-
-from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import SQLAlchemyError
-
-from storage.database.retry import driver_message
-from storage.database.url import printable
-
-log = logging.getLogger(__name__)
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -33,6 +24,8 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _PORTS = {"http": ":80", "https": ":443"}
 _MAX_ID = 2**31 - 1
 _NUMBERED = re.compile(r"/(?:api/(?:studies|artifacts|(trials))|artifacts|csv)/(-?\d+)(?:/.*)?")
+_PARETO_FRONT, _IN_PARETO_FRONT = "/plot/pareto_front", (2, 3)
+"""The end of the path, and the numbers of objectives that Optuna draws."""
 _ANCESTORS = "frame-ancestors 'none'"
 _HEADERS = {
     "X-Frame-Options": "DENY",
@@ -101,7 +94,7 @@ def read_only(app: Application) -> Application:
     def respond(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] in _READ_METHODS:
             return app(environ, start_response)
-        return _refuse(
+        return refuse(
             start_response, "403 Forbidden", "this dashboard is read-only; see --writable"
         )
 
@@ -115,7 +108,7 @@ def require_token(app: Application, token: str) -> Application:
         if _has_token(environ.get("HTTP_AUTHORIZATION", ""), token):
             return app(environ, start_response)
         challenge = ("WWW-Authenticate", 'Basic realm="study", charset="UTF-8"')
-        return _refuse(start_response, "401 Unauthorized", "a token is required", challenge)
+        return refuse(start_response, "401 Unauthorized", "a token is required", challenge)
 
     return respond
 
@@ -127,14 +120,14 @@ def check_origin(app: Application, names: HostNames) -> Application:
         host = environ.get("HTTP_HOST", "")
         if not names.accepts(host):
             reason = "this host name is not allowed; see --allow-host"
-            return _refuse(start_response, "403 Forbidden", reason)
+            return refuse(start_response, "403 Forbidden", reason)
         origin = environ.get("HTTP_ORIGIN")
         site = environ.get("HTTP_SEC_FETCH_SITE", "none")
         changes = environ["REQUEST_METHOD"] not in _READ_METHODS
         if (origin is not None and not names.accepts_origin(origin, host)) or (
             changes and site not in ("same-origin", "none")
         ):
-            return _refuse(
+            return refuse(
                 start_response,
                 "403 Forbidden",
                 "requests from pages of other sites are not allowed",
@@ -144,11 +137,16 @@ def check_origin(app: Application, names: HostNames) -> Application:
     return respond
 
 
-def validate(app: Application, is_stored: Callable[[str, int], bool]) -> Application:
-    """Refuse requests that optuna-dashboard would fail on, and add the headers that it requires.
+class Stored(Protocol):
+    """The studies and trials in the database, by id. Both methods raise KeyError for others."""
 
-    `is_stored` returns whether a "study" or a "trial" with an id exists.
-    """
+    def get_study_directions(self, study_id: int, /) -> Sequence[Any]: ...
+
+    def get_trial(self, trial_id: int, /) -> Any: ...
+
+
+def validate(app: Application, stored: Stored) -> Application:
+    """Refuse requests that optuna-dashboard would fail on, and add the headers that it requires."""
 
     def respond(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # static files require it
@@ -157,27 +155,40 @@ def validate(app: Application, is_stored: Callable[[str, int], bool]) -> Applica
         try:
             path = environ.get("PATH_INFO", "").encode("latin-1").decode()
         except UnicodeError:
-            return _refuse(start_response, "400 Bad Request", "the path is not UTF-8")
+            return refuse(start_response, "400 Bad Request", "the path is not UTF-8")
         if any(ord(c) < 32 for c in path):
-            return _refuse(
-                start_response, "400 Bad Request", "the path contains control characters"
-            )
+            return refuse(start_response, "400 Bad Request", "the path contains control characters")
         after = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True).get("after", [])
         if not all(re.fullmatch(r"[0-9]{1,9}", value) for value in after):
-            return _refuse(start_response, "400 Bad Request", "after must be a number of trials")
+            return refuse(start_response, "400 Bad Request", "after must be a number of trials")
         if numbered := _NUMBERED.fullmatch(path):
             kind, digits = "trial" if numbered[1] else "study", numbered[2]
             number = int(digits) if len(digits) <= len(str(_MAX_ID)) else -1
-            if not 0 <= number <= _MAX_ID or not is_stored(kind, number):
-                return _refuse(start_response, "404 Not Found", f"there is no such {kind}")
+            objectives = _objectives(stored, kind, number) if 0 <= number <= _MAX_ID else None
+            if objectives is None:
+                return refuse(start_response, "404 Not Found", f"there is no such {kind}")
+            if path.rstrip("/").endswith(_PARETO_FRONT) and objectives not in _IN_PARETO_FRONT:
+                reason = "a Pareto front needs a study with 2 or 3 objectives"
+                return refuse(start_response, "400 Bad Request", reason)
         if environ["REQUEST_METHOD"] in ("POST", "PUT") and path.startswith("/api/"):
             body = environ["wsgi.input"].read()
             environ["wsgi.input"] = io.BytesIO(body)
             if not _is_mapping(body) or "json" not in environ.get("CONTENT_TYPE", ""):
-                return _refuse(start_response, "400 Bad Request", "the body must be a JSON object")
+                return refuse(start_response, "400 Bad Request", "the body must be a JSON object")
         return app(environ, start_response)
 
     return respond
+
+
+def _objectives(stored: Stored, kind: str, number: int) -> int | None:
+    """Return the number of objectives of a study, or 0 for a trial; None if it does not exist."""
+    try:
+        if kind == "study":
+            return len(stored.get_study_directions(number))
+        stored.get_trial(number)
+    except KeyError:
+        return None
+    return 0
 
 
 def _is_mapping(body: bytes) -> bool:
@@ -205,30 +216,6 @@ def add_security_headers(app: Application) -> Application:
     return respond
 
 
-def log_errors(app: Application) -> Application:
-    """Log a failed request in one line, without a traceback."""
-
-    def respond(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        errors = environ["wsgi.errors"] = io.StringIO()
-        try:
-            return app(environ, start_response)
-        except (SQLAlchemyError, StorageInternalError) as error:
-            errors.write(f"the database failed: {driver_message(error)}")
-            return _refuse(start_response, "503 Service Unavailable", "the database is unavailable")
-        finally:
-            if text := errors.getvalue().strip():
-                log.error("a request failed: %s", printable(text.rpartition("\n")[2]))
-
-    return respond
-
-
-class FirstLineHandler(logging.Handler):
-    """Logs the first line of each message of optuna-dashboard; the other lines are a traceback."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        log.error("a request failed: %s", printable(record.getMessage().partition("\n")[0]))
-
-
 def _has_token(header: str, token: str) -> bool:
     scheme, _, value = header.partition(" ")
     credential = value.encode("latin-1", "replace")  # WSGI decodes headers as Latin-1
@@ -242,9 +229,10 @@ def _has_token(header: str, token: str) -> bool:
     return hmac.compare_digest(credential, token.encode("utf-8", "surrogateescape"))
 
 
-def _refuse(
+def refuse(
     start_response: StartResponse, status: str, reason: str, *headers: tuple[str, str]
 ) -> Iterable[bytes]:
+    """Respond with a status and a reason, as JSON."""
     body = f"{json.dumps({'reason': reason})}\n".encode()
     length = ("Content-Length", str(len(body)))
     start_response(status, [("Content-Type", "application/json"), length, *headers])

@@ -111,6 +111,13 @@ def build(config: StudyConfig, check_values: bool = True, warn: bool = False) ->
 
     Raises ConfigError, SourceError, QuestionError and TaskError.
     """
+    try:
+        return _build(config, check_values, warn)
+    except ConfigError as error:  # the parts of a setup do not know the file
+        raise ConfigError(f"{config.file}: {error}") from None
+
+
+def _build(config: StudyConfig, check_values: bool, warn: bool) -> Setup:
     transformers.utils.logging.set_verbosity_error()
     native = native_tasks(config)
     sources = open_models(config)
@@ -163,10 +170,13 @@ def _check_batch(setup: Setup) -> None:
     search, questions = setup.config.search, setup.search.questions
     learned = setup.rules.learned_questions
     if search.batch > learned and "batch" in search.model_fields_set:
+        others = (
+            f"; the others of the {questions} search questions are for validation "
+            "(search.validation)"
+        )
         raise ConfigError(
             f"search.batch: {search.batch} is more than the {learned} questions that steps can "
-            f"ask; the others of the {questions} search questions are for validation "
-            "(search.validation)"
+            f"ask{others if learned < questions else ''}"
         )
 
 

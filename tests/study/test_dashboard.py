@@ -1,6 +1,7 @@
 """The dashboard: HTTP requests to a server that shows a finished study."""
 
 import base64
+import contextlib
 import json
 import os
 import shlex
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
+from sqlalchemy import create_engine, make_url, text
 
 from storage.dashboard import post
 from storage.database.database import open_storage
@@ -214,11 +216,57 @@ def test_requests_from_pages_of_other_sites_are_refused(server: Server) -> None:
         ("/api/studies/-1/plot/contour", 404),
         ("/csv/99999999999999999999", 404),
         ("/artifacts/1/1/ab", 400),
+        ("/api/studies/1/plot/pareto_front", 400),
+        ("/api/studies/1/plot/pareto_front/", 400),
+        ("/api/studies/1/plot/slice", 200),
         ("/favicon.ico", 200),
     ],
 )
 def test_an_invalid_request_is_not_a_server_error(server: Server, path: str, status: int) -> None:
     assert server.request(path)[0] == status
+
+
+@contextlib.contextmanager
+def outage(url: str, postgres_server: str) -> Iterator[None]:
+    """Make a database unusable for the processes that have opened it, within this context."""
+    name, is_sqlite = make_url(url).database, url.startswith("sqlite")
+    admin = create_engine(url if is_sqlite else postgres_server, isolation_level="AUTOCOMMIT")
+    away = "ALTER TABLE studies RENAME TO away"
+    back = "ALTER TABLE away RENAME TO studies"
+    if not is_sqlite:
+        away = f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"
+        back = f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"
+    with admin.connect() as connection:
+        connection.execute(text(away))
+        if not is_sqlite:
+            end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
+            connection.execute(text(end), {"name": name})
+        yield
+        connection.execute(text(back))
+    admin.dispose()
+
+
+def test_an_outage_of_the_database_is_503_and_ends(
+    database: str, postgres_server: str, tmp_path: Path
+) -> None:
+    assert run(database, tiny_config(1, POPULATION))
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_dict(1, POPULATION, wide=False)))
+    server = Server([sys.executable, "-m", "study.dashboard", str(path), "--storage", database])
+    paths = ("/api/studies", "/api/studies/1", "/api/studies/1/plot/edf", "/csv/1")
+    try:
+        assert [server.request(p)[0] for p in paths] == [200] * len(paths)
+        with outage(database, postgres_server):
+            for p in paths:
+                status, body = server.request(p)
+                assert (status, body) == (503, '{"reason": "the database is unavailable"}\n')
+            assert server.request("/dashboard")[0] == 200
+        assert [server.request(p)[0] for p in paths] == [200] * len(paths)
+    finally:
+        *failures, last = server.close().splitlines()
+    assert last == "interrupted"
+    assert len(failures) == len(paths)
+    assert all("a request failed: the database failed: " in line for line in failures)
 
 
 def test_malformed_requests_get_a_client_error(server: Server) -> None:
@@ -315,10 +363,10 @@ def test_a_note_shows_no_password_and_replaces_the_last_note(database: str) -> N
     storage = open_storage(database)
     study = find_study(storage, NAME)
     records = Trials(storage, study).all()
-    text = note(tiny_setup(config), records, POPULATION, "postgresql://u:secret@h/d")
-    assert "secret" not in text
-    assert "postgresql://u:***@h/d" in text
-    post(storage, study, text + "x" * 9000, figures(records))
+    words = note(tiny_setup(config), records, POPULATION, "postgresql://u:secret@h/d")
+    assert "secret" not in words
+    assert "postgresql://u:***@h/d" in words
+    post(storage, study, words + "x" * 9000, figures(records))
     post(storage, study, "short", {})
     from optuna_dashboard import get_note
 
@@ -342,9 +390,9 @@ def test_the_command_in_the_note_has_a_budget_that_differs_from_the_file() -> No
 
 def test_a_study_without_trials_has_a_note_and_no_figures() -> None:
     assert figures([]) == {}
-    text = note(tiny_setup(tiny_config(TRIALS, POPULATION)), [], POPULATION, "sqlite:///x.db")
-    assert f"**0 of {TRIALS} search trials**" in text
-    assert "Best merge" not in text
+    words = note(tiny_setup(tiny_config(TRIALS, POPULATION)), [], POPULATION, "sqlite:///x.db")
+    assert f"**0 of {TRIALS} search trials**" in words
+    assert "Best merge" not in words
 
 
 # The compose file

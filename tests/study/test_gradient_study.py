@@ -321,8 +321,22 @@ def test_settings_that_would_have_no_effect_are_refused(
     tmp_path: Path,
 ) -> None:
     path = tiny_study(tmp_path, family, study=study, search=search)
-    with pytest.raises(ConfigError, match=re.escape(message)):
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}.*{re.escape(message)}"):
         build(load_config(path), check_values=False)
+
+
+def test_validation_is_mentioned_only_if_questions_are_left_for_it(
+    family: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tiny_study(tmp_path, family, search={"batch": 7})
+    with pytest.raises(ConfigError, match="the others of the 8 search questions are for valid"):
+        build(load_config(path), check_values=False)
+    path = tiny_study(tmp_path, family, questions=1, search={"batch": 2})
+    with pytest.raises(ConfigError, match=r"more than the 1 questions that steps can ask$"):
+        build(load_config(path), check_values=False)
+    path = tiny_study(tmp_path, family, questions=1, search={"batch": 1})
+    setup = build(load_config(path), check_values=False)
+    assert setup.rules.ranking_text == "a step follows the gradient of 1 of 1 questions"
 
 
 def test_an_ascent_starts_at_a_model(family: dict[str, Path], tmp_path: Path) -> None:

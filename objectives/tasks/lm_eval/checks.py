@@ -3,6 +3,7 @@ TaskError."""
 
 import contextlib
 import random
+import traceback
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -18,6 +19,10 @@ from objectives.errors import TaskError
 from .files import DOCUMENTS_MISSING, REMEDY
 
 LOADING = "cannot be loaded"
+_TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice")
+"""The methods of a task that render the template of the same name in its config, or call a hook."""
+_EXCERPT = 80
+"""The number of characters of a template that messages show."""
 _SUPPORTED = ("generate_until", "multiple_choice", "loglikelihood")
 
 
@@ -49,10 +54,37 @@ def errors_as_task_error(task_name: str, action: str) -> Iterator[None]:
             raise
         raise type(error)(f"{task_name}: {error}") from error
     except (Exception, SystemExit) as error:  # SystemExit: a hook that calls exit()
+        if action == LOADING and _found_no_document(error):
+            raise TaskError(
+                f"{task_name}: its dataset has no documents; check dataset_path, the split (such "
+                "as test_split) and process_docs"
+            ) from error
         if action == LOADING and isinstance(error, DOCUMENTS_MISSING):
             message = f"{task_name}: its documents cannot be loaded: {describe(error)}; {REMEDY}"
             raise TaskError(message) from error
-        raise TaskError(f"{task_name}: {action}: {describe(error)}") from error
+        where = f"{action}: {template}" if (template := _template_of(error)) else action
+        raise TaskError(f"{task_name}: {where}: {describe(error)}") from error
+
+
+def _template_of(error: BaseException) -> str:
+    """Return the key and the start of the template, or of the hook, that raised an error; empty if
+    none did."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        key, values = frame.f_code.co_name, frame.f_locals
+        if key in _TEMPLATES and isinstance(task := values.get("self"), lm_eval.api.task.Task):
+            used = values.get(key) or getattr(task.config, key, None)  # examples have their own
+            hook = getattr(used, "__name__", None)
+            return f"{key} {f'!function {hook}' if hook else repr(str(used)[:_EXCERPT])}"
+    return ""
+
+
+def _found_no_document(error: BaseException) -> bool:
+    """Return whether an error was raised because a task or a dataset is empty: lm-eval reads the
+    first document, and datasets the first row."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    module = str(frames[-1].f_globals.get("__name__"))
+    of_library = module.partition(".")[0] == "datasets" or module == lm_eval.api.task.__name__
+    return isinstance(error, IndexError | StopIteration) and of_library and not _template_of(error)
 
 
 def describe(error: BaseException) -> str:

@@ -108,11 +108,14 @@ def _labelled(body: str, cue: str, labels: Sequence[int | str], row: Row) -> Que
     numbers = tuple(label for label in labels if isinstance(label, int))
     if not options.numbers:
         _check_unlisted(options, numbers, row)
+    _check_unique(options.repeated_number)
     choice = options.numbers or (0, 1, 2, 3)
     outside = [number for number in numbers if number not in choice]
     if outside:
+        without = "" if options.numbers else ", which a question without a list or a scale has"
         raise BadRow(
             f"label {shown(outside[0])} is not among the options {choice[0]} to {choice[-1]}"
+            f"{without}"
         )
     return Question(body, cue, numbers, choice)
 
@@ -120,12 +123,19 @@ def _labelled(body: str, cue: str, labels: Sequence[int | str], row: Row) -> Que
 def _lettered(body: str, cue: str, label: str, options: Options) -> Question:
     if not options.letters:
         raise BadRow(f"label {label} is a letter, but no lettered list of options is recognized")
+    _check_unique(options.repeated_letter)
     index = options.letters.lower().find(label.lower())
     if index < 0:
         low, high = options.letters[0], options.letters[-1]
         raise BadRow(f"label {label} is not among the options {low} to {high}")
     numbers = tuple(range(len(options.letters)))
     return Question(body, cue, (index,), numbers, letters=options.letters)
+
+
+def _check_unique(repeated: int | str | None) -> None:
+    """Check that no two options have the same number or letter. Raises BadRow."""
+    if repeated is not None:
+        raise BadRow(f"two of its options are numbered or lettered {repeated}; renumber them")
 
 
 def _check_unlisted(options: Options, numbers: Sequence[int], row: Row) -> None:

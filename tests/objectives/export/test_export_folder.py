@@ -344,6 +344,7 @@ def test_a_running_export_is_not_removed(tmp_path: Path) -> None:
         (f"{'0' * 64}  ../x\n", r"SHA256SUMS:1: '\.\./x' is not the name of a file"),
         (f"{'0' * 64}  a/../../x\n", "is not the name of a file"),
         (f"{'0' * 64}  .\n", "is not the name of a file"),
+        (f"{'0' * 64}  a/b\n", "SHA256SUMS:1: 'a/b' is not the name of a file beside it"),
         (b"\xff\xfe\x00", "cannot read .*SHA256SUMS: .* invalid start byte"),
         (None, "cannot read .*SHA256SUMS: it is a folder; choose a regular file"),
     ],
@@ -373,6 +374,44 @@ def test_missing_and_unlisted_weights_are_reported_as_changed(write: Write, tmp_
     assert changed_weights(out) == []
     (out / "model.safetensors").rename(out / "more.safetensors")
     assert changed_weights(out) == ["model.safetensors", "more.safetensors"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["model.safetensors", "SHA256SUMS", "listed"])
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("/proc/kmsg", "is a link out of its folder, to /proc/kmsg"),
+        ("/proc/self/status", "is a link out of its folder"),
+        ("/dev/zero", "is a link out of its folder, to /dev/zero"),
+        ("pipe", "it is a pipe; choose a regular file"),
+        ("folder", "it is a folder; choose a regular file"),
+        ("loop", "[Ss]ymlink loop|symbolic links"),
+    ],
+)
+def test_only_regular_files_of_the_folder_are_opened(
+    write: Write, tmp_path: Path, name: str, target: str, reason: str
+) -> None:
+    out = write(tmp_path / "m")
+    with (out / "SHA256SUMS").open("a") as file:
+        file.write(f"{'0' * 64}  listed\n")
+    (out / name).unlink(missing_ok=True)
+    if target == "pipe":
+        os.mkfifo(out / name)
+    elif target == "folder":
+        (out / name).mkdir()
+    else:
+        (out / name).symlink_to(name if target == "loop" else target)
+    with pytest.raises(ExportError, match=f"cannot read .*{name}: .*({reason})"):
+        changed_weights(out)
+
+
+def test_links_within_the_folder_are_followed(write: Write, tmp_path: Path) -> None:
+    out = write(tmp_path / "m")
+    for name in ("model.safetensors", "SHA256SUMS"):
+        (out / name).rename(out / f"real-{name}.bin")
+        (out / name).symlink_to(f"real-{name}.bin")
+    assert changed_weights(out) == []
 
 
 def test_an_export_without_weights_does_not_hold_the_merge(

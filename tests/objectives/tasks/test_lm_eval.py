@@ -353,8 +353,55 @@ def test_an_error_in_a_hook_is_reported(load: Load, tmp_path: Path) -> None:
         "def bad(*arguments):\n    raise ValueError('oh dear')\n"
     )
     text = task_text("odd").replace("doc_to_text: '{{input_field}}'\n", "")
-    with pytest.raises(TaskError, match=r"odd: cannot be loaded: ValueError: oh dear"):
+    message = "odd: cannot be loaded: doc_to_text !function bad: ValueError: oh dear"
+    with pytest.raises(TaskError, match=message):
         load("odd", "exact_match,none", f"{text}doc_to_text: !function bad.bad\n")
+
+
+ENDLESS = "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}"
+SOMETIMES = "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) if 'complements' in input_field }}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"doc_to_text": ENDLESS}, r"doc_to_text '{% macro .*{{ f\(1\) }}': RecursionError: "),
+        ({"doc_to_target": SOMETIMES}, r"doc_to_target \"{% macro .*\": RecursionError: "),
+        ({**CHOICES, "doc_to_choice": ENDLESS}, "doc_to_choice '{% macro .*': RecursionError: "),
+        ({"doc_to_text": "(" * 200 + "{{" + "(" * 5000}, r"doc_to_text '\(+': "),
+        ({"doc_to_text": "{{ [][1] }}{{ x.y }}"}, r"doc_to_text '{{ \[\]\[1\] .*': UndefinedError"),
+    ],
+)
+def test_the_template_that_fails_is_named(load: Load, fields: dict[str, Any], message: str) -> None:
+    metric = "acc,none" if "doc_to_choice" in fields else "exact_match,none"
+    with pytest.raises(TaskError, match=f"^odd: .*: {message}"):
+        load("odd", metric, task_text("odd", **fields))
+
+
+def test_a_dataset_without_documents_is_reported(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "hooks.py").write_text(
+        "def none(docs):\n    return docs.filter(lambda doc: False)\n"
+        "def wrong(docs):\n    return [][0]\n"
+    )
+    (tmp_path / "empty.jsonl").write_text("")
+    message = "odd: its dataset has no documents; check dataset_path"
+    with pytest.raises(TaskError, match=message):
+        load("odd", "exact_match,none", task_text("odd", dataset_path=f"{tmp_path}/empty.jsonl"))
+    text = task_text("odd") + "process_docs: !function hooks."
+    with pytest.raises(TaskError, match=message):
+        load("odd", "exact_match,none", f"{text}none\n")
+    with pytest.raises(TaskError, match="odd: cannot be loaded: IndexError: list index"):
+        load("odd", "exact_match,none", f"{text}wrong\n")
+
+
+def test_a_target_that_fails_only_for_an_example_is_reported(load: Load) -> None:
+    tokenizer = load_tokenizer("model", DEMO / "models" / "numeric")
+    task = load("odd", "exact_match,none", task_text("odd"))
+    prompts = task.prompts(tokenizer)
+    task.leaves[0].task.doc_to_target = lambda doc: [][0]
+    with pytest.raises(TaskError, match=r"odd: document 0 cannot be learned: IndexError"):
+        examples(task, prompts, tokenizer)
 
 
 FAULTS = {

@@ -265,6 +265,7 @@ def test_an_empty_field_is_refused(parse: Callable[[Any], Question]) -> None:
         ("Pick?\n0. a\n2. b\n3. c\nAnswer:", 2),
         ("Pick?\n5. a\n6. b\n7. c\nAnswer:", 6),
         ("Pick?\n1. a\n1. b\n2. c\nAnswer:", 1),
+        ("Pick?\n2. a\n1. b\n2. c\n0. d\nAnswer:", 1),
         ("I paid $1.\n2. b\n3. c\nAnswer:", 2),
     ],
 )
@@ -277,3 +278,89 @@ def test_an_earlier_list_does_not_count() -> None:
     text = "1. x\n2. y\nWhich?\n1. a\n2. b\n3. c\nAnswer:"
     question = multiple_choice.parse_row({"input_field": text, "output_field": 3})
     assert question.options == (1, 2, 3)
+
+
+@pytest.mark.parametrize("joint", [" ", "\n"])
+@pytest.mark.parametrize("style", ["{}. ", "{}) ", "({}) ", "Option {}: "])
+@pytest.mark.parametrize(
+    ("marks", "label"),
+    [("122", 1), ("1223", 1), ("1233", 2), ("0112", 0), ("112", 1), ("ABB", "A")],
+)
+def test_a_list_with_two_options_of_one_label_is_refused_with_its_line(
+    tmp_path: Path, joint: str, style: str, marks: str, label: int | str
+) -> None:
+    text = f"Which?{joint}{joint.join(style.format(m) + 'thing' for m in marks)}"
+    row = {"input_field": text, "output_field": label}
+    path = write(tmp_path / "q.jsonl", [choice(1), row])
+    with pytest.raises(
+        QuestionError, match=r"q\.jsonl:2: (two of its options are|its list of opt)"
+    ):
+        read_questions(path, "multiple_choice", multiple_choice.parse_row)
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("0. a\n1. b\nWhich?\n1. x\n2. y\n3. z", (1, 2, 3)),
+        ("1. wash\nWhich?\n1. x\n2. y", (1, 2)),
+        ("0. a\n1. b\n2. c\n(1) see the note", (0, 1, 2)),
+        ("Pack of 2. 1. red 2. blue 3. green", (1, 2, 3)),
+        ("Step 1: mix it. Which? 1) soap 2) oil", (1, 2)),
+        ("Which word?\n1. and\n2. or\n3. but", (1, 2, 3)),
+    ],
+)
+def test_other_numbers_than_those_of_the_list_are_not_repeated(
+    text: str, options: tuple[int, ...]
+) -> None:
+    assert multiple_choice.parse_row(choice(1, text)).options == options
+
+
+def test_a_number_within_a_sentence_is_no_option() -> None:
+    assert Options("1. a\n2. b\n3. c\nas explained in\n1. and also 3").numbers == (1, 2, 3)
+    for text in ("It follows from\n1. and also 3\nof the list.", "I bought 1 and 3 apples."):
+        assert multiple_choice.parse_row(choice(0, text)).options == (0, 1, 2, 3)
+    for text in (
+        "Compare 1. and 2. of it.",
+        "Compare A. and B. of it.",
+        "See 1) and also 2) there",
+    ):
+        assert Options(text).numbers == ()
+        assert Options(text).letters == ""
+        with pytest.raises(BadRow):
+            multiple_choice.parse_row(choice(1, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("Rate it from 0 to 10", tuple(range(11))),
+        ("How happy is the customer, from 1 to 10?", tuple(range(1, 11))),
+        ("Rate it on a scale of 1-10.", tuple(range(1, 11))),
+        ("A score between 1 and 5", (1, 2, 3, 4, 5)),
+        ("For ages 3 to 12, weighs 2.0 to 4 kg", ()),
+    ],
+)
+def test_scales_are_read_from_the_prompt(text: str, options: tuple[int, ...]) -> None:
+    assert Options(text).numbers == options
+    assert not Options(text).unknown
+
+
+@pytest.mark.parametrize("label", [0, 3, 7])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Rate it from 0 to 10", "option 10 has more than one digit|not among the options 0 to 10"),
+        ("Rate it from 2 to 6", "list of options is not recognized"),
+        ("Its score, from 0 to 100", "list of options is not recognized"),
+    ],
+)
+def test_a_scale_is_never_replaced_by_the_options_0_to_3(
+    text: str, reason: str, label: int
+) -> None:
+    with pytest.raises(BadRow, match=reason):
+        multiple_choice.parse_row(choice(label, text))
+
+
+def test_a_label_outside_of_the_default_options_is_explained() -> None:
+    with pytest.raises(BadRow, match="0 to 3, which a question without a list or a scale has"):
+        multiple_choice.parse_row(choice(7, "Is it red?"))

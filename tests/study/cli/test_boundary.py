@@ -125,6 +125,29 @@ def test_characters_are_replaced_on_an_ascii_terminal() -> None:
     assert (result.returncode, result.stdout) == (0, "0.5 ? 0.1 ? ?\n")
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "reason"),
+    [
+        ("sqlite:///", "/x.db", "File name too long"),
+        ("sqlite:///", "?timeout=x", "the only option of a SQLite URL is timeout"),
+        ("postgresql://u:Hidden77@", "/d", "check host, port, user, password and database name"),
+        ("postgresql+", "://h/d", "is not supported; write postgresql://"),
+        ("x", "://h/d", "only sqlite and postgresql are supported"),
+    ],
+)
+def test_the_message_about_a_long_url_ends_with_its_reason(
+    start: str, end: str, reason: str
+) -> None:
+    url = f"{start}{'a' * 5000}{end}"
+    result = shell(f"study status {DEMO}/study.yaml", STUDY_STORAGE=url)
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert re.search(reason, line)
+    assert "a..." in line
+    assert not line.endswith(" ...")
+    assert "Hidden77" not in line
+
+
 def test_an_internal_error_is_one_line_and_a_file_without_secrets(tmp_path: Path) -> None:
     result = python(
         "raise KeyError('postgresql://u:Pw7@h/d', 'password=Pw8', 'Secret9')",
@@ -180,9 +203,10 @@ def test_errors_of_users_and_of_the_machine_have_a_message(
 
 
 def test_a_lack_of_memory_is_reported() -> None:
-    result = shell(f"ulimit -v 300000; study plan {DEMO / 'study.yaml'}")
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))"
+    result = python(f"{limit}; bytearray(1 << 31)")
     assert result.returncode == 2
-    assert "ulimit -v" in result.stderr
+    assert "out of memory (the limit is 1 GiB, ulimit -v)" in result.stderr
     assert "Traceback" not in result.stderr
 
 
