@@ -122,8 +122,8 @@ def test_an_uncertain_file_is_refused(
 
 def test_the_study_that_is_written_can_be_run(family: dict[str, Path], tmp_path: Path) -> None:
     models = [family[name] for name in "xyz"]
-    letters = [row | {"answer": "ABC"[row["answer"]]} for row in choices(50)]
-    files = [saved_rows(tmp_path, choices()), saved_rows(tmp_path, letters, "letters.jsonl")]
+    texts = [row | {"answer": row["choices"][row["answer"]]} for row in choices(50)]
+    files = [saved_rows(tmp_path, choices()), saved_rows(tmp_path, texts, "texts.jsonl")]
     words = (*models, *files, "--base", family["base"], "--out", "s.yaml")
     result = command("init", *words, folder=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -33,6 +33,7 @@ from tests.support.commands import (
     command,
     records,
     search_of,
+    shallow_models,
     start_run,
     wait_for,
     wait_for_true,
@@ -40,7 +41,6 @@ from tests.support.commands import (
     write_study,
 )
 from tests.support.databases import Server
-from tests.support.paths import DEMO
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +324,7 @@ def test_a_large_merge_is_written_in_shards_with_an_index(
         opened, best, records(whole[1]), tmp_path / "one", verdict, answers, whole[1]
     )
     many = export(
-        recipe, opened.sources, opened.locations, tmp_path / "many", "card", shard_bytes=1_000_000
+        recipe, opened.sources, opened.locations, tmp_path / "many", "card", shard_bytes=250_000
     )
     index = json.loads((many / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) == 4
@@ -429,7 +429,7 @@ def edit(path: str, value: Any) -> Change:
 
 def damaged(tmp_path: Path, name: str) -> Path:
     """Return a model folder with one defect."""
-    folder = Path(shutil.copytree(DEMO / "models" / "numeric", tmp_path / name))
+    folder = Path(shutil.copytree(shallow_models() / "numeric", tmp_path / name))
     weights = folder / "model.safetensors"
     if name == "no-config":
         (folder / "config.json").unlink()
@@ -472,7 +472,7 @@ def test_a_bad_model_folder_is_refused(tmp_path: Path, name: str, message: str) 
     ("path", "value", "message"),
     [
         ("genome.models.0", "./nowhere", r"\./nowhere: there is no folder"),
-        ("genome.layer_granularity", 5, "5 does not divide the 32 layers"),
+        ("genome.layer_granularity", 5, "5 does not divide the 8 layers"),
         ("tasks.0.data", "none.jsonl", "none.jsonl does not exist"),
         ("tasks.0.prompt", "none", "no template none"),
         ("study.storage", "postgresql://u:secret@127.0.0.1:1/x", "refused"),
