@@ -101,6 +101,12 @@ class Workers:
             )
             return release_unfinished(session, worker_id, reason)
 
+    def count_alive(self, timeout: float) -> int:
+        """Return the number of workers that have not ended and sent a heartbeat within `timeout`
+        seconds."""
+        records, _ = self.read_all(include_ended=False)
+        return sum(record.silent < timeout for record in records)
+
     def read_all(self, include_ended: bool = True) -> tuple[list[WorkerRecord], float]:
         """Return the workers in the order of their start, and the database's current time.
 

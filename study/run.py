@@ -135,7 +135,10 @@ def _run_worker(
         from study.worker.observe import create_monitors
 
         worker.store_budget()
-        progress = Progress(log_console, config.study.trials, worker.population)
+        progress = Progress(
+            *(log_console, config.study.trials, worker.population),
+            lambda: worker.workers.count_alive(config.study.heartbeat_timeout),
+        )
         warnings = FlatScores(len(worker.setup.genome.baselines())), CutOffAnswers()
         reached = search(worker, create_monitors(worker, options, progress, *warnings), deadline)
         _finish(worker.setup, worker.trials, reached)

@@ -227,8 +227,8 @@ def _best_line(best: BestMerge | None) -> str:
         return "no merge has been scored yet"
     tasks = ", ".join(f"{name} {mean:.3f}" for name, mean in best.tasks.items())
     name = f" ({best.baseline})" if best.baseline else ""
-    error = f" ± {best.error:.4f}" if best.error is not None else ""
-    return f"best trial {best.trial}{name}: {best.value:.4f}{error} ({tasks})"
+    error = f" ± {best.error:.3f}" if best.error is not None else ""
+    return f"best trial {best.trial}{name}: {best.value:.3f}{error} ({tasks})"
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ Updated after each generation, last at {{ now }} UTC.
 {% if best.baseline %} ({{ best.baseline }}){% endif %}
 
 
-**{{ "%.4f" | format(best.value) }}**{% if best.error is not none %} ± \
-{{ "%.4f" | format(best.error) }} (standard error){% endif %}\
+**{{ "%.3f" | format(best.value) }}**{% if best.error is not none %} ± \
+{{ "%.3f" | format(best.error) }} (standard error){% endif %}\
 {% for task, mean in best.tasks.items() %}; {{ task }} {{ "%.3f" | format(mean) }}{% endfor %}. \
 The highest of many noisy scores overstates the quality of the merge; the held-out questions \
 measure it.

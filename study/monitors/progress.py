@@ -5,7 +5,7 @@ The pace counts the trials of all workers.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -20,15 +20,25 @@ from .monitor import Monitor
 
 log = logging.getLogger(__name__)
 
+_OPTIONAL = ("generation", "speed", "questions", "workers")
+"""Parts of the line, the first of which is the first to be left out on a narrow terminal."""
 _PACE_UPDATES = 30
 """Updates over which the pace is measured."""
 
 
 class Progress(Monitor):
-    """Shows the number of finished trials, the best score, the pace and the remaining time."""
+    """Shows the number of finished trials, the best score with its standard error, the questions
+    asked so far, the workers, the pace and the remaining time."""
 
-    def __init__(self, console: Console, budget: int, population: int) -> None:
-        self._budget, self._population = budget, population
+    def __init__(
+        self,
+        console: Console,
+        budget: int,
+        population: int,
+        count_workers: Callable[[], int] = lambda: 1,
+    ) -> None:
+        self._budget, self._population, self._count_workers = budget, population, count_workers
+        self._width = console.width if console.is_terminal else None
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._is_live = console.is_terminal
         self._line = ""
@@ -66,27 +76,58 @@ class Progress(Monitor):
         speed = f"  {pace:.2f} s/trial" if after > before else ""
         if not finished:
             return f"baseline {sum(r.complete for r in records)}{speed}"
-        left = f"  {duration(pace * max(0, self._budget - finished))} left" if speed else ""
+        left = duration(pace * max(0, self._budget - finished)) + " left" if speed else ""
+        workers = self._count_workers()
         ascents = AscentHistory.of(records)
-        if ascents is not None:
-            return f"step {finished}/{self._budget}  {_losses(ascents)}{speed}{left}"
-        top = best_search(records)
-        assert top is not None
-        assert top.value is not None
-        error = "" if top.error is None else f" ± {top.error:.4f}"
-        return (
-            f"trial {finished}/{self._budget}  generation {(finished - 1) // self._population}  "
-            f"best {top.value:.4f}{error}{speed}{left}"
-        )
+        if ascents is None:
+            counted = f"trial {finished}/{self._budget}"
+            generation = f"generation {(finished - 1) // self._population}"
+            best, questions = _best(records), _asked(records)
+        else:
+            counted, generation = f"step {finished}/{self._budget}", ""
+            best, questions = _losses(ascents), ascents.questions
+        parts = {
+            "counted": counted,
+            "generation": generation,
+            "best": best,
+            "questions": f"{questions:,} questions",
+            "workers": f"{workers} workers" if workers > 1 else "",
+            "speed": speed.strip(),
+            "left": left,
+        }
+        return _fitted(parts, self._width)
+
+
+def _fitted(parts: dict[str, str], width: int | None) -> str:
+    """Join the parts of the line. If it is wider than the terminal, leave out the less important
+    ones."""
+    for leave_out in (None, *_OPTIONAL):
+        parts = {name: text for name, text in parts.items() if text and name != leave_out}
+        line = "  ".join(parts.values())
+        if width is None or len(line) <= width:
+            break
+    return line
+
+
+def _best(records: Sequence[TrialRecord]) -> str:
+    top = best_search(records)
+    assert top is not None
+    assert top.value is not None
+    return f"best {top.value:.3f}" + ("" if top.error is None else f" ± {top.error:.3f}")
+
+
+def _asked(records: Sequence[TrialRecord]) -> int:
+    """Return the number of questions that the search trials have been asked."""
+    results = [r.attributes.get("result", {}) for r in records if r.kind == "search"]
+    return sum(result.get("asked", 0) for result in results)
 
 
 def _losses(ascents: AscentHistory) -> str:
-    """Return the latest losses, the validation score, and the count of
-    questions."""
+    """Return the latest loss, and the loss and the score on the validation questions."""
     latest = [curve.losses[-1] for curve in ascents.ascents.values()]
     text = f"loss {min(latest):.3f}"
     points = [point for curve in ascents.ascents.values() for point in curve.checkpoints[-1:]]
     if points:
         best = min(points, key=lambda point: point.validation_loss)
-        text += f"  validation {best.validation_loss:.3f} (score {best.validation_score:.4f})"
-    return f"{text}  {ascents.questions:,} questions"
+        text += f"  validation {best.validation_loss:.3f} (score {best.validation_score:.3f})"
+    return text

@@ -121,7 +121,8 @@ def table(
     def cell(text: str) -> Text:
         return Text(encodable(printable(text), encoding))
 
-    result = Table(title="score on search questions / on held-out questions", title_justify="left")
+    title = "score on search questions / on held-out questions ± standard error"
+    result = Table(title=encodable(title, encoding), title_justify="left")
     result.add_column("")
     for name in (*tasks, "weighted", "optimism"):
         result.add_column(cell(name), justify="right", no_wrap=True)

@@ -19,6 +19,7 @@ from storage.gradients import GradientStore
 from storage.scores import ScoreStore
 from storage.studies import store_budget
 from storage.trials import TrialRecord, Trials
+from storage.workers import Workers
 from study.cli.faults import FAILED
 from study.cli.interrupts import Interrupts
 from study.cli.options import RunOptions
@@ -93,7 +94,11 @@ def supervise(
             WorkerSpec(path, url, config.study.trials, others if n else options, n, share)
             for n in range(count)
         ]
-        progress = Progress(log_console, config.study.trials, population)
+        workers = Workers(database, trials.study._study_id)
+        progress = Progress(
+            *(log_console, config.study.trials, population),
+            lambda: workers.count_alive(config.study.heartbeat_timeout),
+        )
         with Monitors(
             progress, FlatScores(len(setup.genome.baselines())), CutOffAnswers()
         ) as monitors:
