@@ -16,7 +16,12 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="folder to write
 TrialChoice = Annotated[
     str, typer.Option("--trial", metavar="final|best|N", help="which trial's merge to write")
 ]
-Overwrite = Annotated[bool, typer.Option(help="replace an existing folder")]
+Overwrite = Annotated[bool, typer.Option(help="replace an existing folder or repository")]
+Push = Annotated[
+    str | None,
+    typer.Option(metavar="USER/NAME", help="upload the folder to the hub, as a private model"),
+]
+Public = Annotated[bool, typer.Option("--public", help="with --push: make a new model public")]
 
 
 def export(
@@ -25,14 +30,32 @@ def export(
     trial: TrialChoice = "final",
     storage: StorageUrl = None,
     overwrite: Overwrite = False,
+    push: Push = None,
+    public: Public = False,
     task_folders: TaskFolders = None,
 ) -> None:
     """Write a trial's merge as a Hugging Face folder, with its recipe, verdict and model card."""
     start_logging()
     check_address_space()
     with Interrupts():
+        if push is not None:
+            _check_push(push, overwrite)
         folder = _export(config, out, trial, storage, overwrite, task_folders or [])
-    say(folder)
+        say(folder)
+        if push is not None:
+            say(_push(folder, push, public, config))
+
+
+def _check_push(repository: str, overwrite: bool) -> None:
+    from study.artifacts.publish import check_repository
+
+    check_repository(repository, overwrite)
+
+
+def _push(folder: Path, repository: str, public: bool, config: Path) -> str:
+    from study.artifacts.publish import push
+
+    return push(folder, repository, public, f"Merge of the study {config.stem}")
 
 
 def _export(
