@@ -19,6 +19,10 @@ class SourceError(InputError):
         super().__init__("".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text))
 
 
+class PositionsDiffer(SourceError):
+    """Models can be merged only if the user says whose rope and sliding window a merge has."""
+
+
 class TaskError(InputError):
     """A task cannot be used; the message names the task and the remedy."""
 

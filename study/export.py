@@ -39,23 +39,15 @@ def export(
     check_address_space()
     with Interrupts():
         if push is not None:
-            _check_push(push, overwrite)
+            from study.artifacts.publish import check_repository
+
+            check_repository(push, overwrite)
         folder = _export(config, out, trial, storage, overwrite, task_folders or [])
         say(folder)
         if push is not None:
-            say(_push(folder, push, public, config))
+            from study.artifacts.publish import upload
 
-
-def _check_push(repository: str, overwrite: bool) -> None:
-    from study.artifacts.publish import check_repository
-
-    check_repository(repository, overwrite)
-
-
-def _push(folder: Path, repository: str, public: bool, config: Path) -> str:
-    from study.artifacts.publish import push
-
-    return push(folder, repository, public, f"Merge of the study {config.stem}")
+            say(upload(folder, push, public, f"Merge of the study {config.stem}"))
 
 
 def _export(

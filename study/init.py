@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from study.cli.address_space import check_address_space
 from study.cli.boundary import main
 from study.cli.escaping import say
 from study.cli.interrupts import Interrupts
@@ -31,6 +32,7 @@ Ask = Annotated[bool, typer.Option(help="show how the models answer a few questi
 def init(inputs: Inputs, base: Base = None, out: Out = Path("study.yaml"), ask: Ask = True) -> None:
     """Write the file of a new study, for models and question files."""
     start_logging()
+    check_address_space()
     with Interrupts():
         _init(inputs, base, out, ask)
 

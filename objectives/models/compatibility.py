@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from objectives.errors import SourceError
+from objectives.errors import PositionsDiffer, SourceError
 
 from .checkpoint import DTYPES, Checkpoint
 from .layout import TensorInfo
@@ -52,7 +52,7 @@ def _check_config(checkpoint: Checkpoint, reference: Checkpoint, config_source: 
             f"{both}: their config.json files differ in {describe_differences(others)}"
         )
     if resolvable and config_source is None:
-        raise SourceError(
+        raise PositionsDiffer(
             f"{both}: their config.json files differ in {describe_differences(differing)}; if a "
             "merge is still meaningful, set genome.config_source to base or to the model whose "
             "values it should use"

@@ -38,7 +38,7 @@ def check_repository(repository: str, overwrite: bool) -> None:
         )
 
 
-def push(folder: Path, repository: str, public: bool, message: str) -> str:
+def upload(folder: Path, repository: str, public: bool, message: str) -> str:
     """Upload the folder as one commit to `USER/NAME`; return its address.
 
     A new repository is private unless `public` is set. Raises ExportError.

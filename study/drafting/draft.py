@@ -20,6 +20,7 @@ _HELD_OUT, _MAX_HELD_OUT = 0.25, 0.5
 _ENOUGH_HELD_OUT = 1_000
 """Held-out questions above which the default share is enough."""
 _LARGE = 1_000
+"""Trials of a search for which the population is chosen; a small search has a smaller one."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,6 @@ def draft(
     models: Models,
     family: Family,
     files: Sequence[QuestionFile],
-    differing_positions: bool,
     folder: Path,
 ) -> Draft:
     """Return the settings of a new study whose file is in `folder`."""
@@ -91,7 +91,7 @@ def draft(
     if family.chat_model not in (None, "base"):
         reason = "its tokenizer has a chat template, which the base's lacks"
         genome["tokenizer_source"] = Choice(family.chat_model, reason)
-    if differing_positions:
+    if family.positions_differ:
         reason = "the models differ in rope or sliding window: the merge has the base's"
         genome["config_source"] = Choice("base", reason)
     return Draft(

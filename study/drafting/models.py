@@ -10,17 +10,16 @@ from huggingface_hub.repocard import metadata_load
 
 from objectives.engines.host_memory import available
 from objectives.engines.memory import ROW_TOKENS, numbers, sizes_of_gradient
-from objectives.errors import EngineError, SourceError
+from objectives.errors import EngineError, PositionsDiffer
 from objectives.models.locate import locate, parts_of
 from objectives.models.sources import Sources
 from objectives.models.tokenizer import load_tokenizer
+from objectives.models.vocabulary import BASE
 from study.config.study import StudyConfig
 from study.setup.models import open_models
 
 _FILTERS = ("self_attn", "mlp")
 _TEXT = "Reply with the number of the right option and nothing else."
-_STEP = 96
-"""Prompts of a step by gradient."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,8 @@ class Family:
     """The name of the GPU, or "this CPU"."""
     gradient_fits: bool
     """Whether a search by gradient fits in the memory of this machine."""
+    positions_differ: bool
+    """Whether the models differ in what `genome.config_source` decides."""
 
 
 def base_in_cards(models: Sequence[str], folder: Path) -> str | None:
@@ -58,23 +59,9 @@ def base_in_cards(models: Sequence[str], folder: Path) -> str | None:
     return bases.pop() if len(bases) == 1 and not bases & set(models) else None
 
 
-def differing_positions(config: StudyConfig) -> bool:
-    """Return whether the models differ in what `genome.config_source` decides.
-
-    Raises ConfigError, and SourceError if they cannot be merged in any case.
-    """
-    try:
-        open_models(config)
-    except SourceError as error:
-        if "genome.config_source" not in str(error):
-            raise
-        return True
-    return False
-
-
 def inspect_models(config: StudyConfig) -> Family:
     """Open the models of a config and compare them. Raises ConfigError and SourceError."""
-    sources = open_models(config)
+    sources, positions_differ = _open(config)
     names = [info.name for info in sources.layout]
     filters = tuple(text for text in _FILTERS if any(f".{text}." in name for name in names))
     return Family(
@@ -86,12 +73,22 @@ def inspect_models(config: StudyConfig) -> Family:
         reads_text=_reads_text(sources.vocabulary.tokenizer),
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "this CPU",
         gradient_fits=_gradient_fits(config, sources),
+        positions_differ=positions_differ,
     )
+
+
+def _open(config: StudyConfig) -> tuple[Sources, bool]:
+    """Return the models, and whether they differ in what `genome.config_source` decides."""
+    try:
+        return open_models(config), False
+    except PositionsDiffer:
+        genome = config.genome.model_copy(update={"config_source": BASE})
+        return open_models(config.model_copy(update={"genome": genome})), True
 
 
 def _chat_model(config: StudyConfig, sources: Sources) -> str | None:
     if getattr(sources.vocabulary.tokenizer, "chat_template", None):
-        return "base"
+        return BASE
     for reference in config.genome.models:
         folder = locate(reference, config.folder)
         if getattr(load_tokenizer(reference, folder), "chat_template", None):
@@ -109,9 +106,9 @@ def _reads_text(tokenizer: Any) -> bool:
 
 def _gradient_fits(config: StudyConfig, sources: Sources) -> bool:
     """Return whether a search by gradient fits, on the GPU or else in the memory of the host."""
-    method = config.genome.merge_method
+    method, batch = config.genome.merge_method, config.search.batch
     if torch.cuda.is_available():
-        needed = sizes_of_gradient(sources, "bfloat16", ROW_TOKENS, _STEP, method)
+        needed = sizes_of_gradient(sources, "bfloat16", ROW_TOKENS, batch, method)
         memory = torch.cuda.get_device_properties(0).total_memory
         try:
             needed.choose_residence("auto", memory, available())
@@ -119,5 +116,5 @@ def _gradient_fits(config: StudyConfig, sources: Sources) -> bool:
             return False
         return True
     tokens = min(ROW_TOKENS, numbers(sources).get("max_position_embeddings") or ROW_TOKENS)
-    needed = sizes_of_gradient(sources, "float32", tokens, _STEP, method)
+    needed = sizes_of_gradient(sources, "float32", tokens, batch, method)
     return 2 * needed.model + needed.activations < available()

@@ -53,30 +53,24 @@ def _previews(setup: Setup, engine: Engine) -> list[TaskPreview]:
     tasks = [t for t in setup.search.tasks if isinstance(t, MultipleChoice | Retrieval)]
     cut = [task.with_questions(task.questions[:QUESTIONS]) for task in tasks]
     prompts = [[prompt for [prompt] in task.prompts(tokenizer)] for task in cut]
-    answers: list[dict[str, list[Answer]]] = [{} for _ in cut]
-    for baseline in setup.genome.baselines():
-        if baseline.kind in ("base", "parent"):
-            engine.load(baseline.recipe)
-            for by_model, prompts_Q in zip(answers, prompts, strict=True):
-                by_model[baseline.name.removeprefix("parent ")] = engine.answer(prompts_Q)
-    return [
+    previews = [
         TaskPreview(
             task.name,
             tokenizer.decode(prompts_Q[0].tokens).rstrip("\n"),
             [_shortened(question.text) for question in task.questions],
             [_right(question) for question in task.questions],
-            {
-                model: [
-                    _scored(task, question, prompt, answer, tokenizer)
-                    for question, prompt, answer in zip(
-                        task.questions, prompts_Q, given, strict=True
-                    )
-                ]
-                for model, given in by_model.items()
-            },
+            {},
         )
-        for task, prompts_Q, by_model in zip(cut, prompts, answers, strict=True)
+        for task, prompts_Q in zip(cut, prompts, strict=True)
     ]
+    for baseline in setup.genome.baselines():
+        if baseline.kind in ("base", "parent"):
+            engine.load(baseline.recipe)
+            name = baseline.name.removeprefix("parent ")
+            for task, prompts_Q, task_preview in zip(cut, prompts, previews, strict=True):
+                answers = zip(task.questions, prompts_Q, engine.answer(prompts_Q), strict=True)
+                task_preview.answers[name] = [_scored(task, *a, tokenizer) for a in answers]
+    return previews
 
 
 def _scored(

@@ -1,23 +1,19 @@
 """Find out how a question file is to be read: its kind, its fields and the form of its labels."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from objectives.errors import QuestionError
-from objectives.tasks import multiple_choice, retrieval
 from objectives.tasks.questions.fields import KNOWN_FIELDS, Fields, Row, options_field
 from objectives.tasks.questions.question_files import OnBad, read_questions
 from objectives.tasks.questions.rows import read_rows
 from objectives.tasks.task import Question
+from study.setup.tasks import PARSERS
 
-_KINDS: Mapping[str, Callable[..., Question]] = {
-    "multiple_choice": multiple_choice.parse_row,
-    "retrieval": retrieval.parse_row,
-}
 _QUESTION = ("question", "query", "prompt", "problem", "input", "instruction", "stem", "text")
 _CONTEXT = ("context", "passage", "background")
 _ANSWER = (
@@ -56,14 +52,14 @@ def inspect_file(path: Path) -> QuestionFile:
         raise QuestionError(f"{path} has no questions")
     fields = _fields(path, rows)
     problems = []
-    for kind, parse in _KINDS.items():
+    for kind, parse in PARSERS.items():
         try:
             questions = read_questions(path, kind, partial(parse, fields=fields))
         except QuestionError as error:
             problems.append(error)
         else:
             return QuestionFile(path, kind, fields, "refuse", *_facts(questions, len(questions)))
-    for kind, parse in _KINDS.items():
+    for kind, parse in PARSERS.items():
         try:
             questions = read_questions(path, kind, partial(parse, fields=fields), "skip")
         except QuestionError:

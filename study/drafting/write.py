@@ -1,6 +1,5 @@
 """Write the file of a new study."""
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from study.config.study import StudyConfig
 from study.setup.setup import Setup, build
 
 from .draft import Models, draft, method_of, relative
-from .models import base_in_cards, differing_positions, inspect_models
+from .models import base_in_cards, inspect_models
 from .questions import inspect_file
 from .text import reasons, study_text
 
@@ -29,8 +28,8 @@ def write_study(
     return the study.
 
     Local folders are relative to the current folder here, and to the file's folder in the file.
-    The file appears only if the study can run. Raises ConfigError, SourceError, QuestionError and
-    TaskError.
+    The file is removed again if the study cannot run. Raises ConfigError, SourceError,
+    QuestionError and TaskError.
     """
     inspected = [inspect_file(path) for path in files]
     reason = ""
@@ -50,18 +49,9 @@ def write_study(
     }
     if named.base is not None:
         sketch["genome"]["base_model"] = named.base
-    differs = differing_positions(_config(sketch, out))
-    if differs:
-        sketch["genome"]["config_source"] = "base"
-    family = inspect_models(_config(sketch, out))
-    result = draft(_name(out), named, family, inspected, differs, folder)
-    text = study_text(result)
-    setup = _checked(text, folder)
-    try:
-        with out.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written: {error.strerror or error}") from None
+    family = inspect_models(StudyConfig.model_validate(sketch).with_file(out, (), None))
+    result = draft(_name(out), named, family, inspected, folder)
+    setup = _written(study_text(result), out)
     say(
         f"{family.architecture}, {family.layers} layers, {family.parameters / 1e9:.2f}e9 weights "
         f"each, on {family.device}"
@@ -70,21 +60,22 @@ def write_study(
     return setup
 
 
-def _config(data: dict[str, Any], out: Path) -> StudyConfig:
-    return StudyConfig.model_validate(data).with_file(out, (), None)
-
-
-def _checked(text: str, folder: Path) -> Setup:
-    """Return the study in a text, with the paths of a file in this folder, without a file there.
+def _written(text: str, out: Path) -> Setup:
+    """Write the file and return its study; remove it again if the study cannot run.
 
     Raises ConfigError and the errors of `build`.
     """
-    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".yaml", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        config = load_config(Path(file.name))
-    setup = build(config, check_values=False)
-    setup.check_filters()
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written: {error.strerror or error}") from None
+    try:
+        setup = build(load_config(out), check_values=False)
+        setup.check_filters()
+    except BaseException:
+        out.unlink(missing_ok=True)
+        raise
     return setup
 
 

@@ -73,9 +73,9 @@ class Progress(Monitor):
         """Return the line; `finished` is the number of search trials that are finished."""
         (first, before), (last, after) = self._counts[0], self._counts[-1]
         pace = (last - first) / max(1, after - before)
-        speed = f"  {pace:.2f} s/trial" if after > before else ""
+        speed = f"{pace:.2f} s/trial" if after > before else ""
         if not finished:
-            return f"baseline {sum(r.complete for r in records)}{speed}"
+            return f"baseline {sum(r.complete for r in records)}  {speed}".rstrip()
         left = duration(pace * max(0, self._budget - finished)) + " left" if speed else ""
         workers = self._count_workers()
         ascents = AscentHistory.of(records)
@@ -92,7 +92,7 @@ class Progress(Monitor):
             "best": best,
             "questions": f"{questions:,} questions",
             "workers": f"{workers} workers" if workers > 1 else "",
-            "speed": speed.strip(),
+            "speed": speed,
             "left": left,
         }
         return _fitted(parts, self._width)

@@ -30,7 +30,7 @@ class SearchSize:
     generations: int
     held_out_questions: int
     detectable_lead: float | None
-    """See study/planning/power.py."""
+    """See study/verdict/power.py."""
     warnings: list[str]
 
 

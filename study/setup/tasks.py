@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -31,10 +31,16 @@ Native: TypeAlias = MultipleChoice | Retrieval
 Tasks: TypeAlias = "list[Native | LmEvalTask]"
 MIN_HELD_OUT = 20
 """Held-out questions of each task that the bootstrap needs for reliable intervals."""
-_KINDS: dict[str, tuple[Any, type[Native], int]] = {
-    "multiple_choice": (multiple_choice.parse_row, MultipleChoice, 1),
-    "retrieval": (retrieval.parse_row, Retrieval, 7),
+PARSERS: Mapping[str, Callable[..., Question]] = {
+    "multiple_choice": multiple_choice.parse_row,
+    "retrieval": retrieval.parse_row,
 }
+"""By kind of task, the function that returns the question in a row of its file."""
+_CLASSES: dict[str, tuple[type[Native], int]] = {
+    "multiple_choice": (MultipleChoice, 1),
+    "retrieval": (Retrieval, 7),
+}
+"""By kind of task, its class and the default of max_tokens."""
 
 
 def native_tasks(config: StudyConfig) -> dict[str, Native]:
@@ -199,7 +205,7 @@ def _chat_template(config: StudyConfig, tokenizer: Any) -> bool:
 def _task(config: StudyConfig, task: TaskConfig) -> Native:
     assert task.kind is not None
     assert task.data is not None
-    parse, task_class, tokens = _KINDS[task.kind]
+    task_class, tokens = _CLASSES[task.kind]
     name = task.prompt or f"{task.kind}_kdd"
     if task.prompt is None:
         log.info(
@@ -208,7 +214,7 @@ def _task(config: StudyConfig, task: TaskConfig) -> Native:
             *(task.name, name, task.kind),
         )
     template = load_template(name, config.folder, config.num_fewshot)
-    parse = partial(parse, fields=_fields(task))
+    parse = partial(PARSERS[task.kind], fields=_fields(task))
     questions = read_questions(config.folder / task.data, task.kind, parse, task.on_bad)
     max_tokens = task.max_tokens or tokens
     return task_class(task.name, task.weight, questions, template, max_tokens, task.scorer)

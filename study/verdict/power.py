@@ -8,7 +8,7 @@ from study.setup.setup import Setup
 
 from .comparison import LEVEL, POWER
 
-DIFFERING = 1 / 3
+_DIFFERING = 1 / 3
 """The assumed share of questions that a merge and a parent answer differently: one right, one
 wrong."""
 
@@ -23,7 +23,7 @@ def detectable_lead(setup: Setup, trials: int, population: int) -> float | None:
     if setup.held_out_warning or not setup.held_out.tasks:
         return None
     variance = math.fsum(
-        task.weight**2 * DIFFERING / len(task.questions)
+        task.weight**2 * _DIFFERING / len(task.questions)
         for task in setup.held_out.tasks
         if task.weight
     )

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import constants
 
 from objectives.errors import ExportError
-from study.artifacts.publish import check_repository, push
+from study.artifacts.publish import check_repository, upload
 from tests.support.hub import Hub
 
 TOKEN = "hf_Secret77"
@@ -36,7 +36,7 @@ def test_a_new_repository_is_private_and_has_every_file(
     hub: Hub, merge: Path, public: bool
 ) -> None:
     check_repository("me/merge", overwrite=False)
-    address = push(merge, "me/merge", public, "A merge")
+    address = upload(merge, "me/merge", public, "A merge")
     assert address == f"{hub.address}/me/merge"
     assert hub.private == {"me/merge": not public}
     expected = {path.name: path.read_bytes() for path in merge.iterdir()}
@@ -44,12 +44,12 @@ def test_a_new_repository_is_private_and_has_every_file(
 
 
 def test_an_existing_repository_needs_overwrite_and_stays_as_it_is(hub: Hub, merge: Path) -> None:
-    push(merge, "me/merge", public=True, message="A merge")
+    upload(merge, "me/merge", public=True, message="A merge")
     with pytest.raises(ExportError, match=r"this repository exists; .* pass --overwrite"):
         check_repository("me/merge", overwrite=False)
     (merge / "README.md").write_text("# Another\n")
     check_repository("me/merge", overwrite=True)
-    push(merge, "me/merge", public=False, message="Another")
+    upload(merge, "me/merge", public=False, message="Another")
     assert hub.files["me/merge"]["README.md"] == b"# Another\n"
     assert hub.private == {"me/merge": False}
 
@@ -75,7 +75,7 @@ def test_errors_of_the_hub_are_one_line_without_the_token(
 ) -> None:
     hub.broken = True
     with pytest.raises(ExportError, match=f"--push me/merge: .*; the merge is in {merge}") as full:
-        push(merge, "me/merge", public=False, message="A merge")
+        upload(merge, "me/merge", public=False, message="A merge")
     monkeypatch.setenv("HF_TOKEN", "hf_Wrong77")
     with pytest.raises(ExportError, match="--push me/merge: the hub refused") as wrong:
         check_repository("me/merge", overwrite=False)
