@@ -11,6 +11,7 @@ from study.cli.escaping import say
 from study.cli.interrupts import Interrupts
 from study.cli.options import ConfigPath, StorageUrl, TaskFolders
 from study.cli.session import start_logging
+from study.config.errors import ConfigError
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="folder to write")]
 TrialChoice = Annotated[
@@ -38,6 +39,8 @@ def export(
     start_logging()
     check_address_space()
     with Interrupts():
+        if public and push is None:
+            raise ConfigError("--public: only --push USER/NAME uploads the merge")
         if push is not None:
             from study.artifacts.publish import check_repository
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import (
     handle_stop_sequences,
@@ -25,6 +24,7 @@ from lm_eval.models.utils import (
 from objectives.engines.engine import Answer, Prompt
 from objectives.errors import TaskError
 from objectives.tasks.prompts.build import shared_start
+from objectives.tasks.prompts.conversation import ChatTemplateError, Conversations
 
 _MAX_OPTIONS = 128
 """The maximum number of options of a prompt, which is vLLM's limit of log-probabilities."""
@@ -87,6 +87,7 @@ class RequestConverter(TemplateLM):  # type: ignore[misc]
         """`context` is the maximum number of tokens of the models."""
         super().__init__()
         self.tokenizer = tokenizer
+        self._conversations = Conversations(tokenizer)
         self._context = context
         self._encode = functools.lru_cache(maxsize=64)(self._encoded)
         self.text = functools.lru_cache(maxsize=65536)(self._text)
@@ -210,18 +211,24 @@ class RequestConverter(TemplateLM):  # type: ignore[misc]
     def apply_chat_template(
         self, messages: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Return a conversation as text, without system turns if the template refuses them."""
-        render = functools.partial(
-            self.tokenizer.apply_chat_template,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
+        """Return a conversation as text, without system turns if the template refuses them.
+
+        Raises TaskError if the chat template fails.
+        """
+        without_system = [turn for turn in messages if turn["role"] != "system"]
+        for turns in (messages, without_system):
+            try:
+                return self._conversations.text(
+                    turns,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=not add_generation_prompt,
+                )
+            except ChatTemplateError as error:
+                reason = error
+        raise TaskError(
+            f"the chat template of the tokenizer fails: {reason}; apply_chat_template: false does "
+            "without it"
         )
-        try:
-            text: str = render(messages)
-        except TemplateError:
-            text = render([turn for turn in messages if turn["role"] != "system"])
-        return text
 
     def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[Any]:
         """Return the tokens of each context and continuation instead of log-probabilities."""

@@ -1,7 +1,7 @@
 """Renders the prompts of a template for one tokenizer, in its chat template where that is wanted.
 
-The chat template comes with a model. It is rendered once, by the sandbox of transformers, around a
-placeholder; what stands before and after the placeholder surrounds every question.
+The chat template is rendered once, around a placeholder; what stands before and after the
+placeholder surrounds every question.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from typing import Any
 
 from objectives.tasks.task import Question, Tokenizer
 
+from .conversation import ChatTemplateError, Conversations
 from .prompt import Template, TemplateProblem
 
 _PLACEHOLDER = "@question@"
@@ -70,25 +71,20 @@ class Renderer:
     def _conversation(self, messages: list[dict[str, str]]) -> str:
         """Return a conversation as text. If the chat template refuses a system message, its text
         begins the first message of the user."""
+        conversations = Conversations(self._tokenizer)
         first, *rest = messages
-        try:
-            return self._rendered(messages)
-        except Exception as error:  # the template comes with a model, and may cause any error
-            problem = error
+        attempts = [messages]
         if first["role"] == "system":
-            merged = {"role": "user", "content": f"{first['content']}\n\n{rest[0]['content']}"}
+            merged = f"{first['content']}\n\n{rest[0]['content']}"
+            attempts.append([{"role": "user", "content": merged}, *rest[1:]])
+        for attempt in attempts:
             try:
-                return self._rendered([merged, *rest[1:]])
-            except Exception as error:
-                problem = error
-        reason = " ".join(str(problem).split())[:200] or type(problem).__name__
+                return conversations.text(
+                    attempt, add_generation_prompt=True, enable_thinking=False
+                )
+            except ChatTemplateError as error:
+                reason = str(error)
         raise TemplateProblem(
             f"template {self.template.name}: the chat template of the tokenizer fails: {reason}; "
             "use a template without chat"
         )
-
-    def _rendered(self, messages: list[dict[str, str]]) -> str:
-        text: str = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-        return text

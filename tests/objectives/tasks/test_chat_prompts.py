@@ -1,6 +1,7 @@
 """Prompts in the chat template of a tokenizer; transformers is the oracle."""
 
 import logging
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers import AutoTokenizer
 
 from objectives.tasks.examples import examples
 from objectives.tasks.multiple_choice import MultipleChoice
+from objectives.tasks.prompts import conversation
 from objectives.tasks.prompts.chat import Renderer
 from objectives.tasks.prompts.prompt import TemplateProblem, load_template
 from objectives.tasks.retrieval import Retrieval
@@ -85,6 +87,8 @@ def test_a_refused_system_turn_begins_the_first_turn_of_the_user(
         ("{{ raise_exception('never') }}", "fails: never"),
         ("{{ messages[0].content.x.y }}", "fails: "),
         ("{% for x in", "fails: "),
+        ("{{ 'x' * 3000000000 }}", "more than 1 GiB of memory"),
+        ("{{ 'x' * 5000000 }}", "longer than 4,000,000 characters"),
         ("always the same", "does not contain the question exactly once"),
         ("{{ messages[0].content }}{{ messages[0].content }}", "exactly once"),
     ],
@@ -96,6 +100,26 @@ def test_a_chat_template_that_cannot_be_used_is_an_error(
     template = load_template("multiple_choice_instruct", Path())
     with pytest.raises(TemplateProblem, match=message):
         Renderer(template, tokenizer)
+
+
+def test_a_chat_template_without_an_end_is_an_error(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation, "SECONDS", 1.0)
+    loop = "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3
+    tokenizer.chat_template = loop
+    others = set(multiprocessing.active_children())
+    conversations = conversation.Conversations(tokenizer)
+    with pytest.raises(conversation.ChatTemplateError, match="does not end within 1 s"):
+        conversations.text([{"role": "user", "content": "a"}])
+    assert set(multiprocessing.active_children()) <= others
+
+    tokenizer.chat_template = TURNS  # the next conversation has a new process
+    assert conversations.text([{"role": "user", "content": "a"}]) == "<|user|>\na</s>\n"
+    [child] = set(multiprocessing.active_children()) - others
+    del conversations
+    child.join(10)
+    assert child.exitcode is not None
 
 
 def test_without_a_chat_template_the_prompt_is_plain_text_with_a_cue(tokenizer: Any) -> None:
