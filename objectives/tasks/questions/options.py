@@ -241,12 +241,21 @@ def _earlier(marks: Sequence[Mark]) -> tuple[int, ...]:
 
 
 def _inline(marks: Sequence[Mark]) -> tuple[int, ...]:
-    """Return the last list within a line that counts upwards from 0 or 1, with possible gaps."""
-    numbers = [mark.number for mark in marks]
+    """Return the last list within a line that counts upwards from 0 or 1, with possible gaps.
+
+    It is empty if the list's style also marks a number below the first, or one just above the last:
+    the options are then in another order.
+    """
     for first in (0, 1):
-        if chain := _chain(numbers, first):
-            return tuple(chain)
+        if chain := _chain([mark.number for mark in marks], first):
+            return () if _is_out_of_order(marks, chain) else tuple(chain)
     return ()
+
+
+def _is_out_of_order(marks: Sequence[Mark], chain: Sequence[int]) -> bool:
+    styles = {mark.style for mark in marks if mark.number == chain[0]}
+    others = {mark.number for mark in marks if mark.style in styles}
+    return min(others) < chain[0] or chain[-1] + 1 in others
 
 
 def _letters(pattern: re.Pattern[str], text: str) -> str:
@@ -277,7 +286,7 @@ def _has_list(text: str) -> bool:
         or len(_BULLET.findall(text)) > 1
         or len(_MARKED.findall(text)) > 1
         or any(a not in range(2, 100) and b == a + 1 for a, b in itertools.pairwise(counted))
-        or any(_chain(scattered, _value(first)) for first in "01a")
+        or any({_value(first), _value(first) + 1} <= set(scattered) for first in "01a")
     )
 
 

@@ -267,6 +267,8 @@ def test_an_empty_field_is_refused(parse: Callable[[Any], Question]) -> None:
         ("Pick?\n1. a\n1. b\n2. c\nAnswer:", 1),
         ("Pick?\n2. a\n1. b\n2. c\n0. d\nAnswer:", 1),
         ("I paid $1.\n2. b\n3. c\nAnswer:", 2),
+        ("Pick: 2. a 1. b 2. c 0. d", 1),
+        ("Pick: 2) a 1) b 0) c", 1),
     ],
 )
 def test_a_list_with_gaps_repeated_or_other_numbers_is_refused(text: str, label: int) -> None:
