@@ -1,4 +1,4 @@
-"""Store the answers of each trial: their tokens and, for some trials, their log-probabilities.
+"""Store the answers of each trial: tokens and, for some trials, log-probabilities of options.
 
 The table has one compressed row for each trial, task and split. Q: questions, each of which has
 one or more prompts.
@@ -24,20 +24,20 @@ LogprobsQ = tuple[tuple[tuple[float, ...], ...], ...]
 
 @dataclass(frozen=True)
 class StoredAnswers:
-    """The answers of one trial in one task."""
+    """The answers of one trial to the questions of one task and split."""
 
     engine: str
-    """The engine's signature: answers of equal signatures can be compared bit for bit."""
+    """The engine's signature. Answers with equal signatures can be compared bit for bit."""
     tokens_Q: TokensQ
-    """The generated tokens of each prompt of each question."""
+    """The tokens generated for each prompt of each question."""
     logprobs_Q: LogprobsQ | None = None
-    """The log-probability of each option as the first token of each prompt's answer.
+    """For each prompt, the log-probability of each option as the first token of the answer.
 
     None if they were not stored.
     """
 
 
-def insert_answers(
+def replace_answers(
     session: Session, trial_id: int, split: str, tasks: Mapping[str, StoredAnswers]
 ) -> None:
     """Replace the stored answers of a trial and split, within the caller's transaction."""
@@ -59,9 +59,9 @@ def insert_answers(
 
 
 def read_answers(database: Database, trial_id: int, split: str) -> dict[str, StoredAnswers]:
-    """Return a trial's answers by task. Raises StorageError if they cannot be decoded.
+    """Return a trial's answers in a split, by task. Raises StorageError if decoding fails.
 
-    The result is empty if none are stored, and in a database of a version without the table.
+    The result is empty if no answers are stored or if an older database has no such table.
     """
     query = select(trial_answers).where(
         trial_answers.c.trial_id == trial_id, trial_answers.c.split == split

@@ -20,7 +20,7 @@ from storage.database.optuna_internals import TrialModel
 from storage.database.tables import trial_answers, trial_scores, trials
 from storage.database.url import printable
 
-from .answers import StoredAnswers, insert_answers, read_answers
+from .answers import StoredAnswers, read_answers, replace_answers
 
 Floats = NDArray[np.float32]
 SEARCH, HELD_OUT = "search", "held_out"
@@ -129,7 +129,7 @@ def insert_scores(
     if rows:
         session.execute(insert(trial_scores), rows)
     answers = {name: task.answers for name, task in tasks.items() if task.answers is not None}
-    insert_answers(session, trial_id, split, answers)
+    replace_answers(session, trial_id, split, answers)
 
 
 def _decode(row: RowMapping) -> StoredScores:

@@ -1,4 +1,4 @@
-"""Read files that a user names, within bounds; pipes and devices are refused."""
+"""Read files that a user names, up to a maximum size; pipes and devices are refused."""
 
 import contextlib
 import os
@@ -30,13 +30,13 @@ _TYPES = (
 
 
 class UnreadableFile(Exception):
-    """A file cannot be read as text; the message names the file, the reason and the remedy."""
+    """A file cannot be read; the message contains its path, the reason and a remedy if known."""
 
 
 def read_text(path: Path, max_bytes: int) -> str:
     """Return the UTF-8 text of a regular file, without its byte order mark.
 
-    Line ends become a line feed. Raises FileNotFoundError and UnreadableFile.
+    Each line ending becomes a line feed. Raises FileNotFoundError and UnreadableFile.
     """
     data = read_bytes(path, max_bytes)
     for start, name in _FORMATS:

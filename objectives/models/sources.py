@@ -1,4 +1,7 @@
-"""The checkpoints of a study, checked against each other and read in the merge's vocabulary."""
+"""The checkpoints of a study, checked against each other.
+
+Their tensors are read with rows in the order of the merge's vocabulary.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,19 +21,19 @@ from .checkpoint import DTYPES, Checkpoint
 from .compatibility import check_compatible, vocabulary_size, without_axis
 from .layout import TensorInfo, empty_model, weights_of
 from .model_config import POSITIONS, differences, parse, with_positions, without_foreign
-from .special_tokens import EndTokens, end_tokens, without_stray_pad
+from .special_tokens import EndTokens, end_tokens, without_invalid_pad
 from .vocabulary import BASE, MODEL, Vocabulary, vocabulary
 
 L1NormTables = dict[tuple[int, str, str], tuple[NDArray[np.int64], float]]
-"""L1 norms by random draw and their quantum, by mask seed, model and tensor name; computed by
-objectives/merge/fused.py."""
+"""For each mask seed, model label and tensor name: the L1 norms, one for each random draw, and
+their quantum, the value of one unit of these integers. objectives/merge/fused.py computes them."""
 
 
 class Sources:
     """The checkpoints of a study, checked against each other.
 
-    The reference is the base or, if there is none, the first model. The merge has its architecture
-    and tensor names, and by default its vocabulary.
+    The reference is the base or, if there is none, the first model. The merge has the reference's
+    architecture and tensor names and, by default, the reference's vocabulary.
     """
 
     def __init__(
@@ -41,17 +44,18 @@ class Sources:
         has_base: bool = True,
         config_source: str | None = None,
     ) -> None:
-        """Open every folder and compare headers. Raises SourceError.
+        """Open every folder and check each model against the reference. Raises SourceError.
 
-        `tokenizer_source` is `base`, `union` or `model:LABEL`, as in vocabulary.py. With `has_base`
-        the reference is the base of the merge. `config_source` is the label of the model whose
-        positions (model_config.POSITIONS) the merge uses; None refuses models that differ there.
+        `tokenizer_source` is `base`, `union` or `model:LABEL`, as in vocabulary.py. If `has_base`
+        is true, the reference is the base of the merge. `config_source` is the label of the model
+        whose position settings (the keys in model_config.POSITIONS) the merge uses. If it is None,
+        models whose position settings differ are refused.
         """
         own = tokenizer_source == MODEL + reference
         self.tokenizer_source, self.has_base = BASE if own else tokenizer_source, has_base
         self.config_source = config_source
         self.norm_tables: L1NormTables = {}
-        """What merges with DARE have computed from these models; engines and exports share it."""
+        """The L1 norms that merges with DARE have computed; engines and exports share them."""
         self.checkpoints = {label: Checkpoint(label, path) for label, path in folders.items()}
         self.reference = self.checkpoints[reference]
         self.num_layers, self.layout = self._read_layout()
@@ -91,7 +95,7 @@ class Sources:
         return dataclasses.replace(info, shape=shape)
 
     def check_values(self) -> None:
-        """Read every tensor and check that it is finite. Raises SourceError."""
+        """Read every tensor and check that all its values are finite. Raises SourceError."""
         for checkpoint in self.checkpoints.values():
             for info in self.layout:
                 name = checkpoint.stored_name(info.weight)
@@ -113,7 +117,10 @@ class Sources:
         return aligned.movedim(0, axis)
 
     def _fill(self, info: TensorInfo, axis: int, indices: Tensor) -> Tensor:
-        """Return rows of the merge as the mean of the donors' rows."""
+        """Return the rows of the merge at `indices`, each as the mean of its donors' rows.
+
+        A row without a donor is zero.
+        """
         filled = torch.zeros(len(indices), *without_axis(info.shape, axis))
         counts = torch.zeros(len(indices))
         for label, donates in self.vocabulary.donors.items():
@@ -129,7 +136,7 @@ class Sources:
         return filled / counts.clamp(min=1).view(-1, *[1] * (filled.ndim - 1))
 
     def dtype(self, label: str, info: TensorInfo) -> torch.dtype:
-        """Return the dtype of what `read` returns, from headers alone."""
+        """Return the dtype of the tensor that `read` returns; only headers are read."""
         own = self._header_dtype(label, info)
         absent = self.vocabulary.absent(label)
         if info.weight.vocabulary_axis is None or not self.vocabulary.widens_dtype:
@@ -154,16 +161,16 @@ class Sources:
         return checkpoint.read(name)
 
     def rows_of(self, label: str) -> list[int] | None:
-        """Return the model's row for each row of the merge, -1 if it has none.
+        """Return the index of the model's row for each row of the merge, -1 if there is none.
 
-        Returns None if all rows are the same.
+        Returns None if the model has the same rows as the merge, in the same order.
         """
         rows = self.vocabulary.rows[label]
         return None if rows is None else rows.tolist()
 
     @property
     def vocabularies_differ(self) -> bool:
-        """Whether the rows of any model differ from those of the merge."""
+        """Whether the vocabulary of any model differs from that of the merge."""
         return any(rows is not None for rows in self.vocabulary.rows.values())
 
     @property
@@ -174,27 +181,31 @@ class Sources:
         return self.checkpoints[self.tokenizer_source.removeprefix(MODEL)]
 
     def config_label(self, copied_model: str | None) -> str:
-        """Return the label of the model whose positions a merge uses.
+        """Return the label of a model that has the position settings of a merge.
 
-        `copied_model` is the label of a model that is evaluated without merging and keeps its own.
+        `copied_model` is the label of a model that is evaluated without merging, with its own
+        position settings, or None for a merge of several models.
         """
         return self.config_labels.get(copied_model or "", self.config_label_of_merges)
 
     @cached_property
     def config_labels(self) -> dict[str, str]:
-        """By model: the first label with the same positions, starting with that of merges."""
+        """For each model, the label of the first model with the same position settings.
+
+        `config_label_of_merges` is first in the order.
+        """
         order = dict.fromkeys([self.config_label_of_merges, *self.checkpoints])
         return {label: next(o for o in order if self._same_positions(o, label)) for label in order}
 
     @property
-    def own_configs(self) -> dict[str, str]:
-        """The label of its config for each model whose positions differ from those of merges."""
+    def own_config_labels(self) -> dict[str, str]:
+        """The items of `config_labels` whose position settings differ from those of merges."""
         merges = self.config_label_of_merges
         return {label: own for label, own in self.config_labels.items() if own != merges}
 
     @property
     def config_label_of_merges(self) -> str:
-        """The label of the model whose positions merges of several models use."""
+        """The label of the model that sets the position settings of merges of several models."""
         return self.config_source or self.reference.label
 
     def _same_positions(self, one: str, other: str) -> bool:
@@ -204,9 +215,9 @@ class Sources:
     def merged_config(self, dtype: str, label: str | None = None) -> dict[str, Any]:
         """Return the config.json of a merge.
 
-        It is the reference's, with an untied head if any model has its own head, and with the size
-        and the special tokens of the merge's vocabulary. `label` is the merge's `config_label`;
-        None for a merge of several models.
+        It is the reference's, with the position settings of the model `label` and with the size and
+        the special tokens of the merge's vocabulary. The head is untied if it is untied in any
+        model. `label` is the merge's `config_label`, or None for a merge of several models.
         """
         config = without_foreign(self.reference.config)
         config.pop("torch_dtype", None)
@@ -222,16 +233,16 @@ class Sources:
             own = self.tokenizer_checkpoint.config
             special = [key for key in {**config, **own} if key.endswith("_token_id")]
             config |= {key: own.get(key) for key in special}
-        return without_stray_pad(config, self.vocabulary.size)
+        return without_invalid_pad(config, self.vocabulary.size)
 
-    def end_tokens(self, generation: bool = True) -> EndTokens:
+    def end_tokens(self, use_generation_config: bool = True) -> EndTokens:
         """Return the tokens that end an answer.
 
-        Without `generation`, generation_config.json is ignored. Raises SourceError.
+        If `use_generation_config` is false, generation_config.json is ignored. Raises SourceError.
         """
         checkpoint, config = self.tokenizer_checkpoint, self.merged_config("float32")
         size = self.vocabulary.size
-        return end_tokens(checkpoint.label, checkpoint.folder, config, size, generation)
+        return end_tokens(checkpoint.label, checkpoint.folder, config, size, use_generation_config)
 
     def parsed_config(self, dtype: str, label: str | None = None) -> Any:
         """Return `merged_config` as transformers parses it."""
@@ -239,7 +250,7 @@ class Sources:
         return parse(self.reference.label, path, self.merged_config(dtype, label))
 
     def check_model(self) -> None:
-        """Check that the tensors are those of the model in config.json. Raises SourceError."""
+        """Check that config.json describes the tensors' names and shapes. Raises SourceError."""
         label, path = self.reference.label, self.reference.folder / CONFIG
         model = empty_model(label, path, self.parsed_config("float32"))
         expected = {name: tuple(p.shape) for name, p in model.named_parameters()}

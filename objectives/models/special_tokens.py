@@ -13,7 +13,7 @@ from objectives.files.model_files import GENERATION_CONFIG, read_json
 
 _EOS, _PAD = "eos_token_id", "pad_token_id"
 _OF_CODE = ("auto_map", "custom_generate", "quantization_config", "trust_remote_code")
-"""Keys of generation_config.json that refer to code or to the weights of the model it is from."""
+"""Keys of generation_config.json that refer to the code or weights of the original model."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,23 @@ class EndTokens:
 
 
 def end_tokens(
-    label: str, folder: Path, config: Mapping[str, Any], rows: int, generation: bool = True
+    label: str,
+    folder: Path,
+    config: Mapping[str, Any],
+    rows: int,
+    use_generation_config: bool = True,
 ) -> EndTokens:
     """Return the end tokens of a merge whose config.json is `config` and whose
     generation_config.json is that of `folder`.
 
-    As in transformers, eos_token_id in generation_config.json takes precedence over config.json;
-    without `generation` only config.json is read. Tokens beyond the `rows` of the embedding are
-    left out, because a model cannot generate them. Raises SourceError.
+    As in transformers, eos_token_id in generation_config.json takes precedence over that in
+    config.json. If `use_generation_config` is false, only config.json is read. Ids outside the
+    embedding, which has `rows` rows, are left out because a model cannot generate them.
+    Raises SourceError.
     """
     stored = config[_EOS] if _EOS in config else _default(config)
     own = _ids(stored, f"{label}: {folder / 'config.json'}", rows)
-    if not generation:
+    if not use_generation_config:
         return EndTokens(own)
     path = folder / GENERATION_CONFIG
     generation_eos = read_generation_config(label, folder).get(_EOS)
@@ -58,7 +63,7 @@ def end_tokens(
 
 
 def read_generation_config(label: str, folder: Path) -> dict[str, Any]:
-    """Return a folder's generation_config.json; empty if it has none. Raises SourceError."""
+    """Return a folder's generation_config.json, or {} if it has none. Raises SourceError."""
     path = folder / GENERATION_CONFIG
     return read_json(label, path) if path.exists() else {}
 
@@ -66,13 +71,13 @@ def read_generation_config(label: str, folder: Path) -> dict[str, Any]:
 def merged_generation_config(
     label: str, folder: Path, config: Mapping[str, Any], rows: int
 ) -> dict[str, Any]:
-    """Return the folder's generation_config.json, for a merge whose config.json is `config`.
+    """Return generation_config.json of a merge whose config.json is `config`.
 
-    A missing eos_token_id is taken from config.json; a pad_token_id outside the embedding becomes
-    null. Without such a file, or if it is empty, return the bos, eos and pad ids of config.json.
-    Raises SourceError.
+    It is that of `folder` without the keys that refer to code or weights. A missing eos_token_id is
+    taken from `config`; a pad_token_id outside the embedding becomes null. If the folder has no
+    such file, or no key is left, return the bos, eos and pad ids of `config`. Raises SourceError.
     """
-    stored = without_stray_pad(read_generation_config(label, folder), rows)
+    stored = without_invalid_pad(read_generation_config(label, folder), rows)
     stored = {key: value for key, value in stored.items() if key not in _OF_CODE}
     ids = {key: config.get(key) for key in ("bos_token_id", _EOS, _PAD)}
     if not stored:
@@ -82,8 +87,8 @@ def merged_generation_config(
     return stored
 
 
-def without_stray_pad(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    """Return a config without a pad_token_id that has no row in the embedding.
+def without_invalid_pad(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """Return the config, with pad_token_id set to None if the embedding has no row for it.
 
     torch refuses such an id, and scores do not depend on padding.
     """
@@ -94,7 +99,7 @@ def without_stray_pad(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
 
 
 def _default(config: Mapping[str, Any]) -> Any:
-    """Return transformers' default of eos_token_id for a config without it."""
+    """Return the eos_token_id that transformers uses for a config that has none."""
     return getattr(AutoConfig.for_model(**config).get_text_config(decoder=True), _EOS, None)
 
 

@@ -2,4 +2,7 @@
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; the message names the file, the key and allowed values."""
+    """The configuration cannot be used.
+
+    The message names the file and key or the command's option, and the allowed values.
+    """

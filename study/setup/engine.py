@@ -168,7 +168,7 @@ class EngineChoice:
             eager=self.config.eager,
             host_memory=self.host_memory,
             config_source=sources.config_source,
-            config_labels=sources.own_configs,
+            config_labels=sources.own_config_labels,
             threads=self.threads,
             generation_ends=self.generation_ends,
             environment=self._environment,

@@ -30,7 +30,7 @@ DTYPE, THREADS, END_TOKENS = "engine.dtype", "engine.threads", "engine.end_token
 def end_tokens_fact(sources: "Sources") -> dict[str, str]:
     """Return the end tokens, or nothing if config.json alone has the same ones."""
     ends = sorted(sources.ends.all)
-    if ends == sorted(sources.end_tokens(generation=False).all):
+    if ends == sorted(sources.end_tokens(use_generation_config=False).all):
         return {}
     return {END_TOKENS: ", ".join(map(str, ends)) or "none"}
 

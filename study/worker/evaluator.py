@@ -65,9 +65,9 @@ class Evaluator:
     """Evaluates the trials of one worker. A signal may interrupt an evaluation."""
 
     def __init__(
-        self, setup: Setup, engine: Engine, engine_name: str, interrupts: Interrupts
+        self, setup: Setup, engine: Engine, engine_signature: str, interrupts: Interrupts
     ) -> None:
-        self._setup, self._engine, self._engine_name = setup, engine, engine_name
+        self._setup, self._engine, self._engine_signature = setup, engine, engine_signature
         self._interrupts = interrupts
 
     def outcome(self, job: Job, ask_time: float, samples: Mapping[str, Sample] | None) -> Outcome:
@@ -97,7 +97,7 @@ class Evaluator:
         seconds = {"ask": started - ask_time, "merge": merged - started}
         result["seconds"] = _rounded(seconds | {"score": time.perf_counter() - merged})
         tasks = {name: task.mean for name, task in scores.tasks.items()}
-        answers = answers_of(scores, self._engine_name, KIND in job.attributes)
+        answers = answers_of(scores, self._engine_signature, KIND in job.attributes)
         return Outcome(scores.value, tasks, result, answers)
 
     def _step(self, job: StepJob, ask_time: float) -> Outcome:

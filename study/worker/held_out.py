@@ -34,15 +34,15 @@ class HeldOutScorer:
         answers: ScoreStore,
         claims: Claims,
         engine: Engine,
-        engine_name: str,
+        engine_signature: str,
         interrupts: Interrupts,
         heartbeat: Heartbeat,
         failures: Failures,
     ) -> None:
-        """`engine_name` is stored with the answers. `failures` is shared with the search."""
+        """`engine_signature` is stored with the answers. `failures` is shared with the search."""
         self._questions, self._genome = questions, genome
         self._trials, self._answers, self._claims = trials, answers, claims
-        self._engine, self._engine_name = engine, engine_name
+        self._engine, self._engine_signature = engine, engine_signature
         self._interrupts, self._heartbeat, self._failures = interrupts, heartbeat, failures
         self._scored: set[int] = set()
         """Ids of trials whose held-out answers are stored."""
@@ -83,7 +83,7 @@ class HeldOutScorer:
             self._failures.add(error)
             return True
         self._failures.reset()
-        self._answers.write(record.id, HELD_OUT, answers_of(scores, self._engine_name, True))
+        self._answers.write(record.id, HELD_OUT, answers_of(scores, self._engine_signature, True))
         self._claims.release(key)
         return True
 

@@ -43,7 +43,7 @@ def join_study(
         heartbeat.doing = "starting the engine"
         engine = choice.start(setup.sources, setup.longest)
         stack.callback(engine.close)
-        gc.freeze()  # otherwise collecting permanent objects took 0.7 s every few trials
+        gc.freeze()  # without it, garbage collection took 0.7 s every few trials
         stack.callback(gc.unfreeze)
         heartbeat.doing = "looking for work"
         answers = ScoreStore(database)
@@ -56,7 +56,7 @@ def join_study(
             workers=workers,
             sampler=setup.sampler(trials.study, population, gradients),
             engine=engine,
-            engine_name=choice.signature,
+            engine_signature=choice.signature,
             interrupts=interrupts,
             heartbeat=heartbeat,
             schedule=setup.rules.schedule(answers),

@@ -47,7 +47,7 @@ class Worker:
     workers: Workers
     sampler: ReplaySampler
     engine: Engine
-    engine_name: str
+    engine_signature: str
     """The engine's signature, which is stored with the answers."""
     interrupts: Interrupts
     heartbeat: Heartbeat
@@ -66,13 +66,13 @@ class Worker:
             self.answers,
             self.claims,
             self.engine,
-            self.engine_name,
+            self.engine_signature,
             self.interrupts,
             self.heartbeat,
             self._failures,
         )
         self._rules = self.setup.rules
-        self._evaluator = Evaluator(self.setup, self.engine, self.engine_name, self.interrupts)
+        self._evaluator = Evaluator(self.setup, self.engine, self.engine_signature, self.interrupts)
 
     @property
     def population(self) -> int:
@@ -86,8 +86,8 @@ class Worker:
             self._retry(lambda: store_budget(self.trials.study, budget))
 
     def search(self, deadline: float) -> bool:
-        """Run trials until all baselines, all trials of the budget and all final merges are
-        finished by any worker, or until `deadline`. Return whether they are finished.
+        """Run trials until `deadline`, or until the study's workers have finished all baselines,
+        all trials of the budget and all final merges. Return whether all of these are finished.
 
         No trial starts after `deadline`, a time of `time.monotonic`. A signal interrupts the
         engine or a wait, but never a write to the database.
@@ -99,7 +99,10 @@ class Worker:
             return self._search(self._jobs(), deadline)
 
     def score_final_merges(self) -> None:
-        """Score the final merges of the search so far, and all contenders on held-out questions."""
+        """Evaluate the final merges of the search so far.
+
+        Then score all contenders on held-out questions.
+        """
         with self.interrupts.deferred():
             records = self.trials.all()
             jobs = self._jobs()
@@ -130,13 +133,16 @@ class Worker:
                 turn = 0 if self._evaluate(job, started, records) else turn + 1
 
     def _report_generation(self, jobs: Jobs, records: Sequence[TrialRecord]) -> None:
-        """Call the monitor if this worker's last trial has completed a generation."""
+        """Call the monitor if the generation of this worker's last trial is complete."""
         last, self._last_generation = self._last_generation, None
         if last is not None and last < jobs.state(records).generation:
             self.monitor.on_generation(records)
 
     def _use_idle_time(self, jobs: Jobs, records: Sequence[TrialRecord]) -> None:
-        """Run an idle job or score held-out questions if there is time; otherwise wait."""
+        """Run an idle job, or score the best merge so far on held-out questions.
+
+        Wait if there is neither, or not enough time.
+        """
         self.heartbeat.doing = "waiting for trials of other workers"
         self._retry(self.heartbeat.reap_dead)
         typical = typical_seconds(records)
@@ -152,7 +158,7 @@ class Worker:
         self.interrupts.pause(min(max(typical / 20, _SHORTEST_WAIT), _LONGEST_WAIT))
 
     def _seconds_left(self, typical: float) -> float:
-        """Return the estimated number of seconds until the trial that started last ends."""
+        """Return the estimated number of seconds until the end of the most recent trial."""
         claims_by_worker = self._retry(self.workers.unfinished_claims)
         claims = [claim for worker in claims_by_worker.values() for claim in worker]
         running = [c.seconds for c in claims if c.trial_id is not None]
@@ -182,7 +188,7 @@ class Worker:
         return True
 
     def _samples(self, job: Job, records: Sequence[TrialRecord]) -> Mapping[str, Sample] | None:
-        """Return the questions of a trial as samples by task; None if all questions are asked."""
+        """Return a trial's sample of questions for each task; None if all questions are asked."""
         if isinstance(job, CheckpointJob):
             search = self.setup.config.search
             return validation_samples(self.setup.search.tasks, search.validation)
@@ -198,7 +204,10 @@ class Worker:
         return self.claims.start(job.key, job.params, self._rules.bounds, job.attributes)
 
     def _finish(self, job: Job, trial_id: int, outcome: Outcome) -> None:
-        """Store the result of a trial, or of a new trial if this one was lost."""
+        """Store the result of a trial; if the trial was lost, store it with a new trial.
+
+        If another worker has already started the job again, discard the result.
+        """
         self._last_generation = job.attributes.get(GENERATION)
         while True:
             try:
@@ -208,7 +217,11 @@ class Worker:
                 )
                 return
             except TrialLost:
-                log.warning("another worker considered this one dead during %s", job.key)
+                log.warning(
+                    "another worker declared this worker dead while it ran %s; the result is "
+                    "stored with a new trial",
+                    job.key,
+                )
             try:  # the result is good: store it with a new trial if nobody has started one
                 trial_id = self._start(job)
             except ClaimTaken:

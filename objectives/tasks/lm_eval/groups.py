@@ -16,7 +16,7 @@ class TaskRequest:
     name: str
     weight: float
     metric: str
-    """A metric and a filter, for example "acc,none"."""
+    """A metric, or a metric and a filter separated by a comma; for example "acc,none"."""
     scoring: Scoring = field(default_factory=Scoring)
 
     @property
@@ -31,15 +31,16 @@ class TaskRequest:
 
 
 def has_task(manager: Any, name: str, above: tuple[str, ...] = ()) -> bool:
-    """Return whether a manager has a task and all its members.
+    """Return whether an lm-eval task manager has a task, or a group and all its members.
 
-    `above` are the groups that contain it. Raises TaskError if a group contains itself.
+    `above` contains the names of the groups around `name`, outermost first. Raises TaskError if a
+    group contains itself.
     """
     entry = manager.task_index.get(name)
     if entry is None:
         return False
     if name in above:
-        raise TaskError(f"{above[0]}: the group {name} is a member of itself")
+        raise TaskError(f"{above[0]}: the group {name} contains itself")
     members = entry.cfg.get("task") if entry.cfg and "group" in entry.cfg else None
     for member in members if isinstance(members, list) else [members]:
         child = member.get("task") if isinstance(member, dict) else member
@@ -48,8 +49,11 @@ def has_task(manager: Any, name: str, above: tuple[str, ...] = ()) -> bool:
     return True
 
 
-def leaves_of(request: TaskRequest, entry: Any) -> tuple[list[Any], bool]:
-    """Return the tasks of a score, and whether they are weighted by size. Raises TaskError."""
+def scored_tasks(request: TaskRequest, entry: Any) -> tuple[list[Any], bool]:
+    """Return the tasks that the requested score averages, and whether it weights them by size.
+
+    `entry` is the task or the group. Raises TaskError if a group does not have the score.
+    """
     if not isinstance(entry, Group):
         return [entry], True
     for rule in entry.aggregate_metric_list or []:
@@ -59,7 +63,7 @@ def leaves_of(request: TaskRequest, entry: Any) -> tuple[list[Any], bool]:
     rules = [
         f"{rule.metric},{f}"
         for rule in entry.aggregate_metric_list or []
-        for f in rule.filter_list or ["(any)"]
+        for f in rule.filter_list or ["(any filter)"]
     ]
     raise TaskError(
         f"{request.name}: the group has no score {request.metric_name},{request.filter_name}; its "

@@ -29,7 +29,7 @@ from .checks import LOADING, check_kind, errors_as_task_error, quiet, seeded
 from .code import only_from
 from .fewshot import as_json, exclude_held_out_from_fewshot, held_out_documents
 from .files import digest_of, file_of, local_documents
-from .groups import TaskRequest, has_task, leaves_of
+from .groups import TaskRequest, has_task, scored_tasks
 from .prompts import RequestConverter
 from .rendering import cache_rendering
 from .task import Document, Leaf, LmEvalTask
@@ -83,7 +83,7 @@ class LmEval:
         for request in requests:
             entry = self._load(request.name)
             with errors_as_task_error(request.name, "its members cannot be scored together"):
-                tasks, by_size = leaves_of(request, entry)
+                tasks, by_size = scored_tasks(request, entry)
             for task in tasks:
                 self._check(task.task_name)
                 check_kind(task.task_name, task)

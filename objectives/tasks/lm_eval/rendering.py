@@ -10,7 +10,10 @@ import lm_eval.utils
 
 @contextlib.contextmanager
 def templates_compiled_once() -> Iterator[None]:
-    """Cache compiled templates, because lm-eval compiles a template each time it is used."""
+    """Cache compiled lm-eval templates while the context is active.
+
+    lm-eval itself compiles a template each time it is used.
+    """
     environment = lm_eval.utils.env
     environment.from_string = functools.lru_cache(maxsize=64)(environment.from_string)
     try:
@@ -20,7 +23,7 @@ def templates_compiled_once() -> Iterator[None]:
 
 
 def cache_rendering(task: Any, docs: Sequence[Any]) -> None:
-    """Make a task render each document's templates once; lm-eval compiles them at every call."""
+    """Make a task render each of its templates only once for each document in `docs`."""
     for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
         template = getattr(getattr(task, "config", None), name, None)
         if isinstance(template, str) and hasattr(task, name):

@@ -13,7 +13,7 @@ from .options import CIRCLED, number_of
 
 
 class BadRow(Exception):
-    """A row is not a question; the message contains the reason."""
+    """A row cannot be read as a question; the message contains the reason."""
 
 
 _ALSO = r"(?:or|and|to|through|und|oder|bis|et|ou|y|o|&|/|\||\+|,|;|~|-|–|—)"
@@ -34,7 +34,10 @@ _ALSO_FIRST = re.compile(rf"\s*{_ALSO}(?!\w)", re.IGNORECASE)
 
 
 def label_in(raw: Any, text: str) -> int | str:
-    """Return the number or letter in a label of a question with this text. Raises BadRow."""
+    """Return the number or letter of the option that the label `raw` names.
+
+    `text` is the text of the question. Raises BadRow.
+    """
     if isinstance(raw, list) and len(raw) == 1 and not isinstance(raw[0], list):
         raw = raw[0]
     if isinstance(raw, float) and math.isfinite(raw) and raw.is_integer():
@@ -81,7 +84,7 @@ def _is_text(raw: str, name: str, mark: str, rest: str, text: str) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a shortened text without control characters, for messages."""
+    """Return a value as short text without control characters, for use in messages."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     short = reprlib.Repr()

@@ -97,7 +97,7 @@ def test_end_tokens_may_be_a_number_or_a_list(
 ) -> None:
     sources = Sources(copied(family, tmp_path, stored), "base")
     assert sources.ends == expected
-    assert sources.end_tokens(generation=False) == EndTokens((1,))
+    assert sources.end_tokens(use_generation_config=False) == EndTokens((1,))
 
 
 @pytest.mark.parametrize(

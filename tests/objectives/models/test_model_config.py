@@ -64,7 +64,7 @@ def test_equivalent_spellings_and_irrelevant_keys_may_differ(
     other = edited(family["x"], tmp_path / "x", **changes)
     sources = Sources({"base": family["base"], "x": other}, "base")
     sources.check_model()
-    assert not sources.own_configs
+    assert not sources.own_config_labels
     turned = Sources({"x": other, "base": family["base"]}, "x")
     turned.check_model()
     config = turned.merged_config("float32")
