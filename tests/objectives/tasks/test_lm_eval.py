@@ -294,7 +294,7 @@ def test_a_target_that_is_no_choice_cannot_be_learned(
     ("name", "metric", "message"),
     [
         ("searched", "exact_match,first", "there is no filter first; it has digit, whole"),
-        ("both", "f1,none", r"the group has no score f1,none; .* has acc,\(any\)"),
+        ("both", "f1,none", r"the group has no score f1,none; .* has acc,\(any filter\)"),
     ],
 )
 def test_a_missing_metric_is_reported_with_the_available_ones(
