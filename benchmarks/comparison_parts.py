@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.search_parts import RandomSetup
+from benchmarks.search_parts import RandomSetup, TpeSetup
 from objectives.engines.engine import Answer, Engine, Prompt
 from objectives.engines.gradient.engine import GradientEngine
 from objectives.engines.gradient.examples import Example, Loss
@@ -82,6 +82,7 @@ class ContinuedSetup(Setup):
 WAYS: dict[str, Way] = {
     "task arithmetic grid": Way(genome={"merge_method": "task_arithmetic"}, grid=True),
     "random search": Way(search={"soft": 0.0}, setup=RandomSetup),
+    "TPE": Way(setup=TpeSetup),
     "mergekit-evolve": Way(search={"soft": 0.0, "questions": 1.0}, setup=EvolveSetup),
     "CMA-ES": Way(),
     "CMA-ES by score": Way(search={"soft": 0.0}),

@@ -10,8 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import optuna
 from cmaes import CMA
 from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import TPESampler
+from optuna.trial import create_trial
 
 from objectives.engines.engine import Engine
 from objectives.sampling import Floats, Sample, estimate
@@ -19,7 +23,7 @@ from objectives.scoring import QuestionSet, Scores, TaskScores
 from storage.trials import TrialRecord
 from study.search.rules import SearchRules
 from study.search.sampler import Replay, ReplaySampler, start_of
-from study.search.state import SearchState, Slot
+from study.search.state import Evaluations, SearchState, Slot
 from study.setup.setup import Setup
 
 
@@ -42,6 +46,38 @@ class RandomSetup(Setup):
     @property
     def rules(self) -> SearchRules:
         return RandomRules(self.config, self.genome, self.search)
+
+
+class TpeReplay(Replay):
+    """Proposes what Optuna's TPE does after all trials of earlier generations."""
+
+    def propose(self, slot: Slot, finished: Evaluations) -> dict[str, float]:
+        sampler = TPESampler(
+            seed=int(np.random.SeedSequence([self._seed, *slot]).generate_state(1)[0])
+        )
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        space: dict[str, BaseDistribution] = {
+            name: FloatDistribution(r.low, r.high) for name, r in self._space.items()
+        }
+        for earlier, evaluation in sorted(finished.items()):
+            if earlier.generation < slot.generation:
+                params, value = dict(evaluation.params), evaluation.objective
+                trial = create_trial(params=params, distributions=space, value=value)
+                study.add_trial(trial)
+        return study.ask(space).params
+
+
+class TpeRules(SearchRules):
+    def sampler(self, population: int, *_: Any) -> ReplaySampler:
+        space, seed = self.genome.space, self.config.study.seed
+        start = start_of(space, seed, False)
+        return ReplaySampler(TpeReplay(space, seed, population, 1 / 6, start), space)
+
+
+class TpeSetup(Setup):
+    @property
+    def rules(self) -> SearchRules:
+        return TpeRules(self.config, self.genome, self.search)
 
 
 class CoarseReplay(Replay):
