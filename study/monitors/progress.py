@@ -43,6 +43,8 @@ class Progress(Monitor):
         self._is_live = console.is_terminal
         self._line = ""
         self._counts: list[tuple[float, int]] = []
+        self._complete: int | None = None
+        self._searching = False
         self._generation: int | None = None
 
     def __enter__(self) -> "Progress":
@@ -58,16 +60,27 @@ class Progress(Monitor):
 
     def on_trials(self, records: Sequence[TrialRecord]) -> None:
         complete = sum(r.complete for r in records)
-        if self._counts and self._counts[-1][1] == complete:
+        if complete == self._complete:
             return
-        self._counts = [*self._counts[-_PACE_UPDATES:], (time.monotonic(), complete)]
+        self._complete = complete
         finished = sum(r.complete and r.kind == "search" for r in records)
-        self._line = self.line(records, finished)
+        self._count(finished, complete)
+        generation = finished // self._population
         if self._is_live:
+            self._line = self.line(records, finished)
             self._live.update(Text(self._line, overflow="ellipsis", no_wrap=True), refresh=True)
-        elif self._generation is not None and finished // self._population > self._generation:
-            log.info(self._line)
-        self._generation = finished // self._population
+        elif self._generation is not None and generation > self._generation:
+            log.info(self.line(records, finished))
+        self._generation = generation
+
+    def _count(self, finished: int, complete: int) -> None:
+        """Note the time of an update. Baselines take another time than search trials, which are
+        therefore counted from the last baseline on."""
+        if finished and not self._searching:
+            self._counts = [(at, 0) for at, _ in self._counts[-1:]]
+            self._searching = True
+        count = finished if finished else complete
+        self._counts = [*self._counts[-_PACE_UPDATES:], (time.monotonic(), count)]
 
     def line(self, records: Sequence[TrialRecord], finished: int) -> str:
         """Return the line; `finished` is the number of search trials that are finished."""

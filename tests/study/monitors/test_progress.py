@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from storage.trials import TrialRecord
+from study.cli.text import duration
 from study.monitors.progress import Progress
 
 
@@ -26,6 +27,15 @@ def record(number: int) -> TrialRecord:
     return TrialRecord(number, number, TrialState.COMPLETE, {}, value, attributes)
 
 
+def baseline(number: int) -> TrialRecord:
+    attributes = {"baseline": f"uniform {number}", "kind": "uniform", "result": {"asked": 4_400}}
+    return TrialRecord(number, number, TrialState.COMPLETE, {}, 0.4, attributes)
+
+
+def terminal(width: int) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=width)
+
+
 def lines(progress: Progress, counts: Sequence[int]) -> list[str]:
     """Return the line after each of these numbers of trials."""
     shown = []
@@ -37,7 +47,7 @@ def lines(progress: Progress, counts: Sequence[int]) -> list[str]:
 
 
 def test_the_line_has_the_best_score_the_questions_and_the_remaining_time() -> None:
-    progress = Progress(Console(file=io.StringIO()), 40, 4)
+    progress = Progress(terminal(200), 40, 4)
     *_, last = lines(progress, [1, 2, 6])
     assert last == (
         "trial 6/40  generation 1  best 0.505 ± 0.012  6,600 questions  0.80 s/trial  27 s left"
@@ -45,16 +55,45 @@ def test_the_line_has_the_best_score_the_questions_and_the_remaining_time() -> N
 
 
 def test_several_workers_are_counted() -> None:
-    progress = Progress(Console(file=io.StringIO()), 40, 4, lambda: 3)
+    progress = Progress(terminal(200), 40, 4, lambda: 3)
     assert "  3 workers  " in lines(progress, [1, 2])[-1]
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 def test_the_line_fits_the_terminal_and_keeps_what_matters(width: int) -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=width)
-    *_, last = lines(Progress(console, 4_000, 15, lambda: 8), [1, 2, 1_000])
+    *_, last = lines(Progress(terminal(width), 4_000, 15, lambda: 8), [1, 2, 1_000])
     assert len(last) <= max(width, 60)
     assert last.startswith("trial 1000/4000  ")
     assert "best 1.499 ± 0.012" in last
     assert last.endswith(" left")
     assert ("8 workers" in last) == (width > 40)
+
+
+def test_the_time_of_baselines_does_not_enter_the_pace_of_trials() -> None:
+    progress = Progress(terminal(200), 40, 4)
+    baselines = [baseline(n) for n in range(6)]
+    with progress:
+        for count in range(1, 7):
+            progress.on_trials(baselines[:count])
+        assert progress._line == "baseline 6  2.00 s/trial"
+        for count in range(1, 4):
+            progress.on_trials([*baselines, *(record(n + 6) for n in range(count))])
+            assert f"trial {count}/40" in progress._line
+            assert "  2.00 s/trial  " in progress._line
+            assert progress._line.endswith(f"  {duration(2 * (40 - count))} left")
+
+
+def test_without_a_terminal_a_line_is_logged_once_a_generation(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked = []
+    progress = Progress(Console(file=io.StringIO()), 40, 4, lambda: len(asked.append(1) or asked))
+    with caplog.at_level("INFO"), progress:
+        for count in range(1, 13):
+            progress.on_trials([record(n) for n in range(count)])
+    assert [r.message.split("  ")[0] for r in caplog.records] == [
+        "trial 4/40",
+        "trial 8/40",
+        "trial 12/40",
+    ]
+    assert len(asked) == 3, "the workers are counted for a line that is logged, not for each trial"
