@@ -12,7 +12,12 @@ from study.cli.options import ConfigPath, TaskFolders
 from study.cli.session import start_logging
 
 Gpu = Annotated[
-    str, typer.Option("--gpu", help="h200, h100, a100, l40s, 4090, l4, or a size such as 24GB")
+    str | None,
+    typer.Option(
+        "--gpu",
+        help="h200, h100, a100, l40s, 4090, l4, or a size such as 24GB; by default the GPU of this "
+        "machine, or an h100",
+    ),
 ]
 HostMemory = Annotated[
     float,
@@ -26,7 +31,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 def plan(
     config: ConfigPath,
-    gpu: Gpu = "h100",
+    gpu: Gpu = None,
     host_memory: HostMemory = 128.0,
     workers: Workers = 1,
     as_json: AsJson = False,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from objectives.errors import EngineError
+from objectives.files.units import size_text
 from objectives.merge.mergekit_methods import work_bytes
 from objectives.merge.stores import largest, size
 from objectives.models.sources import Sources
@@ -77,13 +78,12 @@ class Sizes:
             *([("mergekit's arithmetic", self.work)] if self.work else []),
             ("CUDA and vLLM", _CONTEXT),
         ]
-        lines = [f"  {name:<28} {bytes_ / GB:6.2f} GB" for name, bytes_ in rows]
+        lines = [f"  {name:<28} {size_text(bytes_):>10}" for name, bytes_ in rows]
         for residence in RESIDENCES:
             need, locked = self.on_device(residence), self.on_host(residence)
-            lines.append(
-                f"  sources {residence:<20} {need / GB:6.2f} of {device / GB:.2f} GB on the device,"
-                f" {locked / GB:.2f} of {host / GB:.2f} GB on the host"
-            )
+            on_device = f"{size_text(need):>10} of {size_text(device)} on the device"
+            on_host = f"{size_text(locked)} of {size_text(host)} on the host"
+            lines.append(f"  sources {residence:<20} {on_device}, {on_host}")
         return "\n".join(lines)
 
     def choose_residence(self, requested: str, device: int, host: int) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from objectives.errors import ExportError
 from objectives.files.atomic_files import written_beside
+from objectives.files.units import size_text
 
 from .manifest import EXPORTING, check_replaceable, recorded, remove
 
@@ -106,14 +107,9 @@ def _check_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < size:
         raise ExportError(
-            f"{parent} has {_size_text(free)} of free space, but the merge needs "
-            f"{_size_text(size)}; free some space, or choose a folder on another disk"
+            f"{parent} has {size_text(free)} of free space, but the merge needs "
+            f"{size_text(size)}; free some space, or choose a folder on another disk"
         )
-
-
-def _size_text(count: int) -> str:
-    """Return a number of bytes in GB, or in MB if it is small."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
 
 
 def _replace(part: Path, out: Path, overwrite: bool) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from objectives.files.units import count_text
 from objectives.models.locate import parts_of
 from study.config.errors import ConfigError
 from study.config.load import load_config
@@ -53,8 +54,8 @@ def write_study(
     result = draft(_name(out), named, family, inspected, folder)
     setup = _written(study_text(result), out)
     say(
-        f"{family.architecture}, {family.layers} layers, {family.parameters / 1e9:.2f}e9 weights "
-        f"each, on {family.device}"
+        f"{family.architecture}, {family.layers} layers, "
+        f"{count_text(family.parameters)} parameters each, on {family.device}"
     )
     say("\n".join([f"wrote {out}:", *reasons(result)]))
     return setup

@@ -13,7 +13,9 @@ GB = 1e9
 class Hardware:
     """The machine of an estimate; `host_memory` is the bytes that all its workers share."""
 
-    gpu: str
+    gpu: str | None
+    """A name of `study.planning.cost.CARDS`, or a memory size such as 24GB; None is the GPU of this
+    machine, or an h100 if it has none."""
     host_memory: float
     workers: int
 
@@ -80,6 +82,10 @@ class Estimate:
 
     search: SearchSize
     hardware: Hardware
+    gpu: str
+    """The GPU that the estimate is for."""
+    is_assumed: bool
+    """Whether the machine has no GPU and none was named."""
     gpus: int
     """The GPUs of all workers."""
     memory: str
@@ -91,6 +97,14 @@ class Estimate:
     def warnings(self) -> list[str]:
         return [
             *self.search.warnings,
+            *(
+                [
+                    f"this machine has no GPU: memory and time are those of an {self.gpu} (see "
+                    "--gpu); on a CPU, the progress of a run shows the time left after some trials"
+                ]
+                if self.is_assumed
+                else []
+            ),
             *([] if self.time else ["the study does not fit this hardware"]),
         ]
 
@@ -99,7 +113,7 @@ class Estimate:
         return {
             **asdict(self.search),
             "warnings": self.warnings,
-            "gpu": self.hardware.gpu,
+            "gpu": self.gpu,
             "workers": self.hardware.workers,
             "gpus": self.gpus,
             "memory": self.memory,

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from objectives.errors import ExportError
+from objectives.files.units import size_text
 from study.config.study import StudyConfig
 
 from .merge_size import merged_bytes
@@ -40,9 +41,9 @@ def check_room(config: StudyConfig) -> None:
     size = merged_bytes(config.genome.base_model or config.genome.models[0], config.folder)
     if size is not None and free < size:
         log.warning(
-            "%s has %.2f GB of free space, and the final merge takes %.2f GB: free some space "
+            "%s has %s of free space, and the final merge takes %s: free some space "
             "before the study ends, or export the merge to another disk with study.export",
-            *(folder.absolute(), free / 1e9, size / 1e9),
+            *(folder.absolute(), size_text(free), size_text(size)),
         )
 
 

@@ -3,7 +3,11 @@
 It reads headers and question files only; no weights and no GPU.
 """
 
+import dataclasses
 import math
+import re
+
+import torch
 
 from objectives.engines.memory import (
     ROW_TOKENS,
@@ -13,6 +17,7 @@ from objectives.engines.memory import (
     sizes_of_gradient,
 )
 from objectives.errors import EngineError
+from objectives.files.units import count_text, size_text
 from objectives.scoring import QuestionSet
 from objectives.tasks.task import WholeTask
 from study.config.errors import ConfigError
@@ -26,6 +31,8 @@ from . import cost
 from .cost import CARDS, Card, Tokens
 from .data import GB, Estimate, Hardware, SearchSize, TimeEstimate
 
+_DEFAULT_GPU = "h100"
+"""The GPU of an estimate if the machine has none."""
 _MAX_HOST_MEMORY = 1e15
 _MAX_SEQUENCES = 1024
 """Prompts that an engine computes at a time, at most."""
@@ -41,7 +48,8 @@ def estimate(config: StudyConfig, hardware: Hardware) -> Estimate:
             f"--host-memory {hardware.host_memory / GB:g}: must be at most "
             f"{_MAX_HOST_MEMORY / GB:g}"
         )
-    card = _card(hardware.gpu)
+    own = this_gpu()
+    card = _card(hardware.gpu) if hardware.gpu else own or CARDS[_DEFAULT_GPU]
     setup = build(config, check_values=False)
     setup.check_filters()
     search = _search_size(setup, hardware.workers)
@@ -54,7 +62,20 @@ def estimate(config: StudyConfig, hardware: Hardware) -> Estimate:
     else:
         time = _time(setup, search, needed, place, card, hardware.workers)
     gpus = hardware.workers * needed.gpus
-    return Estimate(search, hardware, gpus, needed.table(device, host), time)
+    is_assumed = hardware.gpu is None and own is None
+    return Estimate(search, hardware, card.name, is_assumed, gpus, needed.table(device, host), time)
+
+
+def this_gpu() -> Card | None:
+    """Return this machine's first GPU, or None if it has none. One that is not in `CARDS` is
+    named by its memory, as in `24GB`, and has the rates of an L4."""
+    if not torch.cuda.is_available():
+        return None
+    words = re.split("[ -]", torch.cuda.get_device_name().lower())
+    memory = float(torch.cuda.get_device_properties().total_memory)
+    known = (card for name, card in CARDS.items() if name in words)
+    card = next(known, None) or _card(f"{max(1, round(memory / GB))}GB")
+    return dataclasses.replace(card, memory=memory)
 
 
 def _search_size(setup: Setup, workers: int) -> SearchSize:
@@ -168,11 +189,11 @@ def _time(
         place,
         tokens,
         [
-            f"score: 2 x {weights / 1e9:.2f}e9 weights x {sampled} tokens at "
+            f"score: 2 x {count_text(weights)} weights x {count_text(sampled)} tokens at "
             f"{2 * weights * sampled / scoring(sampled) / 1e12:.0f} TFLOP/s = "
             f"{scoring(sampled):.2f} s",
-            f"merge and load: {sum(needed.sources.values()) / GB:.1f} GB of sources "
-            f"({place}), {needed.gpus * needed.model / GB:.1f} GB of model, {method} = "
+            f"merge and load: {size_text(sum(needed.sources.values()))} of sources "
+            f"({place}), {size_text(needed.gpus * needed.model)} of model, {method} = "
             f"{merging:.2f} s",
         ],
         finals,

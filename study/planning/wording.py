@@ -8,15 +8,17 @@ from .data import Estimate, TimeEstimate
 
 def estimate_text(estimate: Estimate) -> str:
     """Return an estimate as text of several lines."""
-    gpu = estimate.hardware.gpu
+    gpu = estimate.gpu
     lines = [_search_line(estimate), *_verdict_lines(estimate)]
-    lines += [f"memory on {gpu}:", estimate.memory]
-    if estimate.time is not None:
-        lines += _token_lines(estimate.time)
+    time = estimate.time
+    if time is not None:
         lines.append(
-            f"expected time on {estimate.gpus} x {gpu} (sources: {estimate.time.sources}):"
+            f"expected time on {estimate.gpus} x {gpu}: {duration(time.seconds)}, "
+            f"{time.seconds_a_trial:.2f} s for each trial"
         )
-        lines += _time_lines(estimate.time)
+    lines += [f"memory on {gpu}:", estimate.memory]
+    if time is not None:
+        lines += [*_token_lines(time), f"time (sources: {time.sources}):", *_time_lines(time)]
     lines += [f"warning: {text}" for text in estimate.warnings]
     return "\n".join(lines)
 
@@ -41,9 +43,9 @@ def _verdict_lines(estimate: Estimate) -> list[str]:
     if search.detectable_lead is None:
         return []
     return [
-        f"{search.held_out_questions:,} held-out questions show a lead of "
-        f"{100 * search.detectable_lead:.1f} points over a parent in {POWER:.0%} of studies, if "
-        "the two answer a third of them differently"
+        f"held-out questions: {search.held_out_questions:,}, which detect a lead of "
+        f"{100 * search.detectable_lead:.1f} points over a parent with a probability of "
+        f"{POWER:.0%} (assumed: a third of the answers differ)"
     ]
 
 
@@ -63,5 +65,4 @@ def _time_lines(time: TimeEstimate) -> list[str]:
         *(f"  {line}" for line in time.arithmetic),
         f"  after the search: {time.search_merges} merges on all search questions, "
         f"{time.held_out_merges} on all held-out questions = {time.seconds_in_the_end:.0f} s",
-        f"  {time.seconds_a_trial:.2f} s per trial, {duration(time.seconds)} in total",
     ]

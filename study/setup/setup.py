@@ -12,6 +12,7 @@ from objectives.derivatives.variables import without_derivative
 from objectives.engines.host_memory import available
 from objectives.engines.memory import indivisible, numbers
 from objectives.errors import SourceError, TaskError
+from objectives.files.units import size_text
 from objectives.models.locate import absolute_reference
 from objectives.models.sources import Sources
 from objectives.scoring import QuestionSet
@@ -204,7 +205,7 @@ def _check_size(parameters: int, population: int) -> None:
     if needed > free:
         raise ConfigError(
             f"genome: {parameters} parameters and a population of {population} need "
-            f"{needed / 1e9:.0f} GB of memory, but {free / 1e9:.0f} GB are free: raise "
+            f"{size_text(needed)} of memory, but {size_text(free)} are free: raise "
             "layer_granularity, or use fewer models, fewer filters or a smaller population"
         )
 
@@ -238,4 +239,4 @@ def _questions(
 
 def _gigabytes(sources: Sources) -> str:
     paths = [path for c in sources.checkpoints.values() for path in c.paths]
-    return f"{sum(path.stat().st_size for path in paths) / 1e9:.2f} GB"
+    return size_text(sum(path.stat().st_size for path in paths))

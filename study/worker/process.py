@@ -13,6 +13,7 @@ from pathlib import Path
 
 from objectives.engines.host_memory import available
 from objectives.engines.vllm.settings import MEMORY_LOGGER
+from objectives.files.units import size_text
 from study.cli.boundary import install_handlers
 from study.cli.interrupts import Interrupted, Interrupts
 from study.cli.options import RunOptions
@@ -66,8 +67,8 @@ def check_workers(count: int) -> None:
         )
     if count * _MIN_MEMORY > free:
         raise ConfigError(
-            f"--workers {count}: {free / 1e9:.1f} GB of memory are free, and each worker needs "
-            f"{_MIN_MEMORY / 1e9:.1f} GB and its models; the maximum is {free // _MIN_MEMORY}"
+            f"--workers {count}: {size_text(free)} of memory are free, and each worker needs "
+            f"{size_text(_MIN_MEMORY)} and its models; the maximum is {free // _MIN_MEMORY}"
         )
 
 

@@ -4,14 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from study.config.errors import ConfigError
 from study.config.load import load_config
 from study.planning.data import GB, Hardware
-from study.planning.estimate import estimate
+from study.planning.estimate import estimate, this_gpu
 from study.planning.wording import estimate_text
 from study.search.jobs import final_roles
 from tests.support.paths import DEMO, ROOT
@@ -86,7 +88,8 @@ def test_a_plan_says_which_lead_the_held_out_questions_can_show(tmp_path: Path) 
     data = estimate_json("24GB")
     assert data["held_out_questions"] == 1309
     lead = data["detectable_lead"]
-    assert f"a lead of {100 * lead:.1f} points over a parent in 80% of studies" in plan().stdout
+    text = f"a lead of {100 * lead:.1f} points over a parent with a probability of 80%"
+    assert text in plan().stdout
 
     pairs = [(c, 4) for c in range(4)]  # as many contenders as the demo has, and one parent
     shares = [0.7 + lead] * 4 + [0.7]
@@ -147,6 +150,37 @@ def test_a_plan_shows_its_arithmetic_and_its_warnings() -> None:
     assert "weights x" in text
     assert "after the search: 3 merges on all search questions, 8 on all held-out questions" in text
     assert "warning: 8 generations are few" in text
+
+
+def test_a_plan_without_a_gpu_says_which_one_it_assumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, hardware = load_config(DEMO / "study.yaml"), Hardware(None, 128 * GB, 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "this machine has no GPU" in estimate(config, hardware).warnings[-1]
+    assert "memory on h100:" in estimate_text(estimate(config, hardware))
+    named = estimate(config, Hardware("l4", 128 * GB, 1))
+    assert not any("no GPU" in warning for warning in named.warnings)
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-40GB", "a100"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L40", "48GB"),
+        ("NVIDIA GeForce RTX 4090", "4090"),
+    ],
+)
+def test_a_plan_is_for_the_gpu_of_the_machine(
+    device: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: device)
+    properties = SimpleNamespace(total_memory=48_000_000_000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
+    card = this_gpu()
+    assert card is not None
+    assert (card.name, card.memory) == (name, 48e9)
 
 
 def test_an_unknown_gpu_is_refused() -> None:
