@@ -107,7 +107,8 @@ def store_or_check_fingerprint(
         lines = "\n".join(f"  {line}" for line in differences)
         raise StudyMismatch(
             f"the stored study {name} was created with different settings, so it cannot be "
-            f"resumed:\n{lines}\nrestore these settings, or choose another study.name"
+            f"resumed:\n{lines}\nrestore these settings, or choose another study.name; "
+            f"study.start_from: {name} begins a new study of the same genome where this one ended"
         )
 
 

@@ -181,8 +181,8 @@ class SearchRules:
         count, soft = self.questions.questions, self.config.search.soft
         if self.by_gradient:
             batch, learned = self.batch, self.learned_questions
-            others = f"; the other {count - learned} are for validation" if count > learned else ""
-            return f"a step follows the gradient of {batch} of {learned} questions{others}"
+            others = f"; {count - learned} others are for validation" if count > learned else ""
+            return f"each step follows the gradient of {batch} questions of {learned}{others}"
         part = f"{100 * self.share:.3g}% of " if self.sampled else ""
         share = "" if soft == 1 else f"{100 * soft:.3g}% the "
         by = f"{share}probability of right answers" if soft else "score"

@@ -43,11 +43,27 @@ def log_start(setup: Setup, url: str, records: Sequence[TrialRecord], population
     config, finished = setup.config, len(SearchState.of(records).finished)
     verb = "resuming" if records else "starting"
     log.info("%s study %s in %s", verb, config.name, redacted(url))
+    by_gradient = setup.rules.by_gradient
     log.info(
-        "%d of %d search trials finished, %d parameters, population %d; %s",
-        *(finished, config.study.trials, len(setup.genome.space), population),
+        "%d of %d %s finished, %d parameters, %s%s",
+        *(finished, config.study.trials, "steps" if by_gradient else "search trials"),
+        len(setup.genome.space),
+        "" if by_gradient else f"population {population}; ",
         setup.rules.ranking_text,
     )
+    if finished >= config.study.trials > 0:
+        log.info("the search is complete; %s", _how_to_go_on(setup))
+
+
+def _how_to_go_on(setup: Setup) -> str:
+    """Return how a study whose search is complete can be extended."""
+    config = setup.config
+    if setup.rules.by_gradient and config.study.trials >= config.max_trials:
+        return (
+            "its learning rate has fallen to 0: for more steps, start a study of another name with "
+            f"study.start_from: {config.name}"
+        )
+    return "to extend it, raise study.trials"
 
 
 @contextlib.contextmanager
