@@ -40,6 +40,7 @@ from study.report import _report
 from study.reporting.answer_changes import Example, NeverRight, Selection
 from study.reporting.data import ReportData, _merge_parameters, report_data
 from study.reporting.page import pictures, render, write_report
+from study.reporting.provenance import provenance
 from study.search.contenders import contenders, count_contenders
 from study.search.genome import recipe_of
 from study.search.jobs import Jobs
@@ -371,6 +372,15 @@ def test_the_page_names_its_date_the_version_the_models_and_the_command(whole: S
     for model in yaml.safe_load(whole.config.read_text())["genome"]["models"]:
         assert model in page
     assert f"python -m study.run {whole.config}" in page
+
+
+def test_the_command_names_another_database_without_its_password(
+    whole: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(whole.folder)
+    assert provenance(whole.setup, whole.url).command == f"python -m study.run {whole.config}"
+    command = provenance(whole.setup, "postgresql+psycopg2://me:secret@host/db").command
+    assert command.endswith("--storage 'postgresql+psycopg2://me:***@host/db'")
 
 
 def test_the_counts_of_the_report_follow_from_the_stored_answers(whole: Study) -> None:
