@@ -56,10 +56,11 @@ def losses(data: ReportData) -> str:
 def best_so_far(data: ReportData) -> str:
     best = data.scores.best_so_far()
     levels = [f"{name} {value:.3f}" for name, value in data.scores.levels().items()]
-    return (
+    text = (
         f"Scatter chart of the scores of {len(best)} search trials. The best score so far rises "
-        f"from {best[0]:.3f} to {best[-1]:.3f}. For comparison: {_listed(levels)}."
+        f"from {best[0]:.3f} to {best[-1]:.3f}."
     )
+    return f"{text} For comparison: {_listed(levels)}." if levels else text
 
 
 def population(data: ReportData) -> str:
