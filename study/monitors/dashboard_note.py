@@ -1,6 +1,5 @@
 """Updates the study's note and figures on the dashboard."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +13,7 @@ from storage.database.url import redacted
 from storage.studies import stored_verdict
 from storage.trials import TrialRecord
 from study.cli.escaping import Markdown, markdown, markdown_code, printable
+from study.cli.run_command import run_command
 from study.search.genome import Genome, recipe_of
 from study.search.state import SearchState, best_merge
 from study.setup.setup import Setup
@@ -104,11 +104,6 @@ def note(
     genome, config = setup.genome, setup.config
     state = SearchState.of(records, population)
     top = best_merge(records)
-    words = ["python", "-m", "study.run", str(config.file), "--storage", redacted(url)]
-    words += ["--trials", str(config.trials_override)] if config.trials_override else []
-    words += [
-        word for folder in config.task_folders for word in ("--task-search-path", str(folder))
-    ]
     return _NOTE.render(
         name=config.name,
         parameters=len(genome.space),
@@ -126,7 +121,7 @@ def note(
         verdict=verdict,
         best=top,
         **(_table(recipe_of(top, genome), genome) if top else {}),
-        command=Markdown(printable(shlex.join(words))),
+        command=Markdown(printable(run_command(config, redacted(url)))),
     )
 
 

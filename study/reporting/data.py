@@ -20,6 +20,7 @@ from study.verdict.judge import Judgement
 from study.verdict.scoreboard import ScoredContender
 
 from .answer_changes import AnswerChanges, NeverRight, changes_by_task, never_right
+from .provenance import Provenance, provenance
 from .search_statistics import Distribution, TimeSpent, convergence, importance, time_spent
 
 _BOUND_MARGIN = 0.01
@@ -69,6 +70,7 @@ class ReportData:
 
     study: str
     identity: str | None
+    provenance: Provenance
     method: str
     models: Sequence[str]
     base: str | None
@@ -103,6 +105,7 @@ class ReportData:
         return {
             "study": self.study,
             "identity": self.identity,
+            "provenance": asdict(self.provenance),
             "method": self.method,
             "models": list(self.models),
             "base": self.base,
@@ -136,6 +139,7 @@ def report_data(
     return ReportData(
         study=setup.config.name,
         identity=study_identity(trials.database, trials.study),
+        provenance=provenance(setup, trials.database.url),
         method=setup.config.genome.merge_method,
         models=setup.genome.models,
         base=setup.genome.base,

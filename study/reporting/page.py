@@ -3,17 +3,18 @@
 import base64
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.figure import Figure
 
 from objectives.errors import ExportError
 from study.cli.escaping import for_template
 from study.verdict.wording import points
 
-from . import search_figures, verdict_figures
+from .charts import CHARTS, Section
 from .data import ReportData
 from .style import png, style
 
@@ -26,40 +27,19 @@ _PAGES = Environment(
     lstrip_blocks=True,
     finalize=for_template,
 )
-_FIGURES: Mapping[str, tuple[Callable[[ReportData], Figure | None], str]] = {
-    "held-out": (
-        verdict_figures.held_out,
-        "Scores on the held-out questions, which the search never used.",
-    ),
-    "differences": (
-        verdict_figures.differences,
-        "95% intervals, which also hold for a merge that these questions selected.",
-    ),
-    "losses": (
-        search_figures.losses,
-        "Grey: each batch. The dotted line is the checkpoint with the lowest loss on the questions "
-        "that no batch contains; the distance between the lines is what the ascent overfits.",
-    ),
-    "best-so-far": (
-        search_figures.best_so_far,
-        "The highest of many noisy scores overstates the quality of the merge.",
-    ),
-    "population": (
-        search_figures.population,
-        "The trials that CMA-ES proposed, generation by generation.",
-    ),
-    "tasks": (search_figures.tasks, "Scores on the search questions."),
-    "merge": (verdict_figures.merge, "The parameters of each model, block by block."),
-    "importance": (search_figures.importance, "Computed from the search trials."),
-    "convergence": (
-        search_figures.convergence,
-        "Where each generation was sampled or each step began, replayed from the stored trials.",
-    ),
-    "time": (search_figures.time, "Medians of each generation; the table below has the totals."),
-}
-"""The function and the caption of each figure, in the order of the page."""
-PICTURES = frozenset(f"{name}.png" for name in _FIGURES)
+PICTURES = frozenset(f"{name}.png" for name in CHARTS)
 """Names of the files that figures are written to."""
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """A figure of the page."""
+
+    section: Section
+    data: str
+    """The PNG in base64."""
+    alt: str
+    caption: str
 
 
 def write_report(data: ReportData, folder: Path, rewrite: bool = False) -> Path:
@@ -76,30 +56,35 @@ def write_report(data: ReportData, folder: Path, rewrite: bool = False) -> Path:
         for name, image in images.items():
             _write(folder / f"{name}.png", image)
         for old in folder.glob("*.png"):
-            if old.stem in _FIGURES and old.stem not in images:
+            if old.stem in CHARTS and old.stem not in images:
                 old.unlink()
-        _write(page, render(data, images).encode())
+        _write(page, render(data, images, datetime.now(UTC)).encode())
         _write(folder / DATA_FILE, text.encode())
     except OSError as error:
         raise ExportError(f"cannot write the report to {folder}: {error}") from None
     return page
 
 
-def render(data: ReportData, images: Mapping[str, bytes]) -> str:
-    """Return the page with these figures, PNGs by name, embedded in it."""
-    embedded = {
-        name: (base64.b64encode(image).decode(), _FIGURES[name][1])
+def render(data: ReportData, images: Mapping[str, bytes], written: datetime) -> str:
+    """Return the page, dated `written`, with these figures, PNGs by name, embedded in it."""
+    embedded = [
+        _Embedded(
+            CHARTS[name].section,
+            base64.b64encode(image).decode(),
+            CHARTS[name].describe(data),
+            CHARTS[name].caption,
+        )
         for name, image in images.items()
-    }
+    ]
     return _PAGES.get_template("report.html").render(
-        report=data, verdict=data.verdict, images=embedded, points=points
+        report=data, verdict=data.verdict, images=embedded, points=points, written=written
     )
 
 
 def pictures(data: ReportData) -> dict[str, bytes]:
     """Return the figures that have something to show, PNGs by name, in the order of the page."""
     with style():
-        figures = {name: draw(data) for name, (draw, _) in _FIGURES.items()}
+        figures = {name: chart.draw(data) for name, chart in CHARTS.items()}
         return {name: png(figure) for name, figure in figures.items() if figure is not None}
 
 

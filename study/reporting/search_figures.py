@@ -128,7 +128,7 @@ def importance(data: ReportData) -> Figure | None:
     names, values = [short(name, 34) for name, _ in top], [value for _, value in top]
     axes.barh(range(len(top)), values[::-1], color=BLUE, height=0.65)
     axes.set_yticks(range(len(top)), names[::-1], fontsize=8.5)
-    axes.set_xlabel("share in what distinguishes the best tenth of the trials")
+    axes.set_xlabel("share in what distinguishes the best tenth of trials")
     return figure
 
 

@@ -8,11 +8,12 @@ import contextlib
 import io
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -83,6 +84,22 @@ def whole_numbers(axes: Axes, label: str) -> None:
 def cycled(count: int) -> list[str]:
     """Return this many colours, repeated if there are more than COLOURS."""
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def legible_on(background: Sequence[float]) -> str:
+    """Return the colour of a text on this background, INK or white: the one with the higher
+    contrast ratio (WCAG 2.2)."""
+    under, ink, white = (_luminance(colour) + 0.05 for colour in (background, INK, "white"))
+    return INK if under / ink > white / under else "white"
+
+
+def _luminance(colour: Any) -> float:
+    """Return the relative luminance of a colour (WCAG 2.2)."""
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+        for part in to_rgb(colour)
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def wrapped(name: str, width: int) -> str:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .data import ReportData
-from .style import BLUE, GREY, INK, MAX_LABELS, WIDTH, new_figure, short, wrapped
+from .style import BLUE, GREY, INK, MAX_LABELS, WIDTH, legible_on, new_figure, short, wrapped
 
 
 def held_out(data: ReportData) -> Figure | None:
@@ -103,8 +103,7 @@ def merge(data: ReportData) -> Figure | None:
         axes.spines[:].set_visible(False)
         if values.shape[1] <= MAX_LABELS:
             for (y, x), value in np.ndenumerate(values):
-                dark = (abs(value) if signed else value) > 0.6 * limits[1]
-                colour = "white" if dark else INK
+                colour = legible_on(image.to_rgba(value))
                 axes.text(x, y, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
         else:
             figure.colorbar(image, ax=axes)

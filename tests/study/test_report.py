@@ -10,6 +10,7 @@ import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from study.report import _report
 from study.reporting.answer_changes import Example, NeverRight, Selection
 from study.reporting.data import ReportData, _merge_parameters, report_data
 from study.reporting.page import pictures, render, write_report
+from study.reporting.provenance import provenance
 from study.search.contenders import contenders, count_contenders
 from study.search.genome import recipe_of
 from study.search.jobs import Jobs
@@ -48,6 +50,7 @@ from study.verdict.judge import PREFERENCE, Judgement, judge
 from tests.support.commands import command
 from tests.support.json_keys import key_paths
 from tests.support.paths import DEMO, ROOT
+from tests.support.reports import WRITTEN
 
 TRIALS, POPULATION = 8, 4
 
@@ -327,7 +330,7 @@ def test_a_missing_task_is_named_and_leaves_the_weighted_score_empty(
     assert any("on the search questions of retrieval" in text for text in judgement.lacking)
     assert of_role(judgement, "best").cells(judgement.tasks)[1:] == ["- / -", "- / -", "-"]
     data = study.data()
-    page = render(data, pictures(data))
+    page = render(data, pictures(data), WRITTEN)
     assert "No score for: best trial" in page
 
 
@@ -349,7 +352,7 @@ def test_the_page_is_one_file_with_its_figures_beside_it(whole: Study) -> None:
     folder = whole.folder / "runs" / "demo" / "report"
     page = (folder / "index.html").read_text()
     assert whole.judged().sentence.replace("'", "&#39;") in page
-    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     assert "url(" not in page
     drawn = {path.stem for path in folder.glob("*.png")}
     assert drawn == {
@@ -358,6 +361,26 @@ def test_the_page_is_one_file_with_its_figures_beside_it(whole: Study) -> None:
     }
     assert page.count("data:image/png;base64,") == len(drawn)
     assert len(page) < 1_500_000
+
+
+def test_the_page_names_its_date_the_version_the_models_and_the_command(whole: Study) -> None:
+    data = whole.data()
+    assert data.provenance.version == version("merge-study")
+    page = " ".join(render(data, {}, WRITTEN).split())
+    assert 'datetime="2026-01-02T03:04:05+00:00">2026-01-02 03:04 UTC</time>' in page
+    assert f"by merge-study {data.provenance.version}" in page
+    for model in yaml.safe_load(whole.config.read_text())["genome"]["models"]:
+        assert model in page
+    assert f"python -m study.run {whole.config}" in page
+
+
+def test_the_command_names_another_database_without_its_password(
+    whole: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(whole.folder)
+    assert provenance(whole.setup, whole.url).command == f"python -m study.run {whole.config}"
+    command = provenance(whole.setup, "postgresql+psycopg2://me:secret@host/db").command
+    assert command.endswith("--storage 'postgresql+psycopg2://me:***@host/db'")
 
 
 def test_the_counts_of_the_report_follow_from_the_stored_answers(whole: Study) -> None:
@@ -395,7 +418,7 @@ def test_the_page_says_how_many_parameters_are_at_a_bound(whole: Study) -> None:
     params = inside | {low: space[low].low, high: space[high].high}
     merge = _merge_parameters(replace(final.contender.record, params=params), whole.setup.genome)
     assert (merge.at_bound, merge.searched) == (2, len(space))
-    page = " ".join(render(replace(whole.data(), merge=merge), {}).split())
+    page = " ".join(render(replace(whole.data(), merge=merge), {}, WRITTEN).split())
     assert "2 of 48 parameters of the final merge are at an end of their range" in page
 
 
@@ -406,7 +429,7 @@ def test_the_page_escapes_names_and_questions(whole: Study) -> None:
         study="<script>alert(1)</script>",
         never_right=NeverRight(1, {"multiple_choice": selection}),
     )
-    page = render(data, {})
+    page = render(data, {}, WRITTEN)
     assert "<script>" not in page
     assert "&lt;b&gt;&amp;" in page
 
@@ -415,7 +438,14 @@ def test_the_page_escapes_names_and_questions(whole: Study) -> None:
 
 KEYS = json.loads((ROOT / "tests" / "stored" / "keys.json").read_text())
 """The keys of the documents that version 0.1.0 wrote."""
-ADDED = {"report": {"cut_off", "merge.at_bound", "merge.searched"}, "status": {"cut_off"}}
+ADDED = {
+    "report": {
+        *("cut_off", "merge.at_bound", "merge.searched"),
+        *("provenance", "provenance.version", "provenance.command"),
+        *("provenance.models", "provenance.models.label", "provenance.models.reference"),
+    },
+    "status": {"cut_off"},
+}
 """The keys that later versions have added."""
 MAY_BE_EMPTY = ("flips.tasks.", "never_right.tasks.", "verdict.parents_ensemble.")
 

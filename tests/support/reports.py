@@ -1,17 +1,23 @@
 """A verdict and a report in which all names and all scores are equal."""
 
+from datetime import UTC, datetime
+
 import numpy as np
 
 from objectives.scoring import Scores, TaskScores
 from storage.trials import TrialRecord, TrialState
 from study.reporting.answer_changes import Example, NeverRight, Selection
 from study.reporting.data import MergeParameters, QuestionCounts, ReportData, TrialCounts
+from study.reporting.provenance import ModelReference, Provenance
 from study.reporting.search_statistics import TimeSpent
 from study.search.contenders import Contender, Role
 from study.search.history import BaselineScore, ScoreHistory
 from study.verdict.comparison import Comparison
 from study.verdict.judge import Judgement
 from study.verdict.scoreboard import ScoredContender
+
+WRITTEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+"""The date of a page."""
 
 
 def scored(name: str, value: float, role: Role = "parent") -> ScoredContender:
@@ -37,6 +43,7 @@ def report(name: str, value: float = 0.5) -> ReportData:
     return ReportData(
         study=name,
         identity="0",
+        provenance=Provenance("1.2.3", f"python {name}", [ModelReference(name, name)]),
         method=name,
         models=models,
         base=name,

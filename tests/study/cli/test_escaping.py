@@ -30,7 +30,7 @@ from study.reporting.page import pictures, render
 from study.reporting.search_figures import importance, tasks
 from study.reporting.verdict_figures import differences, held_out, merge
 from study.verdict.scoreboard import table
-from tests.support.reports import report, scored
+from tests.support.reports import WRITTEN, report, scored
 
 NAMES = [
     *("mc[/b]", "[red]x[/red]", "a|b", "<script>alert(1)</script>", "a\nb", "---", "\x1b[31mred"),
@@ -137,13 +137,15 @@ def test_a_name_adds_no_markup_to_a_model_card(name: str) -> None:
 
 # Pages and figures
 
+IMAGES = dict.fromkeys(("held-out", "differences", "tasks", "merge", "importance"), b"")
+
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_adds_no_markup_to_the_report(name: str) -> None:
-    page = render(report(name), {})
+    page, plain = (render(report(n), IMAGES, WRITTEN) for n in (name, "plain"))
     page.encode()
     assert not CONTROLS - {"\n"} & {*page}
-    assert [t for t in Tags(page).tags if t != "wbr"] == Tags(render(report("plain"), {})).tags
+    assert [t for t in Tags(page).tags if t != "wbr"] == Tags(plain).tags
     assert printable(name) in Tags(page).text
 
 
