@@ -336,7 +336,7 @@ def test_validation_is_mentioned_only_if_questions_are_left_for_it(
         build(load_config(path), check_values=False)
     path = tiny_study(tmp_path, family, questions=1, search={"batch": 1})
     setup = build(load_config(path), check_values=False)
-    assert setup.rules.ranking_text == "a step follows the gradient of 1 of 1 questions"
+    assert setup.rules.ranking_text == "each step follows the gradient of 1 questions of 1"
 
 
 def test_an_ascent_starts_at_a_model(family: dict[str, Path], tmp_path: Path) -> None:
