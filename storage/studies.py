@@ -138,7 +138,7 @@ def find_study(storage: Database, name: str, besides: str | None = None) -> optu
         )
     raise StorageError(
         f"study {name} in {redacted(storage.url)} has no trials: it was not created by "
-        "merge-study, or python -m study.run has not started it yet"
+        "merge-study, or its run has not started a trial yet"
     )
 
 

@@ -9,6 +9,7 @@ from study.cli.address_space import check_address_space
 from study.cli.boundary import main
 from study.cli.escaping import say
 from study.cli.interrupts import Interrupts
+from study.cli.invocation import invocation
 from study.cli.session import start_logging
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _init(inputs: list[str], base: str | None, out: Path, ask: bool) -> None:
     setup = write_study(models, files, base, out, say)
     if ask:
         _ask(setup)
-    say(f"next: python -m study.plan {out}, then python -m study.run {out}")
+    say(f"next: {invocation('plan', [str(out)])}, then {invocation('run', [str(out)])}")
 
 
 def _ask(setup: "Setup") -> None:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import typer
 from study.cli.address_space import check_address_space
 from study.cli.boundary import main
 from study.cli.interrupts import Interrupted, Interrupts
+from study.cli.invocation import invocation
 from study.cli.options import ConfigPath, RunOptions, StorageUrl, TaskFolders, Wandb
 from study.cli.session import log_console, start_logging
 
@@ -169,14 +169,14 @@ def _without_password(url: str) -> str:
 
 
 def _command(config: Path, options: Mapping[str, object]) -> str:
-    words = ["python", "-m", "study.run", str(config)]
+    words = [str(config)]
     for name, value in options.items():
         if value is True:
             words.append(name)
         else:
             values = value if isinstance(value, list) else [] if value is None else [value]
             words += [word for item in values for word in (name, str(item))]
-    return shlex.join(words)
+    return invocation("run", words)
 
 
 if __name__ == "__main__":

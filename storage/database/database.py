@@ -109,7 +109,7 @@ def _prepare_file(path: Path, create: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         use_write_ahead_log(path)
     elif not path.exists():
-        raise StorageError(f"there is no database {path}")
+        raise StorageError(f"there is no database {path}; `run` creates it with the study")
 
 
 def _check(url: str, engine: Engine, create: bool) -> None:

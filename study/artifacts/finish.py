@@ -17,6 +17,7 @@ from storage.scores import ScoreStore
 from storage.studies import store_verdict, stored_fingerprint
 from storage.trials import Trials
 from study.cli.escaping import say
+from study.cli.invocation import invocation
 from study.monitors.cut_off_answers import cut_off_shares
 from study.monitors.cut_off_answers import explanation as cut_off_explanation
 from study.monitors.dashboard_note import DashboardNote
@@ -60,12 +61,14 @@ def finish_run(setup: Setup, trials: Trials) -> None:
         say(f"warning: {cut_off_explanation(shares)}")
     for task, score in judgement.ensemble.items():
         say(
-            f"the parents' ensemble on the held-out questions of {task}: "
-            f"{score.score:.3f} ± {score.error:.3f}"
+            "for comparison, the ensemble of the parents (the mean of their probabilities) on the "
+            f"held-out questions of {task}: {score.score:.3f} ± {score.error:.3f}"
         )
     say(judgement.sentence)
     for name, path in paths.items():
         say(f"{name}: {path}")
+    if merge := paths.get("merge"):
+        say(f"next: {invocation('verify', [str(merge)])}")
     if errors:
         raise ExportError("\n".join(map(str, errors)))
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from study.cli.invocation import invocation
 from study.search.contenders import Contender
 
 from .comparison import LEVEL, Comparison
@@ -51,8 +52,8 @@ def pending_text(config: Path, missing: Sequence[str]) -> str:
     more = len(missing) - _LISTED
     names = ", ".join(missing[:_LISTED]) + (f" and {more} more" if more > 0 else "")
     return (
-        f"No verdict yet. Not scored: {names}. python -m study.report {config} --score scores what "
-        "is missing."
+        f"No verdict yet. Not scored: {names}. To score what is missing: "
+        f"{invocation('report', [str(config), '--score'])}"
     )
 
 

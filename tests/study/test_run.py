@@ -135,11 +135,13 @@ def test_a_signal_ends_the_run_and_prints_how_to_resume_it(
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in err
-    assert f"python -m study.run {config} --storage {url}" in err
+    assert f"study.run {config} --storage {url}" in err
+    resume = err.split("to resume the study:\n")[1].split("\n")[0]
     states = [r.state.name for r in records(url)]
     assert "RUNNING" not in states
     assert states.count("FAIL") <= 1
-    assert command("run", config, "--storage", url, folder=tmp_path).returncode == 0
+    pasted = subprocess.run(resume, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert pasted.returncode == 0, pasted.stderr
     assert search_of(url) == search_of(whole[1])
 
 

@@ -7,6 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from storage.trials import TrialRecord
+from study.cli.invocation import invocation
 from study.search.contenders import Contender
 from study.verdict.comparison import Comparison
 from study.verdict.wording import about, inconclusive_text, pending_text, verdict_text
@@ -87,9 +88,9 @@ def test_without_enough_questions_there_is_no_verdict() -> None:
 
 def test_missing_scores_are_listed_with_the_command_that_adds_them() -> None:
     text = pending_text(Path("s.yaml"), ["a", "b", "c", "d"])
+    command = invocation("report", ["s.yaml", "--score"])
     assert text == (
-        "No verdict yet. Not scored: a, b, c and 1 more. python -m study.report s.yaml --score "
-        "scores what is missing."
+        f"No verdict yet. Not scored: a, b, c and 1 more. To score what is missing: {command}"
     )
 
 

@@ -1,0 +1,43 @@
+"""Commands as a user can paste them: started the way that this process was started."""
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+_SCRIPT = "merge-study"
+
+
+def invocation(command: str, words: Iterable[str] = ()) -> str:
+    """Return the shell command that runs a command of this program with these words.
+
+    It names `merge-study` or the Python interpreter, whichever this process was started with, by a
+    path if the shell would not find the same one by its name.
+    """
+    if Path(sys.argv[0]).name == _SCRIPT:
+        start = [_found_as(_SCRIPT, sys.argv[0]), command]
+    else:
+        name = next((n for n in ("python", "python3") if _is_found(n, sys.executable)), "")
+        start = [name or _shortest(sys.executable), "-m", f"study.{command}"]
+    return shlex.join([*start, *words])
+
+
+def _found_as(name: str, path: str) -> str:
+    return name if _is_found(name, path) else _shortest(path)
+
+
+def _is_found(name: str, path: str) -> bool:
+    """Return whether the shell finds this file by its name. Links are not followed: the
+    interpreters of all virtual environments are links to the same file."""
+    found = shutil.which(name)
+    return found is not None and os.path.abspath(found) == os.path.abspath(path)
+
+
+def _shortest(path: str) -> str:
+    """Return the path relative to the working directory if it is inside, else absolute."""
+    full, here = Path(os.path.abspath(path)), Path.cwd()
+    if not full.is_relative_to(here):
+        return str(full)
+    return os.path.join("." if full.parent == here else "", full.relative_to(here))
