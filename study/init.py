@@ -49,17 +49,38 @@ def _init(inputs: list[str], base: str | None, out: Path, ask: bool) -> None:
         raise ConfigError(f"--out {out}: the name must end in .yaml")
     files = [Path(text) for text in inputs if _is_question_file(text)]
     models = [text for text in inputs if not _is_question_file(text)]
+    for model in [*models, *([] if base is None else [base])]:
+        _check_model(model)
     if not files:
         raise ConfigError("no question file is given; its name must end in .jsonl or .json")
     if len(models) < 2:
         given = f"only the model {models[0]} is given" if models else "no model is given"
         raise ConfigError(f"{given}; a merge needs two or more")
+    for file in files:
+        if not file.exists():
+            raise ConfigError(f"the question file {file} does not exist")
     from study.drafting.write import write_study  # takes seconds
 
     setup = write_study(models, files, base, out, say)
     if ask:
         _ask(setup)
     say(f"next: {invocation('plan', [str(out)])}, then {invocation('run', [str(out)])}")
+
+
+def _check_model(reference: str) -> None:
+    """Check that a model may be a folder or a hub id. Raises ConfigError."""
+    from study.config.errors import ConfigError
+
+    path = Path(reference).expanduser()
+    if path.is_file():
+        raise ConfigError(
+            f"{reference} is a file: models are folders or hub ids, and question files are JSONL "
+            "or JSON (pandas: read_csv(FILE).to_json(OUT, orient='records', lines=True))"
+        )
+    for part in reference.split("+"):
+        is_path = part.startswith((".", "/", "~")) or part.count("/") > 1
+        if is_path and not Path(part).expanduser().exists() and not path.exists():
+            raise ConfigError(f"there is no folder {part}; a model is a folder or a hub id")
 
 
 def _ask(setup: "Setup") -> None:

@@ -46,10 +46,14 @@ class MultipleChoice:
         for question, (prompt,) in zip(self.questions, prompts_Q, strict=True):
             if len(set(prompt.options)) < len(prompt.options):
                 names = ", ".join(map(question.answer, question.options))
+                unknown = getattr(tokenizer, "unk_token_id", None)
                 raise TaskError(
-                    f"{self.name}: the tokenizer has the same token for several of the answers "
-                    f"{names}; number the options from 0 or 1, or end the template's turn with a "
-                    "line break"
+                    f"{self.name}: the tokenizer does not know some of the answers {names}; number "
+                    "the options from 0 or 1, or write them as texts in fields.options"
+                    if unknown is not None and unknown in prompt.options
+                    else f"{self.name}: the tokenizer has the same token for several of the "
+                    f"answers {names}; number the options from 0 or 1, or end the template's turn "
+                    "with a line break"
                 )
         return prompts_Q
 

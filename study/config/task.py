@@ -17,8 +17,8 @@ class FieldsConfig(Section):
     question: Text | Annotated[tuple[Text, ...], Field(min_length=1)]
     """A field, or several, whose texts are joined by line breaks."""
     answer: Text
-    options: Text | None = None
-    """A field with a list of texts, which are appended to the question."""
+    options: Text | Annotated[tuple[Text, ...], Field(min_length=2, max_length=26)] | None = None
+    """A field with all options, or a field for each option; they are appended to the question."""
     first: Literal[0, 1] | None = None
     """The number of the first option; required if answers are numbers."""
 

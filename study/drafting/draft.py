@@ -151,7 +151,8 @@ def _task(
         question = file.fields.question
         fields: dict[str, Any] = {"question": question[0] if len(question) == 1 else list(question)}
         if file.fields.options is not None:
-            fields["options"] = file.fields.options
+            options = file.fields.options
+            fields["options"] = options if isinstance(options, str) else list(options)
         if file.fields.first is not None:
             fields["first"] = file.fields.first
         task["fields"] = Choice(fields | {"answer": file.fields.answer}, "read from the file")

@@ -1,5 +1,7 @@
 """Find out how a question file is to be read: its kind, its fields and the form of its labels."""
 
+import contextlib
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from objectives.errors import QuestionError
-from objectives.tasks.questions.fields import KNOWN_FIELDS, Fields, Row, options_field
+from objectives.tasks.questions.fields import KNOWN_FIELDS, Fields, Row, field_names
+from objectives.tasks.questions.labels import BadRow
+from objectives.tasks.questions.listed_options import option_columns, options_field, options_of
 from objectives.tasks.questions.question_files import OnBad, read_questions
 from objectives.tasks.questions.rows import read_rows
 from objectives.tasks.task import Question
@@ -61,7 +65,8 @@ def inspect_file(path: Path) -> QuestionFile:
             return QuestionFile(path, kind, fields, "refuse", *_facts(questions, len(questions)))
     for kind, parse in PARSERS.items():
         try:
-            questions = read_questions(path, kind, partial(parse, fields=fields), "skip")
+            parser = partial(parse, fields=fields)
+            questions = read_questions(path, kind, parser, "skip", logging.DEBUG)
         except QuestionError:
             continue
         if len(questions) >= _MOSTLY * len(rows):
@@ -87,31 +92,45 @@ def _fields(path: Path, rows: Sequence[Row]) -> Fields | None:
     question = next((name for name in _QUESTION if name in row), None)
     answer = next((name for name in _ANSWER if name in row and name != question), None)
     if question is None or answer is None:
-        listed = ", ".join(list(row)[:8])
         missing = "question" if question is None else "answer"
         raise QuestionError(
-            f"{path}: no field is known to hold the {missing}; the fields are {listed}. Rename "
-            "them to question and answer, or write the study file by hand with fields: {question: "
-            "..., answer: ...} (docs/config.md)"
+            f"{path}: no field is known to hold the {missing}; the fields are {field_names(row)}. "
+            f"Rename it to {missing}, or write the study file by hand with "
+            f"fields: {{{_mapping(row, question, answer)}}} (docs/config.md)"
         )
     context = tuple(name for name in _CONTEXT if name in row and name != question)
-    options = options_field(row)
+    options = options_field(row) or option_columns(row) or None
     first = None if options is None else _first(path, rows, answer, options)
     return Fields((*context, question), answer, options, first)
 
 
-def _first(path: Path, rows: Sequence[Row], answer: str, options: str) -> int | None:
-    """Return the number of the first option; None if answers are letters or the options' texts.
+def _mapping(row: Row, question: str | None, answer: str | None) -> str:
+    """Return the fields of a task in a study file; the unknown ones are written as dots."""
+    options = options_field(row) or f"[{', '.join(option_columns(row))}]"
+    parts = [f"question: {question or '...'}", f"answer: {answer or '...'}"]
+    return ", ".join(parts + ([f"options: {options}"] if options != "[]" else []))
+
+
+def _first(
+    path: Path, rows: Sequence[Row], answer: str, options: str | tuple[str, ...]
+) -> int | None:
+    """Return the number of the first option; None if answers are letters, or the options' names or
+    texts.
 
     Raises QuestionError if it is not certain.
     """
-    numbers = [(_number(row.get(answer)), row.get(options)) for row in rows]
-    found = [(number, listed) for number, listed in numbers if number is not None]
-    if not found:
+    numbers = []
+    for row in rows:
+        number = _number(row.get(answer))
+        with contextlib.suppress(BadRow, KeyError):
+            listed = options_of(row, options)
+            if number is not None and listed.index(row[answer]) is None:
+                numbers.append((number, len(listed.texts)))
+    if not numbers:
         return None
-    if any(number == 0 for number, _ in found):
+    if any(number == 0 for number, _ in numbers):
         return 0
-    if any(isinstance(listed, list) and number == len(listed) for number, listed in found):
+    if any(number == count for number, count in numbers):
         return 1
     raise QuestionError(
         f"{path}: {answer} may count the options from 0 or from 1, because no answer is 0 or the "

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from study.config.load import load_config
 from study.drafting.models import base_in_cards
 from study.drafting.questions import inspect_file
 from study.drafting.write import write_study
-from study.init import init
+from study.init import _init, init
 from study.setup.setup import build
 from tests.support.commands import command
 
@@ -69,6 +70,17 @@ def drafted(
             *("multiple_choice", ("question", "answer", "choices", None), "numbers from 0"),
         ),
         (
+            [{"question": f"{i}?", "A": "x", "B": "y", "answer": "AB"[i % 2]} for i in range(9)],
+            *("multiple_choice", ("question", "answer", ("A", "B"), None), "letters"),
+        ),
+        (
+            [
+                {"q": 1, "stem": f"{i}?", "op1": "x", "op2": "y", "label": 1 + i % 2}
+                for i in range(9)
+            ],
+            *("multiple_choice", ("stem", "label", ("op1", "op2"), 1), "numbers from 1"),
+        ),
+        (
             [{"input_field": f"{i}?\n1. a\n2. b", "output_field": "2"} for i in range(9)],
             *("multiple_choice", None, "numbers from 1"),
         ),
@@ -107,6 +119,11 @@ def test_a_few_rows_that_are_no_questions_are_skipped(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ([{"a": "x", "b": "y"}], "no field is known to hold the question; the fields are a, b"),
+        (
+            [{"text": "x", "A": "a", "B": "b", "key": "A"}],
+            r"Rename it to answer, or .* fields: \{question: text, answer: \.\.\., "
+            r"options: \[A, B\]\}",
+        ),
         ([{"question": "x"}], "no field is known to hold the answer"),
         (
             [{"question": "x", "choices": ["a", "b", "c"], "answer": 1}],
@@ -150,6 +167,27 @@ def test_the_study_that_is_written_can_be_run(family: dict[str, Path], tmp_path:
     next_command = run.stdout.split("\nnext: ")[1]
     pasted = subprocess.run(next_command, shell=True, cwd=tmp_path, capture_output=True, text=True)
     assert pasted.returncode == 0, pasted.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["x", "y", "none.jsonl"], "the question file none.jsonl does not exist"),
+        (["x", "./none", "q.jsonl"], "there is no folder ./none"),
+        (["x", "y", "q.csv"], "q.csv is a file: models are folders or hub ids"),
+        (["x", "q.jsonl"], "only the model x is given"),
+        (["x", "y"], "no question file is given"),
+    ],
+)
+def test_a_wrong_word_is_refused_before_anything_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved_rows(tmp_path, choices(), "q.jsonl")
+    (tmp_path / "q.csv").write_text("a,b\n")
+    monkeypatch.setitem(sys.modules, "study.drafting.write", None)
+    with pytest.raises(ConfigError, match=message):
+        _init(words, None, Path("s.yaml"), False)
 
 
 def test_without_a_base_the_method_needs_none(family: dict[str, Path], tmp_path: Path) -> None:

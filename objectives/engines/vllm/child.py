@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
@@ -130,6 +131,7 @@ def without_ctrl_c() -> Iterator[None]:
     The terminal sends SIGINT to all processes, and one that is still importing would print a
     traceback. In this process SIGINT is delivered at the end of the context.
     """
+    resource_tracker.ensure_running()  # the first spawned process starts it, which unblocks SIGINT
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

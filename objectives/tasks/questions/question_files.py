@@ -14,8 +14,9 @@ from typing import Any, Literal
 from objectives.errors import QuestionError
 from objectives.tasks.task import Question
 
-from .fields import Fields, Row, fields_of, options_field, text_of, with_options
+from .fields import Fields, Row, fields_of, text_of
 from .labels import BadRow, shown
+from .listed_options import option_columns, options_field, with_options
 from .options import Options
 from .rows import RepeatedKey, read_rows
 
@@ -42,12 +43,16 @@ _KINDS = {
 
 
 def read_questions(
-    path: Path, kind: str, parse: Callable[[Row], Question], on_bad: OnBad = "refuse"
+    path: Path,
+    kind: str,
+    parse: Callable[[Row], Question],
+    on_bad: OnBad = "refuse",
+    level: int = logging.WARNING,
 ) -> tuple[Question, ...]:
     """Return the questions of a file, ordered by id, independent of the order of rows.
 
     Exact duplicates are dropped. Rows that `parse` refuses, and questions with different labels,
-    raise QuestionError, or are left out if on_bad is "skip". The numbers are logged.
+    raise QuestionError, or are left out if on_bad is "skip", which is logged at `level`.
     """
     by_text: dict[str, tuple[str, Question]] = {}
     bad: list[str] = []
@@ -70,9 +75,10 @@ def read_questions(
     if bad and on_bad == "refuse":
         count = f"{len(bad)}{' or more' if len(bad) >= _MAX_BAD_ROWS else ''}"
         more = f" ({count} such rows)" if len(bad) > 1 else ""
-        raise QuestionError(f"{bad[0]}{more}; correct it, or set on_bad: skip")
+        remedy = "; correct it, or set on_bad: skip" if by_text else ", and no row is valid"
+        raise QuestionError(f"{bad[0]}{more}{remedy}")
     if bad:
-        log.warning("%s: left out %d bad rows; the first is %s", path.name, len(bad), bad[0])
+        log.log(level, "%s: left out %d bad rows; the first is %s", path.name, len(bad), bad[0])
     if repeated:
         log.info("%s: %d exact duplicates dropped", path.name, repeated)
     questions = [q for text, (_, q) in by_text.items() if text not in contradictory]
@@ -104,6 +110,8 @@ def _labelled(body: str, cue: str, labels: Sequence[int | str], row: Row) -> Que
     options = Options(body)
     letters = [label for label in labels if isinstance(label, str)]
     if letters:
+        if not options.letters:
+            _check_options_are_not_elsewhere(row)
         return _lettered(body, cue, letters[0], options)
     numbers = tuple(label for label in labels if isinstance(label, int))
     if not options.numbers:
@@ -150,9 +158,16 @@ def _check_unlisted(options: Options, numbers: Sequence[int], row: Row) -> None:
             "its list of options is not recognized; number the options as 0., 1) or (1), or letter "
             "them as A. or (A)"
         )
-    if name := options_field(row):
+    _check_options_are_not_elsewhere(row)
+
+
+def _check_options_are_not_elsewhere(row: Row) -> None:
+    """Check that no field of a row looks like its options. Raises BadRow."""
+    columns = option_columns(row)
+    name = options_field(row) or (f"[{', '.join(columns)}]" if columns else None)
+    if name is not None:
         raise BadRow(
-            f"its options seem to be in the field {name}; set it in the task, for example "
+            f"its options seem to be in {name}; say so in the task, for example "
             f"fields: {{question: ..., options: {name}, answer: ...}}"
         )
 

@@ -15,6 +15,7 @@ from objectives.tasks.multiple_choice import MultipleChoice, first_letter
 from objectives.tasks.prompts.prompt import load_template
 from objectives.tasks.questions.fields import Fields
 from objectives.tasks.questions.labels import label_in
+from objectives.tasks.questions.listed_options import option_columns
 from objectives.tasks.questions.question_files import BadRow, QuestionError, read_questions
 from objectives.tasks.questions.rows import MAX_BYTES, MAX_ROW, read_rows
 from objectives.tasks.task import Question
@@ -219,16 +220,91 @@ def test_options_in_a_field_are_appended_to_the_question(
 
 def test_options_in_an_unmapped_field_are_refused() -> None:
     row = {"input_field": "Which?", "choices": ["red", "blue"], "output_field": 1}
-    with pytest.raises(BadRow, match="seem to be in the field choices"):
+    with pytest.raises(BadRow, match="seem to be in choices; "):
         multiple_choice.parse_row(row)
     fields = Fields(("input_field",), "output_field", "choices")
     with pytest.raises(BadRow, match=r"set fields\.first"):
         multiple_choice.parse_row(row, fields)
     with pytest.raises(BadRow, match="its text"):
         multiple_choice.parse_row(row | {"choices": ["2", "1"], "output_field": "1"}, fields)
-    for choices in ("red", ["red"], ["red", 1], {"text": ["red", "blue"]}, None):
-        with pytest.raises(BadRow, match="must be a list of 2 to 26 texts"):
+    for choices in ("red", ["red"], ["red", 1], {"text": ["red", "blue"]}, {"a": "red"}, None):
+        with pytest.raises(BadRow, match="is not a list of 2 to 26 texts"):
             multiple_choice.parse_row(row | {"choices": choices}, fields)
+
+
+COLUMNS = {"q": "Which?", "A": "red", "B": "blue", "C": "green", "D": ""}
+NAMES = ("A", "B", "C", "D")
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "first", "written", "label"),
+    [
+        ({"a": "B"}, NAMES, None, "A. red\nB. blue\nC. green", 1),
+        ({"a": "b", "C": None}, NAMES, None, "A. red\nB. blue", 1),
+        ({"a": "green"}, NAMES, None, "A. red\nB. blue\nC. green", 2),
+        ({"a": 1}, NAMES, 0, "0. red\n1. blue\n2. green", 1),
+        ({"a": 3}, NAMES, 1, "1. red\n2. blue\n3. green", 3),
+        ({"a": "option2"}, ("option1", "option2"), None, "0. red\n1. blue", 1),
+        ({"a": "2"}, ("option1", "option2"), 1, "1. red\n2. blue", 2),
+        ({"a": "B"}, "arc", None, "A. red\nB. blue", 1),
+        (
+            {"a": "2", "arc": {"text": ["red", "blue"], "label": ["1", "2"]}},
+            "arc",
+            1,
+            "1. red\n2. blue",
+            2,
+        ),
+        ({"a": "y", "arc": {"x": "red", "y": "blue"}}, "arc", None, "0. red\n1. blue", 1),
+    ],
+)
+def test_options_may_have_a_field_each_or_be_named(
+    changes: dict[str, Any], options: Any, first: int | None, written: str, label: int
+) -> None:
+    arc = {"text": ["red", "blue"], "label": ["A", "B"]}
+    row = COLUMNS | {"option1": "red", "option2": "blue", "arc": arc} | changes
+    question = multiple_choice.parse_row(row, Fields(("q",), "a", options, first))
+    assert question.text == f"Which?\n{written}"
+    assert question.labels == (label,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"a": "E"}, "label E is not among the options A to C"),
+        ({"a": 1}, r"set fields\.first"),
+        ({"a": "B", "B": ""}, "is not a list of 2 to 26 texts"),
+        ({"a": "B", "B": 7}, "is not a list of 2 to 26 texts"),
+        ({"a": "B", "B": "", "C": ""}, "is not a list of 2 to 26 texts"),
+        ({"a": "B", "A": "B"}, "the name of one option and the text of another"),
+    ],
+)
+def test_an_option_that_is_missing_or_ambiguous_is_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BadRow, match=message):
+        multiple_choice.parse_row(COLUMNS | changes, Fields(("q",), "a", NAMES))
+
+
+@pytest.mark.parametrize(
+    ("names", "columns"),
+    [
+        (["id", "B", "A", "question"], ("A", "B")),
+        (["option_a", "option_b", "option_c"], ("option_a", "option_b", "option_c")),
+        (["option2", "option1"], ("option1", "option2")),
+        (["opa", "opb"], ("opa", "opb")),
+        (["choice 0", "choice 1"], ("choice 0", "choice 1")),
+        (["q", "A", "B", "D"], ("A", "B")),
+        (["A", "C"], ()),
+        (["option2", "option3"], ()),
+        (["a"], ()),
+        (["q1", "q2"], ()),
+    ],
+)
+def test_fields_with_an_option_each_are_recognized_by_their_names(
+    names: list[str], columns: tuple[str, ...]
+) -> None:
+    assert option_columns(dict.fromkeys(names, "text")) == columns
+    assert option_columns(dict.fromkeys(names, 1)) == ()
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "socket", "/dev/zero", "/dev/null", "a\0b"])
