@@ -7,13 +7,13 @@ import sys
 import pytest
 from pydantic import BaseModel
 
+from study.__main__ import COMMANDS
 from study.config import genome as genome_config
 from study.config import study as config
 from study.config import task as task_config
 from tests.support.paths import ROOT
 
 ROOTS = ("study", "objectives", "storage")
-COMMANDS = ("init", "run", "plan", "status", "report", "export", "verify", "dashboard")
 SECTIONS = [
     value
     for value in {**vars(config), **vars(genome_config), **vars(task_config)}.values()

@@ -47,7 +47,7 @@ def examples(
     from .lm_eval.task import LmEvalTask
 
     if not isinstance(task, LmEvalTask):
-        raise TaskError(f"{task.name}: a {type(task).__name__} has no text to learn from")
+        raise TaskError(f"{task.name}: a search by gradient cannot learn from this kind of task")
     return [_document(task, document, maximized) for document in task.questions]
 
 

@@ -255,7 +255,7 @@ class StudyConfig(Section):
                 f"study.trials: {self.study.trials} is less than search.ascents, "
                 f"{self.search.ascents}: every ascent takes at least one step"
             )
-        if by_gradient and self.engine.kind == "vllm":
+        if by_gradient and self.engine.kind not in ("auto", "transformers"):
             raise ValueError("engine.kind: search.algorithm: gradient needs transformers")
         if by_gradient and self.engine.tensor_parallel_size > 1:
             raise ValueError("engine.tensor_parallel_size: gradient uses one GPU per worker")

@@ -16,7 +16,7 @@ from objectives.tasks.questions.listed_options import option_columns, options_fi
 from objectives.tasks.questions.question_files import OnBad, read_questions
 from objectives.tasks.questions.rows import read_rows
 from objectives.tasks.task import Question
-from study.setup.tasks import PARSERS
+from study.setup.tasks import TASK_KINDS
 
 _QUESTION = ("question", "query", "prompt", "problem", "input", "instruction", "stem", "text")
 _CONTEXT = ("context", "passage", "background")
@@ -56,17 +56,17 @@ def inspect_file(path: Path) -> QuestionFile:
         raise QuestionError(f"{path} has no questions")
     fields = _fields(path, rows)
     problems = []
-    for kind, parse in PARSERS.items():
+    parsers = {name: partial(kind.parse_row, fields=fields) for name, kind in TASK_KINDS.items()}
+    for kind, parse in parsers.items():
         try:
-            questions = read_questions(path, kind, partial(parse, fields=fields))
+            questions = read_questions(path, kind, parse)
         except QuestionError as error:
             problems.append(error)
         else:
             return QuestionFile(path, kind, fields, "refuse", *_facts(questions, len(questions)))
-    for kind, parse in PARSERS.items():
+    for kind, parse in parsers.items():
         try:
-            parser = partial(parse, fields=fields)
-            questions = read_questions(path, kind, parser, "skip", logging.DEBUG)
+            questions = read_questions(path, kind, parse, "skip", logging.DEBUG)
         except QuestionError:
             continue
         if len(questions) >= _MOSTLY * len(rows):

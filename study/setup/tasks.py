@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -31,16 +32,24 @@ Native: TypeAlias = MultipleChoice | Retrieval
 Tasks: TypeAlias = "list[Native | LmEvalTask]"
 MIN_HELD_OUT = 20
 """Held-out questions of each task that the bootstrap needs for reliable intervals."""
-PARSERS: Mapping[str, Callable[..., Question]] = {
-    "multiple_choice": multiple_choice.parse_row,
-    "retrieval": retrieval.parse_row,
+
+
+@dataclass(frozen=True)
+class TaskKind:
+    """A kind of task with a question file."""
+
+    parse_row: Callable[..., Question]
+    """Returns the question in a row of the file."""
+    create: Callable[..., Native]
+    """The class of the task."""
+    max_tokens: int
+    """The default of `max_tokens`."""
+
+
+TASK_KINDS: Mapping[str, TaskKind] = {
+    "multiple_choice": TaskKind(multiple_choice.parse_row, MultipleChoice, 1),
+    "retrieval": TaskKind(retrieval.parse_row, Retrieval, 7),
 }
-"""By kind of task, the function that returns the question in a row of its file."""
-_CLASSES: dict[str, tuple[type[Native], int]] = {
-    "multiple_choice": (MultipleChoice, 1),
-    "retrieval": (Retrieval, 7),
-}
-"""By kind of task, its class and the default of max_tokens."""
 
 
 def native_tasks(config: StudyConfig) -> dict[str, Native]:
@@ -205,7 +214,7 @@ def _chat_template(config: StudyConfig, tokenizer: Any) -> bool:
 def _task(config: StudyConfig, task: TaskConfig) -> Native:
     assert task.kind is not None
     assert task.data is not None
-    task_class, tokens = _CLASSES[task.kind]
+    kind = TASK_KINDS[task.kind]
     name = task.prompt or f"{task.kind}_kdd"
     if task.prompt is None:
         log.info(
@@ -214,10 +223,10 @@ def _task(config: StudyConfig, task: TaskConfig) -> Native:
             *(task.name, name, task.kind),
         )
     template = load_template(name, config.folder, config.num_fewshot)
-    parse = partial(PARSERS[task.kind], fields=_fields(task))
+    parse = partial(kind.parse_row, fields=_fields(task))
     questions = read_questions(config.folder / task.data, task.kind, parse, task.on_bad)
-    max_tokens = task.max_tokens or tokens
-    return task_class(task.name, task.weight, questions, template, max_tokens, task.scorer)
+    max_tokens = task.max_tokens or kind.max_tokens
+    return kind.create(task.name, task.weight, questions, template, max_tokens, task.scorer)
 
 
 def _fields(task: TaskConfig) -> Fields | None:

@@ -88,7 +88,19 @@ def read_questions(
 
 
 def question_of(row: Row, labels: Labels, fields: Fields | None = None) -> Question:
-    """Return the question of a row, from `fields` or those of a known format. Raises BadRow."""
+    """Return the question of a row, whose labels must be among its options.
+
+    The fields are `fields`, or those of a known format. Raises BadRow.
+    """
+    body, cue, answer = parts_of(row, fields)
+    return _labelled(body, cue, labels(answer, body), row)
+
+
+def parts_of(row: Row, fields: Fields | None = None) -> tuple[str, str, Any]:
+    """Return the text of a row's question, its cue, and the value of its answer.
+
+    The text is checked as text from a file that is not trusted. Raises BadRow.
+    """
     fields = fields_of(row, fields)
     text, answer = with_options(text_of(row, fields), row, fields)
     if len(text) > MAX_TEXT:
@@ -103,7 +115,7 @@ def question_of(row: Row, labels: Labels, fields: Fields | None = None) -> Quest
     body, cue = split_cue(text)
     if not body:
         raise BadRow(f"{fields.question[0]} has nothing before its last colon")
-    return _labelled(body, cue, labels(answer, body), row)
+    return body, cue, answer
 
 
 def _labelled(body: str, cue: str, labels: Sequence[int | str], row: Row) -> Question:

@@ -19,7 +19,7 @@ from tests.support.paths import DEMO
 
 pytestmark = pytest.mark.gpu
 
-METHODS = ("linear", "task_arithmetic", "ties", "dare_linear", "dare_ties", "slerp")
+METHODS = [name for name, method in CATALOGUE.items() if method.fused]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import torch
 
 from objectives.merge import exact_sums as sums
 from objectives.merge import masks, methods
+from objectives.merge.catalogue import METHODS
 from objectives.merge.recipe import MergeRecipe
 from objectives.merge.stores import Files
 from objectives.merge.stream import MergeStream
@@ -67,9 +68,7 @@ def recipes(method: str) -> list[MergeRecipe]:
     return recipes
 
 
-@pytest.mark.parametrize(
-    "method", ["linear", "task_arithmetic", "ties", "dare_linear", "dare_ties"]
-)
+@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.has_kernel])
 def test_a_fused_merge_has_the_same_bits_as_the_reference(
     method: str, fused: ModuleType, sources: Sources
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from objectives.crash_report import description
 from objectives.engines.vllm.child import without_ctrl_c
+from study.__main__ import COMMANDS
 from study.cli.faults import MAX_LINE_LENGTH, MAX_LINES, format_message, report_error
 from study.cli.interrupts import Interrupted
 from study.cli.options import RunOptions
@@ -22,8 +23,6 @@ from study.config.errors import ConfigError
 from study.worker.process import WorkerSpec, check_workers, run_worker
 from study.worker.start import HostShare
 from tests.support.paths import DEMO, ROOT
-
-COMMANDS = ("run", "plan", "status", "report", "export", "verify", "dashboard")
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -121,7 +121,7 @@ def test_a_request_to_the_network_and_a_message_would_be_noticed(
 def test_every_image_is_displayed_and_has_an_alternative_text(browser: Browser, page: Path) -> None:
     browser.open(page, 400)
     images = browser.evaluate("[...document.images].map(i => [i.alt, i.naturalWidth])")
-    assert len(images) == 9
+    assert len(images) == len(list(page.parent.glob("*.png"))) > 5
     assert all(len(alt) > 30 and width > 0 for alt, width in images)
 
 
