@@ -1,7 +1,11 @@
-"""Record this worker's heartbeat and reap workers whose heartbeat has expired."""
+"""Record this worker's heartbeat, and find and reap workers whose heartbeat has expired.
+
+The timeout is `study.heartbeat_timeout`, whose default is in study/config/study.py.
+"""
 
 import logging
 import threading
+from collections.abc import Sequence
 from types import TracebackType
 
 from optuna.exceptions import StorageInternalError
@@ -9,9 +13,43 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from storage.database.retry import driver_message
 
-from .workers import HEARTBEATS_PER_TIMEOUT, Watch, Workers
+from .processes import has_ended
+from .workers import HEARTBEATS_PER_TIMEOUT, WorkerRecord, Workers
 
 log = logging.getLogger(__name__)
+
+
+class Watch:
+    """Distinguishes dead workers from those that are silent for another reason.
+
+    A process of this machine is dead if it has ended. Any other is dead after `timeout` seconds
+    without a heartbeat, if this watch has looked without a pause during half of that time. After
+    an outage of the database all workers have been silent, and each gets time to be heard again.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        """`timeout` is in seconds."""
+        self.timeout = timeout
+        self._last_beats: dict[str, tuple[float, float]] = {}
+        """By worker id: the last heartbeat, and the time at which this watch first saw it."""
+        self._looked = 0.0
+
+    def find_dead(self, records: Sequence[WorkerRecord], now: float) -> list[WorkerRecord]:
+        """Return the dead workers among `records`, at the database's time `now`."""
+        interval = self.timeout / HEARTBEATS_PER_TIMEOUT
+        if not self._looked <= now <= self._looked + 2 * interval:
+            self._last_beats.clear()
+        self._looked = now
+        return [record for record in records if record.end is None and self._is_dead(record, now)]
+
+    def _is_dead(self, record: WorkerRecord, now: float) -> bool:
+        if has_ended(record.process):
+            return True
+        beat, since = self._last_beats.get(record.id, (None, now))
+        if beat != record.beat:
+            since = now
+        self._last_beats[record.id] = (record.beat, since)
+        return record.is_overdue(self.timeout) and now - since > self.timeout / 2
 
 
 class Heartbeat:
@@ -22,10 +60,7 @@ class Heartbeat:
     """
 
     def __init__(self, workers: Workers, worker_id: str, timeout: float) -> None:
-        """`timeout` is in seconds: a worker that is silent for longer is considered dead.
-
-        It is `study.heartbeat_timeout` of the study file; its default is in study/config/study.py.
-        """
+        """`timeout` is in seconds: a worker that is silent for longer is considered dead."""
         self.doing = "starting"
         """What the worker is doing now, for the status command."""
         self._workers, self._worker_id = workers, worker_id

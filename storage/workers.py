@@ -1,4 +1,4 @@
-"""The workers of a study: their heartbeats, their claims, and which of them are dead.
+"""The workers of a study, their heartbeats and their claims.
 
 All times are read from the database's clock, in seconds since 1970 (UTC). Workers' own clocks are
 never used.
@@ -7,7 +7,6 @@ never used.
 import os
 import socket
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optuna.trial import TrialState
@@ -19,7 +18,7 @@ from storage.database.optuna_internals import TrialModel
 from storage.database.tables import claims, database_now, workers
 
 from .claims import fail_trial, release_unfinished
-from .processes import has_ended, process_name
+from .processes import process_name
 
 HEARTBEATS_PER_TIMEOUT = 6
 """The number of heartbeats that a worker records within the timeout."""
@@ -55,6 +54,10 @@ class WorkerRecord:
     @property
     def name(self) -> str:
         return f"{self.host}:{self.pid}"
+
+    def is_overdue(self, timeout: float) -> bool:
+        """Return whether its last heartbeat is more than `timeout` seconds old."""
+        return self.silent > timeout
 
 
 class Workers:
@@ -105,7 +108,7 @@ class Workers:
         """Return the number of workers that have not ended and sent a heartbeat within `timeout`
         seconds."""
         records, _ = self.read_all(include_ended=False)
-        return sum(record.silent < timeout for record in records)
+        return sum(not record.is_overdue(timeout) for record in records)
 
     def read_all(self, include_ended: bool = True) -> tuple[list[WorkerRecord], float]:
         """Return the workers in the order of their start, and the database's current time.
@@ -214,36 +217,3 @@ class Workers:
                     update(workers).where(workers.c.worker_id == dead.id).values(end=during)
                 )
         return released
-
-
-class Watch:
-    """Distinguishes dead workers from those that are silent for another reason.
-
-    A process of this machine is dead if it has ended. Any other is dead after `timeout` seconds
-    without a heartbeat, if this watch has looked without a pause during half of that time. After
-    an outage of the database all workers have been silent, and each gets time to be heard again.
-    """
-
-    def __init__(self, timeout: float) -> None:
-        """`timeout` is in seconds."""
-        self.timeout = timeout
-        self._last_beats: dict[str, tuple[float, float]] = {}
-        """By worker id: the last heartbeat, and the time at which this watch first saw it."""
-        self._looked = 0.0
-
-    def find_dead(self, records: Sequence[WorkerRecord], now: float) -> list[WorkerRecord]:
-        """Return the dead workers among `records`, at the database's time `now`."""
-        interval = self.timeout / HEARTBEATS_PER_TIMEOUT
-        if not self._looked <= now <= self._looked + 2 * interval:
-            self._last_beats.clear()
-        self._looked = now
-        return [record for record in records if record.end is None and self._is_dead(record, now)]
-
-    def _is_dead(self, record: WorkerRecord, now: float) -> bool:
-        if has_ended(record.process):
-            return True
-        beat, since = self._last_beats.get(record.id, (None, now))
-        if beat != record.beat:
-            since = now
-        self._last_beats[record.id] = (record.beat, since)
-        return record.silent > self.timeout and now - since > self.timeout / 2

@@ -15,8 +15,9 @@ from study.cli.session import start_logging
 from study.cli.text import duration
 
 if TYPE_CHECKING:
+    from storage.heartbeat import Watch
     from storage.trials import TrialRecord
-    from storage.workers import Watch, WorkerRecord, Workers
+    from storage.workers import WorkerRecord, Workers
     from study.monitors.cut_off_answers import CutOffShare
     from study.setup.stored import StoredStudy
 
@@ -116,8 +117,9 @@ def _status(path: Path, storage: str | None) -> Status:
 
 def _status_of(stored: "StoredStudy") -> Status:
     from storage.database.url import redacted
+    from storage.heartbeat import Watch
     from storage.studies import stored_verdict
-    from storage.workers import Watch, Workers
+    from storage.workers import Workers
     from study.monitors.cut_off_answers import cut_off_shares
     from study.search.state import SearchState, best_merge
 
@@ -180,7 +182,7 @@ def _worker_statuses(workers: "Workers", watch: "Watch") -> list[WorkerStatus]:
 def _state(record: "WorkerRecord", watch: "Watch", died: bool) -> str:
     if died:
         return "dead"
-    return "silent" if record.silent > watch.timeout else _AT_WORK
+    return "silent" if record.is_overdue(watch.timeout) else _AT_WORK
 
 
 def status_text(status: Status) -> str:

@@ -10,10 +10,11 @@ from storage.database.database import Database, open_storage
 from storage.database.retry import RetryPolicy
 from storage.database.url import redacted, sqlite_path
 from storage.errors import StorageError
+from storage.heartbeat import Watch
 from storage.scores import ScoreStore
 from storage.studies import create_study, find_study, has_trials
 from storage.trials import TrialRecord, Trials
-from storage.workers import Watch, Workers
+from storage.workers import Workers
 from study.cli.interrupts import Interrupts
 from study.config.errors import ConfigError
 from study.search.state import SearchState

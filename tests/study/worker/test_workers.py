@@ -22,12 +22,12 @@ from storage.claims import Claims, ClaimTaken, TrialLost
 from storage.database.database import open_storage
 from storage.database.retry import RetryPolicy, is_transient
 from storage.errors import StorageError, StudyMismatch
-from storage.heartbeat import Heartbeat
+from storage.heartbeat import Heartbeat, Watch
 from storage.processes import has_ended, process_name
 from storage.scores import HELD_OUT, SEARCH, ScoreStore
 from storage.studies import create_study, find_study, stored_fingerprint
 from storage.trials import TrialRecord, Trials
-from storage.workers import Watch, WorkerRecord, Workers
+from storage.workers import WorkerRecord, Workers
 from study.cli.interrupts import Interrupted, Interrupts
 from study.cli.options import RunOptions
 from study.config.errors import ConfigError
