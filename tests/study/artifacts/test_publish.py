@@ -8,6 +8,8 @@ from huggingface_hub import constants
 
 from objectives.errors import ExportError
 from study.artifacts.publish import check_repository, upload
+from study.config.errors import ConfigError
+from study.export import export
 from tests.support.hub import Hub
 
 TOKEN = "hf_Secret77"
@@ -85,3 +87,8 @@ def test_errors_of_the_hub_are_one_line_without_the_token(
     for error in (full, wrong, away):
         assert "77" not in str(error.value)
         assert "\n" not in str(error.value)
+
+
+def test_public_without_push_is_refused_because_nothing_is_uploaded() -> None:
+    with pytest.raises(ConfigError, match="--public: only --push USER/NAME uploads"):
+        export(Path("study.yaml"), Path("out"), public=True)
