@@ -84,6 +84,7 @@ class Status:
     storage: str
     trials: TrialCounts
     search_trials: SearchProgress
+    algorithm: str
     generation: int
     population: int
     best: BestMerge | None
@@ -132,6 +133,7 @@ def _status_of(stored: "StoredStudy") -> Status:
         storage=redacted(stored.url),
         trials=_trial_counts(records),
         search_trials=SearchProgress(len(state.finished), config.study.trials),
+        algorithm=config.search.algorithm,
         generation=state.generation,
         population=population,
         best=None if best is None else _best_merge(best),
@@ -185,6 +187,13 @@ def _state(record: "WorkerRecord", watch: "Watch", died: bool) -> str:
     return "silent" if record.is_overdue(watch.timeout) else _AT_WORK
 
 
+def _search_line(status: Status) -> str:
+    count = f"{status.search_trials.finished} of {status.search_trials.budget}"
+    if status.algorithm == "gradient":
+        return f"steps {count}"
+    return f"search trials {count}, generation {status.generation}, population {status.population}"
+
+
 def status_text(status: Status) -> str:
     """Return the status as text of several lines."""
     counts = {
@@ -194,8 +203,7 @@ def status_text(status: Status) -> str:
     }
     lines = [
         f"study {status.study} in {status.storage}",
-        f"search trials {status.search_trials.finished} of {status.search_trials.budget}, "
-        f"generation {status.generation}, population {status.population}",
+        _search_line(status),
         ", ".join(f"{count} {state}" for state, count in counts.items()) + ", baselines included",
     ]
     at_work = any(worker.state == _AT_WORK for worker in status.workers)

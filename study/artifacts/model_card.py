@@ -159,11 +159,12 @@ def _front(
         )
         for name, task in scores.tasks.items()
     ]
+    evolutionary = [] if setup.rules.by_gradient else ["evolutionary-merge"]
     data = ModelCardData(
         base_model=[printable(model) for model in base_models],
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["merge", "mergekit", "evolutionary-merge", setup.config.genome.merge_method],
+        tags=["merge", "mergekit", *evolutionary, setup.config.genome.merge_method],
         model_name=f"{setup.config.name}, trial {record.number}",
         eval_results=results or None,
     )

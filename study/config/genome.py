@@ -43,7 +43,9 @@ class GenomeConfig(Section):
     @classmethod
     def _check_method(cls, name: str) -> str:
         if name not in METHODS:
-            raise ValueError(f"unknown method {name}{closest(name, METHODS)}; {one_of(METHODS)}")
+            hint = closest(name, METHODS)
+            link = f"{hint} It" if hint else ";"
+            raise ValueError(f"unknown method {name}{link} {one_of(METHODS)}")
         return name
 
     @field_validator("models")

@@ -28,7 +28,7 @@ class TaskPreview:
 
     def lines(self) -> list[str]:
         """Return the preview as text."""
-        lines = [f"{self.task}: the prompt of the first question", "---", self.prompt, "---"]
+        lines = [f"{self.task}: a prompt", "---", self.prompt, "---"]
         for i, (question, right) in enumerate(zip(self.questions, self.right, strict=True)):
             lines.append(f"{i + 1}. {question}")
             answers = (f"{model} {_shown(*given[i])}" for model, given in self.answers.items())

@@ -34,9 +34,10 @@ Searches {{ parameters }} parameters of a {{ method }} merge of {{ models | join
 {% if base %} over {{ base }}{% endif %}, scored on {{ tasks | join(", ") }}: \
 {{ rule }}.
 
-**{{ finished }} of {{ budget }} search trials**, generation {{ generation }} ({{ population }} \
-trials each){% if failed %}, {{ failed }} trials failed and were repeated{% endif %}. \
-Updated after each generation, last at {{ now }} UTC.
+**{{ finished }} of {{ budget }} \
+{% if by_gradient %}steps**{% else %}\
+search trials**, generation {{ generation }} ({{ population }} trials each){% endif %}{% if failed %}, {{ failed }} trials failed and were repeated{% endif %}. \
+Updated after each {{ "step" if by_gradient else "generation" }}, last at {{ now }} UTC.
 
 {% if verdict %}
 ### Verdict after {{ verdict.after }} search trials
@@ -116,6 +117,7 @@ def note(
         budget=config.study.trials,
         generation=state.generation,
         population=population,
+        by_gradient=setup.rules.by_gradient,
         failed=sum(record.failed for record in records),
         now=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         verdict=verdict,

@@ -261,7 +261,7 @@ def test_missing_scores_are_reported_and_report_score_adds_them(
     study.execute("DELETE FROM trial_answers WHERE split = 'held_out'")
     judgement = study.judged()
     assert judgement.rule == "not scored yet"
-    assert "--score scores" in judgement.sentence
+    assert "To score what is missing: " in judgement.sentence
     with pytest.raises(ConfigError, match="--trial final: No verdict yet"):
         choose(study.records, "final", judgement)
     assert (
