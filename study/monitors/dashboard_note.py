@@ -36,7 +36,8 @@ Searches {{ parameters }} parameters of a {{ method }} merge of {{ models | join
 
 **{{ finished }} of {{ budget }} \
 {% if by_gradient %}steps**{% else %}\
-search trials**, generation {{ generation }} ({{ population }} trials each){% endif %}{% if failed %}, {{ failed }} trials failed and were repeated{% endif %}. \
+search trials**, generation {{ generation }} ({{ population }} trials each){% endif %}\
+{% if failed %}, {{ failed }} trials failed and were repeated{% endif %}. \
 Updated after each {{ "step" if by_gradient else "generation" }}, last at {{ now }} UTC.
 
 {% if verdict %}

@@ -446,7 +446,7 @@ ADDED = {
         *("provenance", "provenance.version", "provenance.command"),
         *("provenance.models", "provenance.models.label", "provenance.models.reference"),
     },
-    "status": {"cut_off"},
+    "status": {"cut_off", "algorithm"},
 }
 """The keys that later versions have added."""
 MAY_BE_EMPTY = ("flips.tasks.", "never_right.tasks.", "verdict.parents_ensemble.")
