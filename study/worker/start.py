@@ -4,8 +4,11 @@ This module is fast to import, because vLLM's process is started before torch is
 """
 
 import contextlib
+import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from objectives.engines.vllm import child as vllm_child
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from study.monitors.monitor import Monitor
 
     from .worker import Worker
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,9 @@ def start_worker(
     Raises ConfigError, SourceError, QuestionError, TaskError, StorageError, StudyMismatch and
     EngineError.
     """
-    engine = config.engine
+    engine, alone, times = config.engine, share is None, [time.monotonic()]
+    if alone:
+        log.info("importing PyTorch and transformers")
     vllm_child.prestart_if_likely(options.engine or engine.kind, engine.device, engine.eager)
     from study.setup.engine import choose_engine
     from study.setup.engine_facts import use_threads
@@ -59,10 +66,18 @@ def start_worker(
 
     from .join import join_study
 
-    alone = share is None
+    times.append(time.monotonic())
     setup = build(config, check_values=alone and not choice.checks_values, warn=alone)
     num_workers = 1 if share is None else share.num_workers
+    times.append(time.monotonic())
     with join_study(setup, url, choice, interrupts, num_workers) as worker:
+        times.append(time.monotonic())
+        if alone:
+            log.info(
+                "ready after %.1f s: imports %.1f s, models and questions %.1f s, database and engine "
+                "%.1f s",
+                *(times[-1] - times[0], *(after - before for before, after in pairwise(times))),
+            )
         yield worker
 
 
