@@ -26,7 +26,7 @@ from objectives.files.model_files import (
     check_file,
     read_json,
 )
-from objectives.files.windows import windows
+from objectives.files.samples import windows
 
 from .checkpoint import Checkpoint
 

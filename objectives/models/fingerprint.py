@@ -6,7 +6,7 @@ import json
 import torch
 from torch import Tensor
 
-from objectives.files.windows import windows
+from objectives.files.samples import windows
 
 from .sources import Sources
 

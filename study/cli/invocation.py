@@ -6,6 +6,10 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from study.config.study import StudyConfig
 
 _SCRIPT = "merge-study"
 
@@ -22,6 +26,19 @@ def invocation(command: str, words: Iterable[str] = ()) -> str:
         name = next((n for n in ("python", "python3") if _is_found(n, sys.executable)), "")
         start = [name or _shortest(sys.executable), "-m", f"study.{command}"]
     return shlex.join([*start, *words])
+
+
+def run_command(config: "StudyConfig", storage: str | None = None) -> str:
+    """Return the command that starts or resumes a study, for reports: it names no path of this
+    machine's programs. `storage` is the database's URL without its password, or None if the
+    command does not name it."""
+    words = ["python", "-m", "study.run", str(config.file)]
+    words += ["--storage", storage] if storage is not None else []
+    words += ["--trials", str(config.trials_override)] if config.trials_override else []
+    words += [
+        word for folder in config.task_folders for word in ("--task-search-path", str(folder))
+    ]
+    return shlex.join(words)
 
 
 def _found_as(name: str, path: str) -> str:

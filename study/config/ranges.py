@@ -1,7 +1,8 @@
 """The default search range of each parameter of the merge methods.
 
 docs/search.md explains those of weight and density. A range in `space` replaces the default, and a
-parameter without either is not searched.
+parameter without either is not searched. The values that a method accepts are in
+objectives/merge/catalogue.py.
 """
 
 from .genome import Range

@@ -13,7 +13,7 @@ from storage.database.url import redacted
 from storage.studies import stored_verdict
 from storage.trials import TrialRecord
 from study.cli.escaping import Markdown, markdown, markdown_code, printable
-from study.cli.run_command import run_command
+from study.cli.invocation import run_command
 from study.search.genome import Genome, recipe_of
 from study.search.state import SearchState, best_merge
 from study.setup.setup import Setup

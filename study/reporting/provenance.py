@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from storage.database.url import redacted
-from study.cli.run_command import run_command
+from study.cli.invocation import run_command
 from study.config.genome import references
 from study.config.load import study_url
 from study.setup.setup import Setup

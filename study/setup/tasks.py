@@ -17,7 +17,7 @@ from objectives.tasks.questions.fields import Fields
 from objectives.tasks.questions.question_files import read_questions
 from objectives.tasks.questions.split import split
 from objectives.tasks.retrieval import Retrieval
-from objectives.tasks.scorer import Scoring
+from objectives.tasks.scorer_calls import Scoring
 from objectives.tasks.task import Question, Tokenizer
 from study.config.load import task_file
 from study.config.study import StudyConfig

@@ -70,11 +70,6 @@ class Comparison:
         }
 
 
-def highest(values: Mapping[str, float]) -> str:
-    """Return the name with the highest value. A tie, which is exact equality, goes to the first."""
-    return max(values, key=lambda name: values[name])
-
-
 def compare(
     contenders: Mapping[str, QuestionScores],
     references: Mapping[str, QuestionScores],

@@ -12,9 +12,10 @@ from study.search.contenders import REFERENCES, Role
 from study.setup.setup import Setup
 from study.setup.tasks import MIN_HELD_OUT, few_held_out
 
-from .comparison import LEVEL, Comparison, compare, highest
+from .comparison import LEVEL, Comparison, compare
 from .ensemble import EnsembleScore, ensemble_scores
 from .scoreboard import ContenderSummary, ScoredContender, scored_contenders
+from .selection import PREFERENCE, best_parent, final_merge
 from .wording import inconclusive_text, pending_text, verdict_text
 
 _UNIFORM = {"uniform": "best uniform merge"}
@@ -22,9 +23,6 @@ _REQUIRED = {"top": "mean of the top trials", "best": "best trial"} | _UNIFORM
 """The contenders without which there is no verdict, by role."""
 _REQUIRED_BY_GRADIENT = {"top": CHECKPOINT, "mean": LAST_STEPS} | _UNIFORM
 """The same for a search by gradient."""
-PREFERENCE: tuple[Role, ...] = ("mean", "top", "uniform", "best")
-"""Roles that can become the final merge. If scores are equal, the earlier role wins: the less a
-merge was selected by its search score, the less that score is due to chance."""
 Rule = Literal["held-out", "too few held-out questions", "not scored yet"]
 
 
@@ -93,10 +91,10 @@ def judge(setup: Setup, records: Sequence[TrialRecord], answers: ScoreStore) -> 
         rule, final = "too few held-out questions", top
         text = inconclusive_text(top.contender, few, MIN_HELD_OUT)
     else:
-        rule, final = "held-out", _final(contenders)
+        rule, final = "held-out", final_merge(contenders)
         comparisons = _comparisons(setup, contenders)
         own = [c for c in comparisons if c.contender == final.contender.name]
-        text = verdict_text(final.contender, own, _best_parent(contenders))
+        text = verdict_text(final.contender, own, best_parent(contenders))
     return Judgement(
         contenders,
         tasks,
@@ -108,15 +106,6 @@ def judge(setup: Setup, records: Sequence[TrialRecord], answers: ScoreStore) -> 
         ensemble_scores(setup, contenders, answers),
         text,
     )
-
-
-def _final(contenders: Sequence[ScoredContender]) -> ScoredContender:
-    """Return the contender with the highest held-out score; PREFERENCE breaks ties."""
-    by_name = {
-        c.contender.name: c for role in PREFERENCE for c in contenders if c.contender.role == role
-    }
-    scores = {name: c.held_out.value for name, c in by_name.items() if c.held_out is not None}
-    return by_name[highest(scores)]
 
 
 def _comparisons(setup: Setup, contenders: Sequence[ScoredContender]) -> list[Comparison]:
@@ -135,17 +124,6 @@ def _comparisons(setup: Setup, contenders: Sequence[ScoredContender]) -> list[Co
         {name: scores[name] for name in references},
         {task.name: task.weight for task in setup.config.tasks if task.weight},
         [task.name for task in setup.config.tasks if task.kind == "multiple_choice"],
-    )
-
-
-def _best_parent(contenders: Sequence[ScoredContender]) -> str:
-    """Return the name of the parent with the highest held-out score."""
-    return highest(
-        {
-            c.contender.name: c.held_out.value
-            for c in contenders
-            if c.contender.role == "parent" and c.held_out is not None
-        }
     )
 
 

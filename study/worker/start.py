@@ -74,8 +74,8 @@ def start_worker(
         times.append(time.monotonic())
         if alone:
             log.info(
-                "ready after %.1f s: imports %.1f s, models and questions %.1f s, database and engine "
-                "%.1f s",
+                "ready after %.1f s: imports %.1f s, models and questions %.1f s, database and "
+                "engine %.1f s",
                 *(times[-1] - times[0], *(after - before for before, after in pairwise(times))),
             )
         yield worker

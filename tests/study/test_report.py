@@ -47,7 +47,8 @@ from study.search.genome import recipe_of
 from study.search.jobs import Jobs
 from study.search.state import best_search
 from study.setup.setup import Setup, build
-from study.verdict.judge import PREFERENCE, Judgement, judge
+from study.verdict.judge import Judgement, judge
+from study.verdict.selection import PREFERENCE
 from tests.support.commands import command
 from tests.support.json_keys import key_paths
 from tests.support.paths import DEMO, ROOT

@@ -6,7 +6,7 @@ from typing import Any
 from lm_eval.api.group import Group
 
 from objectives.errors import TaskError
-from objectives.tasks.scorer import Scoring
+from objectives.tasks.scorer_calls import Scoring
 
 
 @dataclass(frozen=True)

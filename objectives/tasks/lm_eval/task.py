@@ -15,7 +15,7 @@ from lm_eval.api.metrics import mean, nanmean
 
 from objectives.engines.engine import Answer, Prompt
 from objectives.errors import ScorerError, TaskError
-from objectives.tasks.scorer import Scoring
+from objectives.tasks.scorer_calls import Scoring
 from objectives.tasks.task import Question, Tokenizer
 
 from .checks import errors_as_task_error

@@ -26,7 +26,7 @@ from objectives.tasks.examples import examples
 from objectives.tasks.lm_eval.groups import TaskRequest
 from objectives.tasks.lm_eval.load import LmEval, Rules
 from objectives.tasks.lm_eval.task import LmEvalTask
-from objectives.tasks.scorer import Scoring
+from objectives.tasks.scorer_calls import Scoring
 from study.config.load import load_config
 from study.setup.setup import Setup, build
 from tests.support.lm_eval_files import study_text, write_tasks

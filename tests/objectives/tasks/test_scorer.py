@@ -13,7 +13,7 @@ import pytest
 
 from objectives.errors import ScorerError
 from objectives.tasks import scorer
-from objectives.tasks.scorer import Scoring
+from objectives.tasks.scorer_calls import Scoring
 
 KEYS = list(range(12))
 
@@ -225,7 +225,7 @@ def test_hanging_threads_do_not_keep_the_program_from_exiting() -> None:
     import subprocess
 
     code = (
-        "import time\nfrom objectives.tasks.scorer import Scoring\n"
+        "import time\nfrom objectives.tasks.scorer_calls import Scoring\n"
         "from objectives.errors import ScorerError\n"
         "try:\n"
         "    Scoring(2, 0.2, 0).each([1], str, lambda key: time.sleep(600))\n"

@@ -5,7 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 
-from study.verdict.comparison import LEVEL, compare, highest
+from study.verdict.comparison import LEVEL, compare
+from study.verdict.selection import highest
 from tests.support.simulated_verdicts import simulated
 
 Floats = NDArray[np.float64]
