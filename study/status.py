@@ -12,7 +12,7 @@ from study.cli.boundary import main
 from study.cli.escaping import say
 from study.cli.options import ConfigPath, StorageUrl
 from study.cli.session import start_logging
-from study.cli.text import duration
+from study.cli.text import duration, score_text
 
 if TYPE_CHECKING:
     from storage.heartbeat import Watch
@@ -237,8 +237,7 @@ def _best_line(best: BestMerge | None) -> str:
         return "no merge has been scored yet"
     tasks = ", ".join(f"{name} {mean:.3f}" for name, mean in best.tasks.items())
     name = f" ({best.baseline})" if best.baseline else ""
-    error = f" ± {best.error:.3f}" if best.error is not None else ""
-    return f"best trial {best.trial}{name}: {best.value:.3f}{error} ({tasks})"
+    return f"best trial {best.trial}{name}: {score_text(best.value, best.error)} ({tasks})"
 
 
 if __name__ == "__main__":

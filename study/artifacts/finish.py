@@ -18,6 +18,7 @@ from storage.studies import store_verdict, stored_fingerprint
 from storage.trials import Trials
 from study.cli.escaping import say
 from study.cli.invocation import invocation
+from study.cli.text import score_text
 from study.monitors.cut_off_answers import cut_off_shares
 from study.monitors.cut_off_answers import explanation as cut_off_explanation
 from study.monitors.dashboard_note import DashboardNote
@@ -62,7 +63,7 @@ def finish_run(setup: Setup, trials: Trials) -> None:
     for task, score in judgement.ensemble.items():
         say(
             "for comparison, the ensemble of the parents (the mean of their probabilities) on the "
-            f"held-out questions of {task}: {score.score:.3f} ± {score.error:.3f}"
+            f"held-out questions of {task}: {score_text(score.score, score.error)}"
         )
     say(judgement.sentence)
     for name, path in paths.items():

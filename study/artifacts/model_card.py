@@ -46,9 +46,9 @@ A merge of {{ models | join(", ") }}{% if base %} over {{ base }}{% endif %}, me
 
 {% endfor %}
 
-Each cell: score on the search questions / on the held-out questions, ± one standard error. The
-search selects merges by their scores on its own questions, so these scores are biased upwards: the
-optimism is the first number minus the second.\
+Each cell: score on the search questions / on the held-out questions, ± half of a 95%
+confidence interval. The search selects merges by their scores on its own questions, so these scores
+are biased upwards: the optimism is the first number minus the second.\
 {% if sampled %} Trial {{ number }} was asked a sample of the search questions, so its score on \
 them is an estimate.{% endif %}
 

@@ -14,6 +14,7 @@ from storage.studies import stored_verdict
 from storage.trials import TrialRecord
 from study.cli.escaping import Markdown, markdown, markdown_code, printable
 from study.cli.invocation import run_command
+from study.cli.text import score_text
 from study.search.genome import Genome, recipe_of
 from study.search.state import SearchState, best_merge
 from study.setup.setup import Setup
@@ -51,8 +52,7 @@ Updated after each {{ "step" if by_gradient else "generation" }}, last at {{ now
 {% if best.baseline %} ({{ best.baseline }}){% endif %}
 
 
-**{{ "%.3f" | format(best.value) }}**{% if best.error is not none %} ± \
-{{ "%.3f" | format(best.error) }} (standard error){% endif %}\
+**{{ best_score }}**{% if best.error is not none %} (95%){% endif %}\
 {% for task, mean in best.tasks.items() %}; {{ task }} {{ "%.3f" | format(mean) }}{% endfor %}. \
 The highest of many noisy scores overstates the quality of the merge; the held-out questions \
 measure it.
@@ -123,6 +123,7 @@ def note(
         now=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         verdict=verdict,
         best=top,
+        best_score="" if top is None else score_text(top.value or 0.0, top.error),
         **(_table(recipe_of(top, genome), genome) if top else {}),
         command=Markdown(printable(run_command(config, redacted(url)))),
     )

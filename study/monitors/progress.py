@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from storage.trials import TrialRecord
-from study.cli.text import duration
+from study.cli.text import duration, score_text
 from study.search.ascent.history import AscentHistory
 from study.search.state import best_search
 
@@ -27,7 +27,7 @@ _PACE_UPDATES = 30
 
 
 class Progress(Monitor):
-    """Shows the number of finished trials, the best score with its standard error, the questions
+    """Shows the number of finished trials, the best score with its 95% interval, the questions
     asked so far, the workers, the pace and the remaining time."""
 
     def __init__(
@@ -126,7 +126,7 @@ def _best(records: Sequence[TrialRecord]) -> str:
     top = best_search(records)
     assert top is not None
     assert top.value is not None
-    return f"best {top.value:.3f}" + ("" if top.error is None else f" ± {top.error:.3f}")
+    return f"best {score_text(top.value, top.error)}"
 
 
 def _asked(records: Sequence[TrialRecord]) -> int:

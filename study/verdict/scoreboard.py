@@ -1,6 +1,5 @@
 """The table of contenders: their scores on the search questions and on the held-out ones."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from objectives.scoring import Scores, TaskScores, finite_or_none
 from storage.scores import HELD_OUT, SEARCH, ScoreStore
 from storage.trials import TrialRecord
 from study.cli.escaping import encodable, printable
+from study.cli.text import HALF_INTERVAL, score_text
 from study.search.contenders import Contender, Role, contenders
 from study.search.genome import Genome
 from study.search.stored_scores import scores_of
@@ -30,7 +30,7 @@ class SplitScores:
     @property
     def margin(self) -> float:
         """Half the width of the value's own 95% interval; 0 if its error is unknown."""
-        return 1.96 * (self.error or 0.0)
+        return HALF_INTERVAL * (self.error or 0.0)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def table(
     def cell(text: str) -> Text:
         return Text(encodable(printable(text), encoding))
 
-    title = "score on search questions / on held-out questions ± standard error"
+    title = "score on search questions / on held-out questions ± 95% confidence interval"
     result = Table(title=encodable(title, encoding), title_justify="left")
     result.add_column("")
     for name in (*tasks, "weighted", "optimism"):
@@ -147,4 +147,4 @@ def _mean(scores: TaskScores | None) -> str:
 def _with_error(scores: Scores | None) -> str:
     if scores is None:
         return "-"
-    return f"{scores.value:.3f}" + (f" ± {scores.error:.3f}" if math.isfinite(scores.error) else "")
+    return score_text(scores.value, scores.error)

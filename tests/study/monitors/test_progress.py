@@ -50,7 +50,7 @@ def test_the_line_has_the_best_score_the_questions_and_the_remaining_time() -> N
     progress = Progress(terminal(200), 40, 4)
     *_, last = lines(progress, [1, 2, 6])
     assert last == (
-        "trial 6/40  generation 1  best 0.505 ± 0.012  6,600 questions  0.80 s/trial  27 s left"
+        "trial 6/40  generation 1  best 0.505 ± 0.024  6,600 questions  0.80 s/trial  27 s left"
     )
 
 
@@ -64,7 +64,7 @@ def test_the_line_fits_the_terminal_and_keeps_what_matters(width: int) -> None:
     *_, last = lines(Progress(terminal(width), 4_000, 15, lambda: 8), [1, 2, 1_000])
     assert len(last) <= max(width, 60)
     assert last.startswith("trial 1000/4000  ")
-    assert "best 1.499 ± 0.012" in last
+    assert "best 1.499 ± 0.024" in last
     assert last.endswith(" left")
     assert ("8 workers" in last) == (width > 40)
 
