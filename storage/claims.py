@@ -1,8 +1,9 @@
 """Claim each piece of a study's work for one worker, through the database.
 
-A claim is a row with a unique key. It is inserted in the transaction that creates the trial and
-stays when the trial is complete, so that no proposal is evaluated twice. All operations are
-idempotent, because after a lost connection it is unknown whether the server has done the work.
+A claim is a row with a unique key. The claim on a trial is inserted in the transaction that creates
+the trial and is kept when the trial completes, so that a completed proposal is not evaluated again.
+All operations are idempotent, because after a lost connection it is unknown whether the transaction
+was committed.
 """
 
 import json
@@ -35,11 +36,11 @@ T = TypeVar("T")
 
 
 class ClaimTaken(Exception):
-    """Another worker has claimed this piece of work, and may have finished it."""
+    """The piece of work is claimed by another worker, or is already complete."""
 
 
 class TrialLost(Exception):
-    """Another worker has failed this running trial, because its worker seemed to be dead."""
+    """Another worker marked this trial as failed, because it considered this worker dead."""
 
 
 class Claims:
@@ -55,7 +56,7 @@ class Claims:
         bounds: Mapping[str, tuple[float, float]],
         attributes: Mapping[str, Any],
     ) -> int:
-        """Claim a piece of work, create its running trial in the same transaction, return its id.
+        """Claim work and create its running trial in one transaction; return the trial's id.
 
         Raises ClaimTaken, and StorageError if the study was deleted.
         """
@@ -157,9 +158,11 @@ class Claims:
             raise StorageError(STUDY_DELETED) from None
 
     def _claimed_trial(self, session: Session, key: str) -> int | None:
-        """Return the trial that an earlier, unconfirmed attempt of this worker has created.
+        """Return the id of the running trial that an earlier, unconfirmed attempt has created.
 
-        Returns None if there is no claim, or if its trial has failed. Raises ClaimTaken.
+        Return None if there is no claim. If the claim's trial failed or was deleted, delete the
+        claim and return None. Raises ClaimTaken if another worker holds the claim, or if the trial
+        is complete.
         """
         query = select(claims.c.worker_id, claims.c.trial_id).where(self._has_key(key))
         row = session.execute(query).first()
@@ -167,7 +170,7 @@ class Claims:
             return None
         trial = session.get(TrialModel, row.trial_id)
         if trial is None or trial.state not in (TrialState.RUNNING, TrialState.COMPLETE):
-            # Another program failed or deleted it; fail_trial would have deleted the claim too.
+            # Another program deleted it or marked it as failed; fail_trial also deletes the claim.
             session.execute(delete(claims).where(self._has_key(key)))
             return None
         if row.worker_id != self._worker_id or trial.state != TrialState.RUNNING:
@@ -188,7 +191,10 @@ class Claims:
 
 
 def release_unfinished(session: Session, worker_id: str, reason: str) -> list[str]:
-    """Release the unfinished claims of a worker and fail its running trials; return their keys."""
+    """Release a worker's unfinished claims and mark its running trials as failed.
+
+    Return the keys of the released claims.
+    """
     rows = session.execute(select(claims).where(claims.c.worker_id == worker_id)).mappings().all()
     released = []
     for row in rows:
@@ -202,7 +208,7 @@ def release_unfinished(session: Session, worker_id: str, reason: str) -> list[st
 
 
 def fail_trial(session: Session, trial_id: int, reason: str) -> bool:
-    """Fail a trial and delete its claim if it is running; return whether it was."""
+    """Mark a running trial as failed and delete its claim; return whether it was running."""
     trial = session.get(TrialModel, trial_id, with_for_update=True)
     if trial is None or trial.state != TrialState.RUNNING:
         return False

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from objectives.errors import ExportError
+from objectives.errors import ExportError, MergeError
 from objectives.files.export_files import json_of, sha256, text_of, write_json
 from objectives.files.model_files import (
     GENERATION_CONFIG,
@@ -54,9 +54,10 @@ def export(
 ) -> Path:
     """Write weights, config, tokenizer, recipe, mergekit YAML and model card; return the folder.
 
-    `references` are the sources' names or paths by label, `texts` are further files by name. The
-    folder is written atomically. With `overwrite` it replaces an earlier export, but never other
-    files. Raises ExportError.
+    `references` are the sources' hub ids or folders by label; `texts` maps the names of additional
+    files to their text. The folder is written atomically. With `overwrite` it replaces an earlier
+    export, but a folder with any other or changed file is refused. Raises ExportError and
+    SourceError.
     """
     sizes = _sizes(recipe, sources)
     out = resolve_target(out, overwrite, sum(sizes.values()))
@@ -67,13 +68,17 @@ def export(
             for name, text in (texts or {}).items():
                 (folder / name).write_text(text, encoding="utf-8")
             write_manifest(folder)
-    except (OSError, SafetensorError) as error:  # SafetensorError: a full disk
+    except MergeError as error:
+        raise ExportError(f"cannot compute the merge: {error}") from None
+    except (OSError, SafetensorError) as error:  # SafetensorError too means a full disk
         raise ExportError(f"cannot write {out}: {error}") from None
     return out
 
 
 def identity(recipe: MergeRecipe, sources: Sources) -> dict[str, Any]:
-    """Return the recipe and the sources' fingerprints; equal for merges with equal weights."""
+    """Return the contents of recipe.json: the recipe, the sources' fingerprints and, if it is set,
+    the source of the position settings. Merges with equal contents have equal weights.
+    """
     data: dict[str, Any] = {"recipe": recipe.to_dict(), "sources": fingerprints(sources)}
     if sources.config_source is not None:
         data["config_source"] = sources.config_label(recipe.copied_model)
@@ -96,14 +101,13 @@ def is_export_of(
 def changed_weights(folder: Path) -> list[str]:
     """Return the names of weight files that were changed, removed or added since the export.
 
-    Raises ExportError if the folder does not list the exported files, or one is not a regular file.
+    Raises ExportError if SHA256SUMS is missing or invalid, or if a listed file is not a regular
+    file.
     """
     try:
         sums = read_sums(folder)
     except ExportError as error:
-        raise ExportError(
-            f"{error}; {SUMS_FILE} lists what was exported: export the merge again"
-        ) from None
+        raise ExportError(f"{error}; export the merge again to write a new {SUMS_FILE}") from None
     unlisted = [path.name for path in folder.glob("*.safetensors") if path.name not in sums]
     changed = [name for name, digest in sums.items() if sha256(folder / name) != digest]
     return changed + unlisted
@@ -135,7 +139,9 @@ def _write_weights(
 
 
 def _can_use_gpu(recipe: MergeRecipe) -> bool:
-    """Return whether a GPU computes the merge, with the same bits as a CPU and much faster."""
+    """Return whether a GPU can compute the merge: much faster than a CPU, with bit-identical
+    results.
+    """
     has_kernel = METHODS[recipe.method].has_kernel and importlib.util.find_spec("triton")
     return bool(has_kernel) and torch.cuda.is_available()
 
@@ -143,7 +149,7 @@ def _can_use_gpu(recipe: MergeRecipe) -> bool:
 def _write_from_gpu(
     recipe: MergeRecipe, sources: Sources, folder: Path, shards: Mapping[str, list[str]]
 ) -> bool:
-    """Merge on the GPU; return False if it has too little free memory."""
+    """Merge on the GPU and write the shards; return False if GPU memory runs out."""
     try:
         stream = MergeStream(sources, Streamed(sources, torch.device("cuda"), pinned=False))
         try:
@@ -151,7 +157,7 @@ def _write_from_gpu(
         finally:
             stream.close()
     except torch.OutOfMemoryError:
-        log.warning("too little GPU memory is free to write the merge; it is computed on the CPU")
+        log.warning("not enough free GPU memory for the merge; merging on the CPU instead")
         return False
     return True
 
@@ -237,7 +243,7 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
         settings = json.loads(path.read_text(encoding="utf-8"))
         if settings.pop("auto_map", None) is not None:
             write_json(path, settings)
-    except Exception as error:  # a bare Exception if the disk is full
+    except Exception as error:  # tokenizers raises a bare Exception if the disk is full
         raise ExportError(f"cannot write the tokenizer to {folder}: {error}") from None
 
 

@@ -23,11 +23,12 @@ DRAWS_CACHE_BYTES = 1 << 30
 
 
 class MergeStream:
-    """Merges one recipe after another over the same sources, a few tensors at a time.
+    """Computes the merged tensors of one recipe after another from the same sources.
 
-    On a GPU the task-arithmetic family is computed by kernels, with the same bits as methods.py.
-    Methods in neither are computed by mergekit. Random draws do not depend on parameters that are
-    searched, so those of small models are cached.
+    On a GPU with triton, the recipes that `fused.covers` accepts are computed by Triton kernels,
+    bit-identical to methods.py. Methods that methods.py does not have are computed by mergekit.
+    Random draws do not depend on the searched parameters, so up to DRAWS_CACHE_BYTES of them are
+    cached.
     """
 
     def __init__(self, sources: Sources, store: Store | None = None) -> None:
@@ -41,7 +42,7 @@ class MergeStream:
                 self._covers = fused.covers
                 self._fused = fused.Fused(self._store, sources.layout, sources.norm_tables)
             else:
-                log.warning("triton is not installed, so merges take many times longer")
+                log.warning("triton is not installed, so merges on the GPU take many times longer")
         self._draws: dict[tuple[int, str, str], Tensor] = {}
         self._room = DRAWS_CACHE_BYTES
 
@@ -101,12 +102,12 @@ class MergeStream:
             if model == recipe.base:
                 continue
             delta = by_model[model].float() - base
-            deltas.append(self._thin(recipe, delta, model, info.name, density))
+            deltas.append(self._sparsify(recipe, delta, model, info.name, density))
             weights.append(weight)
         combine = methods.ties if METHODS[recipe.method].elects else methods.task_arithmetic
         return combine(base, deltas, weights, recipe.normalize, recipe.scale)
 
-    def _thin(
+    def _sparsify(
         self, recipe: MergeRecipe, delta: Tensor, model: str, tensor: str, density: float
     ) -> Tensor:
         method = METHODS[recipe.method]
@@ -120,7 +121,10 @@ class MergeStream:
     def _drawn(
         self, seed: int, tensor: str, name: str, shape: torch.Size, device: torch.device
     ) -> Tensor:
-        """Return the draws of a tensor; `name` is a model or the number of a draw."""
+        """Return the random draws of a tensor.
+
+        `name` is a model's label or, for mergekit's Nth request for random numbers, `draw N`.
+        """
         key = (seed, name, tensor)
         if key not in self._draws:
             drawn = masks.draws(masks.key(*key), shape, device)

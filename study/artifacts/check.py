@@ -88,11 +88,11 @@ def _check(
         samples = setup.rules.samples(record, records, answers)
         return [
             result
-            for split, exam, of_split in (
+            for split, questions, of_split in (
                 (SEARCH, setup.search, samples),
                 (HELD_OUT, setup.held_out, {}),
             )
-            for result in _compare(exam, engine, choice, answers, record, split, of_split)
+            for result in _compare(questions, engine, choice, answers, record, split, of_split)
         ]
     finally:
         engine.close()
@@ -132,7 +132,7 @@ def _trial(setup: Setup, records: Sequence[TrialRecord], origin: Origin) -> Tria
 
 
 def _compare(
-    exam: QuestionSet,
+    questions: QuestionSet,
     engine: Engine,
     choice: EngineChoice,
     answers: ScoreStore,
@@ -146,7 +146,7 @@ def _compare(
         return []
     for reply in replies.values():
         use_signature_threads(reply.engine)  # one engine answered all tasks of a split
-    scores = exam.evaluate(engine, samples).tasks  # other batches would round differently
+    scores = questions.evaluate(engine, samples).tasks  # other batches would round differently
     return [
         _compare_task(split, name, scores[name], task, replies.get(name), choice.signature)
         for name, task in stored.items()

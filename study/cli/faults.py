@@ -1,7 +1,8 @@
 """The message and the exit code for each error that ends a command.
 
-The project's own errors and those of the machine have exit code 2, or 3 if a run failed; their
-message says what to do. Any other error is an internal error: its traceback is written to a file
+Errors that the user can correct, including those of the machine, have exit code 2. Failures of the
+engine, of a task's scorer or of the database connection have exit code 3. A signal has 128 plus its
+number. Any other error is an internal error: its traceback is written to a file
 that the message names, and the exit code is 70. Error classes of libraries are looked up in the
 loaded modules, because importing them would be slow and could fail.
 """
@@ -36,18 +37,18 @@ _NO_MEMORY = (
     "failed to map segment from shared object",
 )
 _REMEDIES = {
-    errno.ENOSPC: "free some space, or use another disk (TMPDIR and HF_HOME move files)",
+    errno.ENOSPC: "free some space, or use another disk (TMPDIR and HF_HOME set folders)",
     errno.EDQUOT: "free some space, or ask for a larger quota",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENFILE: "close other programs: the limit of open files of this machine is reached",
+    errno.ENFILE: "close other programs, or raise the system's limit on open files",
     errno.EACCES: "change its permissions, or choose another path",
     errno.EPERM: "change its permissions, or choose another path",
     errno.EROFS: "choose a writable path",
     errno.EIO: "check the disk or the network drive",
     errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ELOOP: "a symbolic link points to itself",
-    errno.ESTALE: "the network drive is no longer available",
+    errno.ELOOP: "correct the symbolic links, which form a loop",
+    errno.ESTALE: "mount the network drive again",
 }
 
 
@@ -120,14 +121,15 @@ def _is_one_of(error: BaseException, classes: Mapping[str, tuple[str, ...]]) -> 
 
 
 def _machine_error(error: BaseException) -> str | None:
-    """Return the message for a lack of memory, threads, files or permissions; None for others."""
+    """Return the message for an error of memory, threads, recursion depth or the file system; None
+    for any other error."""
     if _is_no_memory(error):
         return f"out of memory{_limit(resource.RLIMIT_AS, 'ulimit -v')}: {_MEMORY_REMEDY}"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         limit = _limit(resource.RLIMIT_NPROC, "ulimit -u", 1)
         return f"no more threads can be started{limit}: raise the limit, or run fewer workers"
     if isinstance(error, RecursionError):
-        return "an input is nested too deeply: flatten it"
+        return "an input is nested too deeply; reduce its nesting"
     if isinstance(error, OSError) and error.errno is not None:
         remedy = _REMEDIES.get(error.errno)
         if remedy or error.filename is not None:
@@ -136,7 +138,7 @@ def _machine_error(error: BaseException) -> str | None:
     return None
 
 
-_MEMORY_REMEDY = "run fewer --workers, lower engine.batch_tokens, or raise the memory limit"
+_MEMORY_REMEDY = "lower --workers or engine.batch_tokens, or raise the memory limit"
 
 
 def _is_no_memory(error: BaseException) -> bool:
@@ -150,4 +152,5 @@ def _limit(which: int, name: str, unit: int = 2**30) -> str:
     soft, _ = resource.getrlimit(which)
     if soft == resource.RLIM_INFINITY:
         return ""
-    return f" (the limit is {soft / unit:.3g}{' GiB' if unit > 1 else ''}, {name})"
+    value = f"{soft / unit:.3g} GiB" if unit > 1 else f"{soft:,}"
+    return f" (the limit is {value}, {name})"

@@ -235,9 +235,9 @@ def _num_weights(setup: Setup) -> int:
     return sum(math.prod(i.shape) for i in layout if i.weight.vocabulary_axis is None)
 
 
-def _all_tokens(exam: QuestionSet) -> int:
+def _all_tokens(questions: QuestionSet) -> int:
     """Return the tokens of asking every question."""
-    return sum(cost.tokens_of(prompts).computed for prompts in exam.prompts.values())
+    return sum(cost.tokens_of(prompts).computed for prompts in questions.prompts.values())
 
 
 def _card(name: str) -> Card:

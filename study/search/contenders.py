@@ -8,7 +8,7 @@ from storage.trials import TrialRecord
 
 from .ascent.jobs import LAST_STEPS
 from .genome import Genome
-from .jobs import BEST, MEAN, ROLE, final_roles
+from .jobs import BEST, CMA_MEAN, ROLE, final_roles
 from .state import AFTER, best, best_search
 
 Role = Literal["base", "parent", "uniform", "best", "top", "mean"]
@@ -68,8 +68,8 @@ def _contenders(complete: Sequence[TrialRecord], genome: Genome) -> Iterator[Con
     best_trial = by_role.pop(BEST, None) or _unsampled(best_search(complete))
     if best_trial is not None:
         yield Contender("best", BEST, best_trial)
-    for name in sorted(by_role, key=lambda name: name in (MEAN, LAST_STEPS)):
-        yield Contender("mean" if name in (MEAN, LAST_STEPS) else "top", name, by_role[name])
+    for name in sorted(by_role, key=lambda name: name in (CMA_MEAN, LAST_STEPS)):
+        yield Contender("mean" if name in (CMA_MEAN, LAST_STEPS) else "top", name, by_role[name])
 
 
 def _unsampled(record: TrialRecord | None) -> TrialRecord | None:

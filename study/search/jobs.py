@@ -13,9 +13,9 @@ from .sampler import Proposals
 from .state import AFTER, CANDIDATE, Evaluations, SearchState, Slot
 
 ROLE = "role"
-"""The attribute of a final merge with its role."""
-TOP, MEAN, BEST = "mean of the top", "CMA mean", "best trial"
-_TOP = 20
+"""The attribute that holds the role of a final merge."""
+MEAN_OF_TOP, CMA_MEAN, BEST = "mean of the top", "CMA mean", "best trial"
+_MAX_TOP = 20
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Job:
 
 
 class Jobs:
-    """The work of a study with `budget` search trials, or none if the search space is empty."""
+    """The work of a study with `budget` search trials, or none if the space is empty."""
 
     def __init__(
         self, genome: Genome, replay: Proposals, budget: int, sampled: bool = False
@@ -93,7 +93,7 @@ class Jobs:
     def next(self, records: Sequence[TrialRecord], turn: int = 0) -> Job | None:
         """Return a job that no worker has started, or None if there is none at present.
 
-        `turn` selects another one after each job that another worker has started first.
+        Increase `turn` by one after each job that another worker claimed first, to get another one.
         """
         state = self.state(records)
         if (job := self._baseline_job(state, turn)) is not None:
@@ -120,7 +120,10 @@ class Jobs:
         taken = state.complete | state.begun
         for name, params in (
             (f"CMA mean before generation {generation}", self._replay.mean(generation, finished)),
-            (f"mean of the top {count} before generation {generation}", _top(earlier, count)),
+            (
+                f"mean of the top {count} before generation {generation}",
+                _mean_of_top(earlier, count),
+            ),
         ):
             if name not in taken:
                 recipe = self._genome.recipe(params)
@@ -129,12 +132,12 @@ class Jobs:
 
     def _final_job(self, role: str, finished: Evaluations) -> Job:
         after = len(finished)
-        if role == MEAN:
-            name = f"{MEAN} after {after} search trials"
+        if role == CMA_MEAN:
+            name = f"{CMA_MEAN} after {after} search trials"
             params = self._replay.mean(after // self._replay.population, finished)
         else:
             name = f"{role} of {after} search trials"
-            params = _top(finished, 1 if role == BEST else top_count(after))
+            params = _mean_of_top(finished, 1 if role == BEST else top_count(after))
         attributes = {CANDIDATE: name, KIND: CANDIDATE, ROLE: role, AFTER: after}
         return Job(name, params, self._genome.recipe(params), attributes)
 
@@ -159,14 +162,14 @@ def final_roles(trials: int, population: int, sampled: bool) -> list[str]:
     sample of the questions, the best trial again."""
     if not trials:
         return []
-    roles = [f"{TOP} {top_count(trials)}"]
-    roles += [MEAN] if trials >= population else []
+    roles = [f"{MEAN_OF_TOP} {top_count(trials)}"]
+    roles += [CMA_MEAN] if trials >= population else []
     return [*roles, BEST] if sampled else roles
 
 
 def top_count(trials: int) -> int:
     """Return the number of best trials that are averaged: a quarter of the trials, at most 20."""
-    return min(_TOP, max(1, trials // 4))
+    return min(_MAX_TOP, max(1, trials // 4))
 
 
 def held_out_key(number: int) -> str:
@@ -174,7 +177,7 @@ def held_out_key(number: int) -> str:
     return f"held-out questions of trial {number}"
 
 
-def _top(finished: Evaluations, count: int) -> dict[str, float]:
+def _mean_of_top(finished: Evaluations, count: int) -> dict[str, float]:
     """Return the mean of the best trials' parameters; of equal trials the earlier one is used."""
     ranked = sorted(finished.items(), key=lambda item: (-item[1].objective, item[0]))[:count]
     names = ranked[0][1].params

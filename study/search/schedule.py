@@ -3,8 +3,8 @@
 Most questions get the same score from all merges of a generation and do not help to rank them. All
 trials of a generation are asked the same sample. Its inclusion probabilities are higher for
 questions whose scores vary and for short ones, and positive for every question, so that questions
-that begin to vary are detected. The samples depend only on the seed and on the trials of earlier
-generations, not on interruptions or the number of workers.
+that begin to vary are detected. The samples depend only on the seed, the baselines
+and the trials of earlier generations, not on interruptions or the number of workers.
 
 Q: questions of a task, T: trials.
 """
@@ -24,13 +24,13 @@ from storage.trials import TrialRecord
 from .state import slot_of
 
 SCHEME = "varying first"
-"""A name for the algorithm; it changes if the samples for the same trials change."""
+"""Part of a study's fingerprint. Change it whenever the same trials would yield other samples."""
 _LATEST_WEIGHT = 0.5
 """The weight of the latest generation in the estimate of a question's variance."""
-_FLOOR = 0.1
-"""The amount that is added to every variance, as a share of their mean."""
+_SMOOTHING = 0.1
+"""The fraction of a task's mean variance that is added to the variance of each of its questions."""
 _MIN_QUESTIONS = 8
-"""The smallest expected number of questions of a task, unless it has fewer."""
+"""The minimum expected sample size of a task; all questions of a smaller task are asked."""
 
 
 @dataclass
@@ -40,14 +40,15 @@ class _Estimate:
     expected_Q: Floats
     expected_soft_Q: Floats
     variance_Q: Floats
-    """The variance, among the trials of a generation, of the objective that the search ranks by."""
+    """The variance of each question's ranked value among the trials of a generation, averaged over
+    generations with more weight on recent ones."""
 
 
 class Schedule:
     """Samples of the search questions, generation by generation."""
 
     def __init__(
-        self, exam: QuestionSet, answers: ScoreStore, share: float, soft: float, seed: int
+        self, questions: QuestionSet, answers: ScoreStore, share: float, soft: float, seed: int
     ) -> None:
         """`share` is the cost of a sample in tokens, relative to that of all questions; `soft` is
         the weight of the probability of a right answer in the objective."""
@@ -55,7 +56,7 @@ class Schedule:
         self._share, self._soft = share, soft
         pairs = [
             (task, np.array(costs, dtype=np.float64))
-            for task, costs in zip(exam.tasks, exam.costs, strict=True)
+            for task, costs in zip(questions.tasks, questions.costs, strict=True)
             if not isinstance(task, WholeTask)
         ]
         self._tasks, self._costs = [task for task, _ in pairs], [costs for _, costs in pairs]
@@ -77,13 +78,13 @@ class Schedule:
         return self._samples
 
     def _begin(self, records: Sequence[TrialRecord]) -> None:
-        """Estimate from the baselines, for the first generation."""
+        """Reset the estimates to those from the baselines, which the first generation uses."""
         baselines = [r for r in records if r.complete and r.baseline is not None]
         self._estimates, self._samples, self._generation = [], {}, 0
         self._update(sorted(baselines, key=lambda r: r.baseline or ""))
 
     def _of_generation(self, generation: int, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-        """Return a generation's trials in the order of slots, the first one of each slot."""
+        """Return the complete trials of a generation in slot order: the first one of each slot."""
         by_slot: dict[int, TrialRecord] = {}
         for record in records:
             slot = slot_of(record)
@@ -129,7 +130,7 @@ class Schedule:
         importance = [
             abs(task.weight)
             / len(estimate.variance_Q)
-            * np.sqrt(_with_floor(estimate.variance_Q) / costs)
+            * np.sqrt(_smoothed(estimate.variance_Q) / costs)
             for task, estimate, costs in zip(self._tasks, self._estimates, self._costs, strict=True)
         ]
         costs = np.concatenate(self._costs)
@@ -145,6 +146,6 @@ class Schedule:
         ]
 
 
-def _with_floor(variance_Q: Floats) -> NDArray[np.float64]:
+def _smoothed(variance_Q: Floats) -> NDArray[np.float64]:
     mean = float(variance_Q.mean())
-    return variance_Q + (_FLOOR * mean if mean > 0 else 1.0)
+    return variance_Q + (_SMOOTHING * mean if mean > 0 else 1.0)

@@ -23,10 +23,10 @@ from .engine_facts import END_TOKENS, end_tokens_fact
 log = logging.getLogger(__name__)
 
 DRAWS = "search.draws"
-"""How CMA-ES draws its points. Studies that version 0.1.0 began lack it: see
+"""How CMA-ES draws its points. Studies created by version 0.1.0 lack it: see
 `study.search.cma.Optimizer`."""
 _LATER_FACTS = (END_TOKENS, DRAWS)
-"""Facts that older studies lack; they continue as they began."""
+"""Facts that older studies lack. Such a study keeps its original behaviour."""
 
 
 def fingerprint(
@@ -36,7 +36,7 @@ def fingerprint(
     population: int,
     origin: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """Return a short text for each setting that a study must not change.
+    """Return the fingerprint: by key, a short text for each setting that a study must not change.
 
     `origin` is the stored start of a study with `start_from`, or None.
     """
@@ -63,7 +63,8 @@ def fingerprint(
 def without_new_facts(
     facts: Mapping[str, str], stored: Mapping[str, str], begun: bool
 ) -> dict[str, str]:
-    """Return the facts, without those of later versions that a study that has `begun` lacks."""
+    """Return the facts; for a study that has `begun`, without those that it did not store because
+    later versions added them."""
     if not begun or not stored:
         return dict(facts)
     lacking = [key for key in _LATER_FACTS if key in facts and key not in stored]

@@ -150,12 +150,12 @@ def few_held_out_text(few: Mapping[str, int]) -> str:
     )
 
 
-def _fitting(config: StudyConfig, exam: QuestionSet, context: int | None) -> QuestionSet:
-    if context is None or exam.longest - 1 <= context:  # an answer's last token is not read
-        return exam
+def _fitting(config: StudyConfig, questions: QuestionSet, context: int | None) -> QuestionSet:
+    if context is None or questions.longest - 1 <= context:  # an answer's last token is not read
+        return questions
     skips = {task.name for task in config.tasks if task.on_bad == "skip"}
     tasks: Tasks = []
-    for task, prompts_Q in zip(exam.tasks, exam.prompts_of_tasks, strict=True):
+    for task, prompts_Q in zip(questions.tasks, questions.prompts_of_tasks, strict=True):
         sizes = [max(len(p.tokens) + p.max_tokens - 1 for p in prompts) for prompts in prompts_Q]
         pairs = list(zip(task.questions, sizes, strict=True))
         long = [(question, size) for question, size in pairs if size > context]
@@ -169,7 +169,7 @@ def _fitting(config: StudyConfig, exam: QuestionSet, context: int | None) -> Que
             log.warning("%s; left out", _too_long(task.name, long, context))
         if fitting := [question for question, size in pairs if size <= context]:
             tasks.append(task.with_questions(fitting))  # type: ignore[arg-type]
-    return QuestionSet(tasks, exam.tokenizer)
+    return QuestionSet(tasks, questions.tokenizer)
 
 
 def _too_long(name: str, long: Sequence[tuple[Question, int]], context: int) -> str:

@@ -2,7 +2,7 @@
 
 Arrays in, numbers out: no engine, no database and no text. docs/verdict.md explains the method.
 Q: held-out questions of one task, P: pairs of a contender and a reference, R: bootstrap resamples.
-Arrays may have leading axes before P (the studies of a simulation).
+The arrays of `max_quantiles` may have leading axes before P, such as the studies of a simulation.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -39,12 +39,13 @@ class Comparison:
     """Standard error of the difference over questions."""
     margin: float
     """Half the width of the confidence interval. The intervals of all contenders with the same
-    reference are simultaneous: all of them hold with probability LEVEL."""
+    reference are simultaneous: with probability LEVEL, all of them contain the true difference."""
     more_questions: int | None
-    """Approximate number of further held-out questions that would make this difference
-    significant; None if it is significant already or is not positive."""
+    """Approximate number of additional held-out questions with which a true difference of this size
+    is significant with probability POWER; None if it is already significant or not positive."""
     mcnemar_p: Mapping[str, float]
-    """p-value of McNemar's exact test by multiple-choice task, Holm-corrected for all pairs."""
+    """p-value of McNemar's exact test by task of multiple choice, Holm-corrected over pairs and
+    tasks."""
 
     @property
     def lower(self) -> float:
@@ -162,7 +163,7 @@ def max_quantiles(
     are simultaneous. Every pair is in one of the groups.
     """
     deviations_PR = np.abs(resampled_PR - observed_P[..., None])
-    scale_P = np.where(errors_P > 0, errors_P, np.inf)  # equal answers have no deviation
+    scale_P = np.where(errors_P > 0, errors_P, np.inf)  # with an error of 0 no resample deviates
     t_PR = deviations_PR / scale_P[..., None]
     quantiles_P = np.zeros_like(observed_P)
     for group in filter(len, groups):
@@ -181,8 +182,8 @@ def _counts(numbers: NDArray[np.int64], questions: int) -> Floats:
 
 
 def _more_questions(difference: float, error: float, quantile: float, questions: int) -> int | None:
-    """Return how many questions to add, in the present proportions of the tasks, for the corrected
-    interval to show a true difference of this size with probability POWER."""
+    """Return how many questions to add, in the current proportions of the tasks, so that a true
+    difference of this size is significant after the correction with probability POWER."""
     if difference <= 0 or error == 0 or difference > quantile * error:
         return None
     deviation = error * questions**0.5
@@ -197,7 +198,7 @@ def _more_questions(difference: float, error: float, quantile: float, questions:
 
 
 def _mcnemar(gaps: Mapping[str, Floats]) -> dict[str, list[float]]:
-    """Return the corrected p-value of each pair, by task. Every answer is right or wrong."""
+    """Return the corrected p-value of each pair, by task; the scores must be 0 or 1."""
     raw = [
         float(mcnemar([[0, int((gap > 0).sum())], [int((gap < 0).sum()), 0]], exact=True).pvalue)
         for task_gaps in gaps.values()

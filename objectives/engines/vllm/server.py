@@ -35,34 +35,36 @@ _MAX_LOGPROBS = 128
 def serve(connection: Connection) -> None:
     """Receive Settings, start vLLM, and run commands until the connection is closed."""
     try:
-        with _parent_watched(), contextlib.suppress(ImportError):  # Host reports import errors
+        with _parent_watched(), contextlib.suppress(ImportError):  # Server reports import errors
             _import_early()
         try:
             settings = connection.recv()
         except EOFError:
             return
-        host: Host = _attempt(connection, lambda: Host(settings))
-        connection.send(("done", host.report))
+        server: Server = _attempt(connection, lambda: Server(settings))
+        connection.send(("done", server.report))
         while True:
             try:
                 verb, *arguments = connection.recv()
             except EOFError:
-                host.close()
+                server.close()
                 return
-            work = partial(host.load if verb == "load" else host.answer, *arguments)
+            work = partial(server.load if verb == "load" else server.answer, *arguments)
             connection.send(("done", _attempt(connection, work)))
     finally:
         _kill_group()
 
 
 def _import_early() -> None:
-    """Import what vLLM will need, which takes many seconds, while the parent prepares Settings."""
+    """Import vLLM and the worker extension, which takes many seconds, while the parent prepares
+    Settings.
+    """
     importlib.import_module(EXTENSION.rpartition(".")[0])
     internals.import_worker()
 
 
 def _attempt(connection: Connection, work: Any) -> Any:
-    """Return the result of `work`; send an error to the parent and exit."""
+    """Return the result of `work`. If it raises an error, send the error to the parent and exit."""
     with _parent_watched():
         try:
             return work()
@@ -77,7 +79,7 @@ def _described(error: Exception) -> tuple[str, str]:
         return EngineMemoryError.__name__, f"out of memory: {_first_line(error)}"
     if isinstance(error, EngineError | SourceError):
         return type(error).__name__, str(error)
-    if isinstance(error, ValidationError):  # of vLLM's arguments; its first line is only a count
+    if isinstance(error, ValidationError):  # of vLLM's arguments; the first line counts the errors
         return EngineError.__name__, "vLLM: " + "; ".join(
             ".".join(map(str, problem["loc"]))
             + (": " if problem["loc"] else "")
@@ -95,7 +97,7 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _parent_watched() -> Any:
-    """Kill this process if its parent ends while the context is entered."""
+    """Within this context, kill this process group if the parent process exits."""
     finished = threading.Event()
     parent = os.getppid()
 
@@ -116,8 +118,8 @@ def _kill_group() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-class Host:
-    """vLLM's engine in this process, with the sources that it merges."""
+class Server:
+    """Runs vLLM's engine in this process; its workers merge the sources."""
 
     def __init__(self, settings: Settings) -> None:
         """Start vLLM and open the sources. Raises EngineError and SourceError."""
@@ -161,7 +163,7 @@ class Host:
         self._llm.collective_rpc("study_open", args=arguments)
         self._batch_tokens, self._kv_tokens = settings.batch_tokens, kv_tokens
         self._prepared: list[tuple[Prompt, Any, Any]] = []
-        """All prompts so far, each with vLLM's form of it and its sampling parameters."""
+        """All prompts received so far, each with the vLLM prompt and its sampling parameters."""
         self._parameters: dict[tuple[int, tuple[int, ...], frozenset[int]], Any] = {}
         """Sampling parameters, shared by prompts with equal limits, options and stops."""
 
@@ -179,7 +181,7 @@ class Host:
             max_num_batched_tokens=settings.batch_tokens,
             max_num_seqs=settings.sequences,
             kv_cache_memory_bytes=kv_cache,
-            gpu_memory_utilization=0.05,  # vLLM's own check; choose_residence has made ours
+            gpu_memory_utilization=0.05,  # passes vLLM's check; choose_residence has checked
             tensor_parallel_size=settings.tensor_parallel_size,
             enforce_eager=settings.eager,
             enable_prefix_caching=True,
@@ -235,13 +237,14 @@ class Host:
 
     def _drop_prefixes(self) -> None:
         if not self._llm.reset_prefix_cache():
-            raise EngineError("vLLM did not drop the cached prefixes of the previous merge")
+            raise EngineError("vLLM could not reset its prefix cache")
 
     def _answers(self, asked: Sequence[tuple[Prompt, Any, Any]]) -> Iterator[tuple[int, Answer]]:
         """Yield the index and the answer of each prompt as it is finished.
 
-        The tokens of one step are added at a time, and answers are read while the device computes.
-        Prompts with the longest answers come first, so that no step is left to them alone.
+        Prompts are added in portions of about one step's tokens, so that answers are read while the
+        device computes. Prompts with the largest max_tokens come first, so that the last steps are
+        not spent on a few long answers.
         """
         engine = self._llm.llm_engine
         waiting = deque(sorted(enumerate(asked), key=lambda item: -item[1][0].max_tokens))
@@ -277,7 +280,7 @@ class Host:
                 flat_logprobs=True,
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
-                skip_clone=True,  # saves a deep copy for every prompt; nothing modifies them
+                skip_clone=True,  # avoids a deep copy for every prompt; nothing modifies them
             )
         return self._parameters[kind]
 

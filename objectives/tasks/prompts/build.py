@@ -7,7 +7,7 @@ from objectives.errors import TaskError
 from objectives.tasks.task import Question, Tokenizer
 
 from .chat import Renderer
-from .prompt import Template, TemplateProblem
+from .prompt import Template, TemplateError
 
 
 def prompts(
@@ -21,12 +21,12 @@ def prompts(
     """Return one prompt for each question.
 
     `after` is the text that follows an option in an answer. Raises TaskError if an option does not
-    begin with a token of its own after the prompt, and TemplateProblem.
+    begin with a token of its own after the prompt, and TemplateError.
     """
     renderer = Renderer(template, tokenizer)
     texts = [renderer.text(question) for question in questions]
     if len(texts) > 1 and len(set(texts)) == 1:
-        raise TemplateProblem(
+        raise TemplateError(
             f"template {template.name}: all {len(texts)} questions have the same prompt; add "
             "{{ question }} to its turn"
         )

@@ -10,7 +10,7 @@ from typing import Any
 from objectives.tasks.task import Question, Tokenizer
 
 from .conversation import ChatTemplateError, Conversations
-from .prompt import Template, TemplateProblem
+from .prompt import Template, TemplateError
 
 _PLACEHOLDER = "@question@"
 _DEFAULT_CUE = "Answer"
@@ -19,7 +19,7 @@ _DEFAULT_CUE = "Answer"
 class Renderer:
     """Renders prompts and encodes them.
 
-    Raises TemplateProblem if the tokenizer's chat template cannot be used.
+    Raises TemplateError if the tokenizer's chat template cannot be used.
     """
 
     def __init__(self, template: Template, tokenizer: Tokenizer) -> None:
@@ -31,10 +31,10 @@ class Renderer:
             self._before, self._after = self._surroundings()
 
     def text(self, question: Question) -> str:
-        """Return the prompt of a question. Raises TemplateProblem."""
+        """Return the prompt of a question. Raises TemplateError."""
         if not self._in_chat:
             return self.template.render(question, _DEFAULT_CUE if self.template.chat else "")
-        turn = self.template.ask(question.text, "").strip()
+        turn = self.template.render_turn(question.text, "").strip()
         return f"{self._before}{turn}{self._after}"
 
     def encode(self, text: str) -> list[int]:
@@ -56,13 +56,13 @@ class Renderer:
         if template.preamble.strip():
             messages.append({"role": "system", "content": template.preamble.strip()})
         for example in template.examples:
-            turn = template.ask(example.question, "").strip()
+            turn = template.render_turn(example.question, "").strip()
             messages.append({"role": "user", "content": turn})
             messages.append({"role": "assistant", "content": example.answer})
         messages.append({"role": "user", "content": _PLACEHOLDER})
         parts = self._conversation(messages).split(_PLACEHOLDER)
         if len(parts) != 2:
-            raise TemplateProblem(
+            raise TemplateError(
                 f"template {template.name}: the chat template of the tokenizer does not contain "
                 "the question exactly once; use a template without chat"
             )
@@ -84,7 +84,7 @@ class Renderer:
                 )
             except ChatTemplateError as error:
                 reason = str(error)
-        raise TemplateProblem(
+        raise TemplateError(
             f"template {self.template.name}: the chat template of the tokenizer fails: {reason}; "
             "use a template without chat"
         )

@@ -26,7 +26,7 @@ _FIELDS = ("turn", "preamble", "separator", "examples", "chat")
 _MAX_BYTES, _MAX_NODES, _MAX_DEPTH = 1 << 17, 5_000, 20
 
 
-class TemplateProblem(TaskError):
+class TemplateError(TaskError):
     """A prompt template is missing or invalid."""
 
 
@@ -52,39 +52,39 @@ class Template:
     """Whether to use the chat template of the tokenizer, if it has one."""
 
     def render(self, question: Question, default_cue: str = "") -> str:
-        """Return the prompt of a question as plain text. Raises TemplateProblem."""
-        text = self._start + self.ask(question.text, question.cue or default_cue)
+        """Return the prompt of a question as plain text. Raises TemplateError."""
+        text = self._start + self.render_turn(question.text, question.cue or default_cue)
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise TemplateProblem(self._message(error)) from None
+            raise TemplateError(self._message(error)) from None
         return text
 
     @cached_property
     def _start(self) -> str:
         """The beginning of all prompts: the preamble and the examples."""
         examples = [
-            self.ask(example.question, "") + example.answer + self.separator
+            self.render_turn(example.question, "") + example.answer + self.separator
             for example in self.examples
         ]
         return self.preamble + "".join(examples)
 
-    def ask(self, question: str, cue: str) -> str:
-        """Return the turn of a question. Raises TemplateProblem."""
+    def render_turn(self, question: str, cue: str) -> str:
+        """Return the turn of a question. Raises TemplateError."""
         turn = self._turn
         try:
             return turn.render(question, cue)
         except Exception as error:  # a template may cause any error, such as division by zero
-            raise TemplateProblem(self._message(error)) from None
+            raise TemplateError(self._message(error)) from None
 
     @cached_property
     def _turn(self) -> BoundedTemplate:
         try:
             turn = BoundedTemplate(self.turn)
         except Exception as error:  # the compilation may cause any error too
-            raise TemplateProblem(self._message(error)) from None
+            raise TemplateError(self._message(error)) from None
         if not turn.asks:
-            raise TemplateProblem(
+            raise TemplateError(
                 f"template {self.name}: its turn does not contain the question; add "
                 "{{ question }}"
             )
@@ -109,28 +109,30 @@ def named_templates() -> list[str]:
 def load_template(name: str, folder: Path, shots: int | None = None) -> Template:
     """Load a template by its name, or from a file relative to `folder`.
 
-    Only its first `shots` examples are used; None uses all. Raises TemplateProblem.
+    Only its first `shots` examples are used; None uses all. Raises TemplateError.
     """
     path = _FOLDER / f"{name}.yaml" if name in named_templates() else folder / name
     try:
         text = read_text(path, _MAX_BYTES)
     except FileNotFoundError:
-        raise TemplateProblem(
-            f"no template {name}: {path} does not exist; available by name are "
+        raise TemplateError(
+            f"no template {name}: {path} does not exist; the built-in templates are "
             f"{', '.join(named_templates())}"
         ) from None
     except UnreadableFile as error:
-        raise TemplateProblem(f"template {name}: {error}") from None
+        raise TemplateError(f"template {name}: {error}") from None
     try:
         data = yaml.load(text, Loader=_TextLoader)
     except (yaml.YAMLError, ValueError) as error:
         problem = " ".join(str(error).split())
-        raise TemplateProblem(f"cannot read template {path}: {problem}") from None
+        raise TemplateError(f"cannot read template {path}: {problem}") from None
     template = _template(name, data)
     if shots is None:
         return template
     if shots > len(template.examples):
-        raise TemplateProblem(f"template {name} has {len(template.examples)} examples, not {shots}")
+        raise TemplateError(
+            f"num_fewshot is {shots}, but template {name} has {len(template.examples)} examples"
+        )
     return replace(template, examples=template.examples[:shots])
 
 
@@ -169,26 +171,24 @@ class _TextLoader(yaml.SafeLoader):
 def _template(name: str, data: Any) -> Template:
     turn = data.get("turn") if isinstance(data, dict) else None
     if not isinstance(turn, str):
-        raise TemplateProblem(f"template {name} needs the key `turn` with a text")
+        raise TemplateError(f"template {name} needs the key `turn` with a text")
     if unknown := set(data) - set(_FIELDS):
         key = min(map(str, unknown))
         key = key if key.isidentifier() else shown(key)
-        raise TemplateProblem(
+        raise TemplateError(
             f"template {name}: unknown key {key}; must be one of {', '.join(_FIELDS)}"
         )
     chat = data.pop("chat", None) or "false"
     if chat not in ("true", "false"):
-        raise TemplateProblem(f"template {name}: chat is {shown(chat)}; it must be true or false")
+        raise TemplateError(f"template {name}: chat is {shown(chat)}; it must be true or false")
     for key in ("preamble", "separator"):
         if data.get(key) is None:
             data.pop(key, None)
         elif not isinstance(data[key], str):
-            raise TemplateProblem(
-                f"template {name}: {key} is {shown(data[key])}; it must be a text"
-            )
+            raise TemplateError(f"template {name}: {key} is {shown(data[key])}; it must be a text")
     examples = data.pop("examples", None) or []
     if not isinstance(examples, list):
-        raise TemplateProblem(f"template {name}: examples must be a list of question and answer")
+        raise TemplateError(f"template {name}: examples must be a list of question and answer")
     parsed = tuple(_example(name, entry) for entry in examples)
     return Template(name, examples=parsed, chat=chat == "true", **data)
 
@@ -198,7 +198,7 @@ def _example(name: str, entry: Any) -> Example:
         (entry.get("question"), entry.get("answer")) if isinstance(entry, dict) else (None, None)
     )
     if not isinstance(question, str) or not isinstance(answer, str):
-        raise TemplateProblem(
+        raise TemplateError(
             f"template {name}: an example is {shown(entry)}; it needs the texts question and answer"
         )
     return Example(question.strip(), answer)

@@ -12,7 +12,7 @@ from objectives.tasks.examples import examples
 from objectives.tasks.multiple_choice import MultipleChoice
 from objectives.tasks.prompts import conversation
 from objectives.tasks.prompts.chat import Renderer
-from objectives.tasks.prompts.prompt import TemplateProblem, load_template
+from objectives.tasks.prompts.prompt import TemplateError, load_template
 from objectives.tasks.retrieval import Retrieval
 from objectives.tasks.task import Question
 from tests.support.paths import DEMO
@@ -48,7 +48,7 @@ def test_prompts_are_those_of_apply_chat_template(tokenizer: Any, name: str) -> 
     template = load_template(name, Path())
     text = Renderer(template, tokenizer).text(CHOICE)
 
-    messages = [{"role": "user", "content": template.ask(CHOICE.text, "")}]
+    messages = [{"role": "user", "content": template.render_turn(CHOICE.text, "")}]
     expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert text == expected
     [[prompt]] = MultipleChoice("t", 1.0, (CHOICE,), template).prompts(tokenizer)
@@ -98,7 +98,7 @@ def test_a_chat_template_that_cannot_be_used_is_an_error(
 ) -> None:
     tokenizer.chat_template = chat_template
     template = load_template("multiple_choice_instruct", Path())
-    with pytest.raises(TemplateProblem, match=message):
+    with pytest.raises(TemplateError, match=message):
         Renderer(template, tokenizer)
 
 
@@ -149,7 +149,7 @@ def test_a_chat_is_learned_from_its_own_end(tokenizer: Any) -> None:
 
 def test_chat_must_be_true_or_false(tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text("turn: '{{ question }}'\nchat: maybe\n")
-    with pytest.raises(TemplateProblem, match="chat is 'maybe'; it must be true or false"):
+    with pytest.raises(TemplateError, match="chat is 'maybe'; it must be true or false"):
         load_template("t.yaml", tmp_path)
 
 

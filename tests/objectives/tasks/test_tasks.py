@@ -9,7 +9,7 @@ from objectives.errors import TaskError
 from objectives.merge.recipe import MergeRecipe
 from objectives.scoring import QuestionSet
 from objectives.tasks.multiple_choice import MultipleChoice
-from objectives.tasks.prompts.prompt import TemplateProblem, load_template, named_templates
+from objectives.tasks.prompts.prompt import TemplateError, load_template, named_templates
 from objectives.tasks.retrieval import Retrieval
 from objectives.tasks.task import Question
 from tests.support.paths import DEMO
@@ -56,7 +56,7 @@ def test_prompts_of_every_template_share_a_prefix_and_end_before_the_answer(name
 def test_the_number_of_examples_can_be_reduced_but_not_raised() -> None:
     assert len(load_template("retrieval_kdd", Path(), 1).examples) == 1
     assert not load_template("retrieval_kdd", Path(), 0).examples
-    with pytest.raises(TemplateProblem, match="has 3 examples, not 9"):
+    with pytest.raises(TemplateError, match="has 3 examples, not 9"):
         load_template("retrieval_kdd", Path(), 9)
 
 
@@ -75,12 +75,12 @@ def test_an_invalid_template_is_reported_with_the_reason(
     tmp_path: Path, text: str, message: str
 ) -> None:
     (tmp_path / "t.yaml").write_text(text)
-    with pytest.raises(TemplateProblem, match=message):
+    with pytest.raises(TemplateError, match=message):
         load_template("t.yaml", tmp_path).render(CHOICE)
 
 
 def test_a_missing_template_is_reported_with_the_available_ones(tmp_path: Path) -> None:
-    with pytest.raises(TemplateProblem, match="available by name are multiple_choice_instruct"):
+    with pytest.raises(TemplateError, match="available by name are multiple_choice_instruct"):
         load_template("nope", tmp_path)
 
 

@@ -8,7 +8,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from objectives.errors import TaskError
 from objectives.tasks.multiple_choice import MultipleChoice
-from objectives.tasks.prompts.prompt import Template, TemplateProblem, load_template
+from objectives.tasks.prompts.prompt import Template, TemplateError, load_template
 from objectives.tasks.task import Question
 
 QUESTION = Question("Which?\n0. a\n1. b\n2. c", "Answer", (1,), (0, 1, 2))
@@ -116,13 +116,13 @@ FAULTY = {
 
 @pytest.mark.parametrize("turn", ENDLESS)
 def test_a_template_runs_in_bounded_time_and_size(turn: str) -> None:
-    with pytest.raises(TemplateProblem, match=r"^template t\.yaml(, line 2 of turn)?: "):
+    with pytest.raises(TemplateError, match=r"^template t\.yaml(, line 2 of turn)?: "):
         rendered("\n" + turn.replace("\n", "\\n") + ASKED)
 
 
 @pytest.mark.parametrize("turn", FAULTY)
 def test_an_error_in_a_template_is_reported_with_its_name(turn: str) -> None:
-    with pytest.raises(TemplateProblem, match=r"^template t\.yaml.*: ") as caught:
+    with pytest.raises(TemplateError, match=r"^template t\.yaml.*: ") as caught:
         rendered(ASKED + turn)
     assert FAULTY[turn] in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -138,7 +138,7 @@ def test_many_renderings_do_not_exhaust_a_templates_budget() -> None:
 
 def test_a_template_without_the_question_is_refused(tmp_path: Path) -> None:
     for turn in ('"hello\\n"', "5", "''"):
-        with pytest.raises(TemplateProblem, match="does not contain the question"):
+        with pytest.raises(TemplateError, match="does not contain the question"):
             loaded(tmp_path, f"turn: {turn}").render(QUESTION)
     template = loaded(tmp_path, 'turn: "{{ question[:0] }}Answer:\\n"')
     task = MultipleChoice("t", 1.0, (QUESTION, Question("Other?", "", (0,), (0, 1))), template)
@@ -184,7 +184,7 @@ def test_scalars_of_a_template_file_are_read_as_text(
 def test_an_unreadable_template_file_is_reported(
     tmp_path: Path, text: str | bytes, message: str
 ) -> None:
-    with pytest.raises(TemplateProblem, match=message):
+    with pytest.raises(TemplateError, match=message):
         loaded(tmp_path, text)
 
 
@@ -255,7 +255,7 @@ def test_any_turn_yields_a_text_or_a_template_problem(parts: list[str]) -> None:
     text, message = "", "template t.yaml"
     try:
         text = rendered(ASKED + "".join(parts))
-    except TemplateProblem as error:
+    except TemplateError as error:
         message = str(error)
     assert message.startswith("template t.yaml")
     assert len(text.encode()) <= 4 * 4_000_000
@@ -269,6 +269,6 @@ def test_any_template_file_yields_a_template_or_a_template_problem(
     message = "t.yaml"
     try:
         loaded(tmp_path_factory.getbasetemp(), data).render(QUESTION)
-    except TemplateProblem as error:
+    except TemplateError as error:
         message = str(error)
     assert "t.yaml" in message
