@@ -31,7 +31,8 @@ check:
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile -m "$(MARKS)"
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder \
+		-m "$(MARKS)"
 
 fuzz: .venv/installed-dev
 	STUDY_HYPOTHESIS=fuzz STUDY_HYPOTHESIS_EXAMPLES=$(EXAMPLES) OMP_NUM_THREADS=1 \

@@ -46,7 +46,17 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("STUDY_HYPOTHESIS", "ci"))
 
+_LONGEST = (
+    *("test_run.py", "test_vllm.py", "test_workers.py", "test_gradient_study.py"),
+    *("test_lm_eval.py", "test_report.py", "test_stream.py"),
+)
+"""Files that take minutes, which are therefore begun first."""
+
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
 
 
 @pytest.fixture(scope="session")

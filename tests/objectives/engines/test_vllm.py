@@ -173,7 +173,12 @@ def broken(demo: Setup) -> Iterator[VllmEngine]:
         ),
         pytest.param(RAISED, "EngineError", "OSError: the disk is gone", marks=pytest.mark.slow),
         (EXHAUSTED, "EngineMemoryError", "out of memory: tried to allocate 20 GiB$"),
-        (HUNG, "EngineTimeoutError", "vLLM did not load within 20 s"),
+        pytest.param(
+            HUNG,
+            "EngineTimeoutError",
+            "vLLM did not load within 20 s",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_an_error_is_reported_and_the_engine_restarts(
