@@ -27,8 +27,10 @@ from study.monitors.monitor import Monitors
 from study.reporting.data import report_data
 from study.reporting.page import write_report
 from study.search.genome import recipe_of
+from study.search.history import ScoreHistory
 from study.search.state import AFTER
 from study.setup.setup import Setup
+from study.verdict.advice import advice
 from study.verdict.judge import Judgement, judge
 from study.verdict.scoreboard import ScoredContender, scored_contenders, search_scores, table
 
@@ -66,6 +68,8 @@ def finish_run(setup: Setup, trials: Trials) -> None:
             f"held-out questions of {task}: {score_text(score.score, score.error)}"
         )
     say(judgement.sentence)
+    for sentence in advice(setup, judgement, ScoreHistory.of(trials.all())):
+        say(f"note: {sentence}")
     for name, path in paths.items():
         say(f"{name}: {path}")
     if merge := paths.get("merge"):

@@ -270,6 +270,13 @@ class StudyConfig(Section):
         search = self.search
         return search.steps * search.ascents if search.algorithm == "gradient" else MAX_TRIALS
 
+    @property
+    def gradient_applies(self) -> bool:
+        """Whether a search by gradient is known to be possible: all tasks have right answers with a
+        probability, and the engine can be transformers."""
+        kinds = {task.kind for task in self.tasks}
+        return kinds <= {"multiple_choice", "retrieval"} and self.engine.kind != "vllm"
+
     def with_trials(self, trials: int) -> Self:
         """Return a copy with this number of search trials, or with the maximum number."""
         study = self.study.model_copy(update={"trials": min(trials, self.max_trials)})

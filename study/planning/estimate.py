@@ -87,7 +87,7 @@ def _search_size(setup: Setup, workers: int) -> SearchSize:
     warnings = []
     few = generations < cost.ENOUGH_GENERATIONS and not setup.rules.by_gradient
     if parameters and few:
-        warnings.append(_few_generations(config, setup.sources.num_layers, parameters, population))
+        warnings.append(_few_generations(setup, parameters, population))
     if setup.held_out_warning:
         warnings.append(setup.held_out_warning)
     return SearchSize(
@@ -103,16 +103,18 @@ def _search_size(setup: Setup, workers: int) -> SearchSize:
     )
 
 
-def _few_generations(config: StudyConfig, layers: int, parameters: int, population: int) -> str:
+def _few_generations(setup: Setup, parameters: int, population: int) -> str:
     """Return a warning with the settings that would give the search enough generations."""
-    trials = config.study.trials
+    config, layers, trials = setup.config, setup.sources.num_layers, setup.config.study.trials
+    enough = cost.ENOUGH_GENERATIONS * population
+    asked = round(enough * setup.rules.share * setup.search.questions)
     granularity = config.genome.layer_granularity or layers
-    remedies = [f"trials: {cost.ENOUGH_GENERATIONS * population}"]
+    remedies = [f"trials: {enough} (about {asked:,} questions)"]
     per_block = parameters * granularity // layers
     coarser = cost.coarser(layers, granularity, per_block, trials, config.study.population)
     if coarser is not None:
         remedies.append(f"layer_granularity: {coarser[0]} ({coarser[1]} parameters)")
-    if _can_learn(config):
+    if config.gradient_applies:
         remedies.append(
             "search: {algorithm: gradient}, which needs fewer questions (docs/gradient.md)"
         )
@@ -120,13 +122,6 @@ def _few_generations(config: StudyConfig, layers: int, parameters: int, populati
         f"{cost.generations(trials, population)} generations are few for {parameters} parameters; "
         f"for {cost.ENOUGH_GENERATIONS} generations set {', or '.join(remedies)}"
     )
-
-
-def _can_learn(config: StudyConfig) -> bool:
-    """Return whether a search by gradient is known to be possible: all tasks have right answers
-    with a probability, and the engine can be transformers."""
-    kinds = {task.kind for task in config.tasks}
-    return kinds <= {"multiple_choice", "retrieval"} and config.engine.kind != "vllm"
 
 
 def _memory(setup: Setup) -> Sizes:

@@ -16,6 +16,7 @@ from study.search.genome import Genome, recipe_of
 from study.search.history import ScoreHistory
 from study.search.state import SearchState, best_merge
 from study.setup.setup import Setup
+from study.verdict.advice import advice
 from study.verdict.judge import Judgement
 from study.verdict.scoreboard import ScoredContender
 
@@ -95,6 +96,9 @@ class ReportData:
     """By task, the trial with the most answers that reached max_tokens before they were complete,
     if these are more than 2%."""
 
+    advice: Sequence[str] = ()
+    """What the scores say about the search and the models; see study/verdict/advice.py."""
+
     @property
     def cut_off_text(self) -> str:
         """The warning about such answers."""
@@ -121,6 +125,7 @@ class ReportData:
             "merge": None if self.merge is None else asdict(self.merge),
             "never_right": asdict(self.never_right),
             "flips": None if self.answer_changes is None else asdict(self.answer_changes),
+            "advice": list(self.advice),
             "cut_off": {task: asdict(share) for task, share in self.cut_off.items()},
         } | ({} if self.ascents is None else {"gradient": self.ascents.to_dict()})
 
@@ -136,6 +141,7 @@ def report_data(
     replay = setup.sampler(trials.study, population, gradients).replay
     state = SearchState.of(records, population)
     merge = _reported_merge(judgement, records)
+    scores = ScoreHistory.of(records)
     return ReportData(
         study=setup.config.name,
         identity=study_identity(trials.database, trials.study),
@@ -158,7 +164,7 @@ def report_data(
         verdict=judgement,
         cut_off=cut_off_shares(records),
         unscored=setup.rules.jobs(replay).unscored(records),
-        scores=ScoreHistory.of(records),
+        scores=scores,
         convergence=convergence(state, replay) if setup.genome.space else [],
         importance=importance(trials.frozen()),
         seconds=time_spent(records),
@@ -166,6 +172,7 @@ def report_data(
         never_right=never_right(setup.search.tasks, records, answers, trials.study._study_id),
         answer_changes=_answer_changes(setup, judgement),
         ascents=AscentHistory.of(records),
+        advice=advice(setup, judgement, scores),
     )
 
 

@@ -443,6 +443,7 @@ KEYS = json.loads((ROOT / "tests" / "stored" / "keys.json").read_text())
 """The keys of the documents that version 0.1.0 wrote."""
 ADDED = {
     "report": {
+        "advice",
         *("cut_off", "merge.at_bound", "merge.searched"),
         *("provenance", "provenance.version", "provenance.command"),
         *("provenance.models", "provenance.models.label", "provenance.models.reference"),
