@@ -54,8 +54,8 @@ def _init(inputs: list[str], base: str | None, out: Path, ask: bool) -> None:
     if not files:
         raise ConfigError("no question file is given; its name must end in .jsonl or .json")
     if len(models) < 2:
-        given = f"only the model {models[0]} is given" if models else "no model is given"
-        raise ConfigError(f"{given}; a merge needs two or more")
+        reason = f"only the model {models[0]} is given" if models else "no model is given"
+        raise ConfigError(f"{reason}; a merge needs two or more")
     for file in files:
         if not file.exists():
             raise ConfigError(f"the question file {file} does not exist")

@@ -224,10 +224,10 @@ def _check_config(adapter: Path, path: Path, config: Mapping[str, Any]) -> None:
                 "remove it if the adapter is trained"
             )
     for key, value in config.items():
-        if key not in _NAMES and (found := _path_in(value)) is not None:
+        if key not in _NAMES and (named := _path_in(value)) is not None:
             raise SourceError(
                 f"{adapter}: {path}: {key[:_MAX_LENGTH]} names the path "
-                f"{found[:_MAX_LENGTH]!r}, which is not read; remove it"
+                f"{named[:_MAX_LENGTH]!r}, which is not read; remove it"
             )
 
 
@@ -238,7 +238,7 @@ def _path_in(value: Any) -> str | None:
     inner = list(value.values()) if isinstance(value, dict) else value
     if not isinstance(inner, list):
         return None
-    return next((found for item in inner if (found := _path_in(item)) is not None), None)
+    return next((path for item in inner if (path := _path_in(item)) is not None), None)
 
 
 def _digest(base: Path, adapter: Path) -> str:

@@ -11,7 +11,7 @@ from objectives.engines.engine import Answer, Prompt
 from objectives.tasks.prompts.build import prompts
 from objectives.tasks.prompts.prompt import Template
 from objectives.tasks.questions.fields import Fields, Row
-from objectives.tasks.questions.labels import BadRow, shown
+from objectives.tasks.questions.labels import BadRow, short_repr
 from objectives.tasks.questions.question_files import question_of
 
 from .multiple_choice import Scorer
@@ -97,13 +97,13 @@ def _labels(raw: Any, text: str) -> tuple[int, ...]:
         raw = [raw]
     if isinstance(raw, str):
         if not re.fullmatch(r"[\s\[(]*\d{1,3}(?:[\s,;]+\d{1,3})*[\s\])]*", raw):
-            raise BadRow(f"label {shown(raw)} is not a list of numbers such as 1,4,9")
+            raise BadRow(f"label {short_repr(raw)} is not a list of numbers such as 1,4,9")
         raw = re.findall(r"\d+", raw)
     if not isinstance(raw, list) or not all(map(_is_number, raw)):
-        raise BadRow(f"label {shown(raw)} is not a list of numbers such as [1, 4, 9]")
+        raise BadRow(f"label {short_repr(raw)} is not a list of numbers such as [1, 4, 9]")
     labels = tuple(sorted(int(item) for item in raw))
     if len(set(labels)) < len(labels):
-        raise BadRow(f"label {shown(raw)} lists a candidate twice")
+        raise BadRow(f"label {short_repr(raw)} lists a candidate twice")
     return labels
 
 

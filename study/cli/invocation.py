@@ -48,8 +48,8 @@ def _found_as(name: str, path: str) -> str:
 def _is_found(name: str, path: str) -> bool:
     """Return whether the shell finds this file by its name. Links are not followed: the
     interpreters of all virtual environments are links to the same file."""
-    found = shutil.which(name)
-    return found is not None and os.path.abspath(found) == os.path.abspath(path)
+    path_of_name = shutil.which(name)
+    return path_of_name is not None and os.path.abspath(path_of_name) == os.path.abspath(path)
 
 
 def _shortest(path: str) -> str:

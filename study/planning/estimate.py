@@ -73,8 +73,8 @@ def this_gpu() -> Card | None:
         return None
     words = re.split("[ -]", torch.cuda.get_device_name().lower())
     memory = float(torch.cuda.get_device_properties().total_memory)
-    known = (card for name, card in CARDS.items() if name in words)
-    card = next(known, None) or _card(f"{max(1, round(memory / GB))}GB")
+    matching = (card for name, card in CARDS.items() if name in words)
+    card = next(matching, None) or _card(f"{max(1, round(memory / GB))}GB")
     return dataclasses.replace(card, memory=memory)
 
 

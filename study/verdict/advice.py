@@ -38,9 +38,9 @@ def sentences(judgement: Judgement, means_G: Sequence[float], gradient_applies: 
     whether a search by gradient is an alternative.
     """
     parents = [c for c in judgement.contenders if c.contender.role == "parent" and c.held_out]
-    found = [_alike(parents), *_ensemble(judgement, parents), _interference(judgement)]
-    found += [_stalled(means_G), _gradient(judgement) if gradient_applies else None]
-    return [sentence for sentence in found if sentence is not None]
+    candidates = [_alike(parents), *_ensemble(judgement, parents), _interference(judgement)]
+    candidates += [_stalled(means_G), _gradient(judgement) if gradient_applies else None]
+    return [sentence for sentence in candidates if sentence is not None]
 
 
 def stalled_since(means_G: Sequence[float]) -> int | None:

@@ -16,7 +16,7 @@ from jinja2 import TemplateSyntaxError
 
 from objectives.errors import TaskError
 from objectives.files.text_files import UnreadableFile, read_text
-from objectives.tasks.questions.labels import shown
+from objectives.tasks.questions.labels import short_repr
 from objectives.tasks.task import Question
 
 from .sandbox import BoundedTemplate, line_of
@@ -163,7 +163,7 @@ class _TextLoader(yaml.SafeLoader):
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in keys:
                 line = key.start_mark.line + 1
-                raise yaml.YAMLError(f"key {shown(key.value)} is repeated, line {line}")
+                raise yaml.YAMLError(f"key {short_repr(key.value)} is repeated, line {line}")
             keys.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -174,18 +174,21 @@ def _template(name: str, data: Any) -> Template:
         raise TemplateError(f"template {name} needs the key `turn` with a text")
     if unknown := set(data) - set(_FIELDS):
         key = min(map(str, unknown))
-        key = key if key.isidentifier() else shown(key)
+        key = key if key.isidentifier() else short_repr(key)
         raise TemplateError(
             f"template {name}: unknown key {key}; must be one of {', '.join(_FIELDS)}"
         )
     chat = data.pop("chat", None) or "false"
     if chat not in ("true", "false"):
-        raise TemplateError(f"template {name}: chat is {shown(chat)}; it must be true or false")
+        raise TemplateError(
+            f"template {name}: chat is {short_repr(chat)}; it must be true or false"
+        )
     for key in ("preamble", "separator"):
         if data.get(key) is None:
             data.pop(key, None)
         elif not isinstance(data[key], str):
-            raise TemplateError(f"template {name}: {key} is {shown(data[key])}; it must be a text")
+            text = short_repr(data[key])
+            raise TemplateError(f"template {name}: {key} is {text}; it must be a text")
     examples = data.pop("examples", None) or []
     if not isinstance(examples, list):
         raise TemplateError(f"template {name}: examples must be a list of question and answer")
@@ -199,6 +202,7 @@ def _example(name: str, entry: Any) -> Example:
     )
     if not isinstance(question, str) or not isinstance(answer, str):
         raise TemplateError(
-            f"template {name}: an example is {shown(entry)}; it needs the texts question and answer"
+            f"template {name}: an example is {short_repr(entry)}; it needs the texts question and "
+            "answer"
         )
     return Example(question.strip(), answer)

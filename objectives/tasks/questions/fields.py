@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from .labels import BadRow, shown
+from .labels import BadRow, short_repr
 
 Row = dict[str, Any]
 
@@ -55,7 +55,7 @@ def text_of(row: Row, fields: Fields) -> str:
     for name in fields.question:
         text = row.get(name)
         if text is not None and not isinstance(text, str):
-            raise BadRow(f"{name} is {shown(text)}; it must be a text")
+            raise BadRow(f"{name} is {short_repr(text)}; it must be a text")
         if text and text.strip():
             texts.append(text)
     if not texts:
@@ -73,6 +73,6 @@ def answer_of(row: Row, fields: Fields) -> Any:
 
 def field_names(row: Row) -> str:
     """Return the names of the first fields of a row, for use in messages."""
-    names = [name if name.isidentifier() else shown(name) for name in list(row)[:8]]
+    names = [name if name.isidentifier() else short_repr(name) for name in list(row)[:8]]
     more = f" and {len(row) - 8} more" if len(row) > 8 else ""
     return (", ".join(name[:40] for name in names) + more) or "none"

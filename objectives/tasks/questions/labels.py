@@ -47,8 +47,8 @@ def label_in(raw: Any, text: str) -> int | str:
     label = _of_text(raw.strip(), text) if isinstance(raw, str) else None
     if label is None:
         raise BadRow(
-            f"label {shown(raw)} does not begin with the number or letter of one option, such as "
-            '2, "2. soap" or "B"'
+            f"label {short_repr(raw)} does not begin with the number or letter of one option, "
+            'such as 2, "2. soap" or "B"'
         )
     return label
 
@@ -83,7 +83,7 @@ def _is_text(raw: str, name: str, mark: str, rest: str, text: str) -> bool:
     return not _ALSO_FIRST.match(rest) and not any(c.isdigit() for c in rest)
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """Return a value as short text without control characters, for use in messages."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

@@ -8,7 +8,7 @@ from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 from .fields import Fields, Row, answer_of
-from .labels import BadRow, label_in, shown
+from .labels import BadRow, label_in, short_repr
 
 _LISTS = ("options", "choices", "candidates", "endings")
 _COLUMN = re.compile(
@@ -41,12 +41,12 @@ class ListedOptions:
         by_text = self.texts.index(answer) if is_text else None
         if by_label is None and by_text is not None and answer.strip().isdecimal():
             raise BadRow(
-                f"label {shown(answer)} is ambiguous: it may be an option's number or its text"
+                f"label {short_repr(answer)} is ambiguous: it may be an option's number or its text"
             )
         if by_label is not None and by_text not in (None, by_label):
             raise BadRow(
-                f"label {shown(answer)} is ambiguous: it is the name of one option and the text of "
-                "another"
+                f"label {short_repr(answer)} is ambiguous: it is the name of one option and the text "
+                "of another"
             )
         return by_text if by_label is None else by_label
 
@@ -67,8 +67,8 @@ def with_options(text: str, row: Row, fields: Fields) -> tuple[str, Any]:
         return body + _lines(letters, options.texts), answer
     if index is None and fields.first is None:
         raise BadRow(
-            f"label {shown(answer)} may count from 0 or from 1; set fields.first to the number of "
-            "the first option"
+            f"label {short_repr(answer)} may count from 0 or from 1; set fields.first to the number "
+            "of the first option"
         )
     if index is not None and [label.upper() for label in options.labels] == letters:
         return body + _lines(letters, options.texts), letters[index]
@@ -114,7 +114,7 @@ def options_of(row: Row, names: str | tuple[str, ...]) -> ListedOptions:
     are_texts = isinstance(texts, list) and all(isinstance(t, str) and t.strip() for t in texts)
     if not are_texts or not 2 <= len(texts) <= _MOST or (labels and len(labels) != len(texts)):
         value = texts if isinstance(names, tuple) else row[names]
-        raise BadRow(f"{source}: {shown(value)} is not a list of 2 to {_MOST} texts")
+        raise BadRow(f"{source}: {short_repr(value)} is not a list of 2 to {_MOST} texts")
     return ListedOptions(texts, labels)
 
 

@@ -15,7 +15,7 @@ from objectives.errors import QuestionError
 from objectives.tasks.task import Question
 
 from .fields import Fields, Row, fields_of, text_of
-from .labels import BadRow, shown
+from .labels import BadRow, short_repr
 from .listed_options import option_columns, options_field, with_options
 from .options import Options
 from .rows import RepeatedKey, read_rows
@@ -108,7 +108,7 @@ def parts_of(row: Row, fields: Fields | None = None) -> tuple[str, str, Any]:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        part = shown(text[error.start : error.end])
+        part = short_repr(text[error.start : error.end])
         raise BadRow(f"the question has an invalid character, {part}") from None
     if "\0" in text:
         raise BadRow("the question has a NUL character")
@@ -134,7 +134,7 @@ def _labelled(body: str, cue: str, labels: Sequence[int | str], row: Row) -> Que
     if outside:
         without = "" if options.numbers else ", which a question without a list or a scale has"
         raise BadRow(
-            f"label {shown(outside[0])} is not among the options {choice[0]} to {choice[-1]}"
+            f"label {short_repr(outside[0])} is not among the options {choice[0]} to {choice[-1]}"
             f"{without}"
         )
     return Question(body, cue, numbers, choice)
@@ -162,7 +162,7 @@ def _check_unlisted(options: Options, numbers: Sequence[int], row: Row) -> None:
     """Check that a question without a numbered list may have the options 0 to 3. Raises BadRow."""
     if options.letters:
         raise BadRow(
-            f"label {shown(numbers[0])} is a number, but the options are lettered "
+            f"label {short_repr(numbers[0])} is a number, but the options are lettered "
             f"{options.letters[0]} to {options.letters[-1]}"
         )
     if options.unknown:
@@ -194,7 +194,7 @@ def split_cue(text: str) -> tuple[str, str]:
 
 def _parsed(row: Any, kind: str, parse: Callable[[Row], Question]) -> Question:
     if isinstance(row, RepeatedKey):
-        raise BadRow(f"the key {shown(row.key)} is repeated")
+        raise BadRow(f"the key {short_repr(row.key)} is repeated")
     if not isinstance(row, dict):
         raise BadRow("is not an object with input_field and output_field")
     _check_kind(row, kind)
