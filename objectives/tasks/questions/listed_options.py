@@ -45,8 +45,8 @@ class ListedOptions:
             )
         if by_label is not None and by_text not in (None, by_label):
             raise BadRow(
-                f"label {short_repr(answer)} is ambiguous: it is the name of one option and the text "
-                "of another"
+                f"label {short_repr(answer)} is ambiguous: it is the name of one option and the "
+                "text of another"
             )
         return by_text if by_label is None else by_label
 
@@ -67,8 +67,8 @@ def with_options(text: str, row: Row, fields: Fields) -> tuple[str, Any]:
         return body + _lines(letters, options.texts), answer
     if index is None and fields.first is None:
         raise BadRow(
-            f"label {short_repr(answer)} may count from 0 or from 1; set fields.first to the number "
-            "of the first option"
+            f"label {short_repr(answer)} may count from 0 or from 1; set fields.first to the "
+            "number of the first option"
         )
     if index is not None and [label.upper() for label in options.labels] == letters:
         return body + _lines(letters, options.texts), letters[index]
