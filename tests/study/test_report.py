@@ -528,7 +528,7 @@ def edited(**change: Any) -> Callable[[Path], None]:
         (lambda folder: (folder / "study.json").unlink(), "has no valid study.json"),
         (
             lambda folder: (folder / "SHA256SUMS").unlink(),
-            "SHA256SUMS: No such file or directory; SHA256SUMS lists what",
+            "SHA256SUMS: No such file or directory; export the merge again",
         ),
     ],
 )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from objectives.errors import ScorerError
-from objectives.tasks import scorer
+from objectives.tasks import scorer_calls as scorer
 from objectives.tasks.scorer_calls import Scoring
 
 KEYS = list(range(12))
