@@ -56,7 +56,7 @@ def test_prompts_of_every_template_share_a_prefix_and_end_before_the_answer(name
 def test_the_number_of_examples_can_be_reduced_but_not_raised() -> None:
     assert len(load_template("retrieval_kdd", Path(), 1).examples) == 1
     assert not load_template("retrieval_kdd", Path(), 0).examples
-    with pytest.raises(TemplateError, match="num_fewshot is 9, but template .* has 3 examples"):
+    with pytest.raises(TemplateError, match=r"num_fewshot is 9, but template .* has 3 examples"):
         load_template("retrieval_kdd", Path(), 9)
 
 
