@@ -27,6 +27,10 @@ class TaskError(InputError):
     """A task cannot be used; the message names the task and the remedy."""
 
 
+class NotLearnable(TaskError):
+    """A search by gradient cannot learn from a task; the message names the task and the reason."""
+
+
 class QuestionError(InputError):
     """A question file cannot be used; the message names the file, the line and the remedy."""
 

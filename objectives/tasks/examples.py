@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from objectives.engines.engine import Prompt
 from objectives.engines.gradient.examples import Alternative, Example, Target
-from objectives.errors import TaskError
+from objectives.errors import NotLearnable, TaskError
 from objectives.tasks.prompts.chat import Renderer
 
 from .multiple_choice import MultipleChoice
@@ -29,8 +29,11 @@ _MAX_TARGET_TOKENS = 256
 def examples(
     task: Asked, prompts_Q: Sequence[tuple[Prompt, ...]], tokenizer: Tokenizer
 ) -> list[Example]:
-    """Return an example for each question of a task. Raises TaskError if a question has no text to
-    learn from."""
+    """Return an example for each question of a task.
+
+    Raises NotLearnable if the kind of task or a question has no text to learn from, and TaskError
+    if a task of lm-eval fails.
+    """
     maximized = task.weight >= 0
     if isinstance(task, MultipleChoice):
         pairs = zip(task.questions, prompts_Q, strict=True)
@@ -47,7 +50,7 @@ def examples(
     from .lm_eval.task import LmEvalTask
 
     if not isinstance(task, LmEvalTask):
-        raise TaskError(f"{task.name}: a search by gradient cannot learn from this kind of task")
+        raise NotLearnable(f"{task.name}: a search by gradient cannot learn from this kind of task")
     return [_document(task, document, maximized) for document in task.questions]
 
 
@@ -117,7 +120,7 @@ def _retrieval_example(
                 targets = encoder.targets(question.labels, whole, count)
                 right = Alternative(0, targets, True, float(len(targets)))
                 return Example((whole[:-1],), (right,), maximized)
-    raise TaskError(
+    raise NotLearnable(
         f"{name}: the answer {','.join(map(str, question.labels))} cannot be encoded after "
         f"the prompt's end {text[-12:]!r} with this tokenizer"
     )

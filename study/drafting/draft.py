@@ -63,14 +63,18 @@ def draft(
     family: Family,
     files: Sequence[QuestionFile],
     folder: Path,
+    no_gradient: str | None = None,
 ) -> Draft:
-    """Return the settings of a new study whose file is in `folder`."""
+    """Return the settings of a new study whose file is in `folder`.
+
+    `no_gradient` is the reason why a search by gradient is impossible, apart from its memory.
+    """
     genome = {"models": Choice(list(models.models))}
     if models.base is not None:
         genome["base_model"] = Choice(models.base, models.base_reason)
     genome["merge_method"] = method_of(models.base)
     search: dict[str, Choice] = {}
-    if family.gradient_fits:
+    if family.gradient_fits and no_gradient is None:
         fine = "every layer has numbers of its own, which a search by gradient can use"
         genome["layer_granularity"] = Choice(1, fine)
         if family.filters:
@@ -86,7 +90,7 @@ def draft(
         blocks = family.layers // granularity
         genome["layer_granularity"] = Choice(granularity, f"{blocks} blocks of layers")
         trials = _trials(blocks * len(models.models) * (1 if models.base is None else 2))
-        reason = f"a search by gradient does not fit on {family.device}"
+        reason = no_gradient or f"a search by gradient does not fit on {family.device}"
         search = {"algorithm": Choice("cmaes", reason)}
     if family.chat_model not in (None, "base"):
         reason = "its tokenizer has a chat template, which the base's lacks"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from objectives.errors import NotLearnable
 from objectives.files.units import count_text
 from objectives.models.locate import parts_of
 from study.config.errors import ConfigError
@@ -52,7 +53,12 @@ def write_study(
         sketch["genome"]["base_model"] = named.base
     family = inspect_models(StudyConfig.model_validate(sketch).with_file(out, (), None))
     result = draft(_name(out), named, family, inspected, folder)
-    setup = _written(study_text(result), out)
+    try:
+        setup = _written(study_text(result), out)
+    except NotLearnable as error:
+        reason = str(error).partition(";")[0]
+        result = draft(_name(out), named, family, inspected, folder, reason)
+        setup = _written(study_text(result), out)
     say(
         f"{family.architecture}, {family.layers} layers, "
         f"{count_text(family.parameters)} parameters each, on {family.device}"

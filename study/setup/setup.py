@@ -11,11 +11,12 @@ import transformers
 from objectives.derivatives.variables import without_derivative
 from objectives.engines.host_memory import available
 from objectives.engines.memory import indivisible, numbers
-from objectives.errors import SourceError, TaskError
+from objectives.errors import NotLearnable, SourceError, TaskError
 from objectives.files.units import size_text
 from objectives.models.locate import absolute_reference
 from objectives.models.sources import Sources
 from objectives.scoring import QuestionSet
+from objectives.tasks.examples import examples
 from objectives.tasks.task import WholeTask
 from storage.gradients import GradientStore
 from storage.studies import stored_fingerprint, stored_start
@@ -40,6 +41,8 @@ from .tasks import (
 
 log = logging.getLogger(__name__)
 
+_SAMPLE = 16
+"""Questions of each task that are checked before a search by gradient."""
 _MATRICES = 5
 """Square matrices that cmaes holds in memory: the covariance, its factors, temporary ones."""
 
@@ -131,6 +134,7 @@ def _build(config: StudyConfig, check_values: bool, warn: bool) -> Setup:
     }
     setup = Setup(config, locations, sources, genome, search, held_out)
     _check_batch(setup)
+    _check_learnable(setup)
     setup.rules.check_start()
     check_contexts(sources, setup.longest - 1)
     if warn and setup.held_out_warning:
@@ -179,6 +183,21 @@ def _check_batch(setup: Setup) -> None:
             f"search.batch: {search.batch} is more than the {learned} questions that steps can "
             f"ask{others if learned < questions else ''}"
         )
+
+
+def _check_learnable(setup: Setup) -> None:
+    """Check that a search by gradient can learn from the first questions of every task.
+
+    Raises NotLearnable, and TaskError if a task of lm-eval fails.
+    """
+    if not setup.rules.by_gradient:
+        return
+    for task, prompts_Q in zip(setup.search.tasks, setup.search.prompts_of_tasks, strict=True):
+        first = task.with_questions(task.questions[:_SAMPLE])
+        try:
+            examples(first, prompts_Q[:_SAMPLE], setup.search.tokenizer)
+        except NotLearnable as error:
+            raise NotLearnable(f"{error}; set search.algorithm: cmaes") from None
 
 
 def _check_derivatives(config: StudyConfig, genome: Genome) -> None:

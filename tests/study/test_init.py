@@ -12,7 +12,7 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
-from objectives.errors import QuestionError, SourceError
+from objectives.errors import NotLearnable, QuestionError, SourceError
 from study.config.errors import ConfigError
 from study.config.load import load_config
 from study.drafting.models import base_in_cards
@@ -270,3 +270,20 @@ def test_wrong_arguments_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         init(inputs, out=tmp_path / out)
+
+
+def test_answers_that_a_gradient_cannot_learn_from_are_left_to_cma_es(
+    family: dict[str, Path], tmp_path: Path
+) -> None:
+    items = "\n".join(f"{n}. a" for n in range(1, 17))
+    rows = [{"question": f"{n} a ?\n{items}", "answer": [13, 15]} for n in range(50)]
+    file = saved_rows(tmp_path, rows)
+    data, printed = drafted(tmp_path, [family["x"], family["y"]], [file], str(family["base"]))
+    assert data["search"]["algorithm"] == "cmaes"
+    assert any("the answer 13,15 cannot be encoded" in line for line in printed)
+
+    data["search"] = {"algorithm": "gradient"}
+    data["genome"].pop("layer_granularity")
+    (tmp_path / "new.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(NotLearnable, match=r"cannot be encoded .*; set search\.algorithm: cmaes"):
+        build(load_config(tmp_path / "new.yaml"), check_values=False)
