@@ -32,6 +32,13 @@ class TensorInfo:
     weight: WeightInfo
 
 
+def in_layer(name: str, layer: int) -> str:
+    """Return the name of a layer's tensor for another layer."""
+    match = _LAYER.search(name)
+    assert match is not None
+    return f"{name[: match.start(1)]}{layer}{name[match.end(1) :]}"
+
+
 def architecture(label: str, path: Path, names: Any, config: Any) -> str:
     """Return the architecture of a config.
 

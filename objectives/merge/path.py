@@ -1,0 +1,199 @@
+"""A model whose layers are a path through the layers of several models.
+
+This is a merge in the data flow space (Akiba et al. 2024, "Evolutionary Optimization of Model
+Merging Recipes", section 3.2): a token passes through layers of several models, in any order and
+any number of times. Each step is a hop, whose layer may be scaled.
+
+**The scale.** A layer with normalization before each part computes h' = h + A(h), then h' + M(h').
+The scale s of a hop multiplies both parts: h' = h + s A(h), then h' + s M(h'). Both parts end in a
+linear map, `o_proj` and `down_proj`, so the scale is folded into the weights (and biases) of these,
+and the result is an ordinary model. Akiba et al. multiply the input of a layer by a weight w
+instead. A and M do not depend on the length of h, because they begin with an RMS normalization, and
+the final normalization removes the length of the last h. So a path with input weights w_1, ..., w_n
+computes what a path with the scales s_i = 1 / (w_1 ... w_i) does, up to the epsilon of the
+normalizations.
+
+**Limits.** In an architecture that also normalizes the output of these parts (Gemma 2 and 3, Olmo 2
+and 3) the folded scale would have no effect: there every scale must be 1.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from objectives.errors import SourceError
+from objectives.models.layout import TensorInfo, in_layer
+from objectives.models.sources import Sources
+
+from .stores import Store
+
+_SCALED = ("o_proj", "down_proj")
+"""The modules at the end of the parts of a layer."""
+_POST_NORM = "post_feedforward_layernorm"
+"""A module of the layers that normalize the outputs of their parts."""
+_PER_LAYER = ("layer_types", "no_rope_layers", "mlp_layer_types")
+"""Keys of config.json with a value for each layer."""
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One layer of a path."""
+
+    model: str
+    layer: int
+    scale: float = 1.0
+    """The factor of the outputs of the layer's two parts."""
+
+
+@dataclass(frozen=True)
+class PathRecipe:
+    """A path as plain data. Models are labels, which `Sources` maps to folders."""
+
+    hops: tuple[Hop, ...]
+    ends: str
+    """The label of the model whose embedding, final normalization and head are used."""
+    dtype: str = "bfloat16"
+    """The dtype of the tensors. Scales are multiplied in float32, and the product is rounded."""
+
+    @classmethod
+    def whole(cls, model: str, num_layers: int, dtype: str = "bfloat16") -> "PathRecipe":
+        """Return the path through all layers of one model."""
+        return cls(tuple(Hop(model, layer) for layer in range(num_layers)), model, dtype)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The labels of the models that are used, each once."""
+        return tuple(dict.fromkeys([self.ends, *(hop.model for hop in self.hops)]))
+
+    @property
+    def copied_model(self) -> str | None:
+        """The label of the model if the path uses one model alone, else None."""
+        return self.ends if self.models == (self.ends,) else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "PathRecipe":
+        """Return the recipe of `to_dict`'s data, which may have passed through JSON."""
+        return cls(tuple(Hop(**hop) for hop in data["hops"]), data["ends"], data["dtype"])
+
+
+@dataclass(frozen=True)
+class PathTensor:
+    """A tensor of a path: where it is from, and its name in the path's model."""
+
+    name: str
+    source: TensorInfo
+    model: str
+    scale: float
+
+
+def check_path(recipe: PathRecipe, sources: Sources) -> None:
+    """Check that the path has layers, that they exist, and that they can be scaled.
+
+    Raises SourceError.
+    """
+    if not recipe.hops:
+        raise SourceError("a path needs at least one layer")
+    for hop in recipe.hops:
+        if hop.model not in sources.checkpoints:
+            raise SourceError(f"{hop.model} is not a model of this path")
+        if not 0 <= hop.layer < sources.num_layers:
+            raise SourceError(
+                f"{hop.model} has no layer {hop.layer}; its layers are 0 to "
+                f"{sources.num_layers - 1}"
+            )
+    if any(hop.scale != 1.0 for hop in recipe.hops) and (reason := unscalable(sources)):
+        raise SourceError(f"{sources.reference.label}: layers cannot be scaled: {reason}")
+
+
+def unscalable(sources: Sources) -> str | None:
+    """Return why the layers of these models cannot be scaled; None if they can."""
+    names = [info.name for info in sources.layout if info.layer == 0]
+    if any(_POST_NORM in name for name in names):
+        return f"{sources.reference.architecture} normalizes the outputs of their parts"
+    for module in _SCALED:
+        if sum(name.endswith(f".{module}.weight") for name in names) != 1:
+            return f"{sources.reference.architecture} has no single {module} in each layer"
+    return None
+
+
+def path_tensors(recipe: PathRecipe, sources: Sources) -> list[PathTensor]:
+    """Return the tensors of the path's model, in their order."""
+    by_layer: dict[int, list[TensorInfo]] = {}
+    for info in sources.layout:
+        by_layer.setdefault(info.layer, []).append(info)
+    ends = recipe.ends
+    tensors = [PathTensor(info.name, info, ends, 1.0) for info in by_layer.get(-1, [])]
+    for position, hop in enumerate(recipe.hops):
+        for info in by_layer[hop.layer]:
+            scale = hop.scale if _is_scaled(info.name) else 1.0
+            tensors.append(PathTensor(in_layer(info.name, position), info, hop.model, scale))
+    after = by_layer.get(sources.num_layers, [])
+    return tensors + [PathTensor(info.name, info, ends, 1.0) for info in after]
+
+
+def merged_path(recipe: PathRecipe, sources: Sources, store: Store) -> Iterator[tuple[str, Tensor]]:
+    """Yield the names and the tensors of the path's model, in the recipe's dtype."""
+    dtype = getattr(torch, recipe.dtype)
+    tensors = path_tensors(recipe, sources)
+    walk = store.walk((tensor.source, [tensor.model]) for tensor in tensors)
+    for tensor, (_, by_model) in zip(tensors, walk, strict=True):
+        yield tensor.name, scaled(by_model[tensor.model], tensor.scale, dtype)
+
+
+def scaled(tensor: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """Return the tensor times `scale`, multiplied in float32, in this dtype."""
+    return tensor.to(dtype) if scale == 1.0 else (tensor.float() * scale).to(dtype)
+
+
+def path_config(recipe: PathRecipe, sources: Sources) -> dict[str, Any]:
+    """Return the config.json of the path's model."""
+    config = sources.merged_config(recipe.dtype)
+    parsed = sources.reference.parsed
+    config["num_hidden_layers"] = len(recipe.hops)
+    for key in _PER_LAYER:
+        values = getattr(parsed, key, None)
+        if isinstance(values, list) and len(values) == sources.num_layers:
+            config[key] = [values[hop.layer] for hop in recipe.hops]
+    return config
+
+
+def to_passthrough(recipe: PathRecipe, references: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the path as a mergekit configuration of method passthrough.
+
+    `references` are the folders or hub ids of the models by label. Returns None if mergekit would
+    take the embedding or the head from another model: it takes them from the models of the first
+    and the last layer.
+    """
+    if {recipe.hops[0].model, recipe.hops[-1].model} != {recipe.ends}:
+        return None
+    slices: list[dict[str, Any]] = []
+    for position, hop in enumerate(recipe.hops):
+        before = recipe.hops[position - 1] if position else None
+        if before is not None and hop == Hop(before.model, before.layer + 1, before.scale):
+            slices[-1]["sources"][0]["layer_range"][1] += 1
+            continue
+        source: dict[str, Any] = {
+            "model": references[hop.model],
+            "layer_range": [hop.layer, hop.layer + 1],
+        }
+        if hop.scale != 1.0:
+            filters = [{"filter": module, "value": hop.scale} for module in _SCALED]
+            source["parameters"] = {"scale": [*filters, {"value": 1.0}]}
+        slices.append({"sources": [source]})
+    return {
+        "merge_method": "passthrough",
+        "slices": slices,
+        "dtype": "float32",
+        "out_dtype": recipe.dtype,
+    }
+
+
+def _is_scaled(name: str) -> bool:
+    return name.split(".")[-2] in _SCALED
