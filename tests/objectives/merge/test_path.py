@@ -206,4 +206,5 @@ def test_each_layer_keeps_its_kind_of_attention_and_its_biases(
     assert by_name["model.layers.1.self_attn.q_proj.bias"].scale == 1.0
     assert by_name["model.layers.2.mlp.down_proj.weight"].scale == 1.0
     model = model_of(recipe, qwen)
-    assert [layer.attention_type for layer in model.model.layers] == data["layer_types"]
+    windows = [layer.self_attn.sliding_window for layer in model.model.layers]
+    assert windows == [None, 3, 3, None]
