@@ -1,0 +1,165 @@
+"""The engine of paths: a transformers model whose layers are taken from several models.
+
+All layers of all models stay on the device. A path refers to them: only the two weights of a layer
+that a scale changes are copied, and each hop has keys and values of its own.
+"""
+
+import copy
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from objectives.errors import EngineError, SourceError
+from objectives.merge.path import (
+    Hop,
+    PathRecipe,
+    check_path,
+    path_config,
+    path_tensors,
+    scaled,
+)
+from objectives.merge.recipe import MergeRecipe
+from objectives.merge.stores import Files, Store
+from objectives.models.sources import Sources
+from objectives.models.special_tokens import EndTokens
+
+from .transformers import TransformersEngine, out_of_memory_as_engine_error
+
+
+class PathEngine(TransformersEngine):
+    """Holds the layers of all models; `load` puts a path together."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        device: str = "cpu",
+        dtype: str = "float32",
+        batch_tokens: int = 4096,
+        ends: EndTokens | None = None,
+        store: Store | None = None,
+        merge_dtype: str = "bfloat16",
+    ) -> None:
+        """Load all models. See TransformersEngine for the other arguments.
+
+        `merge_dtype` is the dtype of all recipes: tensors are rounded to it, as an export does,
+        and then converted to `dtype`, in which the model computes.
+        """
+        super().__init__(sources, device, dtype, batch_tokens, ends, store)
+        self._store = store or Files(sources)
+        self._merge_dtype = merge_dtype
+        self._num_layers = sources.num_layers
+        self._container, self._key = _list_of_layers(self._model, sources)
+        own = self._layers()
+        self._library = dict.fromkeys(list(sources.checkpoints)[:1], own)
+        for label in sources.checkpoints:
+            if label not in self._library:
+                self._library[label] = copy.deepcopy(own)
+        self._ends_of: dict[str, dict[str, Tensor]] = {}
+        for label in sources.checkpoints:
+            self._read(label)
+
+    def load(self, recipe: MergeRecipe | PathRecipe) -> None:
+        """Put the path together. Raises EngineError, also for a merge of several models."""
+        if isinstance(recipe, MergeRecipe):
+            if recipe.copied_model is None:
+                raise EngineError("an engine of paths loads no merge of several models")
+            recipe = PathRecipe.whole(recipe.copied_model, self._num_layers, recipe.dtype)
+        if recipe.dtype != self._merge_dtype:
+            raise EngineError(f"the path is in {recipe.dtype}, the engine in {self._merge_dtype}")
+        try:
+            check_path(recipe, self._sources)
+        except SourceError as error:
+            raise EngineError(str(error)) from None
+        with out_of_memory_as_engine_error(), torch.no_grad():
+            self._load_path(recipe)
+
+    def close(self) -> None:
+        self._library.clear()
+        self._ends_of.clear()
+        super().close()
+
+    def _load_path(self, recipe: PathRecipe) -> None:
+        self._prefixes.clear()
+        scaled_parts: dict[int, dict[str, Tensor]] = {}
+        changed = [t for t in path_tensors(recipe, self._sources) if t.scale != 1.0]
+        walk = self._store.walk((t.source, [t.model]) for t in changed)
+        for tensor, (_, by_model) in zip(changed, walk, strict=True):
+            position, part = self._split(tensor.name)
+            value = scaled(by_model[tensor.model], tensor.scale, self._rounding)
+            scaled_parts.setdefault(position, {})[part] = value
+        layers = [
+            self._hop(hop, position, scaled_parts.get(position, {}))
+            for position, hop in enumerate(recipe.hops)
+        ]
+        setattr(self._container, self._key, nn.ModuleList(layers))
+        for name, tensor in self._ends_of[recipe.ends].items():
+            self._parameters[name].copy_(tensor)
+        config = path_config(recipe, self._sources)
+        for key in ("num_hidden_layers", "layer_types"):
+            if key in config:
+                setattr(self._model.config, key, config[key])
+
+    def _hop(self, hop: Hop, position: int, changes: Mapping[str, Tensor]) -> nn.Module:
+        """Return a layer that shares its tensors with the library, but for `changes` by name."""
+        original = self._library[hop.model][hop.layer]
+        tensors = itertools.chain(original.parameters(), original.buffers())
+        shared: dict[int, Any] = {id(tensor): tensor for tensor in tensors}
+        shared[id(self._model.config)] = self._model.config
+        layer = copy.deepcopy(original, shared)
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = position
+        for name, tensor in changes.items():
+            module_name, _, parameter = name.rpartition(".")
+            value = tensor.to(device=self._device, dtype=getattr(torch, self._dtype))
+            setattr(
+                layer.get_submodule(module_name),
+                parameter,
+                nn.Parameter(value, requires_grad=False),
+            )
+        return layer
+
+    def _read(self, label: str) -> None:
+        """Read all tensors of a model into its layers in the library, and into `_ends_of`."""
+        layers, ends = self._library[label], {}
+        walk = self._store.walk((info, [label]) for info in self._sources.layout)
+        with torch.no_grad():
+            for info, by_model in walk:
+                tensor = by_model[label].to(self._rounding)
+                if 0 <= info.layer < self._num_layers:
+                    _, part = self._split(info.name)
+                    layers[info.layer].get_parameter(part).copy_(tensor)
+                else:
+                    target = self._parameters[info.name]
+                    ends[info.name] = tensor.to(device=target.device, dtype=target.dtype)
+        self._ends_of[label] = ends
+
+    def _split(self, name: str) -> tuple[int, str]:
+        """Return the layer of a tensor, and its name in the layer."""
+        prefix = f"{self._path_of_layers}."
+        number, _, part = name.removeprefix(prefix).partition(".")
+        return int(number), part
+
+    def _layers(self) -> list[nn.Module]:
+        return list(getattr(self._container, self._key))
+
+    @property
+    def _rounding(self) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, self._merge_dtype)
+        return dtype
+
+    @property
+    def _path_of_layers(self) -> str:
+        first = next(info.name for info in self._sources.layout if info.layer == 0)
+        return first.partition(f".{self._key}.0.")[0] + f".{self._key}"
+
+
+def _list_of_layers(model: Any, sources: Sources) -> tuple[nn.Module, str]:
+    """Return the module that has the list of layers, and the name of the list."""
+    first = next(info.name for info in sources.layout if info.layer == 0)
+    path = first.partition(".0.")[0]
+    parent, _, key = path.rpartition(".")
+    return model.get_submodule(parent), key
