@@ -86,9 +86,9 @@ class PathEngine(TransformersEngine):
         scaled_parts: dict[int, dict[str, Tensor]] = {}
         changed = [t for t in path_tensors(recipe, self._sources) if t.scale != 1.0]
         walk = self._store.walk((t.source, [t.model]) for t in changed)
-        for tensor, (_, by_model) in zip(changed, walk, strict=True):
-            position, part = self._split(tensor.name)
-            value = scaled(by_model[tensor.model], tensor.scale, self._rounding)
+        for change, (_, by_model) in zip(changed, walk, strict=True):
+            position, part = self._split(change.name)
+            value = scaled(by_model[change.model], change.scale, self._rounding)
             scaled_parts.setdefault(position, {})[part] = value
         layers = [
             self._hop(hop, position, scaled_parts.get(position, {}))
@@ -111,15 +111,12 @@ class PathEngine(TransformersEngine):
         layer = copy.deepcopy(original, shared)
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
-                module.layer_idx = position
+                setattr(module, "layer_idx", position)  # noqa: B010 - no module declares it
         for name, tensor in changes.items():
             module_name, _, parameter = name.rpartition(".")
             value = tensor.to(device=self._device, dtype=getattr(torch, self._dtype))
-            setattr(
-                layer.get_submodule(module_name),
-                parameter,
-                nn.Parameter(value, requires_grad=False),
-            )
+            fixed = nn.Parameter(value, requires_grad=False)
+            setattr(layer.get_submodule(module_name), parameter, fixed)
         return layer
 
     def _read(self, label: str) -> None:

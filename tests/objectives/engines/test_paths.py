@@ -46,7 +46,7 @@ def exported(recipe: PathRecipe, sources: Sources, folder: Path) -> Path:
 
 
 def answers_of(folder: Path) -> list[tuple[list[int], list[float]]]:
-    """Return the greedy tokens and the log-probabilities of the options, from transformers alone."""
+    """Return the greedy tokens and the options' log-probabilities, from transformers alone."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     results = []
     for prompt in PROMPTS:
