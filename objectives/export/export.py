@@ -25,8 +25,17 @@ from objectives.files.model_files import (
 )
 from objectives.merge.catalogue import METHODS
 from objectives.merge.mergekit_yaml import to_mergekit
+from objectives.merge.path import (
+    PathRecipe,
+    Recipe,
+    check_path,
+    merged_path,
+    path_config,
+    path_tensors,
+    to_passthrough,
+)
 from objectives.merge.recipe import MergeRecipe
-from objectives.merge.stores import Streamed
+from objectives.merge.stores import Files, Streamed
 from objectives.merge.stream import MergeStream
 from objectives.models.checkpoint import Checkpoint
 from objectives.models.fingerprint import fingerprints
@@ -43,7 +52,7 @@ SHARD_BYTES = 5_000_000_000
 
 
 def export(
-    recipe: MergeRecipe,
+    recipe: Recipe,
     sources: Sources,
     references: Mapping[str, str],
     out: Path,
@@ -59,6 +68,8 @@ def export(
     export, but a folder with any other or changed file is refused. Raises ExportError and
     SourceError.
     """
+    if isinstance(recipe, PathRecipe):
+        check_path(recipe, sources)
     sizes = _sizes(recipe, sources)
     out = resolve_target(out, overwrite, sum(sizes.values()))
     try:
@@ -75,7 +86,7 @@ def export(
     return out
 
 
-def identity(recipe: MergeRecipe, sources: Sources) -> dict[str, Any]:
+def identity(recipe: Recipe, sources: Sources) -> dict[str, Any]:
     """Return the contents of recipe.json: the recipe, the sources' fingerprints and, if it is set,
     the source of the position settings. Merges with equal contents have equal weights.
     """
@@ -86,7 +97,7 @@ def identity(recipe: MergeRecipe, sources: Sources) -> dict[str, Any]:
 
 
 def is_export_of(
-    folder: Path, recipe: MergeRecipe, sources: Sources, texts: Mapping[str, str] | None = None
+    folder: Path, recipe: Recipe, sources: Sources, texts: Mapping[str, str] | None = None
 ) -> bool:
     """Return whether a folder is an earlier export of this merge with these texts."""
     try:
@@ -113,14 +124,19 @@ def changed_weights(folder: Path) -> list[str]:
     return changed + unlisted
 
 
-def _sizes(recipe: MergeRecipe, sources: Sources) -> dict[str, int]:
+def _sizes(recipe: Recipe, sources: Sources) -> dict[str, int]:
     """Return the size of each tensor in bytes."""
     itemsize = torch.empty(0, dtype=getattr(torch, recipe.dtype)).element_size()
-    return {info.name: math.prod(info.shape) * itemsize for info in sources.layout}
+    shapes = (
+        {tensor.name: tensor.source.shape for tensor in path_tensors(recipe, sources)}
+        if isinstance(recipe, PathRecipe)
+        else {info.name: info.shape for info in sources.layout}
+    )
+    return {name: math.prod(shape) * itemsize for name, shape in shapes.items()}
 
 
 def _write_weights(
-    recipe: MergeRecipe,
+    recipe: Recipe,
     sources: Sources,
     folder: Path,
     sizes: Mapping[str, int],
@@ -128,8 +144,10 @@ def _write_weights(
 ) -> None:
     shards = _plan_shards(sizes, shard_bytes)
     log.info("writing the merge, %s MB", f"{sum(sizes.values()) / 1e6:,.1f}")
-    if not (_can_use_gpu(recipe) and _write_from_gpu(recipe, sources, folder, shards)):
-        _write_shards(MergeStream(sources), recipe, folder, shards)
+    if isinstance(recipe, PathRecipe):
+        _write_shards(merged_path(recipe, sources, Files(sources)), folder, shards)
+    elif not (_can_use_gpu(recipe) and _write_from_gpu(recipe, sources, folder, shards)):
+        _write_shards(MergeStream(sources).tensors(recipe), folder, shards)
     if len(shards) > 1:
         index = {
             "metadata": {"total_size": sum(sizes.values())},
@@ -153,7 +171,7 @@ def _write_from_gpu(
     try:
         stream = MergeStream(sources, Streamed(sources, torch.device("cuda"), pinned=False))
         try:
-            _write_shards(stream, recipe, folder, shards)
+            _write_shards(stream.tensors(recipe), folder, shards)
         finally:
             stream.close()
     except torch.OutOfMemoryError:
@@ -163,9 +181,8 @@ def _write_from_gpu(
 
 
 def _write_shards(
-    stream: MergeStream, recipe: MergeRecipe, folder: Path, shards: Mapping[str, list[str]]
+    tensors: Iterator[tuple[str, Tensor]], folder: Path, shards: Mapping[str, list[str]]
 ) -> None:
-    tensors = stream.tensors(recipe)
     for file, names in shards.items():
         save_file(_take(tensors, names), folder / file, metadata={"format": "pt"})
         (folder / file).chmod(0o644)  # safetensors writes files with mode 0600
@@ -199,17 +216,24 @@ def _take(tensors: Iterator[tuple[str, Tensor]], names: list[str]) -> dict[str, 
 
 
 def _write_texts(
-    recipe: MergeRecipe,
+    recipe: Recipe,
     sources: Sources,
     references: Mapping[str, str],
     folder: Path,
     card: str,
 ) -> None:
-    config = sources.merged_config(recipe.dtype, sources.config_label(recipe.copied_model))
+    merge: dict[str, Any] | None
+    if isinstance(recipe, PathRecipe):
+        config = path_config(recipe, sources)
+        merge = None if sources.vocabularies_differ else to_passthrough(recipe, references)
+    else:
+        config = sources.merged_config(recipe.dtype, sources.config_label(recipe.copied_model))
+        merge = to_mergekit(recipe, references, _tokenizer_source(recipe, sources, references))
     write_json(folder / "config.json", config)
     write_json(folder / RECIPE_FILE, identity(recipe, sources))
-    merge = to_mergekit(recipe, references, _tokenizer_source(recipe, sources, references))
-    (folder / MERGEKIT_FILE).write_text(yaml.safe_dump(merge, sort_keys=False), encoding="utf-8")
+    if merge is not None:
+        text = yaml.safe_dump(merge, sort_keys=False)
+        (folder / MERGEKIT_FILE).write_text(text, encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
     checkpoint = sources.tokenizer_checkpoint
     if sources.tokenizer_source == UNION:

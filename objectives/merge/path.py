@@ -19,7 +19,7 @@ and 3) the folded scale would have no effect: there every scale must be 1.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from objectives.errors import SourceError
 from objectives.models.layout import TensorInfo, in_layer
 from objectives.models.sources import Sources
 
+from .recipe import MergeRecipe
 from .stores import Store
 
 _SCALED = ("o_proj", "down_proj")
@@ -81,6 +82,10 @@ class PathRecipe:
     def from_dict(cls, data: Mapping[str, Any]) -> "PathRecipe":
         """Return the recipe of `to_dict`'s data, which may have passed through JSON."""
         return cls(tuple(Hop(**hop) for hop in data["hops"]), data["ends"], data["dtype"])
+
+
+Recipe: TypeAlias = MergeRecipe | PathRecipe
+"""What an engine loads and an export writes."""
 
 
 @dataclass(frozen=True)
