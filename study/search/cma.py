@@ -6,12 +6,20 @@ is used instead: `_sigma`, `_C`, `_rng`, `_mean`, `_eigen_decomposition`, `_samp
 tests/study/search/test_cma.py says what is relied on.
 """
 
+import functools
+
 import numpy as np
 from cmaes import CMA
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 Floats = NDArray[np.float64]
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    """Return the controller of numpy's libraries. Finding them takes milliseconds."""
+    return ThreadpoolController()
 
 
 class _Symmetric(CMA):  # type: ignore[misc]
@@ -79,12 +87,12 @@ class Optimizer:
 
     def ask(self, seed: int) -> Floats:
         """Draw a point with random numbers that depend on the seed alone."""
-        with threadpool_limits(1):
+        with _libraries().limit(limits=1):
             self._cma.reseed_rng(seed)
             point: Floats = self._cma.ask()
         return point
 
     def tell(self, solutions: list[tuple[Floats, float]]) -> None:
         """Advance by one generation of (point, value to minimize)."""
-        with threadpool_limits(1):
+        with _libraries().limit(limits=1):
             self._cma.tell(solutions)

@@ -73,7 +73,8 @@ def test_a_plan_has_the_numbers_of_the_config() -> None:
     assert (data["parameters"], data["population"], data["trials"]) == (48, 15, 120)
     assert (data["generations"], data["baselines"], data["sources"]) == (8, 9, "gpu")
     assert data["warnings"] == [
-        "8 generations are few for 48 parameters; for 40 generations set trials: 600, or "
+        "8 generations are few for 48 parameters; for 40 generations set trials: 600 (about "
+        "64,650 questions), or "
         "search: {algorithm: gradient}, which needs fewer questions (docs/gradient.md)"
     ]
     tokens = data["tokens"]["multiple_choice"]
@@ -104,7 +105,7 @@ def test_a_plan_says_which_lead_the_held_out_questions_can_show(tmp_path: Path) 
 def test_a_gradient_is_not_advised_if_the_engine_is_vllm(tmp_path: Path) -> None:
     (tmp_path / "demo.yaml").write_text(demo_text() + "engine: {kind: vllm}\n")
     (warning,) = estimate_json("24GB", config=tmp_path / "demo.yaml")["warnings"]
-    assert warning.endswith("for 40 generations set trials: 600")
+    assert warning.endswith("for 40 generations set trials: 600 (about 64,650 questions)")
 
 
 def test_a_plan_counts_the_final_merges(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from objectives.merge.stream import MergeStream
 from objectives.models.sources import Sources
 from study.config.genome import GenomeConfig, SpaceConfig
 from study.search.genome import Genome
+from tests.support.models import by_mergekit
 from tests.support.paths import DEMO
 
 PARENTS = ("numeric", "relations", "catalogue")
@@ -67,7 +68,7 @@ def test_a_merge_equals_mergekit_to_the_last_bit_but_one(
 ) -> None:
     genome = _genome(method, DEMO / "models", **fields)
     recipe = genome.recipe(_point(genome))
-    theirs = _mergekit(recipe, genome.references, tmp_path)
+    theirs = by_mergekit(to_mergekit(recipe, genome.references), tmp_path)
     ours = dict(MergeStream(_sources(genome)).tensors(recipe))
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
