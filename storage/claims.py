@@ -117,9 +117,10 @@ class Claims:
     ) -> None:
         """Complete a trial and store its results, in one transaction.
 
-        `tasks` are the mean scores by task, `scores` those of each question, and `gradient` is what
-        a step of a search by gradient has computed. Raises TrialLost, and StorageError if the study
-        was deleted.
+        `tasks` are the mean scores by task, `result` is stored as the attribute RESULT, `scores`
+        are the scores of each question by task, and `gradient` is that of a step of an ascent. If
+        the trial is already complete, nothing is written. Raises TrialLost, and StorageError if the
+        study was deleted.
         """
 
         def work() -> None:

@@ -77,7 +77,7 @@ def _message_and_code(error: BaseException) -> tuple[str, int]:
     kind = type(error).__name__
     if path is None:
         first = " ".join(without_secrets(str(error), os.environ).split())[:200]
-        return f"internal error; no report could be written: {kind}: {first}", FAULT
+        return f"internal error ({kind}: {first}); the report could not be written", FAULT
     return f"internal error ({kind}); please report it with the file {path}", FAULT
 
 

@@ -65,9 +65,9 @@ class Jobs:
         """Return the final merges: the mean of the best trials, the mean of CMA-ES's distribution,
         and, if trials are asked a sample of the questions, the best trial again.
 
-        They depend only on the finished slots of the budget before the first unfinished one, so
-        the number of workers does not matter. Empty if the final merges of a longer search are
-        already scored.
+        They depend only on the finished slots before the first unfinished one, at most `budget` of
+        them, so the number of workers does not matter. Returns an empty list if there are none, or
+        if a final merge of a longer search is already scored.
         """
         finished = self.state(records).finished_prefix(self._budget)
         after = len(finished)

@@ -80,7 +80,7 @@ def _described(error: Exception) -> tuple[str, str]:
     if isinstance(error, EngineError | SourceError):
         return type(error).__name__, str(error)
     if isinstance(error, ValidationError):  # of vLLM's arguments; the first line counts the errors
-        return EngineError.__name__, "vLLM: " + "; ".join(
+        return EngineError.__name__, "vLLM rejected its arguments: " + "; ".join(
             ".".join(map(str, problem["loc"]))
             + (": " if problem["loc"] else "")
             + problem["msg"].removeprefix("Value error, ")
@@ -145,7 +145,7 @@ class Server:
         )
         residence = "cpu"
         self.report: list[tuple[str, str]] = []
-        """The names of loggers, each with a message that the parent logs."""
+        """Messages for the parent to log, each preceded by the name of its logger."""
         if settings.device == "cuda":
             free, _ = torch.cuda.mem_get_info()
             share = settings.host_memory
@@ -266,8 +266,8 @@ class Server:
         options = tuple(dict.fromkeys(prompt.options))
         if len(options) > _MAX_LOGPROBS:
             raise EngineError(
-                f"a question has {len(options)} options; vLLM returns at most {_MAX_LOGPROBS} "
-                "log-probabilities"
+                f"a question has {len(options)} options; vLLM returns at most "
+                f"{_MAX_LOGPROBS} log-probabilities"
             )
         kind = (prompt.max_tokens, options, prompt.stops)
         if kind not in self._parameters:

@@ -171,7 +171,7 @@ class _TextLoader(yaml.SafeLoader):
 def _template(name: str, data: Any) -> Template:
     turn = data.get("turn") if isinstance(data, dict) else None
     if not isinstance(turn, str):
-        raise TemplateError(f"template {name} needs the key `turn` with a text")
+        raise TemplateError(f"template {name} needs the key `turn`, whose value is a string")
     if unknown := set(data) - set(_FIELDS):
         key = min(map(str, unknown))
         key = key if key.isidentifier() else short_repr(key)
@@ -188,10 +188,12 @@ def _template(name: str, data: Any) -> Template:
             data.pop(key, None)
         elif not isinstance(data[key], str):
             text = short_repr(data[key])
-            raise TemplateError(f"template {name}: {key} is {text}; it must be a text")
+            raise TemplateError(f"template {name}: {key} is {text}; it must be a string")
     examples = data.pop("examples", None) or []
     if not isinstance(examples, list):
-        raise TemplateError(f"template {name}: examples must be a list of question and answer")
+        raise TemplateError(
+            f"template {name}: examples must be a list of mappings with question and answer"
+        )
     parsed = tuple(_example(name, entry) for entry in examples)
     return Template(name, examples=parsed, chat=chat == "true", **data)
 
@@ -202,7 +204,7 @@ def _example(name: str, entry: Any) -> Example:
     )
     if not isinstance(question, str) or not isinstance(answer, str):
         raise TemplateError(
-            f"template {name}: an example is {short_repr(entry)}; it needs the texts question and "
-            "answer"
+            f"template {name}: an example is {short_repr(entry)}; it must have the "
+            "strings question and answer"
         )
     return Example(question.strip(), answer)

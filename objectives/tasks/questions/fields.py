@@ -55,7 +55,7 @@ def text_of(row: Row, fields: Fields) -> str:
     for name in fields.question:
         text = row.get(name)
         if text is not None and not isinstance(text, str):
-            raise BadRow(f"{name} is {short_repr(text)}; it must be a text")
+            raise BadRow(f"{name} is {short_repr(text)}; it must be a string")
         if text and text.strip():
             texts.append(text)
     if not texts:

@@ -353,7 +353,7 @@ def test_a_validation_error_of_vllm_is_reported_with_the_field() -> None:
 
     with pytest.raises(ValidationError) as caught:
         Given(blocks=-1)
-    expected = "vLLM: blocks: Input should be greater than 0"
+    expected = "vLLM rejected its arguments: blocks: Input should be greater than 0"
     assert _described(caught.value) == ("EngineError", expected)
 
 

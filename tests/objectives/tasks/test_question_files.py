@@ -254,7 +254,7 @@ def test_an_empty_field_is_refused(parse: Callable[[Any], Question]) -> None:
     for row in ({"output_field": 1}, {"input_field": "a"}):
         with pytest.raises(BadRow, match=r"has no (in|out)put_field; its fields are"):
             parse(row)
-    with pytest.raises(BadRow, match="input_field is 1; it must be a text"):
+    with pytest.raises(BadRow, match="input_field is 1; it must be a string"):
         parse({"input_field": 1, "output_field": 1})
 
 

@@ -68,7 +68,7 @@ def test_the_number_of_examples_can_be_reduced_but_not_raised() -> None:
         ("turn: '{{ question }}{{ nothing }}'", "nothing"),
         ("turn: '{% x'", "x"),
         ("turn: a\nexample: b", "unknown key example"),
-        ("turn: a\nexamples: [1]", "it needs the texts question and answer"),
+        ("turn: a\nexamples: [1]", "it must have the strings question and answer"),
     ],
 )
 def test_an_invalid_template_is_reported_with_the_reason(

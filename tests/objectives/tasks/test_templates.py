@@ -167,9 +167,12 @@ def test_scalars_of_a_template_file_are_read_as_text(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("preamble: [1]\n" + TURN, "preamble is .* must be a text"),
+        ("preamble: [1]\n" + TURN, "preamble is .* must be a string"),
         ("examples: 5\n" + TURN, "examples must be a list"),
-        ("examples: [{question: , answer: 1}]\n" + TURN, "it needs the texts question and answer"),
+        (
+            "examples: [{question: , answer: 1}]\n" + TURN,
+            "it must have the strings question and answer",
+        ),
         (TURN + TURN, "'turn' is repeated, line 2"),
         ("<<: {a: 1}\n" + TURN, "unknown key '<<'"),
         ("preamble: !!python/object:os.system x\n" + TURN, "cannot read template"),
