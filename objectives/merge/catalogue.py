@@ -49,7 +49,7 @@ class Method:
     normalize: bool | None = None
     """The meaning of `normalize: null`; None if the method has no such parameter."""
     has_lambda: bool = False
-    fused: bool = False
+    native: bool = False
     """Whether this project computes it (methods.py), and not mergekit."""
     drops: bool = False
     """Whether a random fraction `density` of each delta is kept and its L1 norm restored (DARE)."""
@@ -67,7 +67,7 @@ class Method:
     @property
     def has_kernel(self) -> bool:
         """Whether a GPU kernel computes it in one pass over the tensors (kernels.py)."""
-        return self.fused and not self.pairwise
+        return self.native and not self.pairwise
 
     @property
     def copies_one_model(self) -> bool:
@@ -98,20 +98,20 @@ def _deltas(*parameters: Parameter, normalize: bool) -> Method:
 
 
 METHODS: Mapping[str, Method] = {
-    "linear": Method((_WEIGHT,), "unused", least=2, normalize=True, fused=True),
-    "task_arithmetic": replace(_deltas(_WEIGHT, normalize=False), fused=True),
+    "linear": Method((_WEIGHT,), "unused", least=2, normalize=True, native=True),
+    "task_arithmetic": replace(_deltas(_WEIGHT, normalize=False), native=True),
     "ties": replace(
-        _deltas(_WEIGHT, _DENSITY, normalize=True), fused=True, trims=True, elects=True
+        _deltas(_WEIGHT, _DENSITY, normalize=True), native=True, trims=True, elects=True
     ),
-    "dare_linear": replace(_deltas(_WEIGHT, _DENSITY, normalize=False), fused=True, drops=True),
+    "dare_linear": replace(_deltas(_WEIGHT, _DENSITY, normalize=False), native=True, drops=True),
     "dare_ties": replace(
-        _deltas(_WEIGHT, _DENSITY, normalize=True), fused=True, drops=True, elects=True
+        _deltas(_WEIGHT, _DENSITY, normalize=True), native=True, drops=True, elects=True
     ),
     "slerp": Method(
         (Parameter("t"),),
         *("unused", 2),
         normalize=False,
-        fused=True,
+        native=True,
         pairwise=True,
     ),
     "della": _deltas(

@@ -129,6 +129,6 @@ def _replace_random_numbers(
 
 def work_bytes(method: str, models: int, elements: int) -> int:
     """Return an estimate of mergekit's workspace in bytes for a tensor of so many elements."""
-    if METHODS[method].fused:
+    if METHODS[method].native:
         return 0
     return math.ceil(4 * elements * (4 * models + 8))

@@ -75,7 +75,7 @@ class MergeStream:
         by_model: Mapping[str, Tensor],
     ) -> Tensor:
         method = METHODS[recipe.method]
-        if not method.fused:
+        if not method.native:
             draw = partial(self._drawn, recipe.mask_seed, info.name)
             return mergekit_methods.merge(recipe, info, by_model, draw)
         if method.pairwise:

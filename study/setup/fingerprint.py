@@ -112,7 +112,7 @@ def _merge_facts(rules: SearchRules, sources: Sources) -> dict[str, str]:
         "tokenizer_source": sources.tokenizer_source,
         "masks": masks.SCHEME,
         "parameters": ", ".join(f"{k} {v}" for k, v in sorted(config.parameters.items())),
-        "arithmetic": "ours" if config.method.fused else f"mergekit {version('mergekit')}",
+        "arithmetic": "ours" if config.method.native else f"mergekit {version('mergekit')}",
         "normalize": str(genome.normalize),
         "allow_negative_weights": str(config.allow_negative_weights),
         "smooth": str(config.smooth),

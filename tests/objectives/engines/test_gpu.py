@@ -19,7 +19,7 @@ from tests.support.paths import DEMO
 
 pytestmark = pytest.mark.gpu
 
-METHODS = [name for name, method in CATALOGUE.items() if method.fused]
+METHODS = [name for name, method in CATALOGUE.items() if method.native]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_merge_on_the_gpu_has_the_same_bits_as_on_the_cpu(
                 assert torch.equal(bits(merge[name]), bits(tensor)), name
 
 
-@pytest.mark.parametrize("method", [n for n, m in CATALOGUE.items() if not m.fused])
+@pytest.mark.parametrize("method", [n for n, m in CATALOGUE.items() if not m.native])
 def test_mergekits_methods_use_the_same_random_numbers_on_gpu_and_cpu(
     method: str, store: Store, sources: Sources
 ) -> None:

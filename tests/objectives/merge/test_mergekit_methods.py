@@ -28,7 +28,7 @@ from study.search.jobs import Jobs
 from study.search.sampler import Replay
 from tests.support.models import by_mergekit, point
 
-OURS = [name for name, method in METHODS.items() if not method.fused]
+BY_MERGEKIT = [name for name, method in METHODS.items() if not method.native]
 RANDOM = ("della", "della_linear")
 
 
@@ -82,7 +82,7 @@ def both(
     return ((name, ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("method", OURS)
+@pytest.mark.parametrize("method", BY_MERGEKIT)
 def test_a_merge_equals_mergekits_run_of_the_exported_recipe(
     method: str, family: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -259,7 +259,7 @@ def test_an_error_of_mergekit_is_reported_with_the_tensor(family: dict[str, Path
         dict(MergeStream(sources_of(search_genome, family)).tensors(recipe))
 
 
-@pytest.mark.parametrize("method", OURS)
+@pytest.mark.parametrize("method", BY_MERGEKIT)
 def test_every_method_has_meaningful_baselines(method: str, family: dict[str, Path]) -> None:
     search_genome = genome(method)
     kinds = [baseline.kind for baseline in search_genome.baselines()]
@@ -276,7 +276,7 @@ def test_every_method_has_meaningful_baselines(method: str, family: dict[str, Pa
             assert all(torch.isfinite(t).all() for _, t in stream.tensors(baseline.recipe))
 
 
-@pytest.mark.parametrize("method", OURS)
+@pytest.mark.parametrize("method", BY_MERGEKIT)
 def test_a_recipe_is_unchanged_by_json(method: str) -> None:
     import json
 
