@@ -45,6 +45,8 @@ def report(
         print(json.dumps(data.to_dict(), indent=2, allow_nan=False))
         return
     say(data.verdict.sentence)
+    for sentence in data.advice:
+        say(f"note: {sentence}")
     if data.unscored:
         say(f"not scored yet: {', '.join(data.unscored)}")
     say(f"report: {page}")

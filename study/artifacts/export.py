@@ -19,7 +19,7 @@ def choose(records: "Sequence[TrialRecord]", trial: str, judgement: "Judgement")
 
     if trial == "final":
         if judgement.final is None:
-            raise ConfigError(f"--trial final: {judgement.sentence} --trial best needs no verdict")
+            raise ConfigError(f"--trial final: {judgement.sentence}\n--trial best needs no verdict")
         return judgement.final.contender.record
     if trial == "best":
         best = best_merge(records)

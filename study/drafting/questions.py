@@ -12,7 +12,13 @@ from typing import Any
 from objectives.errors import QuestionError
 from objectives.tasks.questions.fields import KNOWN_FIELDS, Fields, Row, field_names
 from objectives.tasks.questions.labels import BadRow
-from objectives.tasks.questions.listed_options import option_columns, options_field, options_of
+from objectives.tasks.questions.listed_options import (
+    list_of_texts,
+    option_columns,
+    options_field,
+    options_of,
+)
+from objectives.tasks.questions.options import Options
 from objectives.tasks.questions.question_files import OnBad, read_questions
 from objectives.tasks.questions.rows import read_rows
 from objectives.tasks.task import Question
@@ -100,6 +106,9 @@ def _fields(path: Path, rows: Sequence[Row]) -> Fields | None:
         )
     context = tuple(name for name in _CONTEXT if name in row and name != question)
     options = options_field(row) or option_columns(row) or None
+    text = Options(str(row[question]))
+    if options is None and not (text.numbers or text.letters or isinstance(row[answer], list)):
+        options = list_of_texts(row)
     first = None if options is None else _first(path, rows, answer, options)
     return Fields((*context, question), answer, options, first)
 

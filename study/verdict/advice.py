@@ -38,7 +38,10 @@ def sentences(judgement: Judgement, means_G: Sequence[float], gradient_applies: 
     whether a search by gradient is an alternative.
     """
     parents = [c for c in judgement.contenders if c.contender.role == "parent" and c.held_out]
-    candidates = [_alike(parents), *_ensemble(judgement, parents), _interference(judgement)]
+    against = [c for c in judgement.against_final if c.reference.startswith("parent ")]
+    has_gained = bool(against) and all(c.is_better for c in against)
+    candidates = [_alike(parents), _interference(judgement)]
+    candidates += [] if has_gained else _ensemble(judgement, parents)
     candidates += [_stalled(means_G), _gradient(judgement) if gradient_applies else None]
     return [sentence for sentence in candidates if sentence is not None]
 
@@ -96,8 +99,8 @@ def _ensemble(judgement: Judgement, parents: Sequence[ScoredContender]) -> list[
         if ensemble.score <= best:
             sentences.append(
                 f"The parents' ensemble is not better than the best parent on {task} "
-                f"({ensemble.score:.3f} and {best:.3f}): the parents have little to add to each "
-                "other there."
+                f"({ensemble.score:.3f} and {best:.3f}): the parents may have little to add to "
+                "each other there."
             )
     return sentences
 

@@ -81,6 +81,17 @@ def drafted(
             *("multiple_choice", ("stem", "label", ("op1", "op2"), 1), "numbers from 1"),
         ),
         (
+            [{"stem": f"{i}?", "opts": ["x", "y"], "gold": i % 2} for i in range(9)],
+            *("multiple_choice", ("stem", "gold", "opts", 0), "numbers from 0"),
+        ),
+        (
+            [
+                {"query": f"{i}?\n1. a\n2. b\n3. c", "label": [1, 3], "tags": ["p", "q"]}
+                for i in range(9)
+            ],
+            *("retrieval", ("query", "label", None, None), "numbers from 1"),
+        ),
+        (
             [{"input_field": f"{i}?\n1. a\n2. b", "output_field": "2"} for i in range(9)],
             *("multiple_choice", None, "numbers from 1"),
         ),

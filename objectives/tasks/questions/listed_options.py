@@ -81,6 +81,19 @@ def options_field(row: Mapping[str, Any]) -> str | None:
     return next((name for name in _LISTS if isinstance(row.get(name), list | dict)), None)
 
 
+def list_of_texts(row: Mapping[str, Any]) -> str | None:
+    """Return the name of a field of any name that may have all options; None if there is none."""
+    return next((name for name, value in row.items() if _is_list_of_texts(value)), None)
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    """Return whether a value is a list of texts that are not all numbers, as labels may be."""
+    if not isinstance(value, list) or not 2 <= len(value) <= _MOST:
+        return False
+    texts = [item for item in value if isinstance(item, str) and item.strip()]
+    return len(texts) == len(value) and not all(text.strip().isdecimal() for text in texts)
+
+
 def option_columns(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the fields that probably have an option each, such as A, B and C or option1 and
     option2, in order; empty if there are none."""

@@ -222,6 +222,9 @@ def test_options_in_an_unmapped_field_are_refused() -> None:
     row = {"input_field": "Which?", "choices": ["red", "blue"], "output_field": 1}
     with pytest.raises(BadRow, match="seem to be in choices; "):
         multiple_choice.parse_row(row)
+    other = {"input_field": "Which?", "opts": ["red", "blue"], "output_field": 1}
+    with pytest.raises(BadRow, match="seem to be in opts; "):
+        multiple_choice.parse_row(other)
     fields = Fields(("input_field",), "output_field", "choices")
     with pytest.raises(BadRow, match=r"set fields\.first"):
         multiple_choice.parse_row(row, fields)
