@@ -343,7 +343,7 @@ def test_a_missing_source_is_reported(make_model: MakeModel, tmp_path: Path) -> 
 def test_an_error_of_vllm_is_reported_with_its_message(demo: Setup) -> None:
     choice = choose_engine(config_with(), "vllm")
     settings = choice.vllm_settings(demo.sources, demo.longest)
-    with pytest.raises(EngineError, match=r"^vLLM rejected its arguments: max_num_batched_tokens \(4096\) must be"):
+    with pytest.raises(EngineError, match=r"^vLLM rejected .*: max_num_batched_tokens \(4096\)"):
         VllmEngine(dataclasses.replace(settings, sequences=5000), 60.0, 300.0)
 
 
