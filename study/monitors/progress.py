@@ -89,7 +89,8 @@ class Progress(Monitor):
         speed = f"{pace:.2f} s/trial" if after > before else ""
         if not finished:
             return f"baseline {sum(r.complete for r in records)}  {speed}".rstrip()
-        left = duration(pace * max(0, self._budget - finished)) + " left" if speed else ""
+        remaining = max(0, self._budget - finished)
+        left = duration(pace * remaining) + " left" if speed and remaining else ""
         workers = self._count_workers()
         ascents = AscentHistory.of(records)
         if ascents is None:

@@ -83,6 +83,12 @@ def test_the_time_of_baselines_does_not_enter_the_pace_of_trials() -> None:
             assert progress._line.endswith(f"  {duration(2 * (40 - count))} left")
 
 
+def test_no_time_is_left_of_a_complete_search_whose_final_merges_are_still_scored() -> None:
+    *_, last = lines(Progress(terminal(200), 6, 4), [1, 2, 6])
+    assert last.startswith("trial 6/6")
+    assert "left" not in last
+
+
 def test_without_a_terminal_a_line_is_logged_once_a_generation(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
