@@ -36,10 +36,12 @@ class RandomReplay(Replay):
 
 
 class RandomRules(SearchRules):
+    replay: type[Replay] = RandomReplay
+
     def sampler(self, population: int, *_: Any) -> ReplaySampler:
         space, seed = self.genome.space, self.config.study.seed
         start = start_of(space, seed, False)
-        return ReplaySampler(RandomReplay(space, seed, population, 1 / 6, start), space)
+        return ReplaySampler(self.replay(space, seed, population, 1 / 6, start), space)
 
 
 class RandomSetup(Setup):
@@ -67,11 +69,8 @@ class TpeReplay(Replay):
         return study.ask(space).params
 
 
-class TpeRules(SearchRules):
-    def sampler(self, population: int, *_: Any) -> ReplaySampler:
-        space, seed = self.genome.space, self.config.study.seed
-        start = start_of(space, seed, False)
-        return ReplaySampler(TpeReplay(space, seed, population, 1 / 6, start), space)
+class TpeRules(RandomRules):
+    replay = TpeReplay
 
 
 class TpeSetup(Setup):

@@ -47,12 +47,14 @@ class PathEngine(TransformersEngine):
         `merge_dtype` is the dtype of all recipes: tensors are rounded to it, as an export does,
         and then converted to `dtype`, in which the model computes.
         """
-        super().__init__(sources, device, dtype, batch_tokens, ends, store)
         self._store = store or Files(sources)
+        super().__init__(sources, device, dtype, batch_tokens, ends, self._store)
         self._merge_dtype = merge_dtype
         self._num_layers = sources.num_layers
-        self._container, self._key = _list_of_layers(self._model, sources)
-        own = self._layers()
+        first = next(info.name for info in sources.layout if info.layer == 0)
+        self._list = first.partition(".0.")[0]
+        """The name of the list of layers, such as `model.layers`."""
+        own: list[nn.Module] = list(self._model.get_submodule(self._list))
         self._library = dict.fromkeys(list(sources.checkpoints)[:1], own)
         for label in sources.checkpoints:
             if label not in self._library:
@@ -94,7 +96,7 @@ class PathEngine(TransformersEngine):
             self._hop(hop, position, scaled_parts.get(position, {}))
             for position, hop in enumerate(recipe.hops)
         ]
-        setattr(self._container, self._key, nn.ModuleList(layers))
+        self._model.set_submodule(self._list, nn.ModuleList(layers))
         for name, tensor in self._ends_of[recipe.ends].items():
             self._parameters[name].copy_(tensor)
         config = path_config(recipe, self._sources)
@@ -136,27 +138,10 @@ class PathEngine(TransformersEngine):
 
     def _split(self, name: str) -> tuple[int, str]:
         """Return the layer of a tensor, and its name in the layer."""
-        prefix = f"{self._path_of_layers}."
-        number, _, part = name.removeprefix(prefix).partition(".")
+        number, _, part = name.removeprefix(f"{self._list}.").partition(".")
         return int(number), part
-
-    def _layers(self) -> list[nn.Module]:
-        return list(getattr(self._container, self._key))
 
     @property
     def _rounding(self) -> torch.dtype:
         dtype: torch.dtype = getattr(torch, self._merge_dtype)
         return dtype
-
-    @property
-    def _path_of_layers(self) -> str:
-        first = next(info.name for info in self._sources.layout if info.layer == 0)
-        return first.partition(f".{self._key}.0.")[0] + f".{self._key}"
-
-
-def _list_of_layers(model: Any, sources: Sources) -> tuple[nn.Module, str]:
-    """Return the module that has the list of layers, and the name of the list."""
-    first = next(info.name for info in sources.layout if info.layer == 0)
-    path = first.partition(".0.")[0]
-    parent, _, key = path.rpartition(".")
-    return model.get_submodule(parent), key

@@ -24,13 +24,11 @@ from study.monitors.cut_off_answers import explanation as cut_off_explanation
 from study.monitors.dashboard_note import DashboardNote
 from study.monitors.flat_scores import explanation, flat_scores
 from study.monitors.monitor import Monitors
-from study.reporting.data import report_data
+from study.reporting.data import ReportData, report_data
 from study.reporting.page import write_report
 from study.search.genome import recipe_of
-from study.search.history import ScoreHistory
 from study.search.state import AFTER
 from study.setup.setup import Setup
-from study.verdict.advice import advice
 from study.verdict.judge import Judgement, judge
 from study.verdict.scoreboard import ScoredContender, scored_contenders, search_scores, table
 
@@ -57,7 +55,8 @@ def finish_run(setup: Setup, trials: Trials) -> None:
     """
     answers = ScoreStore(trials.database)
     judgement = judge(setup, trials.all(), answers)
-    paths, errors = _write(setup, trials, judgement, answers)
+    data = report_data(setup, trials, answers, judgement)
+    paths, errors = _write(setup, trials, data, answers)
     _store_verdict(setup, trials, judgement)
     _print(judgement.contenders, setup)
     if shares := cut_off_shares(trials.all()):
@@ -68,7 +67,7 @@ def finish_run(setup: Setup, trials: Trials) -> None:
             f"held-out questions of {task}: {score_text(score.score, score.error)}"
         )
     say(judgement.sentence)
-    for sentence in advice(setup, judgement, ScoreHistory.of(trials.all())):
+    for sentence in data.advice:
         say(f"note: {sentence}")
     for name, path in paths.items():
         say(f"{name}: {path}")
@@ -90,11 +89,11 @@ def _print(scored: Sequence[ScoredContender], setup: Setup) -> None:
 
 
 def _write(
-    setup: Setup, trials: Trials, judgement: Judgement, answers: ScoreStore
+    setup: Setup, trials: Trials, data: ReportData, answers: ScoreStore
 ) -> tuple[dict[str, Path], list[ExportError]]:
     """Write the merge and the report; return their paths by name, and the errors."""
     folder, paths, errors = Path("runs", setup.config.name), {}, []
-    data = report_data(setup, trials, answers, judgement)
+    judgement = data.verdict
     writers: dict[str, Callable[[], Path]] = {
         "merge": lambda: _export(setup, trials, judgement, answers, folder),
         "report": lambda: write_report(data, report_folder(folder, data.to_dict())),

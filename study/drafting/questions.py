@@ -17,6 +17,7 @@ from objectives.tasks.questions.listed_options import (
     option_columns,
     options_field,
     options_of,
+    options_setting,
 )
 from objectives.tasks.questions.options import Options
 from objectives.tasks.questions.question_files import OnBad, read_questions
@@ -115,9 +116,9 @@ def _fields(path: Path, rows: Sequence[Row]) -> Fields | None:
 
 def _mapping(row: Row, question: str | None, answer: str | None) -> str:
     """Return the fields of a task in a study file; the unknown ones are written as dots."""
-    options = options_field(row) or f"[{', '.join(option_columns(row))}]"
+    options = options_setting(row)
     parts = [f"question: {question or '...'}", f"answer: {answer or '...'}"]
-    return ", ".join(parts + ([f"options: {options}"] if options != "[]" else []))
+    return ", ".join(parts + ([f"options: {options}"] if options else []))
 
 
 def _first(

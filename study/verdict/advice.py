@@ -22,6 +22,10 @@ ALIKE = 0.95
 MIN_STALLED = 10
 """The minimum number of generations without a rise that is reported."""
 _LEVEL = 0.05
+_GRADIENT = (
+    "search: {algorithm: gradient} finds better merges with as many questions on the models on "
+    "which both were measured (docs/gradient.md)."
+)
 
 
 def advice(setup: Setup, judgement: Judgement, history: ScoreHistory) -> list[str]:
@@ -42,7 +46,8 @@ def sentences(judgement: Judgement, means_G: Sequence[float], gradient_applies: 
     has_gained = bool(against) and all(c.is_better for c in against)
     candidates = [_alike(parents), _interference(judgement)]
     candidates += [] if has_gained else _ensemble(judgement, parents)
-    candidates += [_stalled(means_G), _gradient(judgement) if gradient_applies else None]
+    suggests_gradient = gradient_applies and bool(against) and not has_gained
+    candidates += [_stalled(means_G), _GRADIENT if suggests_gradient else None]
     return [sentence for sentence in candidates if sentence is not None]
 
 
@@ -122,14 +127,4 @@ def _interference(judgement: Judgement) -> str | None:
         f"{points(widest.difference, widest.margin)}: the models interfere with each other. A "
         "merge of fewer models, or a search with parameters for each layer and part "
         "(layer_granularity, filters), may lose less."
-    )
-
-
-def _gradient(judgement: Judgement) -> str | None:
-    against = [c for c in judgement.against_final if c.reference.startswith("parent ")]
-    if not against or all(c.is_better for c in against):
-        return None
-    return (
-        "search: {algorithm: gradient} finds better merges with as many questions on the models "
-        "on which both were measured (docs/gradient.md)."
     )

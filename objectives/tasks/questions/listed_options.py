@@ -86,6 +86,12 @@ def list_of_texts(row: Mapping[str, Any]) -> str | None:
     return next((name for name, value in row.items() if _is_list_of_texts(value)), None)
 
 
+def options_setting(row: Mapping[str, Any]) -> str | None:
+    """Return `fields.options` as it is written for the fields that probably have the options."""
+    columns = option_columns(row)
+    return options_field(row) or (f"[{', '.join(columns)}]" if columns else None)
+
+
 def _is_list_of_texts(value: Any) -> bool:
     """Return whether a value is a list of texts that are not all numbers, as labels may be."""
     if not isinstance(value, list) or not 2 <= len(value) <= _MOST:

@@ -16,7 +16,7 @@ from objectives.tasks.task import Question
 
 from .fields import Fields, Row, fields_of, text_of
 from .labels import BadRow, short_repr
-from .listed_options import list_of_texts, option_columns, options_field, with_options
+from .listed_options import list_of_texts, options_setting, with_options
 from .options import Options
 from .rows import RepeatedKey, read_rows
 
@@ -175,8 +175,7 @@ def _check_unlisted(options: Options, numbers: Sequence[int], row: Row) -> None:
 
 def _check_options_are_not_elsewhere(row: Row) -> None:
     """Check that no field of a row looks like its options. Raises BadRow."""
-    columns = option_columns(row)
-    name = options_field(row) or (f"[{', '.join(columns)}]" if columns else list_of_texts(row))
+    name = options_setting(row) or list_of_texts(row)
     if name is not None:
         raise BadRow(
             f"its options seem to be in {name}; say so in the task, for example "
