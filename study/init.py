@@ -1,5 +1,6 @@
 """python -m study.init MODEL ... QUESTIONS ...: write the file of a new study."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,8 +50,9 @@ def _init(inputs: list[str], base: str | None, out: Path, ask: bool) -> None:
         raise ConfigError(f"--out {out}: the name must end in .yaml")
     files = [Path(text) for text in inputs if _is_question_file(text)]
     models = [text for text in inputs if not _is_question_file(text)]
-    for model in [*models, *([] if base is None else [base])]:
-        _check_model(model)
+    every_model = [*models, *([] if base is None else [base])]
+    for model in every_model:
+        _check_no_file(model)
     if not files:
         raise ConfigError("no question file is given; its name must end in .jsonl or .json")
     if len(models) < 2:
@@ -59,6 +61,10 @@ def _init(inputs: list[str], base: str | None, out: Path, ask: bool) -> None:
     for file in files:
         if not file.exists():
             raise ConfigError(f"the question file {file} does not exist")
+    from objectives.models.locate import check_exists
+
+    for model in every_model:
+        check_exists(model, Path())
     from study.drafting.write import write_study  # takes seconds
 
     setup = write_study(models, files, base, out, say)
@@ -67,20 +73,15 @@ def _init(inputs: list[str], base: str | None, out: Path, ask: bool) -> None:
     say(f"next: {invocation('plan', [str(out)])}, then {invocation('run', [str(out)])}")
 
 
-def _check_model(reference: str) -> None:
-    """Check that a model may be a folder or a hub id. Raises ConfigError."""
+def _check_no_file(reference: str) -> None:
+    """Check that a model is not a file. Raises ConfigError."""
     from study.config.errors import ConfigError
 
-    path = Path(reference).expanduser()
-    if path.is_file():
+    if os.path.isfile(os.path.expanduser(reference)):
         raise ConfigError(
             f"{reference} is a file: models are folders or hub ids, and question files are JSONL "
             "or JSON (pandas: read_csv(FILE).to_json(OUT, orient='records', lines=True))"
         )
-    for part in reference.split("+"):
-        is_path = part.startswith((".", "/", "~")) or part.count("/") > 1
-        if is_path and not Path(part).expanduser().exists() and not path.exists():
-            raise ConfigError(f"there is no folder {part}; a model is a folder or a hub id")
 
 
 def _ask(setup: "Setup") -> None:

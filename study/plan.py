@@ -43,6 +43,9 @@ def plan(
     from study.config.load import load_config
 
     loaded = load_config(config, task_folders or [])
+    from study.planning.disk_space import check_models
+
+    check_models(loaded)
     from study.planning.data import GB, Hardware  # these imports take seconds
     from study.planning.estimate import estimate
     from study.planning.wording import estimate_text

@@ -105,9 +105,10 @@ def _run(
         config = config.with_trials(trials)
     if options.wandb and importlib.util.find_spec("wandb") is None:
         raise ConfigError("--wandb: wandb is not installed; pip install '.[wandb]'")
-    from study.planning.disk_space import check_room  # takes seconds: it reads models' headers
+    from study.planning.disk_space import check_models, check_room
 
-    check_room(config)
+    check_models(config)
+    check_room(config)  # may take seconds: it reads models' headers
     url = study_url(config, storage)
     _check_database(config, url)
     if workers is None:

@@ -9,8 +9,6 @@ from pathlib import Path
 from objectives.errors import SourceError
 from objectives.files.model_files import CONFIG
 
-from .adapter import with_adapter
-
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(?:@[\w./-]+)?")
 _DOWNLOADED = ["*.safetensors", "*.json", "*.model", "*.jinja", "merges.txt"]
 
@@ -24,6 +22,8 @@ def locate(reference: str, folder: Path) -> Path:
     parts = parts_of(reference, folder)
     if len(parts) == 1:
         return _locate(reference, folder)
+    from .adapter import with_adapter  # takes seconds
+
     return with_adapter(*(_locate(part, folder) for part in parts))
 
 
@@ -48,6 +48,29 @@ def parts_of(reference: str, folder: Path) -> list[str]:
     return parts
 
 
+def check_exists(reference: str, folder: Path) -> None:
+    """Check that a model is an existing folder, relative to `folder`, or may be a hub id.
+
+    It reads no file and does not use the network. Raises SourceError.
+    """
+    for part in parts_of(reference, folder):
+        local = _local(part, folder)
+        if not local.is_dir() and (reason := _no_hub_id(part, local)):
+            raise SourceError(f"{part}: there is no folder {local}, and {reason}")
+
+
+def _no_hub_id(reference: str, local: Path) -> str | None:
+    """Return the reason why a reference to a missing folder is no hub id; None if it may be one."""
+    if local.exists() or not _HUB_ID.fullmatch(reference):
+        return "it is not a hub id (org/name)"
+    if "@" not in reference and local.parent.is_dir():
+        return (
+            f"{local.parent} exists, so that it is read as a path; for a model of the hub, write "
+            f"{reference}@main"
+        )
+    return None
+
+
 def _local(reference: str, folder: Path) -> Path:
     try:
         local = (folder / Path(reference).expanduser()).resolve()
@@ -61,10 +84,7 @@ def _locate(reference: str, folder: Path) -> Path:
     local = _local(reference, folder)
     if local.is_dir():
         return snapshot_of(local)
-    if local.exists() or not _HUB_ID.fullmatch(reference):
-        raise SourceError(
-            f"{reference}: there is no folder {local}, and it is not a hub id (org/name)"
-        )
+    check_exists(reference, folder)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

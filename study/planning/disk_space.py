@@ -1,5 +1,5 @@
-"""A check of the disk before anything slow starts: the folder of the results must be writable, and
-should have space for the final merge."""
+"""Checks of the disk before anything slow starts: the models' folders must exist, the folder of the
+results must be writable, and it should have space for the final merge."""
 
 import errno
 import logging
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from objectives.errors import ExportError
 from objectives.files.units import size_text
+from objectives.models.locate import check_exists
+from study.config.genome import references
 from study.config.study import StudyConfig
 
 from .merge_size import merged_bytes
@@ -19,6 +21,12 @@ log = logging.getLogger(__name__)
 _REPORT_BYTES = 16 << 20
 """Bytes that the check writes to a temporary file; a report is smaller."""
 _BLOCK = bytes(1 << 20)
+
+
+def check_models(config: StudyConfig) -> None:
+    """Raise SourceError if a model is a path without a folder."""
+    for reference in references(config.genome).values():
+        check_exists(reference, config.folder)
 
 
 def check_room(config: StudyConfig) -> None:

@@ -184,7 +184,11 @@ def test_the_study_that_is_written_can_be_run(family: dict[str, Path], tmp_path:
     ("words", "message"),
     [
         (["x", "y", "none.jsonl"], "the question file none.jsonl does not exist"),
-        (["x", "./none", "q.jsonl"], "there is no folder ./none"),
+        (["org/x", "./none", "q.jsonl"], r"\./none: there is no folder .*, and it is not a hub id"),
+        (["org/x", "x", "q.jsonl"], "x: there is no folder .*, and it is not a hub id"),
+        (["org/x", "models/y", "q.jsonl"], r"models/y: there is no folder .*write models/y@main"),
+        (["org/x", "org/y+./none", "q.jsonl"], r"\./none: there is no folder"),
+        (["org/x", "~no-such-user/y", "q.jsonl"], "is not a valid folder"),
         (["x", "y", "q.csv"], "q.csv is a file: models are folders or hub ids"),
         (["x", "q.jsonl"], "only the model x is given"),
         (["x", "y"], "no question file is given"),
@@ -196,9 +200,22 @@ def test_a_wrong_word_is_refused_before_anything_slow(
     monkeypatch.chdir(tmp_path)
     saved_rows(tmp_path, choices(), "q.jsonl")
     (tmp_path / "q.csv").write_text("a,b\n")
+    (tmp_path / "models").mkdir()
     monkeypatch.setitem(sys.modules, "study.drafting.write", None)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, SourceError), match=message):
         _init(words, None, Path("s.yaml"), False)
+
+
+@pytest.mark.parametrize("base", ["./base", "models/base", "a/b/base"])
+def test_a_missing_folder_of_the_base_is_refused_before_anything_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    saved_rows(tmp_path, choices(), "q.jsonl")
+    monkeypatch.setitem(sys.modules, "study.drafting.write", None)
+    with pytest.raises(SourceError, match=f"^{base}: there is no folder"):
+        _init(["org/x", "org/y", "q.jsonl"], base, Path("s.yaml"), False)
 
 
 def test_without_a_base_the_method_needs_none(family: dict[str, Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from objectives.errors import SourceError
 from objectives.merge.recipe import MergeRecipe, labels
 from objectives.merge.stream import MergeStream
-from objectives.models.locate import absolute_reference, locate
+from objectives.models.locate import absolute_reference, check_exists, locate
 from objectives.models.sources import Sources
 from tests.support.models import WORDS, MakeModel
 from tests.support.paths import ROOT
@@ -271,6 +272,39 @@ def test_references_are_split_into_model_and_adapter(base: Path, tmp_path: Path)
     for text in ("a+b+c", "a+", "+b"):
         with pytest.raises(SourceError, match=r"must be a model, or model\+adapter"):
             locate(text, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [
+        ("none", "it is not a hub id"),
+        ("./none", "it is not a hub id"),
+        ("../none", "it is not a hub id"),
+        ("/none/none", "it is not a hub id"),
+        ("~/none-of-this-name", "it is not a hub id"),
+        ("a/b/none", "it is not a hub id"),
+        ("models/none", "exists, so that it is read as a path; .* write models/none@main"),
+        ("models/file", "it is not a hub id"),
+        ("org/name+models/none", "exists, so that it is read as a path"),
+    ],
+)
+def test_a_path_without_a_folder_is_refused_without_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str, reason: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "file").touch()
+    name = reference.rpartition("+")[2]
+    with pytest.raises(SourceError, match=rf"^{re.escape(name)}: there is no folder .*{reason}"):
+        check_exists(reference, tmp_path)
+    with pytest.raises(SourceError, match=rf"^{re.escape(name)}: there is no folder .*{reason}"):
+        locate(name, tmp_path)
+
+
+def test_a_hub_id_and_a_folder_are_not_refused(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    for reference in ("org/name", "org/name@v1", "models/none@main", f"{base}+org/lora", str(base)):
+        check_exists(reference, tmp_path)
 
 
 def test_adapters_pickles_and_gguf_files_are_refused_with_the_remedy(

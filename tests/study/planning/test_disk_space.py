@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from objectives.errors import ExportError
+from objectives.errors import ExportError, SourceError
 from study.config.load import load_config
 from study.config.study import StudyConfig
-from study.planning.disk_space import check_room
+from study.planning.disk_space import check_models, check_room
 from study.planning.merge_size import merged_bytes
 from tests.support.paths import DEMO
 
@@ -29,6 +29,14 @@ def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def with_name(config: StudyConfig, name: str) -> StudyConfig:
     study = config.study.model_copy(update={"name": name})
     return config.model_copy(update={"study": study})
+
+
+def test_a_model_that_is_a_path_without_a_folder_is_an_error(config: StudyConfig) -> None:
+    check_models(config)
+    for key, value in (("models", ("models/none", "org/b")), ("base_model", "./none")):
+        genome = config.genome.model_copy(update={key: value})
+        with pytest.raises(SourceError, match="none: there is no folder"):
+            check_models(config.model_copy(update={"genome": genome}))
 
 
 def test_the_check_leaves_no_files(config: StudyConfig, cwd: Path) -> None:
