@@ -45,12 +45,14 @@ def export(
             from study.artifacts.publish import check_repository
 
             check_repository(push, overwrite)
-        folder = _export(config, out, trial, storage, overwrite, task_folders or [])
+        folder, lines = _export(config, out, trial, storage, overwrite, task_folders or [])
         say(folder)
         if push is not None:
             from study.artifacts.publish import upload
 
             say(upload(folder, push, public, f"Merge of the study {config.stem}"))
+        for line in lines:
+            say(line)
 
 
 def _export(
@@ -60,13 +62,18 @@ def _export(
     storage: str | None,
     overwrite: bool,
     task_folders: list[Path],
-) -> Path:
-    from study.artifacts.export import choose, export_trial
+) -> tuple[Path, list[str]]:
+    """Export the trial; return the folder, and lines with the command that verifies it."""
+    from objectives.export.target import check_target
+    from study.artifacts.export import check_trial, choose, export_trial
     from study.config.load import load_config, study_url
     from study.setup.stored import open_study
 
     config = load_config(path, task_folders)
+    check_target(out, overwrite)
     with open_study(config, study_url(config, storage)) as stored:
+        check_trial(stored.records(), trial, config.file)
+        from study.artifacts.origin import verify_lines  # these imports take seconds
         from study.setup.engine_facts import use_stored_threads
         from study.verdict.judge import judge
 
@@ -75,10 +82,11 @@ def _export(
         records, answers = stored.records(), stored.answers
         judgement = judge(setup, records, answers)
         chosen = choose(records, trial, judgement)
-        return export_trial(
+        folder = export_trial(
             *(setup, chosen, records, out, judgement, answers),
             *(stored.url, overwrite, stored.identity),
         )
+        return folder, verify_lines(folder, config, stored.url)
 
 
 if __name__ == "__main__":

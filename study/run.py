@@ -13,7 +13,7 @@ import typer
 from study.cli.address_space import check_address_space
 from study.cli.boundary import main
 from study.cli.interrupts import Interrupted, Interrupts
-from study.cli.invocation import invocation
+from study.cli.invocation import invocation, missing_secret
 from study.cli.options import ConfigPath, RunOptions, StorageUrl, TaskFolders, Wandb
 from study.cli.session import log_console, start_logging
 
@@ -75,9 +75,8 @@ def run(
         options |= {_BENCHMARKS: benchmarks or None}
         print(f"interrupted by {stop}; to resume the study:", file=sys.stderr)
         print(f"  {_command(config, options)}", file=sys.stderr)
-        if storage and (printed := _without_password(storage)) != storage:
-            hidden = "the password instead of ***" if "***" in printed else "the whole URL"
-            print(f"  (with {hidden})", file=sys.stderr)
+        if storage and (secret := missing_secret(storage)):
+            print(f"  (with {secret})", file=sys.stderr)
         raise SystemExit(stop.exit_code) from None
 
 

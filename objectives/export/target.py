@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -23,20 +23,24 @@ log = logging.getLogger(__name__)
 _LEFTOVER = re.compile(r"\.(.+)\.(part|old)-\d+")
 
 
+def check_target(out: Path, overwrite: bool) -> Path:
+    """Return the target folder with the links in its parents resolved.
+
+    Raises ExportError if the path is invalid, or if the folder exists and may not be replaced. It
+    reads no weights: whether an export that would be replaced has changed is checked later.
+    """
+    return _checked_target(out, overwrite, recorded)
+
+
 def resolve_target(out: Path, overwrite: bool, size: int) -> Path:
     """Return the target folder with the links in its parents resolved.
 
     Raises ExportError if the folder exists and may not be replaced, if there is not enough space
     for `size` bytes, or if the path is invalid.
     """
-    try:
-        if out.name in ("", ".."):
-            out = out.resolve()
-        out = out.parent.resolve() / out.name
-        _check_vacant(out, overwrite)
+    out = _checked_target(out, overwrite, check_replaceable)
+    with _explained(out):
         _check_room(out.parent, size)
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, a loop of links
-        raise ExportError(f"cannot write {str(out)[:200]}: {_reason(error)}") from None
     return out
 
 
@@ -84,7 +88,28 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
                 path.rename(folder / match[1])
 
 
-def _check_vacant(out: Path, overwrite: bool) -> None:
+def _checked_target(out: Path, overwrite: bool, check: Callable[[Path], object]) -> Path:
+    with _explained(out):
+        if out.name in ("", ".."):
+            out = out.resolve()
+        out = out.parent.resolve() / out.name
+        _check_vacant(out, overwrite, check)
+    return out
+
+
+@contextlib.contextmanager
+def _explained(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, a loop of links
+        raise ExportError(f"cannot write {str(out)[:200]}: {_reason(error)}") from None
+
+
+def _check_vacant(
+    out: Path, overwrite: bool, check: Callable[[Path], object] = check_replaceable
+) -> None:
+    """Raise ExportError unless the folder is missing or empty, or, to `overwrite` it, passes the
+    check."""
     try:
         mode = out.lstat().st_mode
     except FileNotFoundError:
@@ -99,7 +124,7 @@ def _check_vacant(out: Path, overwrite: bool) -> None:
     if any(out.iterdir()):
         if not overwrite:
             raise ExportError(f"{out} already exists; choose another folder or use --overwrite")
-        check_replaceable(out)
+        check(out)
 
 
 def _check_room(folder: Path, size: int) -> None:

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from study.config.errors import ConfigError
+from study.search.state import AFTER, best_merge
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -12,15 +15,30 @@ if TYPE_CHECKING:
     from study.verdict.judge import Judgement
 
 
+def check_trial(records: "Sequence[TrialRecord]", trial: str, config: Path) -> None:
+    """Check that the stored trials may have what --trial names, before any model is opened.
+
+    `config` is the study file. Raises ConfigError.
+    """
+    if trial != "final":
+        _named(records, trial)
+    elif not _may_have_verdict(records):
+        from study.verdict.wording import pending_text
+
+        raise _no_verdict(pending_text(config, ["the final merges"]), records)
+
+
 def choose(records: "Sequence[TrialRecord]", trial: str, judgement: "Judgement") -> "TrialRecord":
     """Return the trial that --trial names. Raises ConfigError."""
-    from study.config.errors import ConfigError
-    from study.search.state import best_merge
+    if trial != "final":
+        return _named(records, trial)
+    if judgement.final is None:
+        raise _no_verdict(judgement.sentence, records)
+    return judgement.final.contender.record
 
-    if trial == "final":
-        if judgement.final is None:
-            raise ConfigError(f"--trial final: {judgement.sentence}\n--trial best needs no verdict")
-        return judgement.final.contender.record
+
+def _named(records: "Sequence[TrialRecord]", trial: str) -> "TrialRecord":
+    """Return the best trial, or that of a number. Raises ConfigError."""
     if trial == "best":
         best = best_merge(records)
         if best is None:
@@ -28,14 +46,26 @@ def choose(records: "Sequence[TrialRecord]", trial: str, judgement: "Judgement")
         return best
     record = next((r for r in records if str(r.number) == trial), None)
     if record is None:
-        raise ConfigError(
-            f"--trial {trial}: must be final, best or a number from 0 to {len(records) - 1}"
-        )
+        numbers = f"a number from 0 to {len(records) - 1}" if records else "a number"
+        none = "" if records else "; the study has no trials yet"
+        raise ConfigError(f"--trial {trial}: must be final, best or {numbers}{none}")
     if not record.complete:
         state = {"FAIL": "has failed"}.get(record.state.name, f"is {record.state.name.lower()}")
         state = "was interrupted" if record.interrupted else state
         raise ConfigError(f"--trial {trial}: that trial {state}, so there is nothing to export")
     return record
+
+
+def _may_have_verdict(records: "Sequence[TrialRecord]") -> bool:
+    """Return whether a merge is scored and, if there was a search, a final merge of it."""
+    searched = any(r.kind == "search" for r in records)
+    merged = any(r.complete and AFTER in r.attributes for r in records)
+    return best_merge(records) is not None and (merged or not searched)
+
+
+def _no_verdict(sentence: str, records: "Sequence[TrialRecord]") -> ConfigError:
+    hint = "" if best_merge(records) is None else "\n--trial best needs no verdict"
+    return ConfigError(f"--trial final: {sentence}{hint}")
 
 
 def export_trial(

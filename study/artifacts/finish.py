@@ -17,7 +17,6 @@ from storage.scores import ScoreStore
 from storage.studies import store_verdict, stored_fingerprint
 from storage.trials import Trials
 from study.cli.escaping import say
-from study.cli.invocation import invocation
 from study.cli.text import score_text
 from study.monitors.cut_off_answers import cut_off_shares
 from study.monitors.cut_off_answers import explanation as cut_off_explanation
@@ -35,6 +34,7 @@ from study.verdict.scoreboard import ScoredContender, scored_contenders, search_
 from .export import export_trial
 from .folders import alternative, merge_folder, report_folder
 from .model_card import VERDICT_FILE, texts
+from .origin import verify_lines
 
 _WIDEST = 10_000
 """Columns of the table if it is not printed on a terminal."""
@@ -72,7 +72,8 @@ def finish_run(setup: Setup, trials: Trials) -> None:
     for name, path in paths.items():
         say(f"{name}: {path}")
     if merge := paths.get("merge"):
-        say(f"next: {invocation('verify', [str(merge)])}")
+        for line in verify_lines(merge, setup.config, trials.database.url):
+            say(line)
     if errors:
         raise ExportError("\n".join(map(str, errors)))
 

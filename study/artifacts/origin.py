@@ -4,6 +4,7 @@ The folder is not trusted. The database that it names is displayed but never ope
 file that it names is read only if it is a local file outside the folder.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from objectives.files.export_files import json_of
 from storage.database.url import redacted, sqlite_path
 from storage.errors import StorageError
 from study.cli.escaping import printable
+from study.cli.invocation import invocation, missing_secret
+from study.cli.options import STORAGE_VARIABLE
 from study.config.errors import ConfigError
 from study.config.load import load_config, study_url
 from study.config.study import StudyConfig
@@ -104,6 +107,25 @@ def database_url(
     if existing is None:
         raise StorageError(f"there is no database {path}{hint(folder, origin)}")
     return f"sqlite:///{existing}"
+
+
+def verify_lines(folder: Path, config: StudyConfig, url: str) -> list[str]:
+    """Return the command that verifies a folder exported from the study in the database at `url`,
+    as lines to print.
+
+    It names the database or the study file if `database_url` would not find them by itself.
+    """
+    words, secret = [str(folder)], None
+    named = os.environ.get(STORAGE_VARIABLE) or None
+    if url != study_url(config, named):
+        words += ["--storage", redacted(url)]
+        secret = missing_secret(url)
+    elif named is None and sqlite_path(url) is None:
+        words += ["--config", str(config.file)]
+    for task_folder in config.task_folders:
+        words += ["--task-search-path", str(task_folder)]
+    hints = [f"  (with {secret})"] if secret else []
+    return [f"next: {invocation('verify', words)}", *hints]
 
 
 def hint(folder: Path, origin: Origin) -> str:

@@ -41,6 +41,17 @@ def run_command(config: "StudyConfig", storage: str | None = None) -> str:
     return shlex.join(words)
 
 
+def missing_secret(url: str) -> str | None:
+    """Return what a user has to replace in a printed command that names the database at `url`; None
+    if nothing is hidden."""
+    from storage.database.url import redacted
+
+    printed = redacted(url)
+    if printed == url:
+        return None
+    return "the password instead of ***" if "***" in printed else "the whole URL"
+
+
 def _found_as(name: str, path: str) -> str:
     return name if _is_found(name, path) else _shortest(path)
 

@@ -11,12 +11,14 @@ ConfigPath = Annotated[
 ]
 
 
+STORAGE_VARIABLE = "STUDY_STORAGE"
+"""The environment variable that takes the place of --storage."""
 StorageUrl = Annotated[
     str | None,
     typer.Option(
         "--storage",
         metavar="URL",
-        envvar="STUDY_STORAGE",
+        envvar=STORAGE_VARIABLE,
         help="database to use instead of the config's",
     ),
 ]

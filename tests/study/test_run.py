@@ -265,7 +265,10 @@ def test_an_exported_merge_has_exactly_the_scores_of_its_trial(
     config, url, _ = whole
     result = command("export", config, "--out", tmp_path / "m", folder=config.parent)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == str(tmp_path / "m")
+    printed, hint = result.stdout.splitlines()
+    assert printed == str(tmp_path / "m")
+    assert hint.startswith("next: ")
+    assert hint.endswith(f" -m study.verify {printed}")
     from objectives.merge.recipe import MergeRecipe
     from objectives.models.sources import Sources
 

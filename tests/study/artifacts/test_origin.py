@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from objectives.errors import ExportError
 from storage.errors import StorageError
-from study.artifacts.origin import Origin, database_url, read_origin, study_file
+from study.artifacts.origin import Origin, database_url, read_origin, study_file, verify_lines
 from study.config.errors import ConfigError
+from study.config.load import load_config, study_url
 
 STUDY = """\
 genome: {models: [a, b], base_model: c, merge_method: linear}
@@ -218,6 +220,51 @@ def test_a_server_is_connected_only_if_the_user_names_it_or_the_study_file(tmp_p
         url_of(folder)
     assert "@db.example/x" in url_of(folder, path)
     assert "@other.example/y" in url_of(folder, None, "postgresql://u@other.example/y")
+
+
+@pytest.mark.parametrize(
+    ("in_file", "option", "in_environment", "words"),
+    [
+        (None, None, None, []),
+        ("sqlite:///mine.db", None, None, []),
+        ("postgresql://u@db.example/x", None, None, ["--config"]),
+        ("postgresql://u@db.example/x", None, "postgresql://u@db.example/y", []),
+        (None, "sqlite:///other.db", None, ["--storage"]),
+        (None, "sqlite:///other.db", "postgresql://u@db.example/y", ["--storage"]),
+        (None, "postgresql://u@db.example/x", None, ["--storage"]),
+    ],
+)
+def test_the_printed_command_verifies_with_the_database_of_the_study(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    in_file: str | None,
+    option: str | None,
+    in_environment: str | None,
+    words: list[str],
+) -> None:
+    path = write_study(tmp_path / "mine", f", storage: '{in_file}'" if in_file else "")
+    if in_environment:
+        monkeypatch.setenv("STUDY_STORAGE", in_environment)
+    config = load_config(path)
+    url = study_url(config, option or in_environment)
+    if url.startswith("sqlite:///"):
+        touch(Path(url.removeprefix("sqlite:///")))
+    folder = write_folder(tmp_path / "m", config=str(path))
+    [line] = verify_lines(folder, config, url)
+    verify = shlex.split(line.removeprefix("next: "))
+    folder_word, *options = verify[verify.index("study.verify") + 1 :]
+    assert folder_word == str(folder)
+    assert options[::2] == words
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    named = Path(given["--config"]) if "--config" in given else None
+    assert url_of(folder, named, given.get("--storage", in_environment)) == url
+
+
+def test_the_printed_command_has_no_password_and_says_so(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "mine")
+    lines = verify_lines(tmp_path / "m", load_config(path), "postgresql://u:hunter2@db.example/x")
+    assert lines[0].endswith("--storage 'postgresql://u:***@db.example/x'")
+    assert lines[1] == "  (with the password instead of ***)"
 
 
 @pytest.mark.parametrize(
