@@ -1,5 +1,7 @@
 """Errors of the storage. This module imports no database driver."""
 
+from collections.abc import Collection
+
 STUDY_DELETED = "the study was deleted while it ran"
 
 
@@ -12,3 +14,8 @@ class StorageError(Exception):
 
 class StudyMismatch(StorageError):
     """The stored study was created with different settings; the message lists the differences."""
+
+    def __init__(self, message: str, differing: Collection[str] = ()) -> None:
+        """`differing` holds the keys of the settings, if these are what differs."""
+        super().__init__(message)
+        self.differing = frozenset(differing)

@@ -1,6 +1,6 @@
 """Create and find studies, and compare them with their stored fingerprint."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import optuna
@@ -103,12 +103,13 @@ def store_or_check_fingerprint(
         raise StudyMismatch(
             f"the stored study {name} belongs to another program; choose another study.name"
         )
-    if differences := _differences(stored, fingerprint):
-        lines = "\n".join(f"  {line}" for line in differences)
+    differing = {
+        key for key in stored.keys() | fingerprint.keys() if stored.get(key) != fingerprint.get(key)
+    }
+    if differing:
+        lines = "\n".join(f"  {line}" for line in _differences(stored, fingerprint, differing))
         raise StudyMismatch(
-            f"the stored study {name} was created with different settings, so it cannot be "
-            f"resumed:\n{lines}\nrestore these settings, or choose another study.name; "
-            f"study.start_from: {name} begins a new study of the same genome where this one ended"
+            f"the stored study {name} was created with different settings:\n{lines}", differing
         )
 
 
@@ -155,12 +156,13 @@ def _damaged(study: optuna.Study, attribute: str) -> StorageError:
     )
 
 
-def _differences(stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
+def _differences(
+    stored: Mapping[str, str], current: Mapping[str, str], differing: Collection[str]
+) -> list[str]:
     """Return one line for each entry that differs; the last line counts those left out."""
     lines = [
         f"{key}: {stored.get(key, 'nothing')} stored, {current.get(key, 'nothing')} now"
-        for key in sorted(stored.keys() | current.keys())
-        if stored.get(key) != current.get(key)
+        for key in sorted(differing)
     ]
     if len(lines) <= _MAX_DIFFERENCES:
         return lines

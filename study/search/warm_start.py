@@ -9,7 +9,7 @@ for hyperparameter optimization"). A search by gradient starts at the mean.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from storage.studies import START
-from storage.trials import RESULT, Trials
+from storage.trials import RESULT, TrialRecord, Trials
 from study.config.errors import ConfigError
 from study.config.genome import Range
 
@@ -35,12 +35,24 @@ Distribution = tuple[NDArray[np.float64], float, NDArray[np.float64]]
 
 
 def store_start(study: optuna.Study, earlier: Trials, space: Mapping[str, Range]) -> None:
-    """Store the warm start of a new study. Raises ConfigError if the earlier study searched other
-    parameters, or has too few finished trials."""
-    name = earlier.study.study_name
-    records = [r for r in earlier.all() if r.complete]
+    """Store the warm start of a new study. Raises what `points_to_start_from` raises."""
+    name, records = earlier.study.study_name, earlier.all()
+    points = points_to_start_from(name, records, space)
+    shares = [[_share(params[n], r) for n, r in space.items()] for params in points]
+    finished = len(SearchState.of(records).finished)
+    study.set_user_attr(START, {"from": name, "trials": finished, "top": shares})
+
+
+def points_to_start_from(
+    name: str, records: Sequence[TrialRecord], space: Mapping[str, Range]
+) -> list[Mapping[str, float]]:
+    """Return the points of an earlier study, `name`, from which the start of a new one is computed.
+
+    Raises ConfigError if the earlier study searched other parameters, or has too few finished
+    trials.
+    """
     finished = SearchState.of(records).finished
-    by_gradient = any(LOSS in record.attributes.get(RESULT, {}) for record in records)
+    by_gradient = any(r.complete and LOSS in r.attributes.get(RESULT, {}) for r in records)
     share = LAST_SHARE if by_gradient else _BEST_SHARE
     count = math.floor(share * len(finished))
     if count < 1:
@@ -58,8 +70,7 @@ def store_start(study: optuna.Study, earlier: Trials, space: Mapping[str, Range]
             f"study.start_from: {name} did not search {missing[0]}; this study must have the same "
             "models, blocks and method"
         )
-    shares = [[_share(params[n], r) for n, r in space.items()] for params in top]
-    study.set_user_attr(START, {"from": name, "trials": len(finished), "top": shares})
+    return top
 
 
 def start_text(start: Mapping[str, Any]) -> str:

@@ -60,9 +60,11 @@ def _how_to_go_on(setup: Setup) -> str:
     """Return how a study whose search is complete can be extended."""
     config = setup.config
     if setup.rules.by_gradient and config.study.trials >= config.max_trials:
+        start = " instead of search.start" if config.search.start is not None else ""
+        start = " instead of random_init" if config.random_init else start
         return (
             "its learning rate has fallen to 0: for more steps, start a study of another name with "
-            f"study.start_from: {config.name}"
+            f"study.start_from: {config.name}{start}"
         )
     return "to extend it, raise study.trials"
 

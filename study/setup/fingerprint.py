@@ -5,7 +5,7 @@ as if their settings had changed, so it needs a migration.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -27,6 +27,11 @@ DRAWS = "search.draws"
 `study.search.cma.Optimizer`."""
 _LATER_FACTS = (END_TOKENS, DRAWS)
 """Facts that older studies lack. Such a study keeps its original behaviour."""
+_OF_ANOTHER_SEARCH = {
+    *("models", "base_model", "filters", "merge_method", "parameters", "smooth", "held_out")
+}
+_OF_ANOTHER_SEARCH_PREFIXES = ("model ", "search questions of ", "held-out questions of ")
+"""Keys of what is merged and asked; the prefixes are followed by the name of a model or a task."""
 
 
 def fingerprint(
@@ -76,6 +81,14 @@ def without_new_facts(
             facts[END_TOKENS],
         )
     return {key: text for key, text in facts.items() if key not in lacking}
+
+
+def is_same_search(differing: Collection[str]) -> bool:
+    """Return whether studies whose fingerprints differ in these keys search merges of the same
+    models, by the same method, on the same questions."""
+    return _OF_ANOTHER_SEARCH.isdisjoint(differing) and not any(
+        key.startswith(_OF_ANOTHER_SEARCH_PREFIXES) for key in differing
+    )
 
 
 def _ascent_facts(rules: SearchRules) -> dict[str, str]:

@@ -557,8 +557,9 @@ def test_changed_sources_are_refused(whole: Study, tmp_path: Path) -> None:
         lambda: _export(changed, tmp_path / "out", "final", whole.url, False, []),
         lambda: check(whole.merge, changed, whole.url, None),
     ):
-        with pytest.raises(StudyMismatch, match=r"model relations: .* stored, .* now"):
+        with pytest.raises(StudyMismatch, match=r"model relations: .* stored, .* now") as error:
             act()
+        assert "start_from" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
 

@@ -354,6 +354,8 @@ def test_a_changed_study_is_not_resumed(whole: tuple[Path, str, str], tmp_path: 
         assert result.returncode == 2
         assert "seed: 0 stored, 5 now" in result.stderr
         assert "0.0 to 1.4 stored, 0.0 to 1.0 now" in result.stderr
+        suggested = "with study.start_from: demo it begins where this one ended" in result.stderr
+        assert suggested == (words == ("run",))
     assert len(records(url)) == before
     assert config.exists()
 
