@@ -55,7 +55,20 @@ def _lines(checks: "list[TaskCheck]") -> list[str]:
         for c in checks
         if c.equal < c.asked
     ]
-    return [*dict.fromkeys(notes), *different, f"{equal} of {asked} answers equal"]
+    counted = f"{equal} of {asked} answers equal"
+    return [*dict.fromkeys(notes), *_samples(checks), *different, counted]
+
+
+def _samples(checks: "list[TaskCheck]") -> list[str]:
+    """Return a line if the trial was asked only some of the questions of a split."""
+    parts = [
+        f"{c.asked:,} of the {c.of:,} {c.split} questions of {c.task}"
+        for c in checks
+        if c.asked < c.of
+    ]
+    if not parts:
+        return []
+    return [f"only what the trial was asked is compared: {', '.join(parts)}"]
 
 
 if __name__ == "__main__":

@@ -44,7 +44,10 @@ class TaskCheck:
     split: str
     task: str
     asked: int
+    """The number of questions that the trial was asked, which are compared."""
     equal: int
+    of: int
+    """The number of questions of the task in the split."""
     note: str = ""
     """The reason why only the scores of the answers were compared, if so."""
 
@@ -176,4 +179,4 @@ def _compare_task(
         pairs = zip(tokens_Q, reply.tokens_Q, strict=True)
         same_Q = same_Q & (new.soft_Q == stored.soft_Q) & [a == b for a, b in pairs]
     same = same_Q if new.sample is None else same_Q[new.sample.asked_S]
-    return TaskCheck(split, name, len(same), int(same.sum()), note)
+    return TaskCheck(split, name, len(same), int(same.sum()), len(same_Q), note)

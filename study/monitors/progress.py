@@ -14,7 +14,6 @@ from rich.text import Text
 from storage.trials import TrialRecord
 from study.cli.text import duration, score_text
 from study.search.ascent.history import AscentHistory
-from study.search.state import best_search
 
 from .monitor import Monitor
 
@@ -27,7 +26,7 @@ _PACE_UPDATES = 30
 
 
 class Progress(Monitor):
-    """Shows the number of finished trials, the best score with its 95% interval, the questions
+    """Shows the number of finished trials, the highest score with its 95% interval, the questions
     asked so far, the workers, the pace and the remaining time."""
 
     def __init__(
@@ -96,14 +95,14 @@ class Progress(Monitor):
         if ascents is None:
             counted = f"trial {finished}/{self._budget}"
             generation = f"generation {(finished - 1) // self._population}"
-            best, questions = _best(records), _asked(records)
+            score, questions = _highest(records), _asked(records)
         else:
             counted, generation = f"step {finished}/{self._budget}", ""
-            best, questions = _losses(ascents), ascents.questions
+            score, questions = _losses(ascents), ascents.questions
         parts = {
             "counted": counted,
             "generation": generation,
-            "best": best,
+            "score": score,
             "questions": f"{questions:,} questions",
             "workers": f"{workers} workers" if workers > 1 else "",
             "speed": speed,
@@ -123,11 +122,12 @@ def _fitted(parts: dict[str, str], width: int | None) -> str:
     return line
 
 
-def _best(records: Sequence[TrialRecord]) -> str:
-    top = best_search(records)
-    assert top is not None
-    assert top.value is not None
-    return f"best {score_text(top.value, top.error)}"
+def _highest(records: Sequence[TrialRecord]) -> str:
+    """Return the highest score of a search trial, which never falls. The best trial may be another
+    one: trials are ranked by their objective."""
+    scored = [(r.value, r) for r in records if r.kind == "search" and r.value is not None]
+    value, record = max(scored, key=lambda pair: pair[0])
+    return f"highest score {score_text(value, record.error)}"
 
 
 def _asked(records: Sequence[TrialRecord]) -> int:

@@ -4,6 +4,7 @@ import io
 import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from optuna.trial import TrialState
@@ -12,6 +13,7 @@ from rich.console import Console
 from storage.trials import TrialRecord
 from study.cli.text import duration
 from study.monitors.progress import Progress
+from study.search.state import best_search
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +52,24 @@ def test_the_line_has_the_best_score_the_questions_and_the_remaining_time() -> N
     progress = Progress(terminal(200), 40, 4)
     *_, last = lines(progress, [1, 2, 6])
     assert last == (
-        "trial 6/40  generation 1  best 0.505 ± 0.024  6,600 questions  0.80 s/trial  27 s left"
+        "trial 6/40  generation 1  highest score 0.505 ± 0.024  6,600 questions  0.80 s/trial  "
+        "27 s left"
     )
+
+
+def test_the_score_on_the_line_never_falls_although_trials_are_ranked_by_another_number() -> None:
+    """Here the best trial is the one with the lowest score."""
+    progress = Progress(terminal(200), 40, 4)
+    scores = []
+    with progress:
+        ranked: list[TrialRecord] = []
+        for number, (value, objective) in enumerate([(0.7, 0.1), (0.6, 0.2), (0.5, 0.3)]):
+            attributes = {**record(number).attributes, "result": {"objective": objective}}
+            ranked.append(replace(record(number), value=value, attributes=attributes))
+            progress.on_trials(ranked)
+            scores.append(progress._line.partition("highest score ")[2].split()[0])
+    assert best_search(ranked) == ranked[-1]
+    assert scores == ["0.700"] * 3
 
 
 def test_several_workers_are_counted() -> None:
@@ -64,7 +82,7 @@ def test_the_line_fits_the_terminal_and_keeps_what_matters(width: int) -> None:
     *_, last = lines(Progress(terminal(width), 4_000, 15, lambda: 8), [1, 2, 1_000])
     assert len(last) <= max(width, 60)
     assert last.startswith("trial 1000/4000  ")
-    assert "best 1.499 ± 0.024" in last
+    assert "highest score 1.499 ± 0.024" in last
     assert last.endswith(" left")
     assert ("8 workers" in last) == (width > 40)
 

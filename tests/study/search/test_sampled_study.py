@@ -1,5 +1,6 @@
 """Tests of a study whose trials are asked a sample of the questions."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -149,5 +150,9 @@ def test_verify_asks_an_exported_search_trial_the_same_sample(
     assert f"value: {round(mean, 4)}" in card
     result = command("verify", out, folder=folder)
     asked = trial.attributes["result"]["asked"]
-    assert result.stdout.splitlines() == [f"{asked} of {asked} answers equal"]
+    why, counted = result.stdout.splitlines()
+    assert counted == f"{asked} of {asked} answers equal"
+    assert why.startswith("only what the trial was asked is compared: ")
+    parts = re.findall(r"(\d+) of the (\d+) search questions of \w+", why)
+    assert [sum(map(int, numbers)) for numbers in zip(*parts, strict=True)] == [asked, QUESTIONS]
     assert result.returncode == 0
