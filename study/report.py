@@ -44,8 +44,10 @@ def report(
     if as_json:
         print(json.dumps(data.to_dict(), indent=2, allow_nan=False))
         return
+    from study.reporting.page import notes
+
     say(data.verdict.sentence)
-    for sentence in data.advice:
+    for sentence in notes(data):
         say(f"note: {sentence}")
     if data.unscored:
         say(f"not scored yet: {', '.join(data.unscored)}")

@@ -24,7 +24,7 @@ from study.monitors.dashboard_note import DashboardNote
 from study.monitors.flat_scores import explanation, flat_scores
 from study.monitors.monitor import Monitors
 from study.reporting.data import ReportData, report_data
-from study.reporting.page import write_report
+from study.reporting.page import notes, write_report
 from study.search.genome import recipe_of
 from study.search.state import AFTER
 from study.setup.setup import Setup
@@ -67,7 +67,7 @@ def finish_run(setup: Setup, trials: Trials) -> None:
             f"held-out questions of {task}: {score_text(score.score, score.error)}"
         )
     say(judgement.sentence)
-    for sentence in data.advice:
+    for sentence in notes(data):
         say(f"note: {sentence}")
     for name, path in paths.items():
         say(f"{name}: {path}")

@@ -12,7 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from objectives.errors import ExportError
 from study.cli.escaping import for_template
-from study.verdict.wording import points
+from study.verdict.advice import at_bound_text
+from study.verdict.wording import decision, points
 
 from .charts import CHARTS, Section
 from .data import ReportData
@@ -77,8 +78,23 @@ def render(data: ReportData, images: Mapping[str, bytes], written: datetime) -> 
         for name, image in images.items()
     ]
     return _PAGES.get_template("report.html").render(
-        report=data, verdict=data.verdict, images=embedded, points=points, written=written
+        report=data,
+        verdict=data.verdict,
+        notes=notes(data),
+        images=embedded,
+        points=points,
+        decision=decision,
+        written=written,
     )
+
+
+def notes(data: ReportData) -> list[str]:
+    """Return the sentences below the verdict: what a user should know before more trials."""
+    merge = data.merge
+    if merge is None or not merge.at_bound:
+        return list(data.advice)
+    name = "the final merge" if data.verdict.final else "the best merge so far"
+    return [*data.advice, at_bound_text(merge.at_bound, merge.searched, name)]
 
 
 def pictures(data: ReportData) -> dict[str, bytes]:

@@ -51,6 +51,14 @@ def sentences(judgement: Judgement, means_G: Sequence[float], gradient_applies: 
     return [sentence for sentence in candidates if sentence is not None]
 
 
+def at_bound_text(count: int, searched: int, merge: str) -> str:
+    """Return the note that `count` of the searched parameters of a merge are at a bound."""
+    return (
+        f"{count} of {searched} parameters of {merge} are within 1% of a bound of their range. If "
+        "these are many, a wider range in `space` may hold better merges."
+    )
+
+
 def stalled_since(means_G: Sequence[float]) -> int | None:
     """Return the first generation from which on the means have no significant upward trend.
 
@@ -115,9 +123,7 @@ def _interference(judgement: Judgement) -> str | None:
     worse = [
         c
         for c in judgement.comparisons
-        if c.contender in uniform
-        and c.reference.startswith("parent ")
-        and c.difference + c.margin < 0
+        if c.contender in uniform and c.reference.startswith("parent ") and c.is_worse
     ]
     if not worse:
         return None

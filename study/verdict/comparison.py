@@ -57,6 +57,11 @@ class Comparison:
         """Whether the contender is significantly better: its interval is above zero."""
         return self.lower > 0
 
+    @property
+    def is_worse(self) -> bool:
+        """Whether the contender is significantly worse: its interval is below zero."""
+        return self.difference + self.margin < 0
+
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as it is written to verdict.json."""
         return {

@@ -62,6 +62,13 @@ def points(difference: float, margin: float) -> str:
     return f"{100 * difference:+.1f} ± {100 * margin:.1f} points"
 
 
+def decision(c: Comparison) -> str:
+    """Return whether the contender is shown to be better than the reference, and if not, why."""
+    if c.is_better:
+        return "yes"
+    return "no: it is shown to be worse" if c.is_worse else "no: the interval includes 0"
+
+
 def about(count: int) -> str:
     """Return a count rounded up to two digits: `about 1,300`."""
     step = int(10 ** max(0, math.floor(math.log10(count)) - 1))

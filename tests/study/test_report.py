@@ -422,7 +422,7 @@ def test_the_page_says_how_many_parameters_are_at_a_bound(whole: Study) -> None:
     merge = _merge_parameters(replace(final.contender.record, params=params), whole.setup.genome)
     assert (merge.at_bound, merge.searched) == (2, len(space))
     page = " ".join(render(replace(whole.data(), merge=merge), {}, WRITTEN).split())
-    assert "2 of 48 parameters of the final merge are at an end of their range" in page
+    assert "2 of 48 parameters of the final merge are within 1% of a bound" in page
 
 
 def test_the_page_escapes_names_and_questions(whole: Study) -> None:
@@ -616,12 +616,14 @@ def test_a_merge_that_cannot_be_written_does_not_prevent_report_and_table(
     monkeypatch.chdir(tmp_path)
     number = whole.merge.name.removeprefix("merge-")
     monkeypatch.setattr(target, "_unique", lambda: 7)
+    monkeypatch.setattr("study.reporting.data._BOUND_MARGIN", 0.5)
     (tmp_path / "runs" / "demo" / f".merge-{number}.part-7").touch()
     with pytest.raises(ExportError, match=f"cannot write .*merge-{number}"):
         finish_run(study.setup, study.trials)
     printed = capsys.readouterr().out
     assert whole.judged().sentence in printed
     assert "mean of the top 2" in printed
+    assert "\nnote: 48 of 48 parameters of the final merge are within 1% of a bound" in printed
     assert "report: runs/demo/report/index.html" in printed
     assert "merge: " not in printed
     assert (tmp_path / "runs" / "demo" / "report" / "index.html").exists()

@@ -10,7 +10,13 @@ from storage.trials import TrialRecord
 from study.cli.invocation import invocation
 from study.search.contenders import Contender
 from study.verdict.comparison import Comparison
-from study.verdict.wording import about, inconclusive_text, pending_text, verdict_text
+from study.verdict.wording import (
+    about,
+    decision,
+    inconclusive_text,
+    pending_text,
+    verdict_text,
+)
 
 
 def merge(role: Any, name: str, baseline: str | None = None) -> Contender:
@@ -78,6 +84,20 @@ def test_the_text_says_if_the_final_merge_is_a_uniform_merge() -> None:
         "the search scored higher on the held-out questions. It is better than the best parent, a, "
         "by +1.8 ± 1.1 points (95%)."
     )
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [
+        (0.02, "yes"),
+        (0.01, "no: the interval includes 0"),
+        (0.0, "no: the interval includes 0"),
+        (-0.01, "no: the interval includes 0"),
+        (-0.02, "no: it is shown to be worse"),
+    ],
+)
+def test_a_decision_says_where_the_interval_lies(difference: float, words: str) -> None:
+    assert decision(comparison("parent a", difference, 0.01)) == words
 
 
 def test_without_enough_questions_there_is_no_verdict() -> None:
