@@ -8,19 +8,24 @@ import io
 import logging
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from optuna.exceptions import StorageInternalError
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError
 
 from storage.database.retry import driver_message
-from storage.database.url import printable
+from storage.database.url import printable, sqlite_path
 
 from .dashboard_access import Application, Environ, StartResponse, refuse
 
 log = logging.getLogger(__name__)
+
+
+class DatabaseMoved(SQLAlchemyError):
+    """The SQLite file that a server has opened is no longer at its path."""
 
 
 class FailureReporter(logging.Handler):
@@ -31,6 +36,10 @@ class FailureReporter(logging.Handler):
         super().__init__()
         self._request = threading.local()
         event.listen(engine, "handle_error", self._remember)
+        self._path = sqlite_path(engine.url)
+        if self._path is not None:
+            self._file = _inode(self._path)
+            event.listen(engine, "begin", self._check_file, insert=True)
 
     def around(self, app: Application) -> Application:
         """Return the application with failures logged without a traceback."""
@@ -65,8 +74,26 @@ class FailureReporter(logging.Handler):
         else:
             _log(first)
 
+    def _check_file(self, _: Connection) -> None:
+        """Raise DatabaseMoved if the file at the path is not the one that was opened."""
+        if self._path is not None and _inode(self._path) != self._file:
+            self._request.error = DatabaseMoved(
+                f"{self._path} was moved, removed or replaced; restore the file, or start the "
+                "dashboard again"
+            )
+            raise self._request.error
+
     def _remember(self, context: ExceptionContext) -> None:
         self._request.error = context.original_exception
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    """Return what identifies the file at a path; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _log(text: str) -> None:

@@ -269,6 +269,30 @@ def test_an_outage_of_the_database_is_503_and_ends(
     assert all("a request failed: the database failed: " in line for line in failures)
 
 
+def test_a_moved_or_replaced_database_file_is_503_until_it_is_back(
+    study: tuple[str, str], tmp_path: Path
+) -> None:
+    file, away = tmp_path / "study.db", tmp_path / "away.db"
+    shutil.copy(make_url(study[1]).database or "", file)
+    words = [sys.executable, "-m", "study.dashboard", study[0], "--storage", f"sqlite:///{file}"]
+    server = Server(words)
+    paths = ("/api/studies", "/api/studies/1", "/csv/1")
+    try:
+        assert [server.request(p)[0] for p in paths] == [200] * len(paths)
+        file.rename(away)
+        assert [server.request(p)[0] for p in paths] == [503] * len(paths)
+        shutil.copy(away, file)
+        assert [server.request(p)[0] for p in paths] == [503] * len(paths)
+        assert server.request("/dashboard")[0] == 200
+        away.rename(file)
+        assert [server.request(p)[0] for p in paths] == [200] * len(paths)
+    finally:
+        *failures, last = server.close().splitlines()
+    assert last == "interrupted"
+    assert len(failures) == 2 * len(paths)
+    assert all(f"{file} was moved, removed or replaced; restore" in line for line in failures)
+
+
 def test_malformed_requests_get_a_client_error(server: Server) -> None:
     for request in (
         b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nno colon\r\n\r\n",
