@@ -4,16 +4,11 @@ import base64
 import contextlib
 import json
 import os
-import shlex
 import shutil
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -27,62 +22,12 @@ from storage.studies import find_study
 from storage.trials import Trials
 from study.monitors.dashboard_figures import figures
 from study.monitors.dashboard_note import note
-from tests.support.commands import command, write_study
+from tests.support.commands import command
+from tests.support.dashboard_server import Server
 from tests.support.paths import ROOT
 from tests.support.sleeping_study import NAME, run, tiny_config, tiny_dict, tiny_setup
 
 TRIALS, POPULATION = 12, 5
-
-
-class Server:
-    """A server process, and requests to it."""
-
-    def __init__(self, words: list[str], environment: dict[str, str] | None = None) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.process = subprocess.Popen(
-            [*words, "--port", str(self.port)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(environment or {})},
-        )
-        while self.request("/")[0] == 0:
-            assert self.process.poll() is None, self.process.communicate()
-            time.sleep(0.1)
-
-    def request(
-        self, path: str, method: str = "GET", body: bytes = b"{}", **headers: str
-    ) -> tuple[int, str]:
-        """Return the status and the body; the status is 0 if the server does not listen yet."""
-        message = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", method=method, headers=headers
-        )
-        if method in ("POST", "PUT"):
-            message.data = body
-            message.add_header("Content-Type", "application/json")
-        try:
-            with urllib.request.urlopen(message, timeout=30) as response:
-                return response.status, response.read().decode(errors="replace")
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except (urllib.error.URLError, ConnectionError):
-            return 0, ""
-
-    def headers(self, path: str) -> Message:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}") as response:
-                return response.headers
-        except urllib.error.HTTPError as error:
-            return error.headers
-
-    def close(self) -> str:
-        """End the server; return its log without the line that names the study."""
-        self.process.terminate()
-        lines = self.process.communicate()[1].splitlines(keepends=True)
-        return "".join(line for line in lines if " study " not in line)
 
 
 @pytest.fixture(scope="module")
@@ -417,69 +362,3 @@ def test_a_study_without_trials_has_a_note_and_no_figures() -> None:
     words = note(tiny_setup(tiny_config(TRIALS, POPULATION)), [], POPULATION, "sqlite:///x.db")
     assert f"**0 of {TRIALS} search trials**" in words
     assert "Best merge" not in words
-
-
-# The compose file
-
-
-def compose() -> dict[str, Any]:
-    return dict(yaml.safe_load((ROOT / "docker-compose.yml").read_text()))
-
-
-def test_docker_compose_accepts_the_file() -> None:
-    if shutil.which("docker-compose") is None:
-        pytest.skip("docker-compose is not installed")
-    environment = {**os.environ, "POSTGRES_PASSWORD": "p", "STUDY_DASHBOARD_TOKEN": "t"}
-    result = subprocess.run(
-        ["docker-compose", "config"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    services = yaml.safe_load(result.stdout)["services"]
-    assert services.keys() == {"postgres", "worker", "dashboard"}
-    for name in ("postgres", "dashboard"):
-        assert all(str(port).startswith("127.0.0.1:") for port in services[name]["ports"])
-
-
-@pytest.mark.slow
-def test_the_commands_of_the_compose_file_run_a_study_and_show_it(
-    postgres: str, tmp_path: Path
-) -> None:
-    def few(data: dict[str, Any]) -> None:
-        data["study"] |= {"trials": 2}
-
-    write_study(tmp_path, few)
-    services = compose()["services"]
-    # The URL in the compose file has no password; PGPASSWORD sets it.
-    environment = {"STUDY_STORAGE": postgres, "OMP_NUM_THREADS": "1", "PGPASSWORD": "unused"}
-    key = {"Authorization": "Bearer t"}
-
-    def words(service: str) -> list[str]:
-        text = services[service]["command"].replace("/study/", f"{tmp_path}/")
-        text = text.replace("${STUDY_CONFIG:-study.yaml}", "study.yaml")
-        text = text.replace("${WORKERS:-1}", "1")
-        python, *rest = shlex.split(text)
-        assert python == "python"
-        return [sys.executable, *rest]
-
-    worker = subprocess.run(
-        words("worker"),
-        cwd=tmp_path,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert worker.returncode == 0, worker.stderr
-    assert "STUDY_DASHBOARD_TOKEN" in services["dashboard"]["environment"]
-    server = Server(words("dashboard"), environment | {"STUDY_DASHBOARD_TOKEN": "t"})
-    try:
-        assert server.request("/api/studies")[0] == 401
-        assert detail(server, **key)["name"] == "demo"
-        assert "2 of 2 search trials" in detail(server, **key)["note"]["body"]
-    finally:
-        server.close()
