@@ -43,7 +43,10 @@ def export(config: Path, trial: str, out: str = "m", overwrite: bool = False) ->
 
 @pytest.mark.parametrize(
     ("overwrite", "message"),
-    [(False, "m already exists; choose another folder or use --overwrite"), (True, "recipe.json")],
+    [
+        (False, "m already exists; choose another folder or use --overwrite"),
+        (True, "m is not an exported merge"),
+    ],
 )
 def test_an_existing_folder_is_refused_before_the_database_is_opened(
     config: Path, overwrite: bool, message: str

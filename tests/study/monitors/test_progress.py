@@ -84,7 +84,7 @@ def test_the_line_fits_the_terminal_and_keeps_what_matters(width: int) -> None:
     assert last.startswith("trial 1000/4000  ")
     assert "highest score 1.499 ± 0.024" in last
     assert last.endswith(" left")
-    assert ("8 workers" in last) == (width > 40)
+    assert ("8 workers" in last) == (width > 60)
 
 
 def test_the_time_of_baselines_does_not_enter_the_pace_of_trials() -> None:

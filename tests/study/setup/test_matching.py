@@ -7,7 +7,9 @@ import pytest
 
 from storage.database.database import open_storage
 from storage.errors import StorageError, StudyMismatch
-from storage.studies import find_study
+from storage.studies import create_study, find_study, stored_start
+from storage.trials import Trials
+from study.search.warm_start import store_start
 from study.setup.enter import create_or_find_study
 from study.setup.matching import can_start_from, check_fingerprint
 from tests.support.sleeping_study import NAME, TinyChoice, run, tiny_config, tiny_setup
@@ -81,9 +83,10 @@ def test_the_message_names_the_ways_to_go_on(url: str) -> None:
 
 def test_the_suggested_start_is_accepted(url: str) -> None:
     storage = open_storage(url)
-    config = tiny_config(10, POPULATION, seed=1, name="another", start_from=NAME)
-    trials, population = create_or_find_study(tiny_setup(config), storage, CHOICE)
-    assert (trials.study.study_name, population) == ("another", POPULATION)
+    another = create_study(storage, "another")
+    earlier = Trials(storage, find_study(storage, NAME))
+    store_start(another, earlier, tiny_setup(tiny_config(10, seed=1)).genome.space)
+    assert stored_start(another) is not None
 
 
 def test_a_study_of_another_program_is_refused_as_before(tmp_path: Path) -> None:
