@@ -1,6 +1,5 @@
 """Read the trials of a study."""
 
-import functools
 import itertools
 import json
 import statistics
@@ -9,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, select
 
@@ -18,10 +16,10 @@ from storage.database.decoding import decoding
 from storage.database.optuna_internals import (
     StudyModel,
     TrialModel,
-    TrialParamModel,
     TrialUserAttributeModel,
     TrialValueModel,
     frozen_trial_id,
+    stored_parameters,
     study_id,
 )
 from storage.database.url import printable
@@ -181,17 +179,9 @@ class Trials:
 
     def _params(self, connection: Connection, wanted: Any) -> dict[int, dict[str, Any]]:
         """Return parameters by trial id, in the order in which they were stored."""
-        param = TrialParamModel
-        query = (
-            select(param.trial_id, param.param_name, param.param_value, param.distribution_json)
-            .join(TrialModel, TrialModel.trial_id == param.trial_id)
-            .where(wanted)
-            .order_by(param.param_id)
-        )
         params: dict[int, dict[str, Any]] = {}
-        for id_, name, value, text in connection.execute(query):
-            with decoding(f"the parameter {printable(name)} of the trial with id {id_}"):
-                params.setdefault(id_, {})[name] = _distribution(text).to_external_repr(value)
+        for id_, name, value, _ in stored_parameters(connection, wanted):
+            params.setdefault(id_, {})[name] = value
         return params
 
     def _values(self, connection: Connection, wanted: Any) -> dict[int, float]:
@@ -240,12 +230,6 @@ def _validated(key: str, value: Any) -> Any:
     ):
         raise ValueError(f"{str(value)[:80]!r} is not a value that merge-study writes")
     return value
-
-
-@functools.lru_cache
-def _distribution(text: str) -> BaseDistribution:
-    """Parse a distribution. Cached, because each of a few is stored with every trial."""
-    return json_to_distribution(text)
 
 
 def record(trial: FrozenTrial) -> TrialRecord:

@@ -19,7 +19,7 @@ from .connections import (
     wait_for_answer,
 )
 from .decoding import decoding
-from .optuna_internals import BulkInsertStorage, StudyModel
+from .optuna_internals import BulkStorage, StudyModel
 from .reasons import explained
 from .retry import NO_RETRY, RetryPolicy
 from .rights import check_file_type, check_tables, check_version, stored_version
@@ -33,7 +33,7 @@ _REQUIRED_NAMES = {"studies", "trials", "version_info", "alembic_version"} | {
 T = TypeVar("T")
 
 
-class Database(BulkInsertStorage):
+class Database(BulkStorage):
     """An open database. Optuna uses it as its storage."""
 
     def __init__(self, url: str, create_tables: bool, retry_policy: RetryPolicy) -> None:

@@ -70,11 +70,12 @@ def test_optunas_tables_have_the_columns_that_are_used(
 def test_the_overridden_methods_exist() -> None:
     for name in (
         "_get_prepared_new_trial",
+        "_get_trials",
         "_build_frozen_trial_from_trial_model",
         "_fill_storage_url_template",
     ):
         assert callable(getattr(RDBStorage, name))
-        assert name in vars(optuna_internals.BulkInsertStorage)
+        assert name in vars(optuna_internals.BulkStorage)
 
 
 def test_the_ids_are_the_primary_keys(database: str) -> None:
@@ -119,6 +120,44 @@ def test_an_inserted_trial_equals_one_that_optuna_creates(database: str) -> None
         return trial.state, trial.params, trial.distributions, trial.user_attrs
 
     assert contents(storage.get_trial(inserted)) == contents(storage.get_trial(created))
+
+
+def test_trials_are_read_as_optuna_reads_them(database: str) -> None:
+    storage = open_storage(database)
+    study = create_study(storage, "s")
+    number = optuna_internals.study_id(study)
+    create_study(storage, "other").add_trial(create_trial(value=9.0))
+    distributions: dict[str, optuna.distributions.BaseDistribution] = {
+        "a": optuna.distributions.FloatDistribution(0.0, 1.0),
+        "b": optuna.distributions.IntDistribution(1, 9),
+        "c": optuna.distributions.CategoricalDistribution(("x", None)),
+    }
+    params = {"c": None, "b": 3, "a": 0.25}
+    for state, value in (
+        *((TrialState.COMPLETE, 1.5), (TrialState.RUNNING, None), (TrialState.FAIL, None)),
+        *((TrialState.COMPLETE, float("inf")), (TrialState.WAITING, None)),
+    ):
+        study.add_trial(
+            create_trial(
+                state=state,
+                value=value,
+                params=params,
+                distributions=distributions,
+                user_attrs={"slot": 3, "tasks": {"t": 0.5}},
+                system_attrs={"x": [1]},
+                intermediate_values={0: 0.5, 2: float("nan")} if value == 1.5 else {},
+            )
+        )
+    study.add_trial(create_trial(value=2.0))  # without parameters
+    ids = [optuna_internals.frozen_trial_id(trial) for trial in study.get_trials()]
+    for states in (None, (TrialState.COMPLETE,), (TrialState.RUNNING, TrialState.WAITING), ()):
+        for included, after in ((set(), -1), ({ids[0], ids[2]}, ids[3]), (set(), ids[-1])):
+            ours = storage._get_trials(number, states, set(included), after)
+            optunas = RDBStorage._get_trials(storage, number, states, set(included), after)
+            assert [repr(trial) for trial in ours] == [repr(trial) for trial in optunas]
+            assert [list(trial.params) for trial in ours] == [list(t.params) for t in optunas]
+    with pytest.raises(KeyError):
+        storage._get_trials(number + 10, None, set(), -1)
 
 
 def test_the_schema_version_is_found_beside_optunas_package(database: str) -> None:

@@ -154,5 +154,7 @@ def test_verify_asks_an_exported_search_trial_the_same_sample(
     assert counted == f"{asked} of {asked} answers equal"
     assert why.startswith("only what the trial was asked is compared: ")
     parts = re.findall(r"(\d+) of the (\d+) search questions of \w+", why)
-    assert [sum(map(int, numbers)) for numbers in zip(*parts, strict=True)] == [asked, QUESTIONS]
+    sampled_count, of = (sum(map(int, numbers)) for numbers in zip(*parts, strict=True))
+    assert sampled_count < of
+    assert asked - sampled_count == QUESTIONS - of, "other tasks were asked all their questions"
     assert result.returncode == 0
