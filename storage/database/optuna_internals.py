@@ -179,8 +179,8 @@ class BulkStorage(RDBStorage):
             for model in models:
                 set_committed_value(model, "params", [])  # so that Optuna does not read them again
                 frozen = self._build_frozen_trial_from_trial_model(model)
-                frozen.params = params.get(model.trial_id, {})
-                frozen.distributions = distributions.get(model.trial_id, {})
+                frozen.params = params.get(frozen_trial_id(frozen), {})
+                frozen.distributions = distributions.get(frozen_trial_id(frozen), {})
                 trials.append(frozen)
             return trials
 
