@@ -65,8 +65,8 @@ def _no_hub_id(reference: str, local: Path) -> str | None:
         return "it is not a hub id (org/name)"
     if "@" not in reference and local.parent.is_dir():
         return (
-            f"{local.parent} exists, so that it is read as a path; for a model of the hub, write "
-            f"{reference}@main"
+            f"it is not read as a hub id, because {local.parent} exists; for a model of the hub, "
+            f"write {reference}@main"
         )
     return None
 

@@ -283,9 +283,9 @@ def test_references_are_split_into_model_and_adapter(base: Path, tmp_path: Path)
         ("/none/none", "it is not a hub id"),
         ("~/none-of-this-name", "it is not a hub id"),
         ("a/b/none", "it is not a hub id"),
-        ("models/none", "exists, so that it is read as a path; .* write models/none@main"),
+        ("models/none", "it is not read as a hub id, because .* write models/none@main"),
         ("models/file", "it is not a hub id"),
-        ("org/name+models/none", "exists, so that it is read as a path"),
+        ("org/name+models/none", "it is not read as a hub id, because"),
     ],
 )
 def test_a_path_without_a_folder_is_refused_without_the_hub(
