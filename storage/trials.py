@@ -46,6 +46,7 @@ class TrialRecord:
     number: int
     state: TrialState
     params: Mapping[str, float]
+    """The value of each parameter; of a categorical parameter, the index of its choice."""
     value: float | None
     attributes: Mapping[str, Any]
 
@@ -179,7 +180,7 @@ class Trials:
             for id_, number, state in heads
         ]
 
-    def _params(self, connection: Connection, wanted: Any) -> dict[int, dict[str, Any]]:
+    def _params(self, connection: Connection, wanted: Any) -> dict[int, dict[str, float]]:
         """Return parameters by trial id, in the order in which they were stored."""
         param = TrialParamModel
         query = (
@@ -188,10 +189,11 @@ class Trials:
             .where(wanted)
             .order_by(param.param_id)
         )
-        params: dict[int, dict[str, Any]] = {}
+        params: dict[int, dict[str, float]] = {}
         for id_, name, value, text in connection.execute(query):
             with decoding(f"the parameter {printable(name)} of the trial with id {id_}"):
-                params.setdefault(id_, {})[name] = _distribution(text).to_external_repr(value)
+                _distribution(text).to_external_repr(value)  # raises an error if it is not valid
+                params.setdefault(id_, {})[name] = value
         return params
 
     def _values(self, connection: Connection, wanted: Any) -> dict[int, float]:
@@ -254,7 +256,7 @@ def record(trial: FrozenTrial) -> TrialRecord:
         frozen_trial_id(trial),
         trial.number,
         trial.state,
-        trial.params,
+        {name: trial.distributions[name].to_internal_repr(v) for name, v in trial.params.items()},
         trial.value if trial.state == TrialState.COMPLETE else None,
         trial.user_attrs,
     )
