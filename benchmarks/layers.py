@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparison import finished_study
+from benchmarks.comparison import finished_study, started
+from benchmarks.comparison_parts import SharedChoice
 from objectives.export.export import export
 from storage.trials import RESULT, SLOT
 from study.config.genome import PathConfig
@@ -103,22 +104,24 @@ def of_paths(config: StudyConfig, way: Way, seed: int, questions: int, first: Pa
     return way.setup(**vars(made))
 
 
-def run(config: StudyConfig, name: str, seed: int, questions: int) -> dict[str, Any]:
-    """Run one way with one seed."""
-    began, way, choice = time.monotonic(), WAYS[name], choose_engine(config)
+def run(
+    config: StudyConfig, name: str, seed: int, questions: int, shared: SharedChoice
+) -> dict[str, Any]:
+    """Run one way with one seed. `shared` is the engine of all merges of weights."""
+    began, way = time.monotonic(), WAYS[name]
     with tempfile.TemporaryDirectory() as folder:
         first, asked, before = None, 0, {}
         if way is None or way.after_weights:
             share = questions if way is None else questions // 2
             setup = of_weights(config, seed, share)
-            with finished_study(setup, choice) as worker:
+            with finished_study(setup, shared) as worker:
                 row, asked = _row(worker), _asked(worker)
                 if way is not None:
                     before, first = row["contenders"], Path(folder) / "weights"
                     _write_final(worker, first)
         if way is not None:
             paths = of_paths(config, way, seed, questions - asked, first)
-            with finished_study(paths, choice) as worker:
+            with finished_study(paths, choose_engine(config)) as worker:
                 row, asked = _row(worker), asked + _asked(worker)
     seconds = time.monotonic() - began
     return {"way": name, "seed": seed, "asked": asked, "seconds": seconds, "before": before} | row
@@ -184,7 +187,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--questions", type=int, default=20_000)
-    parser.add_argument("--device")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     lines = [json.loads(line) for line in given.out.open()] if given.out.exists() else []
@@ -193,13 +196,15 @@ def main() -> None:
         return
     done = {(line["way"], line["seed"]) for line in lines}
     config = load_config(given.file)
-    engine = config.engine.model_copy(update={"kind": "transformers", "device": given.device})
-    config = config.model_copy(update={"engine": engine})
+    on_gpu = {"batch_tokens": 65536} if given.device.startswith("cuda") else {}
+    changes = {"kind": "transformers", "device": given.device, **on_gpu}
+    config = config.model_copy(update={"engine": config.engine.model_copy(update=changes)})
+    shared = started(given.file, given.device)
     for seed in given.seeds:
         for name in given.only:
             if (name, seed) in done:
                 continue
-            row = run(config, name, seed, given.questions)
+            row = run(config, name, seed, given.questions, shared)
             with given.out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print("\n".join(table([row])[2:]), f"{row['seconds']:.0f} s", flush=True)
