@@ -50,9 +50,10 @@ def started(file: Path, device: str) -> SharedChoice:
 def made(config: StudyConfig, way: Way, seed: int, questions: int) -> Setup:
     """The study of one way and seed, with as many trials as it may ask questions."""
     changes = {
-        "study": config.study.model_copy(update={"seed": seed, "population": None}),
+        "study": config.study.model_copy(update={"seed": seed, "population": None, **way.study}),
         "genome": config.genome.model_copy(update=way.genome),
         "search": config.search.model_copy(update=way.search),
+        **way.top,
     }
     setup = build(config.model_copy(update=changes), check_values=False)
     trials = _trials(setup, questions)

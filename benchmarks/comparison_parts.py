@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from cmaes import CMA
+
 from benchmarks.search_parts import RandomSetup, TpeSetup
 from objectives.engines.engine import Answer, Engine, Prompt
 from objectives.engines.gradient.engine import GradientEngine
@@ -12,11 +15,14 @@ from objectives.merge.recipe import MergeRecipe
 from objectives.models.sources import Sources
 from study.config.genome import Range
 from study.search.rules import SearchRules
-from study.search.sampler import Replay, ReplaySampler
+from study.search.sampler import Replay, ReplaySampler, start_of
+from study.search.space import ranges
 from study.setup.engine import EngineChoice
 from study.setup.setup import Setup
 
 FINE = {"layer_granularity": 1, "filters": ("self_attn", "mlp")}
+PARENT = "selling"
+"""The best parent of the families of real_family.py."""
 WIDTH = 10.0
 """The width of ranges that a search never leaves, for mergekit-evolve's search without bounds."""
 
@@ -27,6 +33,9 @@ class Way:
 
     genome: Mapping[str, Any] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
+    study: Mapping[str, Any] = field(default_factory=dict)
+    top: Mapping[str, Any] = field(default_factory=dict)
+    """Changes of top-level keys."""
     setup: type[Setup] = Setup
     grid: bool = False
     """Score the uniform merges alone."""
@@ -79,6 +88,50 @@ class ContinuedSetup(Setup):
         return ContinuedRules(self.config, self.genome, self.search, self.start)
 
 
+class AdaptingReplay(Replay):
+    """CMA-ES that adapts its learning rate to the noise (Nomura et al. 2023, LRA-CMA-ES)."""
+
+    def _rewind(self) -> None:
+        super()._rewind()
+        bounds = np.array([[0.0, 1.0]] * len(self._start))
+        self._optimizer._cma = CMA(
+            self._start.copy(), self._sigma, bounds, population_size=self.population, lr_adapt=True
+        )
+
+
+@dataclass(frozen=True)
+class AdaptingRules(SearchRules):
+    def sampler(self, population: int, *_: Any) -> ReplaySampler:
+        space, study = ranges(self.genome.space), self.config.study
+        start = start_of(space, study.seed, False)
+        return ReplaySampler(
+            AdaptingReplay(space, study.seed, population, study.sigma, start), space
+        )
+
+
+class AdaptingSetup(Setup):
+    @property
+    def rules(self) -> SearchRules:
+        return AdaptingRules(self.config, self.genome, self.search)
+
+
+@dataclass(frozen=True)
+class ParentRules(SearchRules):
+    """CMA-ES that begins at the parent named in PARENT."""
+
+    def sampler(self, population: int, *_: Any) -> ReplaySampler:
+        space, study = ranges(self.genome.space), self.config.study
+        [params] = [b.params for b in self.genome.baselines() if b.name == PARENT]
+        start = [(params[name] - r.low) / (r.high - r.low) for name, r in space.items()]
+        return ReplaySampler(Replay(space, study.seed, population, study.sigma, start), space)
+
+
+class ParentSetup(Setup):
+    @property
+    def rules(self) -> SearchRules:
+        return ParentRules(self.config, self.genome, self.search)
+
+
 WAYS: dict[str, Way] = {
     "task arithmetic grid": Way(genome={"merge_method": "task_arithmetic"}, grid=True),
     "random search": Way(search={"soft": 0.0}, setup=RandomSetup),
@@ -86,6 +139,16 @@ WAYS: dict[str, Way] = {
     "mergekit-evolve": Way(search={"soft": 0.0, "questions": 1.0}, setup=EvolveSetup),
     "CMA-ES": Way(),
     "CMA-ES by score": Way(search={"soft": 0.0}),
+    "CMA-ES, a tenth": Way(search={"questions": 0.1}),
+    "CMA-ES, half": Way(search={"questions": 0.5}),
+    "CMA-ES, all": Way(search={"questions": 1.0}),
+    "CMA-ES, sigma 1/12": Way(study={"sigma": 1 / 12}),
+    "CMA-ES, sigma 1/3": Way(study={"sigma": 1 / 3}),
+    "CMA-ES, population 7": Way(study={"population": 7}),
+    "CMA-ES, population 28": Way(study={"population": 28}),
+    "CMA-ES, learning rate": Way(setup=AdaptingSetup),
+    "CMA-ES, random start": Way(top={"random_init": True}),
+    "CMA-ES, parent start": Way(setup=ParentSetup),
     "gradient": Way(search={"algorithm": "gradient"}),
     "gradient, options": Way(search={"algorithm": "gradient", "loss": "options"}),
     "gradient, then CMA-ES": Way(search={"algorithm": "gradient"}, then="CMA-ES"),

@@ -31,7 +31,7 @@ from study.config.load import load_config
 from study.search.ascent.ascent import Ascent, Hyperparameters
 from study.search.ascent.batches import Batches
 from study.search.ascent.chain_rule import genome_gradient
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 from study.setup.setup import Setup, build
 
 Params = Mapping[str, float]
@@ -139,7 +139,7 @@ def affordable(budget: int, step: int, check: int, every: int) -> int:
     return steps
 
 
-def start_of(genome: Genome, name: str) -> dict[str, float]:
+def start_of(genome: MergeGenome, name: str) -> dict[str, float]:
     """The point that a search starts from."""
     if name:
         return dict(next(b.params for b in genome.baselines() if b.name == name))

@@ -19,12 +19,12 @@ from objectives.merge.stores import Files, Resident, Store
 from objectives.merge.stream import MergeStream
 from objectives.models.sources import Sources
 from study.config.genome import GenomeConfig, SpaceConfig
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo" / "models"
 
 
-def genome_of(method: str, parents: Sequence[str], layers: int) -> Genome:
+def genome_of(method: str, parents: Sequence[str], layers: int) -> MergeGenome:
     known = METHODS[method]
     config = GenomeConfig(
         models=tuple(parents[: known.most]),
@@ -32,7 +32,7 @@ def genome_of(method: str, parents: Sequence[str], layers: int) -> Genome:
         merge_method=method,
         layer_granularity=4,
     )
-    return Genome(config, SpaceConfig(), layers)
+    return MergeGenome(config, SpaceConfig(), layers)
 
 
 def seconds(

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from storage.database.database import open_storage
 from storage.studies import find_study
 from storage.trials import Trials
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 from study.search.sampler import Replay, start_of
 from study.search.state import SearchState
 from tests.support.databases import postgres_database
@@ -31,7 +31,7 @@ from tests.support.sleeping_study import LAYERS, NAME, start, tiny_config
 
 POPULATION = 30
 CONFIG = tiny_config(1, POPULATION, wide=True)
-GENOME = Genome(CONFIG.genome, CONFIG.space, LAYERS)
+GENOME = MergeGenome(CONFIG.genome, CONFIG.space, LAYERS)
 
 
 def ours(url: str, count: int, workers: int) -> list[FrozenTrial]:

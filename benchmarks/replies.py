@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from optuna.distributions import FloatDistribution
 
 from storage.answers import StoredAnswers
 from storage.claims import Claims
@@ -52,11 +53,11 @@ def measure(trials: int, keep: bool) -> str:
     with tempfile.TemporaryDirectory() as folder:
         database = open_storage(f"sqlite:///{folder}/s.db")
         claims = Claims(database, create_study(database, "s")._study_id, "me")
-        bounds = {f"p{i}": (0.0, 1.0) for i in range(48)}
+        distributions = {f"p{i}": FloatDistribution(0.0, 1.0) for i in range(48)}
         seconds = []
         for n in range(trials):
             made = answers(n, keep, logprobs=n < _COMPARED)
-            trial = claims.start(str(n), dict.fromkeys(bounds, 0.5), bounds, {})
+            trial = claims.start(str(n), dict.fromkeys(distributions, 0.5), distributions, {})
             begun = time.perf_counter()
             claims.finish(trial, 0.5, {}, {}, made)
             seconds.append(time.perf_counter() - begun)

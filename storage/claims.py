@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -53,7 +53,7 @@ class Claims:
         self,
         key: str,
         params: Mapping[str, float],
-        bounds: Mapping[str, tuple[float, float]],
+        distributions: Mapping[str, BaseDistribution],
         attributes: Mapping[str, Any],
     ) -> int:
         """Claim work and create its running trial in one transaction; return the trial's id.
@@ -62,8 +62,8 @@ class Claims:
         """
         template = create_trial(
             state=TrialState.RUNNING,
-            params=dict(params),
-            distributions={name: FloatDistribution(*bounds[name]) for name in params},
+            params={name: distributions[name].to_external_repr(v) for name, v in params.items()},
+            distributions={name: distributions[name] for name in params},
             user_attrs=dict(attributes),
         )
 

@@ -44,6 +44,7 @@ class TrialRecord:
     number: int
     state: TrialState
     params: Mapping[str, float]
+    """The value of each parameter; of a categorical parameter, the index of its choice."""
     value: float | None
     attributes: Mapping[str, Any]
 
@@ -177,11 +178,11 @@ class Trials:
             for id_, number, state in heads
         ]
 
-    def _params(self, connection: Connection, wanted: Any) -> dict[int, dict[str, Any]]:
+    def _params(self, connection: Connection, wanted: Any) -> dict[int, dict[str, float]]:
         """Return parameters by trial id, in the order in which they were stored."""
-        params: dict[int, dict[str, Any]] = {}
-        for id_, name, value, _ in stored_parameters(connection, wanted):
-            params.setdefault(id_, {})[name] = value
+        params: dict[int, dict[str, float]] = {}
+        for parameter in stored_parameters(connection, wanted):
+            params.setdefault(parameter.trial_id, {})[parameter.name] = parameter.value
         return params
 
     def _values(self, connection: Connection, wanted: Any) -> dict[int, float]:
@@ -238,7 +239,7 @@ def record(trial: FrozenTrial) -> TrialRecord:
         frozen_trial_id(trial),
         trial.number,
         trial.state,
-        trial.params,
+        {name: trial.distributions[name].to_internal_repr(v) for name, v in trial.params.items()},
         trial.value if trial.state == TrialState.COMPLETE else None,
         trial.user_attrs,
     )

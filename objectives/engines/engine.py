@@ -4,7 +4,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from objectives.merge.recipe import MergeRecipe
+from objectives.merge.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Answer:
 class Engine(Protocol):
     """Holds one model in memory and overwrites its weights with each merge."""
 
-    def load(self, recipe: MergeRecipe) -> None:
+    def load(self, recipe: Recipe) -> None:
         """Merge the sources and load the result into the model. Raises EngineError."""
 
     def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:

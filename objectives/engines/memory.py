@@ -109,16 +109,23 @@ def sizes(
     kv_tokens: int,
     gpus: int = 1,
     method: str = "linear",
+    max_hops: int | None = None,
 ) -> Sizes:
     """Return the memory that an engine needs on each of `gpus` GPUs that share the model.
 
     It computes in `dtype`, in steps of at most `batch_tokens` tokens and `sequences` prompts. Each
-    GPU merges whole tensors from its own copy of the sources.
+    GPU merges whole tensors from its own copy of the sources. The model has `max_hops` layers if
+    it is not None.
     """
     config, itemsize = numbers(sources), getattr(torch, dtype).itemsize
     elements = {info.name: math.prod(info.shape) for info in sources.layout}
+    weights = sum(elements.values())
+    if max_hops is not None:
+        first = sum(elements[info.name] for info in sources.layout if info.layer == 0)
+        weights += (max_hops - sources.num_layers) * first
+        config["num_hidden_layers"] = max_hops
     return Sizes(
-        model=sum(elements.values()) * itemsize // gpus,
+        model=weights * itemsize // gpus,
         kv_cache=kv_tokens * kv_bytes_per_token(config, itemsize) // gpus,
         activations=_activations(config, itemsize, batch_tokens, sequences),
         sources={label: size(sources, label) for label in sources.checkpoints},

@@ -13,15 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from objectives.errors import EngineError, SourceError
-from objectives.merge.path import (
-    Hop,
-    PathRecipe,
-    check_path,
-    path_config,
-    path_tensors,
-    scaled,
-)
-from objectives.merge.recipe import MergeRecipe
+from objectives.merge.path import check_path, is_scaled, path_config, path_tensors, scaled
+from objectives.merge.recipe import Hop, MergeRecipe, PathRecipe, Recipe
 from objectives.merge.stores import Files, Store
 from objectives.models.sources import Sources
 from objectives.models.special_tokens import EndTokens
@@ -60,10 +53,13 @@ class PathEngine(TransformersEngine):
             if label not in self._library:
                 self._library[label] = copy.deepcopy(own)
         self._ends_of: dict[str, dict[str, Tensor]] = {}
+        self._unrounded: dict[tuple[str, str], Tensor] = {}
+        """The tensors that a scale changes, by model and name, if the engine's copy of them is
+        rounded."""
         for label in sources.checkpoints:
             self._read(label)
 
-    def load(self, recipe: MergeRecipe | PathRecipe) -> None:
+    def load(self, recipe: Recipe) -> None:
         """Put the path together. Raises EngineError, also for a merge of several models."""
         if isinstance(recipe, MergeRecipe):
             if recipe.copied_model is None:
@@ -86,12 +82,16 @@ class PathEngine(TransformersEngine):
     def _load_path(self, recipe: PathRecipe) -> None:
         self._prefixes.clear()
         scaled_parts: dict[int, dict[str, Tensor]] = {}
-        changed = [t for t in path_tensors(recipe, self._sources) if t.scale != 1.0]
-        walk = self._store.walk((t.source, [t.model]) for t in changed)
-        for change, (_, by_model) in zip(changed, walk, strict=True):
-            position, part = self._split(change.name)
-            value = scaled(by_model[change.model], change.scale, self._rounding)
-            scaled_parts.setdefault(position, {})[part] = value
+        for target in path_tensors(recipe, self._sources):
+            if target.scale == 1.0:
+                continue
+            position, part = self._split(target.name)
+            value = self._unrounded.get((target.model, target.source.name))
+            if value is None:
+                layers = self._library[target.model]
+                value = layers[target.source.layer].get_parameter(part)
+            by_part = scaled_parts.setdefault(position, {})
+            by_part[part] = scaled(value, target.scale, self._rounding)
         layers = [
             self._hop(hop, position, scaled_parts.get(position, {}))
             for position, hop in enumerate(recipe.hops)
@@ -130,7 +130,11 @@ class PathEngine(TransformersEngine):
                 tensor = by_model[label].to(self._rounding)
                 if 0 <= info.layer < self._num_layers:
                     _, part = self._split(info.name)
-                    layers[info.layer].get_parameter(part).copy_(tensor)
+                    live = layers[info.layer].get_parameter(part)
+                    live.copy_(tensor)
+                    original = by_model[label].to(live.device)
+                    if is_scaled(info.name) and not torch.equal(live.to(original.dtype), original):
+                        self._unrounded[label, info.name] = original
                 else:
                     target = self._parameters[info.name]
                     ends[info.name] = tensor.to(device=target.device, dtype=target.dtype)

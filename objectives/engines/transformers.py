@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.initialization import no_init_weights
 
 from objectives.errors import EngineError, MergeError
-from objectives.merge.recipe import MergeRecipe
+from objectives.merge.recipe import MergeRecipe, PathRecipe, Recipe
 from objectives.merge.stores import Store
 from objectives.merge.stream import MergeStream
 from objectives.models.sources import Sources
@@ -62,8 +62,10 @@ class TransformersEngine:
         self._parameters = dict(self._model.named_parameters())
         self._config_label = label or self._sources.config_label_of_merges
 
-    def load(self, recipe: MergeRecipe) -> None:
+    def load(self, recipe: Recipe) -> None:
         """Merge and overwrite the model's weights. Raises EngineError."""
+        if isinstance(recipe, PathRecipe):
+            raise EngineError("this engine merges weights and loads no path of layers")
         with out_of_memory_as_engine_error():
             try:
                 self._load(recipe)

@@ -26,15 +26,13 @@ from objectives.files.model_files import (
 from objectives.merge.catalogue import METHODS
 from objectives.merge.mergekit_yaml import to_mergekit
 from objectives.merge.path import (
-    PathRecipe,
-    Recipe,
     check_path,
     merged_path,
     path_config,
     path_tensors,
     to_passthrough,
 )
-from objectives.merge.recipe import MergeRecipe
+from objectives.merge.recipe import MergeRecipe, PathRecipe, Recipe
 from objectives.merge.stores import Files, Streamed
 from objectives.merge.stream import MergeStream
 from objectives.models.checkpoint import Checkpoint

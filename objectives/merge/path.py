@@ -14,12 +14,13 @@ computes what a path with the scales s_i = 1 / (w_1 ... w_i) does, up to the eps
 normalizations.
 
 **Limits.** In an architecture that also normalizes the output of these parts (Gemma 2 and 3, Olmo 2
-and 3) the folded scale would have no effect: there every scale must be 1.
+and 3) the folded scale would have no effect: there every scale must be 1, or 0. A layer of scale 0
+does nothing in any architecture, because the normalization of zeros is zero.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from objectives.errors import SourceError
 from objectives.models.layout import TensorInfo, in_layer
 from objectives.models.sources import Sources
 
-from .recipe import MergeRecipe
+from .recipe import Hop, PathRecipe
 from .stores import Store
 
 _SCALED = ("o_proj", "down_proj")
@@ -37,55 +38,6 @@ _POST_NORM = "post_feedforward_layernorm"
 """A module of the layers that normalize the outputs of their parts."""
 _PER_LAYER = ("layer_types", "no_rope_layers", "mlp_layer_types")
 """Keys of config.json with a value for each layer."""
-
-
-@dataclass(frozen=True)
-class Hop:
-    """One layer of a path."""
-
-    model: str
-    layer: int
-    scale: float = 1.0
-    """The factor of the outputs of the layer's two parts."""
-
-
-@dataclass(frozen=True)
-class PathRecipe:
-    """A path as plain data. Models are labels, which `Sources` maps to folders."""
-
-    hops: tuple[Hop, ...]
-    ends: str
-    """The label of the model whose embedding, final normalization and head are used."""
-    dtype: str = "bfloat16"
-    """The dtype of the tensors. Scales are multiplied in float32, and the product is rounded."""
-
-    @classmethod
-    def whole(cls, model: str, num_layers: int, dtype: str = "bfloat16") -> "PathRecipe":
-        """Return the path through all layers of one model."""
-        return cls(tuple(Hop(model, layer) for layer in range(num_layers)), model, dtype)
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The labels of the models that are used, each once."""
-        return tuple(dict.fromkeys([self.ends, *(hop.model for hop in self.hops)]))
-
-    @property
-    def copied_model(self) -> str | None:
-        """The label of the model if the path uses one model alone, else None."""
-        return self.ends if self.models == (self.ends,) else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain data."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "PathRecipe":
-        """Return the recipe of `to_dict`'s data, which may have passed through JSON."""
-        return cls(tuple(Hop(**hop) for hop in data["hops"]), data["ends"], data["dtype"])
-
-
-Recipe: TypeAlias = MergeRecipe | PathRecipe
-"""What an engine loads and an export writes."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +65,7 @@ def check_path(recipe: PathRecipe, sources: Sources) -> None:
                 f"{hop.model} has no layer {hop.layer}; its layers are 0 to "
                 f"{sources.num_layers - 1}"
             )
-    if any(hop.scale != 1.0 for hop in recipe.hops) and (reason := unscalable(sources)):
+    if any(hop.scale not in (0.0, 1.0) for hop in recipe.hops) and (reason := unscalable(sources)):
         raise SourceError(f"{sources.reference.label}: layers cannot be scaled: {reason}")
 
 
@@ -128,6 +80,11 @@ def unscalable(sources: Sources) -> str | None:
     return None
 
 
+def is_scaled(name: str) -> bool:
+    """Return whether the scale of a hop changes the tensor of this name."""
+    return name.split(".")[-2] in _SCALED
+
+
 def path_tensors(recipe: PathRecipe, sources: Sources) -> list[PathTensor]:
     """Return the tensors of the path's model, in their order."""
     by_layer: dict[int, list[TensorInfo]] = {}
@@ -137,7 +94,7 @@ def path_tensors(recipe: PathRecipe, sources: Sources) -> list[PathTensor]:
     tensors = [PathTensor(info.name, info, ends, 1.0) for info in by_layer.get(-1, [])]
     for position, hop in enumerate(recipe.hops):
         for info in by_layer[hop.layer]:
-            scale = hop.scale if _is_scaled(info.name) else 1.0
+            scale = hop.scale if is_scaled(info.name) else 1.0
             tensors.append(PathTensor(in_layer(info.name, position), info, hop.model, scale))
     after = by_layer.get(sources.num_layers, [])
     return tensors + [PathTensor(info.name, info, ends, 1.0) for info in after]
@@ -198,7 +155,3 @@ def to_passthrough(recipe: PathRecipe, references: Mapping[str, str]) -> dict[st
         "dtype": "float32",
         "out_dtype": recipe.dtype,
     }
-
-
-def _is_scaled(name: str) -> bool:
-    return name.split(".")[-2] in _SCALED

@@ -1,4 +1,4 @@
-"""A merge as plain data, which can be sent to other processes and stored in files.
+"""A merge, or a path through layers, as plain data that can be sent to other processes and stored.
 
 K: knots (blocks of layers, or the points `smooth` interpolates between), M: models,
 F: filters, and the rest that no filter matches.
@@ -7,8 +7,8 @@ F: filters, and the rest that no filter matches.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 from .catalogue import METHODS, Value
 
@@ -123,6 +123,65 @@ class MergeRecipe:
             fields[key] = {name: _tuples(values) for name, values in fields.get(key, {}).items()}
         fields["models"], fields["filters"] = tuple(fields["models"]), tuple(fields["filters"])
         return cls(**fields)
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One layer of a path."""
+
+    model: str
+    layer: int
+    scale: float = 1.0
+    """The factor of the outputs of the layer's two parts."""
+
+
+@dataclass(frozen=True)
+class PathRecipe:
+    """A path as plain data. Models are labels, which `Sources` maps to folders."""
+
+    hops: tuple[Hop, ...]
+    ends: str
+    """The label of the model whose embedding, final normalization and head are used."""
+    dtype: str = "bfloat16"
+    """The dtype of the tensors. Scales are multiplied in float32, and the product is rounded."""
+
+    @classmethod
+    def whole(cls, model: str, num_layers: int, dtype: str = "bfloat16") -> "PathRecipe":
+        """Return the path through all layers of one model."""
+        return cls(tuple(Hop(model, layer) for layer in range(num_layers)), model, dtype)
+
+    def padded(self, length: int) -> "PathRecipe":
+        """Return a path of `length` layers that computes the same: the added ones have scale 0."""
+        idle = Hop(self.ends, 0, 0.0)
+        return replace(self, hops=self.hops + (idle,) * (length - len(self.hops)))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The labels of the models that are used, each once."""
+        return tuple(dict.fromkeys([self.ends, *(hop.model for hop in self.hops)]))
+
+    @property
+    def copied_model(self) -> str | None:
+        """The label of the model if the path uses one model alone, else None."""
+        return self.ends if self.models == (self.ends,) else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as plain data."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "PathRecipe":
+        """Return the recipe of `to_dict`'s data, which may have passed through JSON."""
+        return cls(tuple(Hop(**hop) for hop in data["hops"]), data["ends"], data["dtype"])
+
+
+Recipe: TypeAlias = MergeRecipe | PathRecipe
+"""What an engine loads and an export writes."""
+
+
+def recipe_of_dict(data: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of `to_dict`'s data, which may have passed through JSON."""
+    return PathRecipe.from_dict(data) if "hops" in data else MergeRecipe.from_dict(data)
 
 
 def slerp_pair(values: tuple[float, ...]) -> tuple[int, int, float]:

@@ -8,7 +8,7 @@ run that test with it first.
 import copy
 import functools
 from collections.abc import Container, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
@@ -72,11 +72,22 @@ def with_storage(study: optuna.Study, storage: Any) -> Any:
     return duplicate
 
 
+class StoredParameter(NamedTuple):
+    """A parameter of a trial."""
+
+    trial_id: int
+    name: str
+    value: float
+    """The value as it is stored: of a categorical parameter, the index of its choice."""
+    external: Any
+    """The value as Optuna's trials have it."""
+    distribution: BaseDistribution
+
+
 def stored_parameters(
     connection: Connection | Session, wanted: ColumnElement[bool]
-) -> Iterator[tuple[int, str, Any, BaseDistribution]]:
-    """Yield the trial id, the name, the value and the distribution of each parameter, in the order
-    in which they were stored.
+) -> Iterator[StoredParameter]:
+    """Yield the parameters of trials, in the order in which they were stored.
 
     `wanted` is a condition on TrialModel. Raises StorageError for a value that cannot be decoded.
     """
@@ -94,7 +105,7 @@ def stored_parameters(
         except UNDECODABLE as error:
             what = f"the parameter {printable(name)} of the trial with id {id_}"
             raise undecodable(what, error) from None
-        yield id_, name, external, distribution
+        yield StoredParameter(id_, name, value, external, distribution)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -172,9 +183,9 @@ class BulkStorage(RDBStorage):
             models = query.order_by(trial.trial_id).all()
             params: dict[int, dict[str, Any]] = {}
             distributions: dict[int, dict[str, BaseDistribution]] = {}
-            for id_, name, value, distribution in stored_parameters(session, wanted):
-                params.setdefault(id_, {})[name] = value
-                distributions.setdefault(id_, {})[name] = distribution
+            for p in stored_parameters(session, wanted):
+                params.setdefault(p.trial_id, {})[p.name] = p.external
+                distributions.setdefault(p.trial_id, {})[p.name] = p.distribution
             trials = []
             for model in models:
                 set_committed_value(model, "params", [])  # so that Optuna does not read them again

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
+from objectives.merge.recipe import PathRecipe
 from objectives.sampling import Sample
 from storage.database.url import redacted
 from storage.scores import HELD_OUT, SEARCH, ScoreStore
@@ -13,6 +14,7 @@ from storage.trials import TrialRecord
 from study.cli.escaping import Markdown, markdown, markdown_code, printable
 from study.config.genome import references as references_of
 from study.search.contenders import Contender
+from study.search.genome import recipe_of
 from study.search.stored_scores import scores_of
 from study.setup.setup import Setup
 from study.verdict.judge import Judgement
@@ -34,8 +36,13 @@ _CARD = Environment(
 
 # {{ name }}
 
+{% if by_layers %}
+A path of {{ layers }} layers through {{ models | join(", ") }}: {{ what }} of the study \
+{{ study }}.
+{% else %}
 A merge of {{ models | join(", ") }}{% if base %} over {{ base }}{% endif %}, method \
 {{ method }}: {{ what }} of the study {{ study }}.
+{% endif %}
 
 {{ verdict }}
 
@@ -55,11 +62,18 @@ them is an estimate.{% endif %}
 
 ## Reproduce
 
+{% if by_layers %}
+`recipe.json` lists the layers of the path with their scales: the same recipe and the same models
+produce the same weights. If mergekit can make this model, `mergekit_config.yml` is its
+configuration, of method passthrough. `python -m study.verify` asks the questions again and compares
+the answers; `sha256sum --check SHA256SUMS` checks the weights.
+{% else %}
 `recipe.json` contains all parameters of the merge and the seed of its random masks: the same recipe
 and the same models produce the same weights. `mergekit_config.yml` is the same merge in mergekit's
 format (`mergekit-yaml mergekit_config.yml OUT`). mergekit draws its own random masks, so a dare or
 della merge has the same distribution there, but not the same bits. `python -m study.verify` asks
 the questions again and compares the answers; `sha256sum --check SHA256SUMS` checks the weights.
+{% endif %}
 """
 )
 
@@ -80,7 +94,10 @@ def model_card(
     line = _line_of(record, judgement.contenders, answers, samples)
     lines = [*judgement.contenders, *([] if line in judgement.contenders else [line])]
     final = judgement.final is not None and judgement.final.contender.record.id == record.id
+    recipe = recipe_of(record, setup.genome)
     return _CARD.render(
+        by_layers=config.by_layers,
+        layers=len(recipe.hops) if isinstance(recipe, PathRecipe) else setup.sources.num_layers,
         front=Markdown(_front(setup, record, line, list(references.values()), samples)),
         name=f"{config.name}, trial {record.number}",
         number=record.number,

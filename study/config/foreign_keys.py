@@ -1,6 +1,11 @@
 """Advice on keys of mergekit-evolve, and on keys that belong to another section."""
 
 from collections.abc import Mapping
+from typing import Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from .section import Section
 
 _OPTIONS = {
     "max_fevals": "study.trials",
@@ -40,3 +45,17 @@ def advice(key: str, sections: Mapping[str, list[str]]) -> str | None:
     if option in _UNNEEDED:
         return "is an option of mergekit-evolve's command line that is not needed here; remove it"
     return None
+
+
+def keys_of_sections(fields: Mapping[str, FieldInfo]) -> dict[str, list[str]]:
+    """Return the keys of each field that is a section, or one of several kinds of sections."""
+    keys: dict[str, list[str]] = {}
+    for name, field in fields.items():
+        annotation = field.annotation
+        kinds = get_args(annotation) if get_origin(annotation) is Union else (annotation,)
+        for kind in kinds:
+            section = getattr(kind, "__origin__", kind)
+            if isinstance(section, type) and issubclass(section, Section):
+                keys.setdefault(name, [])
+                keys[name] += [f.alias or key for key, f in section.model_fields.items()]
+    return keys

@@ -1,25 +1,50 @@
 """The sections `genome` and `space` of a study file."""
 
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from objectives.merge.catalogue import METHODS, Method
 from objectives.merge.recipe import labels
 
 from .method_rules import models_error, value_error
-from .section import Bound, Integer, Plain, Section, Text, closest, one_of
+from .section import Bound, Integer, Number, Plain, Section, Text, closest, one_of
 
 MAX_MODELS = 100
 """The maximum number of models and of filters: each of them multiplies the parameters."""
+_MAX_HOPS = 10_000
+
+
+WEIGHTS, LAYERS = "weights", "layers"
+"""The kinds of genomes."""
+
+
+def _check_distinct(models: tuple[str, ...]) -> tuple[str, ...]:
+    if repeated := next((m for m in models if models.count(m) > 1), None):
+        raise ValueError(f"{repeated} is listed twice")
+    return models
+
+
+def _check_source(key: str, source: str | None, names: Iterable[str]) -> None:
+    """Raise ValueError if the source of a vocabulary or of settings is none of these names."""
+    allowed = dict.fromkeys(names)
+    if source is None or source in allowed:
+        return
+    if source.startswith("model:"):
+        raise ValueError(f"{key}: {source}: write the model without `model:`")
+    raise ValueError(f"{key}: {source} is not valid; {one_of(allowed)}")
+
+
+Models = Annotated[tuple[Text, ...], Field(max_length=MAX_MODELS), AfterValidator(_check_distinct)]
+"""Folders relative to the file, or hub ids; `id@revision` pins one."""
 
 
 class GenomeConfig(Section):
     """The models and the merge method, with the same keys as in mergekit-evolve."""
 
-    models: tuple[Text, ...] = Field(max_length=MAX_MODELS)
-    """Folders relative to the file, or hub ids; `id@revision` pins one."""
+    kind: str = WEIGHTS
+    models: Models
     merge_method: str
     base_model: Text | None = None
     layer_granularity: Integer = Field(default=0, ge=0)
@@ -48,12 +73,12 @@ class GenomeConfig(Section):
             raise ValueError(f"unknown method {name}{link} {one_of(METHODS)}")
         return name
 
-    @field_validator("models")
+    @field_validator("kind")
     @classmethod
-    def _check_distinct(cls, models: tuple[str, ...]) -> tuple[str, ...]:
-        if repeated := next((m for m in models if models.count(m) > 1), None):
-            raise ValueError(f"{repeated} is listed twice")
-        return models
+    def _check_kind(cls, kind: str) -> str:
+        if kind != WEIGHTS:
+            raise ValueError(f"{kind} is not valid; {one_of([WEIGHTS, LAYERS])}")
+        return kind
 
     @property
     def method(self) -> Method:
@@ -79,22 +104,11 @@ class GenomeConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_tokenizer_source(self) -> Self:
-        source = self.tokenizer_source
-        if source in (None, "base", "union", *self.models, self.base_model):
-            return self
-        allowed = dict.fromkeys(["base", "union", *self.models, *filter(None, [self.base_model])])
-        if source is not None and source.startswith("model:"):
-            raise ValueError(f"tokenizer_source: {source}: write the model without `model:`")
-        raise ValueError(f"tokenizer_source: {source} is not valid; {one_of(allowed)}")
-
-    @model_validator(mode="after")
-    def _check_config_source(self) -> Self:
-        source = self.config_source
-        if source in (None, "base", *self.models, self.base_model):
-            return self
-        allowed = dict.fromkeys(["base", *self.models, *filter(None, [self.base_model])])
-        raise ValueError(f"config_source: {source} is not valid; {one_of(allowed)}")
+    def _check_sources(self) -> Self:
+        models = [*self.models, *filter(None, [self.base_model])]
+        _check_source("tokenizer_source", self.tokenizer_source, ["base", "union", *models])
+        _check_source("config_source", self.config_source, ["base", *models])
+        return self
 
 
 class Range(Section):
@@ -148,7 +162,69 @@ class SpaceConfig(Section):
         return configured
 
 
-def references(config: GenomeConfig) -> dict[str, str]:
+class PathConfig(Section):
+    """The models and the limits of a path through their layers. See docs/layers.md."""
+
+    kind: Literal["layers"]
+    models: Models
+    """The first one is the start of the search, and its embedding and head are used."""
+    max_hops: Integer | None = Field(default=None, ge=1, le=_MAX_HOPS)
+    """The maximum number of layers of a path; None is a quarter more than a model has."""
+    repeats: Integer = Field(default=2, ge=1, le=_MAX_HOPS)
+    """How many times a path may use the same layer of a model."""
+    window: Integer = Field(default=1, ge=0, le=_MAX_HOPS)
+    """How far the number of a layer may differ from the depth of its position."""
+    scale_layers: bool = True
+    """Search a scale for each position, too."""
+    fix_ends: bool = True
+    """Keep the first and the last layer of the first model at the ends of the path."""
+    hop_penalty: Number = Field(default=0.0, ge=0, le=1)
+    """What the search subtracts from a trial's score for each layer beyond those of a model, and
+    adds for each layer less."""
+    tokenizer_source: Text | None = None
+    """The source of the vocabulary: base (the first model), union, or one of the models. None is
+    base."""
+
+    @model_validator(mode="after")
+    def _check_models(self) -> Self:
+        if not self.models:
+            raise ValueError("models: at least one model is needed")
+        _check_source("tokenizer_source", self.tokenizer_source, ["base", "union", *self.models])
+        return self
+
+    @property
+    def base_model(self) -> None:
+        return None
+
+    @property
+    def config_source(self) -> None:
+        """Models whose position settings differ are refused."""
+        return None
+
+    @property
+    def merge_method(self) -> str:
+        """mergekit's name for models that are put together from layers."""
+        return "passthrough"
+
+    @property
+    def method(self) -> Method:
+        return METHODS[self.merge_method]
+
+
+def _kind(data: Any) -> str:
+    """Return the tag of a genome section, which may be invalid."""
+    kind = data.get("kind") if isinstance(data, Mapping) else getattr(data, "kind", None)
+    return LAYERS if kind == LAYERS else WEIGHTS
+
+
+AnyGenomeConfig: TypeAlias = Annotated[
+    Annotated[GenomeConfig, Tag(WEIGHTS)] | Annotated[PathConfig, Tag(LAYERS)],
+    Discriminator(_kind),
+]
+"""The section `genome`, by its key `kind`."""
+
+
+def references(config: GenomeConfig | PathConfig) -> dict[str, str]:
     """Return the folder or hub id of each model and of the base, by label."""
     names = list(dict.fromkeys([*config.models, *filter(None, [config.base_model])]))
     return dict(zip(labels(names), names, strict=True))

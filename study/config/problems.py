@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from objectives.crash_report import without_secrets
 
+from .genome import LAYERS, WEIGHTS
+
 _MAX_VALUE_LENGTH = 40
 _MESSAGES = {
     "missing": "is missing",
@@ -81,6 +83,8 @@ def _display(value: Any) -> str:
 
 def _key(loc: tuple[int | str, ...], data: Mapping[str, Any]) -> str:
     """Return the path of a key, with the name of a task instead of its index."""
+    if loc[1:2] in ((WEIGHTS,), (LAYERS,)) and loc[0] == "genome":
+        loc = (loc[0], *loc[2:])  # without the kind of genome
     parts = [str(part) for part in loc]
     if len(loc) > 1 and loc[0] == "tasks" and isinstance(loc[1], int):
         task = data["tasks"][loc[1]]

@@ -7,6 +7,10 @@ from pydantic import Field
 from .section import Integer, Number, Section
 
 _MAX_QUESTIONS = 2**31 - 1
+_GRADIENT_KEYS = (
+    *("steps", "ascents", "batch", "loss", "loss_q", "start", "rate", "pull", "validation"),
+)
+_CMAES_KEYS = ("soft", "questions")
 
 
 class SearchConfig(Section):
@@ -42,3 +46,14 @@ class SearchConfig(Section):
     questions: Number | None = Field(default=None, gt=0, le=1)
     """Share of the search questions, by their tokens, that a trial is asked, first those whose
     outcome varies between trials. None is a quarter of 400 or more questions, else all."""
+
+    def unsuited_key(self) -> str | None:
+        """Return what is wrong with a key that the algorithm does not use, or None."""
+        by_gradient = self.algorithm == "gradient"
+        for key in _CMAES_KEYS if by_gradient else _GRADIENT_KEYS:
+            if key in self.model_fields_set:
+                gradient = "search.algorithm: gradient"
+                return f"search.{key}: " + (
+                    f"has no effect with {gradient}" if by_gradient else f"needs {gradient}"
+                )
+        return None

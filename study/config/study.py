@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from .foreign_keys import advice
-from .genome import GenomeConfig, SpaceConfig
+from .foreign_keys import advice, keys_of_sections
+from .genome import AnyGenomeConfig, GenomeConfig, PathConfig, SpaceConfig
 from .method_rules import range_error
 from .search import SearchConfig
 from .section import MAX_TOKENS, Integer, Number, Section, name_error
@@ -104,7 +104,7 @@ class EngineConfig(Section):
 class StudyConfig(Section):
     """A study file."""
 
-    genome: GenomeConfig
+    genome: AnyGenomeConfig
     tasks: tuple[TaskConfig, ...]
     limit: Integer | None = Field(default=None, ge=1, le=_MAX_QUESTIONS)
     """Maximum number of search questions per task."""
@@ -132,11 +132,7 @@ class StudyConfig(Section):
     @classmethod
     def unknown_key(cls, key: str, names: list[str]) -> str:
         """Return the message for an unknown top-level key."""
-        sections: dict[str, list[str]] = {}
-        for name, field in cls.model_fields.items():
-            kind = field.annotation
-            if isinstance(kind, type) and issubclass(kind, Section):
-                sections[name] = [f.alias or n for n, f in kind.model_fields.items()]
+        sections = keys_of_sections(cls.model_fields)
         return advice(key, sections) or super().unknown_key(key, names)
 
     @field_validator("tasks")
@@ -179,14 +175,33 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _check_weight(self) -> Self:
         weight = self.space.weight
-        if weight and weight.low < 0 and not self.genome.allow_negative_weights:
+        genome = self.genome
+        negative = isinstance(genome, GenomeConfig) and genome.allow_negative_weights
+        if weight and weight.low < 0 and not negative:
             raise ValueError(
                 "space.weight: a range below 0 needs genome.allow_negative_weights: true"
             )
         return self
 
     @model_validator(mode="after")
+    def _check_layers(self) -> Self:
+        if not self.by_layers:
+            return self
+        unsupported = {
+            "search.algorithm: gradient": self.search.algorithm == "gradient",
+            "random_init": self.random_init,
+            "study.start_from": self.study.start_from is not None,
+        }
+        unsupported |= {f"space.{name}": name != "scale" for name in self.space.model_fields_set}
+        for key, is_set in unsupported.items():
+            if is_set:
+                raise ValueError(f"{key}: is not supported with genome.kind: layers")
+        return self
+
+    @model_validator(mode="after")
     def _check_ranges(self) -> Self:
+        if not isinstance(self.genome, GenomeConfig):
+            return self
         name = self.genome.merge_method
         for field in sorted(self.space.model_fields_set):
             key = SpaceConfig.model_fields[field].alias or field
@@ -198,6 +213,11 @@ class StudyConfig(Section):
             if error := range_error(name, key, [range_.low, range_.high] if range_ else []):
                 raise ValueError(f"space.{key}: {error}")
         return self
+
+    @property
+    def by_layers(self) -> bool:
+        """Whether the search is for a path through layers, not for weights."""
+        return isinstance(self.genome, PathConfig)
 
     @property
     def folder(self) -> Path:
@@ -231,22 +251,8 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _check_algorithm(self) -> Self:
         by_gradient = self.search.algorithm == "gradient"
-        for key in (
-            "steps",
-            "ascents",
-            "batch",
-            "loss",
-            "loss_q",
-            "start",
-            "rate",
-            "pull",
-            "validation",
-        ):
-            if key in self.search.model_fields_set and not by_gradient:
-                raise ValueError(f"search.{key}: needs search.algorithm: gradient")
-        for key in ("soft", "questions"):
-            if key in self.search.model_fields_set and by_gradient:
-                raise ValueError(f"search.{key}: has no effect with search.algorithm: gradient")
+        if error := self.search.unsuited_key():
+            raise ValueError(error)
         for key in ("population", "fit_population", "sigma"):
             if key in self.study.model_fields_set and by_gradient:
                 raise ValueError(f"study.{key}: has no effect with search.algorithm: gradient")
@@ -275,7 +281,8 @@ class StudyConfig(Section):
         """Whether a search by gradient is known to be possible: all tasks have right answers with a
         probability, and the engine can be transformers."""
         kinds = {task.kind for task in self.tasks}
-        return kinds <= {"multiple_choice", "retrieval"} and self.engine.kind != "vllm"
+        has_answers = kinds <= {"multiple_choice", "retrieval"}
+        return has_answers and self.engine.kind != "vllm" and not self.by_layers
 
     def with_trials(self, trials: int) -> Self:
         """Return a copy with this number of search trials, or with the maximum number."""

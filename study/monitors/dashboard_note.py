@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 from jinja2 import Environment, StrictUndefined
 
-from objectives.merge.recipe import MergeRecipe
+from objectives.merge.recipe import PathRecipe
 from storage.database.database import Database
 from storage.database.url import redacted
 from storage.studies import stored_verdict
@@ -16,6 +16,7 @@ from study.cli.escaping import Markdown, markdown, markdown_code, printable
 from study.cli.invocation import run_command
 from study.cli.text import score_text
 from study.search.genome import Genome, recipe_of
+from study.search.paths.genome import PathGenome
 from study.search.state import SearchState, best_merge
 from study.setup.setup import Setup
 
@@ -31,7 +32,8 @@ _NOTE = Environment(
     """\
 ## {{ name }}
 
-Searches {{ parameters }} parameters of a {{ method }} merge of {{ models | join(", ") }}\
+Searches {{ parameters }} parameters of {% if by_layers %}a path through the layers\
+{% else %}a {{ method }} merge{% endif %} of {{ models | join(", ") }}\
 {% if base %} over {{ base }}{% endif %}, scored on {{ tasks | join(", ") }}: \
 {{ rule }}.
 
@@ -119,19 +121,27 @@ def note(
         generation=state.generation,
         population=population,
         by_gradient=setup.rules.by_gradient,
+        by_layers=config.by_layers,
         failed=sum(record.failed for record in records),
         now=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         verdict=verdict,
         best=top,
         best_score="" if top is None else score_text(top.value or 0.0, top.error),
-        **(_table(recipe_of(top, genome), genome) if top else {}),
+        **(_table(top, genome) if top else {}),
         command=Markdown(printable(run_command(config, redacted(url)))),
     )
 
 
-def _table(recipe: MergeRecipe, genome: Genome) -> dict[str, Any]:
+def _table(record: TrialRecord, genome: Genome) -> dict[str, Any]:
     """Return the parameters of a merge: a row per block, a column per model and per shared
-    parameter."""
+    parameter; of a path, a row per layer."""
+    recipe = recipe_of(record, genome)
+    if isinstance(recipe, PathRecipe):
+        hops = [[hop.model, str(hop.layer), f"{hop.scale:.2f}"] for hop in recipe.hops]
+        rows = [(str(position), cells) for position, cells in enumerate(hops)]
+        return {"quantities": "position", "columns": ["model", "layer", "scale"], "rows": rows}
+    if isinstance(genome, PathGenome):  # a model, which is no path
+        return {"quantities": "model", "columns": [], "rows": [(recipe.models[0], [])]}
     sets = [*recipe.filters, "rest"] if recipe.filters else [""]
     rows = []
     for k, knot in enumerate(genome.knots):

@@ -11,7 +11,6 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,17 +18,16 @@ from typing import Any, Self
 import optuna
 import yaml
 
-from objectives.merge.mergekit_yaml import to_mergekit
 from storage.claims import Claims, ClaimTaken
 from storage.database.url import redacted
 from storage.trials import GENERATION, RESULT, TrialRecord, Trials
 from study.cli.options import Wandb
-from study.search.genome import Genome
 from study.search.sampler import Proposals
 from study.search.state import LOSS, SearchState, Slot, best_merge, best_search, is_step, slot_of
 from study.setup.setup import Setup
 
 from .monitor import Monitor
+from .wandb_tables import Table, in_mergekit, table
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +123,7 @@ class Tracker:
         assert generation < search.generation
         finished = search.finished
         mean = self._replay.mean(generation + 1, finished)
+        deviations = self._replay.deviations(generation + 1, finished)
         metrics = {
             task.name: task.metric.removesuffix(",none") for task in self._setup.config.tasks
         }
@@ -139,12 +138,10 @@ class Tracker:
                 for r in records
                 if r.complete and r.baseline is not None
             },
-            "best_genome": _table(genome, top.params),
-            "mean_genome": _table(genome, mean),
-            "mean_std": _table(genome, self._replay.deviations(generation + 1, finished)),
-            "best_config": yaml.safe_dump(
-                to_mergekit(genome.recipe(top.params), genome.references), sort_keys=False
-            ),
+            "best_genome": table(genome, top.params),
+            "mean_genome": table(genome, mean),
+            "mean_std": table(genome, deviations, labelled=False),
+            "best_config": yaml.safe_dump(in_mergekit(genome, top.params), sort_keys=False),
         }
 
 
@@ -169,28 +166,6 @@ def _population(fresh: Sequence[TrialRecord], metrics: Mapping[str, str]) -> dic
         for name, of in (("mean", statistics.fmean), ("max", max), ("min", min)):
             result[f"population/{task}_{metric}_{name}"] = of(scores)
     return result
-
-
-@dataclass(frozen=True)
-class Table:
-    """A genome as in mergekit-evolve's tables: one row per block, one column per parameter."""
-
-    columns: list[str]
-    rows: list[list[Any]]
-
-
-def _table(genome: Genome, params: Mapping[str, float]) -> Table:
-    """Return the table of parameters, whose names are model/block/[filter/]parameter."""
-    columns: dict[str, None] = {}
-    rows: dict[str, dict[str, float]] = {}
-    for name, value in params.items():
-        model, *rest = name.split("/")
-        block = rest[0] if rest else "all"
-        column = "_".join([model, *rest[-1:], *rest[1:-1]])
-        columns[column] = None
-        rows.setdefault(block, {})[column] = value
-    cells = [[block, *(row.get(column) for column in columns)] for block, row in rows.items()]
-    return Table(["block", *columns], cells)
 
 
 class Sender:

@@ -21,8 +21,10 @@ from objectives.files.units import count_text, size_text
 from objectives.scoring import QuestionSet
 from objectives.tasks.task import WholeTask
 from study.config.errors import ConfigError
+from study.config.genome import GenomeConfig
 from study.config.study import StudyConfig
 from study.search.ascent.jobs import CHECKPOINT_INTERVAL
+from study.search.genome import MergeGenome
 from study.setup.engine import GPU_BATCH_TOKENS
 from study.setup.setup import Setup, build
 from study.verdict.power import detectable_lead
@@ -108,12 +110,13 @@ def _few_generations(setup: Setup, parameters: int, population: int) -> str:
     config, layers, trials = setup.config, setup.sources.num_layers, setup.config.study.trials
     enough = cost.ENOUGH_GENERATIONS * population
     asked = round(enough * setup.rules.share * setup.search.questions)
-    granularity = config.genome.layer_granularity or layers
     remedies = [f"trials: {enough} (about {asked:,} questions)"]
-    per_block = parameters * granularity // layers
-    coarser = cost.coarser(layers, granularity, per_block, trials, config.study.population)
-    if coarser is not None:
-        remedies.append(f"layer_granularity: {coarser[0]} ({coarser[1]} parameters)")
+    if isinstance(config.genome, GenomeConfig):
+        granularity = config.genome.layer_granularity or layers
+        per_block = parameters * granularity // layers
+        coarser = cost.coarser(layers, granularity, per_block, trials, config.study.population)
+        if coarser is not None:
+            remedies.append(f"layer_granularity: {coarser[0]} ({coarser[1]} parameters)")
     if config.gradient_applies:
         remedies.append(
             "search: {algorithm: gradient}, which needs fewer questions (docs/gradient.md)"
@@ -145,6 +148,7 @@ def _memory(setup: Setup) -> Sizes:
         kv_tokens_for(batch_tokens, setup.longest),
         engine.tensor_parallel_size,
         setup.config.genome.merge_method,
+        setup.rules.max_hops,
     )
 
 
@@ -190,6 +194,7 @@ def _time(
             f"merge and load: {size_text(sum(needed.sources.values()))} of sources "
             f"({place}), {size_text(needed.gpus * needed.model)} of model, {method} = "
             f"{merging:.2f} s",
+            *_depths(setup, sampled, card, needed.gpus),
         ],
         finals,
         held_out_merges,
@@ -200,9 +205,23 @@ def _time(
     )
 
 
+def _depths(setup: Setup, tokens: int, card: Card, gpus: int) -> list[str]:
+    """Return a line with the time of scoring the first path of a search, and the longest one."""
+    if setup.rules.max_hops is None:
+        return []
+    layers, weights = setup.sources.num_layers, _num_weights(setup)
+    seconds = {
+        depth: cost.scoring_seconds(weights * depth // layers, tokens, card, gpus)
+        for depth in (layers, setup.rules.max_hops)
+    }
+    of_depths = ", ".join(f"{depth} layers {value:.2f} s" for depth, value in seconds.items())
+    return [f"score by depth: {of_depths}; memory is that of the longest path"]
+
+
 def _derivative_merges(setup: Setup) -> float:
     """Return how many merges the derivatives of a step take as long as."""
     genome, method = setup.genome, setup.config.genome.method
+    assert isinstance(genome, MergeGenome)
     if method.has_kernel:
         return cost.FUSED_DERIVATIVES
     blocks = len(genome.knots) * (len(genome.filters) + 1)

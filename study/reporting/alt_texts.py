@@ -95,6 +95,30 @@ def merge(data: ReportData) -> str:
     return f"Heat map of the merge of trial {data.merge.trial}. {' '.join(maps)}"
 
 
+def path(data: ReportData) -> str:
+    assert data.path is not None
+    path = data.path
+    counts = [
+        f"{sum(hop.model == model for hop in path.hops)} of {_name(model)}" for model in path.models
+    ]
+    scales = [hop.scale for hop in path.hops]
+    scaled = f" Scales from {min(scales):.2f} to {max(scales):.2f}." if path.scaled else ""
+    return (
+        f"The path of trial {path.trial} has {len(path.hops)} layers: {_listed(counts)}; "
+        f"{path.repeated} are repeated, {path.skipped} depths are skipped.{scaled}"
+    )
+
+
+def depth(data: ReportData) -> str:
+    assert data.path is not None
+    lengths = [score.layers for score in data.path.scores]
+    best = max(data.path.scores, key=lambda score: score.score)
+    return (
+        f"Scatter chart of {len(lengths)} search trials: paths of {min(lengths)} to {max(lengths)} "
+        f"layers; the highest score, {best.score:.3f}, is that of a path of {best.layers}."
+    )
+
+
 def importance(data: ReportData) -> str:
     shares = [f"{_name(name)} {share:.3f}" for name, share in (data.importance or {}).items()]
     return f"Bar chart of the importance of parameters: {_listed(shares)}."

@@ -6,7 +6,7 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
-from . import alt_texts, search_figures, verdict_figures
+from . import alt_texts, path_figures, search_figures, verdict_figures
 from .data import ReportData
 
 Section = Literal["verdict", "merge", "search"]
@@ -43,6 +43,18 @@ CHARTS: Mapping[str, Chart] = {
         verdict_figures.merge,
         alt_texts.merge,
         "The parameters of each model, block by block.",
+    ),
+    "path": Chart(
+        "merge",
+        path_figures.path,
+        alt_texts.path,
+        "From left to right the order in which a token passes through the layers.",
+    ),
+    "depth": Chart(
+        "merge",
+        path_figures.depth,
+        alt_texts.depth,
+        "A path with more layers takes more time and memory in proportion.",
     ),
     "importance": Chart(
         "merge",

@@ -12,7 +12,6 @@ from storage.studies import stored_fingerprint
 from storage.trials import TrialRecord, Trials
 from study.monitors.cut_off_answers import CutOffShare, cut_off_shares, explanation
 from study.search.ascent.history import AscentHistory
-from study.search.genome import Genome, recipe_of
 from study.search.history import ScoreHistory
 from study.search.state import SearchState, best_merge
 from study.setup.setup import Setup
@@ -21,12 +20,9 @@ from study.verdict.judge import Judgement
 from study.verdict.scoreboard import ScoredContender
 
 from .answer_changes import AnswerChanges, NeverRight, changes_by_task, never_right
+from .parameters import MergeParameters, PathParameters, merge_parameters, path_parameters
 from .provenance import Provenance, provenance
 from .search_statistics import Distribution, TimeSpent, convergence, importance, time_spent
-
-_BOUND_MARGIN = 0.01
-"""The distance from an end of its range, as a share of the range, at which a parameter is said to
-be at a bound."""
 
 
 @dataclass(frozen=True)
@@ -46,23 +42,6 @@ class TrialCounts:
     failed: int
     population: int
     generation: int
-
-
-@dataclass(frozen=True)
-class MergeParameters:
-    """The parameters of a merge, as a table for each of them."""
-
-    trial: int
-    scale: float
-    models: Sequence[str]
-    columns: Sequence[str]
-    """A name for each block of layers and, if the study has filters, for each filter in it."""
-    values: Mapping[str, Sequence[Sequence[float]]]
-    """By parameter: a row for each model, a column for each of `columns`."""
-    at_bound: int
-    """The number of searched parameters that are at an end of their range, within 1% of it."""
-    searched: int
-    """The number of searched parameters."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +69,8 @@ class ReportData:
     merge: MergeParameters | None
     never_right: NeverRight
     answer_changes: AnswerChanges | None
+    path: PathParameters | None = None
+    """The path of a study of kind `layers`."""
     ascents: AscentHistory | None = None
     """The losses of a search by gradient."""
     cut_off: Mapping[str, CutOffShare] = field(default_factory=dict)
@@ -127,7 +108,9 @@ class ReportData:
             "flips": None if self.answer_changes is None else asdict(self.answer_changes),
             "advice": list(self.advice),
             "cut_off": {task: asdict(share) for task, share in self.cut_off.items()},
-        } | ({} if self.ascents is None else {"gradient": self.ascents.to_dict()})
+            **({} if self.path is None else {"path": asdict(self.path)}),
+            **({} if self.ascents is None else {"gradient": self.ascents.to_dict()}),
+        }
 
 
 def report_data(
@@ -168,7 +151,8 @@ def report_data(
         convergence=convergence(state, replay) if setup.genome.space else [],
         importance=importance(trials.frozen()),
         seconds=time_spent(records),
-        merge=None if merge is None else _merge_parameters(merge, setup.genome),
+        merge=None if merge is None else merge_parameters(merge, setup.genome),
+        path=None if merge is None else path_parameters(merge, setup.genome, records),
         never_right=never_right(setup.search.tasks, records, answers, trials.study._study_id),
         answer_changes=_answer_changes(setup, judgement),
         ascents=AscentHistory.of(records),
@@ -179,36 +163,6 @@ def report_data(
 def _reported_merge(judgement: Judgement, records: Sequence[TrialRecord]) -> TrialRecord | None:
     """Return the final merge, or the best merge so far if there is no final one yet."""
     return judgement.final.contender.record if judgement.final else best_merge(records)
-
-
-def _merge_parameters(record: TrialRecord, genome: Genome) -> MergeParameters:
-    """Return the parameters of a merge. A parameter that the recipe has once for all blocks is
-    repeated for each of them."""
-    recipe = recipe_of(record, genome)
-    sets = [*recipe.filters, "rest"] if recipe.filters else [""]
-    blocks = range(len(genome.knots))
-    values = {
-        parameter: [
-            [
-                values_KMF[min(k, len(values_KMF) - 1)][m][f]
-                for k in blocks
-                for f in range(len(sets))
-            ]
-            for m in range(len(recipe.models))
-        ]
-        for parameter, values_KMF in recipe.values.items()
-    }
-    columns = [f"{knot} {name}".strip() for knot in genome.knots for name in sets]
-    return MergeParameters(
-        *(record.number, recipe.scale, list(recipe.models), columns, values),
-        *(_count_at_bound(record, genome), len(genome.space)),
-    )
-
-
-def _count_at_bound(record: TrialRecord, genome: Genome) -> int:
-    """Return how many parameters are within 1% of the ends of their ranges."""
-    shares = [(record.params[n] - r.low) / (r.high - r.low) for n, r in genome.space.items()]
-    return sum(not _BOUND_MARGIN < share < 1 - _BOUND_MARGIN for share in shares)
 
 
 def _answer_changes(setup: Setup, judgement: Judgement) -> AnswerChanges | None:

@@ -7,6 +7,8 @@ tests/study/search/test_cma.py says what is relied on.
 """
 
 import functools
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 from cmaes import CMA
@@ -20,6 +22,12 @@ Floats = NDArray[np.float64]
 def _libraries() -> ThreadpoolController:
     """Return the controller of numpy's libraries. Finding them takes milliseconds."""
     return ThreadpoolController()
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Return a context in which numpy's libraries use one thread."""
+    context: AbstractContextManager[Any] = _libraries().limit(limits=1)
+    return context
 
 
 class _Symmetric(CMA):  # type: ignore[misc]
@@ -87,12 +95,12 @@ class Optimizer:
 
     def ask(self, seed: int) -> Floats:
         """Draw a point with random numbers that depend on the seed alone."""
-        with _libraries().limit(limits=1):
+        with one_thread():
             self._cma.reseed_rng(seed)
             point: Floats = self._cma.ask()
         return point
 
     def tell(self, solutions: list[tuple[Floats, float]]) -> None:
         """Advance by one generation of (point, value to minimize)."""
-        with _libraries().limit(limits=1):
+        with one_thread():
             self._cma.tell(solutions)

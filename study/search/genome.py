@@ -7,15 +7,18 @@ all models share follow in the order K, F, P.
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import replace
+from typing import TypeAlias, TypeVar
 
 from objectives.merge.catalogue import METHODS, Parameter, Value
-from objectives.merge.recipe import MergeRecipe, ValuesKMF
+from objectives.merge.recipe import MergeRecipe, Recipe, ValuesKMF
 from storage.trials import TrialRecord
 from study.config.errors import ConfigError
 from study.config.genome import GenomeConfig, Range, SpaceConfig, references
 from study.config.ranges import default_range
+
+from .paths.genome import PathGenome
+from .space import Baseline, start_value
 
 UNIFORM_WEIGHTS = (0.5, 0.7, 0.85, 1.0)
 """Weights of the uniform merges in addition to 1/M."""
@@ -25,20 +28,11 @@ MAX_EPSILON = 0.999
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """A merge that is scored but is not a trial of the search."""
+class MergeGenome:
+    """The search space of a weight merge of models with `num_layers` layers.
 
-    name: str
-    kind: str
-    """base, parent or uniform."""
-    recipe: MergeRecipe
-    params: Mapping[str, float]
-    """Its point in the search space, or the nearest one if it lies outside."""
-
-
-class Genome:
-    """The search space for models of `num_layers` layers. Raises ConfigError."""
+    Raises ConfigError.
+    """
 
     def __init__(
         self, config: GenomeConfig, space: SpaceConfig, num_layers: int, mask_seed: int = 0
@@ -103,6 +97,10 @@ class Genome:
             options=self._options(),
         )
 
+    def mean(self, points: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """Return the mean of points of the space."""
+        return {name: sum(point[name] for point in points) / len(points) for name in points[0]}
+
     def read(self, parameter: str, value: float) -> float:
         """Return the value that `decode` uses for a value of a per-model parameter."""
         if parameter == "density":
@@ -152,7 +150,7 @@ class Genome:
         for name, range_ in self.space.items():
             parameter = self._method.parameter(name.split("/")[-1])
             default = None if parameter is None else parameter.default
-            value = _start(range_) if default is None else float(default)
+            value = start_value(range_) if default is None else float(default)
             point[name] = min(max(value, range_.low), range_.high)
         return point
 
@@ -176,7 +174,7 @@ class Genome:
 
         Values are clipped to the bounds.
         """
-        point = {name: _start(range_) for name, range_ in self.space.items()}
+        point = {name: start_value(range_) for name, range_ in self.space.items()}
         for name in self._names():
             model, parameter = name.split("/")[0], name.split("/")[-1]
             if self._per_model and parameter == self._per_model[0].name in ("weight", "t"):
@@ -269,10 +267,6 @@ def _batched(items: Sequence[T], size: int) -> tuple[tuple[T, ...], ...]:
     return tuple(tuple(items[i : i + size]) for i in range(0, len(items), size))
 
 
-def _start(range_: Range) -> float:
-    return (range_.low + range_.high) / 2 if range_.start is None else range_.start
-
-
 def _joined(*parts: str) -> str:
     return "/".join(part.replace("/", ".") for part in parts if part)
 
@@ -293,7 +287,11 @@ def _limit_epsilon(values: dict[str, ValuesKMF]) -> dict[str, ValuesKMF]:
     }
 
 
-def recipe_of(record: TrialRecord, genome: Genome) -> MergeRecipe:
+Genome: TypeAlias = MergeGenome | PathGenome
+"""The search space of a study."""
+
+
+def recipe_of(record: TrialRecord, genome: Genome) -> Recipe:
     """Return the merge that a trial scored."""
     if record.baseline is None:
         return genome.recipe(record.params)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from objectives.merge.recipe import MergeRecipe
+from objectives.merge.recipe import Recipe
 from storage.trials import BASELINE, KIND, TrialRecord
 
 from .genome import Genome
@@ -24,7 +24,7 @@ class Job:
 
     key: str
     params: Mapping[str, float]
-    recipe: MergeRecipe
+    recipe: Recipe
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -122,7 +122,7 @@ class Jobs:
             (f"CMA mean before generation {generation}", self._replay.mean(generation, finished)),
             (
                 f"mean of the top {count} before generation {generation}",
-                _mean_of_top(earlier, count),
+                self._mean_of_top(earlier, count),
             ),
         ):
             if name not in taken:
@@ -137,7 +137,7 @@ class Jobs:
             params = self._replay.mean(after // self._replay.population, finished)
         else:
             name = f"{role} of {after} search trials"
-            params = _mean_of_top(finished, 1 if role == BEST else top_count(after))
+            params = self._mean_of_top(finished, 1 if role == BEST else top_count(after))
         attributes = {CANDIDATE: name, KIND: CANDIDATE, ROLE: role, AFTER: after}
         return Job(name, params, self._genome.recipe(params), attributes)
 
@@ -150,6 +150,11 @@ class Jobs:
         b = free[turn % len(free)]
         attributes = {BASELINE: b.name, KIND: b.kind}
         return Job(f"baseline {b.name}", b.params, b.recipe, attributes)
+
+    def _mean_of_top(self, finished: Evaluations, count: int) -> dict[str, float]:
+        """Return the mean of the best trials; of equal trials the earlier one is used."""
+        ranked = sorted(finished.items(), key=lambda item: (-item[1].objective, item[0]))[:count]
+        return self._genome.mean([evaluation.params for _, evaluation in ranked])
 
     def _slot_job(self, slot: Slot, finished: Evaluations) -> Job:
         params = self._replay.propose(slot, finished)
@@ -175,10 +180,3 @@ def top_count(trials: int) -> int:
 def held_out_key(number: int) -> str:
     """Return the key of the claim on scoring a trial on the held-out questions."""
     return f"held-out questions of trial {number}"
-
-
-def _mean_of_top(finished: Evaluations, count: int) -> dict[str, float]:
-    """Return the mean of the best trials' parameters; of equal trials the earlier one is used."""
-    ranked = sorted(finished.items(), key=lambda item: (-item[1].objective, item[0]))[:count]
-    names = ranked[0][1].params
-    return {name: sum(e.params[name] for _, e in ranked) / len(ranked) for name in names}

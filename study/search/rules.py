@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from optuna.distributions import BaseDistribution
+
 from objectives.sampling import Sample
 from objectives.scoring import QuestionSet
 from objectives.tasks.examples import validation_split
@@ -21,10 +23,20 @@ from .ascent.jobs import AscentJobs
 from .ascent.replay import AscentReplay
 from .ascent.validation import validation_samples
 from .contenders import count_contenders, count_references
-from .genome import Genome
+from .genome import Genome, MergeGenome
 from .jobs import Jobs, final_roles
-from .sampler import Proposals, Replay, ReplaySampler, default_population, start_of
+from .paths.genome import PathGenome
+from .paths.replay import PathReplay
+from .sampler import (
+    Proposals,
+    Replay,
+    ReplaySampler,
+    default_population,
+    distributions,
+    start_of,
+)
 from .schedule import Schedule
+from .space import ranges
 from .state import ASCENT
 from .warm_start import distribution
 
@@ -44,9 +56,9 @@ class SearchRules:
     questions: QuestionSet
 
     @property
-    def bounds(self) -> dict[str, tuple[float, float]]:
-        """The lower and upper bound of each parameter."""
-        return {name: (r.low, r.high) for name, r in self.genome.space.items()}
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Optuna's distribution of each parameter."""
+        return distributions(self.genome.space)
 
     def population(self, workers: int = 1) -> int:
         """Return the CMA-ES population of a new study that is started with so many workers."""
@@ -93,8 +105,13 @@ class SearchRules:
         None if the search needs no gradient."""
         if not self.by_gradient:
             return None
-        space = self.genome.space
+        space = ranges(self.genome.space)
         return {name.split("/")[-1]: _DIFFERENCE * (r.high - r.low) for name, r in space.items()}
+
+    @property
+    def max_hops(self) -> int | None:
+        """The layers of the longest path; None if the search is for weights."""
+        return self.genome.max_hops if isinstance(self.genome, PathGenome) else None
 
     def sampler(
         self,
@@ -110,8 +127,12 @@ class SearchRules:
         without them only the start of a search by gradient is known. `symmetric` is False for
         studies that version 0.1.0 began (`study.search.cma.Optimizer`).
         """
-        study, space = self.config.study, self.genome.space
-        sigma, cov = study.sigma, None
+        study, genome = self.config.study, self.genome
+        if isinstance(genome, PathGenome):
+            first = genome.start_probabilities()
+            paths = PathReplay(genome.space, study.seed, population, study.sigma, first)
+            return ReplaySampler(paths, genome.space)
+        space, sigma, cov = genome.space, study.sigma, None
         start = self._start()
         if origin is not None:
             mean, sigma, cov = distribution(origin)
@@ -131,7 +152,7 @@ class SearchRules:
 
     def _start(self) -> list[float]:
         """Return the start of a search that continues no other, in shares of the ranges."""
-        space = self.genome.space
+        space = ranges(self.genome.space)
         if self.config.search.start is None:
             return start_of(space, self.config.study.seed, self.config.random_init)
         point = self._point_of(self.config.search.start)
@@ -156,6 +177,7 @@ class SearchRules:
     def jobs(self, replay: Proposals) -> Jobs:
         """Return the work of the study, up to the config's number of trials."""
         if isinstance(replay, AscentReplay):
+            assert isinstance(self.genome, MergeGenome)
             return AscentJobs(self.genome, replay, self.config.study.trials)
         return Jobs(self.genome, replay, self.config.study.trials, self.sampled)
 

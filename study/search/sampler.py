@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from optuna import Study
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
@@ -20,7 +20,8 @@ from storage.trials import record
 from study.config.genome import Range
 
 from .cma import Optimizer
-from .state import Evaluations, SearchState, Slot
+from .space import Choice, Space
+from .state import Evaluations, SearchState, Slot, seed_of
 
 
 class Proposals(Protocol):
@@ -74,7 +75,7 @@ class Replay:
     def propose(self, slot: Slot, finished: Evaluations) -> dict[str, float]:
         """Return the parameters for a slot; `finished` holds at least all earlier generations."""
         self._advance(slot.generation, finished)
-        return self._scaled(self._optimizer.ask(_seed_of(self._seed, slot)))
+        return self._scaled(self._optimizer.ask(seed_of(self._seed, slot)))
 
     def mean(self, generation: int, finished: Evaluations) -> dict[str, float]:
         """Return the mean that a generation is drawn around, within the bounds."""
@@ -128,9 +129,9 @@ class Replay:
 class ReplaySampler(BaseSampler):
     """`Replay` as an Optuna sampler, for `study.optimize` as well as for this project's loop."""
 
-    def __init__(self, replay: Proposals, space: Mapping[str, Range]) -> None:
+    def __init__(self, replay: Proposals, space: Space) -> None:
         self.replay = replay
-        self._space = {name: FloatDistribution(r.low, r.high) for name, r in space.items()}
+        self._space = distributions(space)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -153,7 +154,8 @@ class ReplaySampler(BaseSampler):
         slot = free[0]
         for key, value in slot.attributes.items():
             study._storage.set_trial_user_attr(trial._trial_id, key, value)
-        return self.replay.propose(slot, state.finished)
+        params = self.replay.propose(slot, state.finished)
+        return {name: d.to_external_repr(params[name]) for name, d in self._space.items()}
 
     def sample_independent(
         self,
@@ -163,6 +165,16 @@ class ReplaySampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         raise ValueError(f"{param_name} is not a parameter of this study's space")
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """Return Optuna's distribution of each parameter."""
+    return {
+        name: CategoricalDistribution(r.labels)
+        if isinstance(r, Choice)
+        else FloatDistribution(r.low, r.high)
+        for name, r in space.items()
+    }
 
 
 def default_population(parameters: int, trials: int) -> int:
@@ -179,8 +191,3 @@ def start_of(space: Mapping[str, Range], seed: int, random: bool) -> list[float]
     return [
         0.5 if r.start is None else (r.start - r.low) / (r.high - r.low) for r in space.values()
     ]
-
-
-def _seed_of(seed: int, slot: Slot) -> int:
-    """Return 32 bits that differ between the slots of a study, up to chance."""
-    return int(np.random.SeedSequence([seed, *slot]).generate_state(1)[0])

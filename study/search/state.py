@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
+import numpy as np
+
 from storage.trials import BASELINE, GENERATION, RESULT, SLOT, TrialRecord
 
 ASCENT = "ascent"
@@ -43,6 +45,11 @@ class Evaluation(NamedTuple):
 
 
 Evaluations = Mapping[Slot, Evaluation]
+
+
+def seed_of(seed: int, slot: Slot) -> int:
+    """Return 32 bits that differ between the slots of a study, up to chance."""
+    return int(np.random.SeedSequence([seed, *slot]).generate_state(1)[0])
 
 
 class SearchState:

@@ -53,6 +53,8 @@ class EngineChoice:
     """Whether the search follows a gradient."""
     differences: Mapping[str, float] | None = None
     """The step of each merge parameter for its finite difference; None without gradient search."""
+    max_hops: int | None = None
+    """The layers of the longest path; None if the study merges weights."""
     generation_ends: bool = True
     """Whether the end tokens of generation_config.json end an answer too."""
 
@@ -119,6 +121,10 @@ class EngineChoice:
 
         ends = sources.end_tokens(self.generation_ends)
         common = (sources, self.device, self.dtype, self.batch_tokens, ends)
+        if self.max_hops is not None:
+            from objectives.engines.paths import PathEngine
+
+            return PathEngine(*common)
         if self.differences is None:
             return TransformersEngine(*common)
         from objectives.engines.gradient.engine import GradientEngine
@@ -168,6 +174,7 @@ class EngineChoice:
             eager=self.config.eager,
             host_memory=self.host_memory,
             config_source=sources.config_source,
+            max_hops=self.max_hops,
             config_labels=sources.own_config_labels,
             threads=self.threads,
             generation_ends=self.generation_ends,

@@ -17,6 +17,7 @@ from storage.trials import TrialRecord, Trials
 from storage.workers import Workers
 from study.cli.interrupts import Interrupts
 from study.config.errors import ConfigError
+from study.search.space import ranges
 from study.search.state import SearchState
 from study.search.warm_start import store_start
 
@@ -101,7 +102,7 @@ def create_or_find_study(
         earlier, is_new = setup.config.study.start_from, not active and not has_trials(study)
         if earlier is not None and is_new:
             previous = find_study(database, earlier, besides=setup.config.name)
-            store_start(study, Trials(database, previous), setup.genome.space)
+            store_start(study, Trials(database, previous), ranges(setup.genome.space))
             if setup.held_out.tasks and not has_same_questions(previous, setup.search.digests()):
                 log.warning(
                     "study.start_from: %s searched with other questions; if some of them are held "

@@ -13,9 +13,12 @@ from objectives.merge import masks
 from objectives.models.fingerprint import fingerprints
 from objectives.models.sources import Sources
 from objectives.scoring import QuestionSet
+from study.config.genome import GenomeConfig
 from study.search.ascent.jobs import ASCENT_SCHEME
+from study.search.paths.genome import PathGenome
 from study.search.rules import SearchRules
 from study.search.schedule import SCHEME
+from study.search.space import ranges
 from study.search.warm_start import start_text
 
 from .engine_facts import END_TOKENS, end_tokens_fact
@@ -28,7 +31,16 @@ DRAWS = "search.draws"
 _LATER_FACTS = (END_TOKENS, DRAWS)
 """Facts that older studies lack. Such a study keeps its original behaviour."""
 _OF_ANOTHER_SEARCH = {
-    *("models", "base_model", "filters", "merge_method", "parameters", "smooth", "held_out")
+    *(
+        "genome.kind",
+        "models",
+        "base_model",
+        "filters",
+        "merge_method",
+        "parameters",
+        "smooth",
+        "held_out",
+    )
 }
 _OF_ANOTHER_SEARCH_PREFIXES = ("model ", "search questions of ", "held-out questions of ")
 """Keys of what is merged and asked; the prefixes are followed by the name of a model or a task."""
@@ -57,7 +69,8 @@ def fingerprint(
         facts["start_from"] = config.study.start_from if origin is None else start_text(origin)
     if rules.by_gradient:
         return facts | _ascent_facts(rules) | _space_facts(rules, sources, held_out)
-    facts[DRAWS] = "symmetric root"
+    of_paths = isinstance(rules.genome, PathGenome)
+    facts[DRAWS] = "CatCMA with margin, symmetric root" if of_paths else "symmetric root"
     if config.search.soft:
         facts["search.soft"] = str(config.search.soft)
     if rules.sampled:
@@ -107,7 +120,7 @@ def _ascent_facts(rules: SearchRules) -> dict[str, str]:
 
 def _space_facts(rules: SearchRules, sources: Sources, held_out: QuestionSet) -> dict[str, str]:
     facts = {}
-    for name, r in rules.genome.space.items():
+    for name, r in ranges(rules.genome.space).items():
         start = "" if r.start is None else f" from {r.start}"
         facts[f"space {name}"] = f"{r.low} to {r.high}{start}"
     for label, digest in fingerprints(sources).items():
@@ -117,6 +130,9 @@ def _space_facts(rules: SearchRules, sources: Sources, held_out: QuestionSet) ->
 
 def _merge_facts(rules: SearchRules, sources: Sources) -> dict[str, str]:
     config, genome = rules.config.genome, rules.genome
+    if isinstance(genome, PathGenome):
+        return _path_facts(genome, sources)
+    assert isinstance(config, GenomeConfig)
     facts = {
         "models": ", ".join(genome.models),
         "base_model": str(genome.base),
@@ -133,6 +149,21 @@ def _merge_facts(rules: SearchRules, sources: Sources) -> dict[str, str]:
     if sources.config_source is not None:
         facts["config_source"] = sources.config_source
     return facts
+
+
+def _path_facts(genome: PathGenome, sources: Sources) -> dict[str, str]:
+    config = genome.config
+    return {
+        "genome.kind": config.kind,
+        "models": ", ".join(genome.models),
+        "max_hops": str(genome.max_hops),
+        "repeats": str(config.repeats),
+        "window": str(config.window),
+        "scale_layers": str(any(name.endswith("/scale") for name in genome.space)),
+        "fix_ends": str(config.fix_ends),
+        "hop_penalty": str(config.hop_penalty),
+        "tokenizer_source": sources.tokenizer_source,
+    }
 
 
 def _task_facts(rules: SearchRules, held_out: QuestionSet) -> dict[str, str]:

@@ -8,6 +8,7 @@ from storage.errors import StudyMismatch
 from storage.studies import has_trials, store_or_check_fingerprint, stored_fingerprint, stored_start
 from storage.trials import record
 from study.config.errors import ConfigError
+from study.search.space import ranges
 from study.search.warm_start import points_to_start_from
 
 from .engine import EngineChoice
@@ -66,11 +67,12 @@ def can_start_from(setup: Setup, earlier: optuna.Study, differing: Collection[st
     """Return whether a new study with the settings of the config, which differ in these keys of the
     fingerprint, may name the earlier one in `study.start_from`."""
     config = setup.config
-    if config.random_init or config.search.start is not None or not is_same_search(differing):
+    refused = config.by_layers or config.random_init or config.search.start is not None
+    if refused or not is_same_search(differing):
         return False
     records = [record(trial) for trial in earlier.get_trials(deepcopy=False)]
     try:
-        points_to_start_from(earlier.study_name, records, setup.genome.space)
+        points_to_start_from(earlier.study_name, records, ranges(setup.genome.space))
     except ConfigError:
         return False
     return True

@@ -13,6 +13,7 @@ from objectives.engines.host_memory import available
 from objectives.engines.memory import indivisible, numbers
 from objectives.errors import NotLearnable, SourceError, TaskError
 from objectives.files.units import size_text
+from objectives.merge.path import unscalable
 from objectives.models.locate import absolute_reference
 from objectives.models.sources import Sources
 from objectives.scoring import QuestionSet
@@ -21,9 +22,10 @@ from objectives.tasks.task import WholeTask
 from storage.gradients import GradientStore
 from storage.studies import stored_fingerprint, stored_start
 from study.config.errors import ConfigError
-from study.config.genome import references
+from study.config.genome import PathConfig, references
 from study.config.study import StudyConfig
-from study.search.genome import Genome
+from study.search.genome import Genome, MergeGenome
+from study.search.paths.genome import PathGenome
 from study.search.rules import SearchRules
 from study.search.sampler import ReplaySampler
 
@@ -96,9 +98,10 @@ class Setup:
 
         Raises ConfigError.
         """
-        tensors = [info.name for info in self.sources.layout] if self.genome.filters else []
+        filters = self.genome.filters if isinstance(self.genome, MergeGenome) else ()
+        tensors = [info.name for info in self.sources.layout] if filters else []
         unmatched = tensors
-        for text in self.genome.filters:
+        for text in filters:
             rest = [name for name in unmatched if text not in name]
             if len(rest) == len(unmatched):
                 matches = any(text in name for name in tensors)
@@ -126,7 +129,7 @@ def _build(config: StudyConfig, check_values: bool, warn: bool) -> Setup:
     native = native_tasks(config)
     sources = open_models(config)
     _check_tensor_parallel(config, sources)
-    genome = _genome(config, sources.num_layers)
+    genome = _genome(config, sources)
     search, held_out = _questions(config, native, sources)
     locations = {
         label: absolute_reference(name, config.folder)
@@ -154,8 +157,12 @@ def _check_tensor_parallel(config: StudyConfig, sources: Sources) -> None:
         )
 
 
-def _genome(config: StudyConfig, num_layers: int) -> Genome:
-    genome = Genome(config.genome, config.space, num_layers, config.study.seed)
+def _genome(config: StudyConfig, sources: Sources) -> Genome:
+    if isinstance(config.genome, PathConfig):
+        path = PathGenome(config.genome, config.space, sources.num_layers, unscalable(sources))
+        _check_size(len(path.space), config.study.population or 1)
+        return path
+    genome = MergeGenome(config.genome, config.space, sources.num_layers, config.study.seed)
     name = config.genome.merge_method
     if genome.normalize and config.genome.method.pairwise:
         log.warning("normalize has no effect with %s", name)
@@ -200,7 +207,7 @@ def _check_learnable(setup: Setup) -> None:
             raise NotLearnable(f"{error}; set search.algorithm: cmaes") from None
 
 
-def _check_derivatives(config: StudyConfig, genome: Genome) -> None:
+def _check_derivatives(config: StudyConfig, genome: MergeGenome) -> None:
     """Check that every parameter that is searched has a derivative. Raises ConfigError."""
     method = config.genome.merge_method
     for name, reason in without_derivative(

@@ -13,10 +13,11 @@ from objectives.sampling import Sample
 from objectives.scoring import Scores, finite_or_none
 from storage.gradients import StoredGradient
 from storage.scores import StoredScores
-from storage.trials import KIND
+from storage.trials import KIND, SLOT
 from study.cli.interrupts import Interrupts
 from study.search.ascent.jobs import VALIDATION_LOSS, CheckpointJob, StepJob
 from study.search.jobs import Job
+from study.search.paths.genome import PathGenome
 from study.search.state import CUT_OFF, LOSS
 from study.search.stored_scores import answers_of
 from study.setup.setup import Setup
@@ -87,11 +88,14 @@ class Evaluator:
         self._engine.load(job.recipe)
         merged = time.perf_counter()
         scores = self._setup.search.evaluate(self._engine, samples)
+        genome, penalty = self._setup.genome, 0.0
+        if isinstance(genome, PathGenome) and SLOT in job.attributes:
+            penalty = genome.penalty(job.params)
         if scores.non_finite:
             log.warning(
                 "trial gave NaN or infinity in %d answers: they count as wrong", scores.non_finite
             )
-        result = self._result(scores)
+        result = self._result(scores, penalty)
         if isinstance(job, CheckpointJob):
             result[VALIDATION_LOSS] = self._steps.validation_loss()
         seconds = {"ask": started - ask_time, "merge": merged - started}
@@ -119,14 +123,17 @@ class Evaluator:
         engine: Any = self._engine
         return StepTaker(engine, self._setup.rules)
 
-    def _result(self, scores: Scores) -> dict[str, object]:
-        """Return what is stored with a trial beside its score."""
+    def _result(self, scores: Scores, penalty: float) -> dict[str, object]:
+        """Return what is stored with a trial beside its score.
+
+        The penalty lowers its rank, not its score.
+        """
         soft = self._setup.config.search.soft
         cut_off = {n: [t.cut_off, t.asked] for n, t in scores.tasks.items() if t.cut_off}
         return {
             "error": finite_or_none(scores.error),
             "soft": scores.soft,
-            "objective": soft * scores.soft + (1 - soft) * scores.value,
+            "objective": soft * scores.soft + (1 - soft) * scores.value - penalty,
             "asked": scores.asked,
             "questions": self._setup.search.questions,
             "sampling_error": finite_or_none(scores.sampling_error),

@@ -34,7 +34,9 @@ def join_study(
         stack.callback(database.engine.dispose)
         trials, population, worker_id = enter_study(setup, database, choice, num_workers)
         choice = replace(
-            with_stored_facts(choice, trials.study), differences=setup.rules.differences
+            with_stored_facts(choice, trials.study),
+            differences=setup.rules.differences,
+            max_hops=setup.rules.max_hops,
         )
         workers = Workers(database, trials.study._study_id)
         heartbeat = Heartbeat(workers, worker_id, setup.config.study.heartbeat_timeout)

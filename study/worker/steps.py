@@ -11,12 +11,14 @@ from functools import cached_property
 
 from objectives.engines.gradient.engine import GradientEngine
 from objectives.engines.gradient.examples import Example, Loss
+from objectives.merge.recipe import MergeRecipe
 from objectives.scoring import QuestionSet
 from objectives.tasks.examples import examples, question_shares, validation_split
 from storage.gradients import StoredGradient
 from study.search.ascent.batches import Batches, Item
 from study.search.ascent.chain_rule import genome_gradient
 from study.search.ascent.jobs import StepJob
+from study.search.genome import MergeGenome
 from study.search.rules import SearchRules
 
 log = logging.getLogger(__name__)
@@ -56,11 +58,14 @@ class StepTaker:
         batch = self._batches(job.slot.number).at(job.slot.generation)
         batch_examples = [self._examples[item.task][item.question] for item in batch]
         weights = [item.weight for item in batch]
+        genome = self._rules.genome
+        assert isinstance(genome, MergeGenome)
+        assert isinstance(job.recipe, MergeRecipe)
         step = self._engine.step(job.recipe, batch_examples, weights, self._loss)
         recipe_gradient = step.gradient
         gradient = _finite(
             genome_gradient(
-                self._rules.genome,
+                genome,
                 job.params,
                 recipe_gradient.values,
                 recipe_gradient.shared,

@@ -201,7 +201,7 @@ class Worker:
         return self.trials.database.retry(work)
 
     def _start(self, job: Job) -> int:
-        return self.claims.start(job.key, job.params, self._rules.bounds, job.attributes)
+        return self.claims.start(job.key, job.params, self._rules.distributions, job.attributes)
 
     def _finish(self, job: Job, trial_id: int, outcome: Outcome) -> None:
         """Store the result of a trial; if the trial was lost, store it with a new trial.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from optuna.distributions import FloatDistribution
 
 from objectives.engines.engine import Answer, Prompt
 from objectives.merge.recipe import MergeRecipe
@@ -141,7 +142,7 @@ def finish_trial(
         attributes = {"generation": generation, "slot": number}
     claims = Claims(database, study._study_id, "me")
     name = f"{generation} {number}"
-    trial_id = claims.start(name, {"a": 0.5}, {"a": (0.0, 1.0)}, attributes)
+    trial_id = claims.start(name, {"a": 0.5}, {"a": FloatDistribution(0.0, 1.0)}, attributes)
     answers = {}
     for task in exam.tasks:
         right = np.array(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 from sqlalchemy import create_engine, event, text
 
 from storage.answers import StoredAnswers
@@ -138,11 +139,11 @@ def test_a_finished_trial_is_read_back_with_all_its_results(database: str) -> No
 
 def test_creating_and_finishing_a_trial_takes_one_transaction_each(database: str) -> None:
     trials, claims = new(database)
-    bounds = {f"p{i}": (0.0, 1.0) for i in range(48)}
+    distributions = {f"p{i}": FloatDistribution(0.0, 1.0) for i in range(48)}
     commits = []
     event.listen(trials.database.engine, "commit", lambda _: commits.append(1))
     attributes = {"generation": 1, "slot": 2}
-    trial_id = claims.start("it", dict.fromkeys(bounds, 0.5), bounds, attributes)
+    trial_id = claims.start("it", dict.fromkeys(distributions, 0.5), distributions, attributes)
     assert len(commits) == 1
     claims.finish(trial_id, 0.5, {"t": 0.5}, {"soft": 0.5}, {"t": random_scores(1)})
     assert len(commits) == 2
@@ -151,8 +152,9 @@ def test_creating_and_finishing_a_trial_takes_one_transaction_each(database: str
 
 def test_optuna_reads_our_trials_like_its_own(database: str) -> None:
     bounds = {"a": (0.0, 1.0), "b": (-0.4, 1.4)}
+    distributions = {name: FloatDistribution(*ends) for name, ends in bounds.items()}
     trials, claims = new(database)
-    trial_id = claims.start("it", {"a": 0.25, "b": -0.125}, bounds, {"slot": 3})
+    trial_id = claims.start("it", {"a": 0.25, "b": -0.125}, distributions, {"slot": 3})
     claims.finish(trial_id, 0.5, {}, {}, {})
     [stock] = optuna.load_study(study_name="s", storage=database).trials
     study = optuna.create_study(study_name="t", storage=database, direction="maximize")

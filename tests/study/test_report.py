@@ -39,8 +39,9 @@ from study.export import _export
 from study.report import _report
 from study.reporting.answer_changes import Example, NeverRight, Selection
 from study.reporting.charts import CHARTS
-from study.reporting.data import ReportData, _merge_parameters, report_data
+from study.reporting.data import ReportData, report_data
 from study.reporting.page import pictures, render, write_report
+from study.reporting.parameters import merge_parameters
 from study.reporting.provenance import provenance
 from study.search.contenders import contenders, count_contenders
 from study.search.genome import recipe_of
@@ -419,7 +420,8 @@ def test_the_page_says_how_many_parameters_are_at_a_bound(whole: Study) -> None:
     low, high, *rest = space
     inside = {name: (space[name].low + space[name].high) / 2 for name in rest}
     params = inside | {low: space[low].low, high: space[high].high}
-    merge = _merge_parameters(replace(final.contender.record, params=params), whole.setup.genome)
+    merge = merge_parameters(replace(final.contender.record, params=params), whole.setup.genome)
+    assert merge is not None
     assert (merge.at_bound, merge.searched) == (2, len(space))
     page = " ".join(render(replace(whole.data(), merge=merge), {}, WRITTEN).split())
     assert "2 of 48 parameters of the final merge are within 1% of a bound" in page
@@ -616,7 +618,7 @@ def test_a_merge_that_cannot_be_written_does_not_prevent_report_and_table(
     monkeypatch.chdir(tmp_path)
     number = whole.merge.name.removeprefix("merge-")
     monkeypatch.setattr(target, "_unique", lambda: 7)
-    monkeypatch.setattr("study.reporting.data._BOUND_MARGIN", 0.5)
+    monkeypatch.setattr("study.reporting.parameters._BOUND_MARGIN", 0.5)
     (tmp_path / "runs" / "demo" / f".merge-{number}.part-7").touch()
     with pytest.raises(ExportError, match=f"cannot write .*merge-{number}"):
         finish_run(study.setup, study.trials)

@@ -212,8 +212,8 @@ def test_workers_of_one_host_share_its_work(whole: tuple[Path, str, str], tmp_pa
 
 
 def without_numbers(text: str) -> str:
-    """Remove trial numbers, which depend on the order in which workers start trials, and the database
-    in the command that verifies the merge."""
+    """Remove trial numbers, which depend on the order in which workers start trials, and the
+    database in the command that verifies the merge."""
     return re.sub(r"\((trial )?\d+\)|merge-\d+| --storage \S+|[ │┃━─╇┏┓┡┩└┘┴┳┼]+", " ", text)
 
 
@@ -376,12 +376,12 @@ def test_the_budget_can_be_increased(whole: tuple[Path, str, str], tmp_path: Pat
 def test_different_settings_change_the_fingerprint(opened: Setup) -> None:
     from dataclasses import replace
 
-    from study.search.genome import Genome
+    from study.search.genome import MergeGenome
 
     facts = opened.fingerprint(4)
     genome = opened.config.genome
     reordered = genome.model_copy(update={"models": genome.models[::-1]})
-    other = Genome(reordered, opened.config.space, 32)
+    other = MergeGenome(reordered, opened.config.space, 32)
     assert replace(opened, genome=other).fingerprint(4) != facts
     task = opened.config.tasks[0].model_copy(update={"weight": 0.8750004})
     config = opened.config.model_copy(update={"tasks": (task, *opened.config.tasks[1:])})

@@ -24,7 +24,7 @@ from transformers import (
 
 from objectives.merge.recipe import MergeRecipe
 from study.config.genome import GenomeConfig, SpaceConfig
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 from tests.support.models import WORDS, point
 
 MAKES: dict[str, tuple[type[Any], dict[str, Any]]] = {
@@ -122,5 +122,5 @@ def recipe_of(method: str, dtype: str = "float32") -> MergeRecipe:
     config = GenomeConfig(
         models=("x", "y"), base_model="base", merge_method=method, layer_granularity=1
     )
-    genome = Genome(config, SpaceConfig(), 2)
+    genome = MergeGenome(config, SpaceConfig(), 2)
     return MergeRecipe.from_dict(genome.recipe(point(genome, 4)).to_dict() | {"dtype": dtype})

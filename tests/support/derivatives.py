@@ -12,7 +12,7 @@ from objectives.merge.catalogue import METHODS
 from objectives.merge.recipe import MergeRecipe
 from objectives.models.sources import Sources
 from study.config.genome import GenomeConfig, SpaceConfig
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 from tests.support.models import MakeModel, point
 
 
@@ -33,7 +33,7 @@ def finetunes(make_model: MakeModel, root: Path, spread: float) -> dict[str, Pat
     return folders
 
 
-def genome(method: str, **fields: object) -> Genome:
+def genome(method: str, **fields: object) -> MergeGenome:
     spec = METHODS[method]
     space = {"lambda": {"low": 0.5, "high": 1.5}} if spec.has_lambda else {}
     config = GenomeConfig(
@@ -42,10 +42,10 @@ def genome(method: str, **fields: object) -> Genome:
         merge_method=method,
         **{"layer_granularity": 1} | ({} if method == "slerp" else {"filters": ("mlp",)}) | fields,
     )
-    return Genome(config, SpaceConfig.model_validate(space), 2)
+    return MergeGenome(config, SpaceConfig.model_validate(space), 2)
 
 
-def recipe_of(search_genome: Genome, seed: int = 3) -> MergeRecipe:
+def recipe_of(search_genome: MergeGenome, seed: int = 3) -> MergeRecipe:
     """Return a merge that is not close to the bounds, in float32."""
     point_ = point(search_genome, seed)
     inside = {name: r.low + 0.2 * (r.high - r.low) for name, r in search_genome.space.items()}
@@ -56,13 +56,13 @@ def recipe_of(search_genome: Genome, seed: int = 3) -> MergeRecipe:
     return replace(search_genome.recipe(inside), dtype="float32")
 
 
-def steps_of(search_genome: Genome, share: float) -> dict[str, float]:
+def steps_of(search_genome: MergeGenome, share: float) -> dict[str, float]:
     return {
         name.split("/")[-1]: share * (r.high - r.low) for name, r in search_genome.space.items()
     }
 
 
-def sources_of(search_genome: Genome, family: Mapping[str, Path]) -> Sources:
+def sources_of(search_genome: MergeGenome, family: Mapping[str, Path]) -> Sources:
     return Sources(
         {label: family[label] for label in search_genome.references}, search_genome.reference
     )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 
 WORDS = ["<s>", "</s>", *"abcdefghij", *"0123456789", *(f"{i}," for i in range(16))]
 
@@ -15,7 +15,7 @@ WORDS = ["<s>", "</s>", *"abcdefghij", *"0123456789", *(f"{i}," for i in range(1
 MakeModel = Callable[..., Path]
 
 
-def point(genome: Genome, seed: int) -> dict[str, float]:
+def point(genome: MergeGenome, seed: int) -> dict[str, float]:
     """Return a random point of the search space."""
     shares = torch.rand(len(genome.space), generator=torch.Generator().manual_seed(seed)).tolist()
     return {

@@ -7,13 +7,14 @@ from storage.database.database import open_storage
 from storage.studies import create_study
 from storage.trials import Trials
 from study.config.genome import Range
-from study.search.sampler import Replay, ReplaySampler, start_of
+from study.search.sampler import Replay, ReplaySampler, distributions, start_of
 from study.search.state import Evaluation, SearchState, Slot
 
 SPACE = {f"p{i}": Range(low=-0.4, high=1.4) for i in range(6)} | {"d": Range(low=0.4, high=1.0)}
 
 
 BOUNDS = {name: (r.low, r.high) for name, r in SPACE.items()}
+DISTRIBUTIONS = distributions(SPACE)
 
 
 POPULATION = 5
@@ -37,7 +38,7 @@ def advance(
         slot = state.free_slots()[0]
         params = search.replay.propose(slot, state.finished)
         attributes = slot.attributes
-        trial_id = claims(trials).start(slot.name, params, BOUNDS, attributes)
+        trial_id = claims(trials).start(slot.name, params, DISTRIBUTIONS, attributes)
         number = len(trials.all()) - 1
         if number in fail:
             claims(trials).fail(trial_id, "asked to")

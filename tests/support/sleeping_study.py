@@ -29,7 +29,7 @@ from storage.trials import Trials
 from study.cli.interrupts import Interrupted, Interrupts
 from study.cli.options import RunOptions
 from study.config.study import StudyConfig
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 from study.search.state import Evaluation, SearchState, Slot
 from study.setup.engine import EngineChoice
 from study.setup.setup import Setup
@@ -121,7 +121,7 @@ def tiny_config(
 
 
 def tiny_setup(config: StudyConfig) -> Setup:
-    genome = Genome(config.genome, config.space, LAYERS, config.study.seed)
+    genome = MergeGenome(config.genome, config.space, LAYERS, config.study.seed)
     nothing: Any = None
     search = RecipeQuestions(WIDE_QUESTIONS if len(genome.space) == 48 else QUESTIONS)
     return TinySetup(config, {}, nothing, genome, search, RecipeQuestions(QUESTIONS // 2))

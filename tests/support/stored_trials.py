@@ -1,6 +1,7 @@
 """Write studies, trials and scores to a database."""
 
 import numpy as np
+from optuna.distributions import FloatDistribution
 
 from storage.claims import Claims
 from storage.database.database import open_storage
@@ -23,4 +24,5 @@ def new(url: str, name: str = "s") -> tuple[Trials, Claims]:
 
 
 def trial(claims: Claims, key: str = "one") -> int:
-    return claims.start(key, {"a": 0.1, "b": 0.2}, {"a": (0, 1), "b": (0, 1)}, {"generation": 0})
+    distributions = dict.fromkeys("ab", FloatDistribution(0.0, 1.0))
+    return claims.start(key, {"a": 0.1, "b": 0.2}, distributions, {"generation": 0})

@@ -15,7 +15,7 @@ from typing import Any
 from objectives import errors
 from objectives.engines.engine import Answer, Prompt
 from objectives.errors import EngineDeadError, EngineError, EngineTimeoutError
-from objectives.merge.recipe import MergeRecipe
+from objectives.merge.recipe import Recipe
 
 from .child import Child, acquire
 from .settings import Settings
@@ -47,7 +47,7 @@ class VllmEngine:
         """The id of the process that runs vLLM; None if there is none."""
         return None if self._child is None else self._child.process.pid
 
-    def load(self, recipe: MergeRecipe) -> None:
+    def load(self, recipe: Recipe) -> None:
         """Merge and overwrite the model's weights; restarts vLLM if necessary.
 
         Raises EngineError and SourceError.
@@ -68,7 +68,7 @@ class VllmEngine:
         self._child.prompts_sent += len(new)
         return answers
 
-    def _use_config_of(self, recipe: MergeRecipe) -> None:
+    def _use_config_of(self, recipe: Recipe) -> None:
         """End vLLM if it runs with another model's config, because it cannot change it."""
         label = self._settings.config_labels.get(recipe.copied_model or "")
         if label != self._settings.config_label:

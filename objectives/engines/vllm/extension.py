@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from objectives.errors import MergeError, WeightError
-from objectives.merge.recipe import MergeRecipe
+from objectives.merge.path import merged_path, path_tensors
+from objectives.merge.recipe import MergeRecipe, PathRecipe, Recipe, recipe_of_dict
 from objectives.merge.stores import Files, Resident, Store, Streamed
 from objectives.merge.stream import MergeStream
 from objectives.models.sources import Sources
@@ -26,19 +27,23 @@ class MergeExtension:
 
     device: torch.device
     _stream: MergeStream
+    _store: Store
+    _max_hops: int | None
 
     def study_open(
         self,
         folders: Mapping[str, str],
         source_arguments: tuple[str, str, bool, str | None],
         residence: str,
+        max_hops: int | None = None,
     ) -> None:
         """Open the sources where they are to reside.
 
         Also check that the tensor names match the model's.
 
         `source_arguments` are the arguments of `Sources` after the folders, `residence` is one of
-        `cpu`, `gpu`, `pinned` and `file`. Raises WeightError and SourceError.
+        `cpu`, `gpu`, `pinned` and `file`. The model has `max_hops` layers if it is not None: then
+        each recipe is a path, or a copy of a model. Raises WeightError and SourceError.
         """
         sources = Sources({label: Path(path) for label, path in folders.items()}, *source_arguments)
         store: Store
@@ -48,9 +53,11 @@ class MergeExtension:
             store = Resident(sources, self.device)
         else:
             store = Streamed(sources, self.device, pinned=residence == "pinned")
+        self._store, self._max_hops = store, max_hops
         self._stream = MergeStream(sources, store)
-        self._names = {info.name for info in sources.layout}
-        self._check_names(self._names)
+        whole = PathRecipe.whole(sources.reference.label, sources.num_layers)
+        path = whole if max_hops is None else whole.padded(max_hops)
+        self._check_names({tensor.name for tensor in path_tensors(path, sources)})
 
     def study_load(self, recipe: Mapping[str, Any]) -> None:
         """Merge into the live model. Raises WeightError, and torch.OutOfMemoryError."""
@@ -58,7 +65,7 @@ class MergeExtension:
         model = internals.live_model(self)
         try:
             with torch.inference_mode():
-                loaded = model.load_weights(self._recorded(MergeRecipe.from_dict(recipe), seen))
+                loaded = model.load_weights(self._recorded(recipe_of_dict(recipe), seen))
         except MergeError as error:
             raise WeightError(str(error)) from None
         except (ValueError, KeyError, AssertionError, RuntimeError) as error:
@@ -84,11 +91,21 @@ class MergeExtension:
         """
         internals.clear_kv_cache(self)
 
-    def _recorded(self, recipe: MergeRecipe, seen: set[str]) -> Iterator[tuple[str, Tensor]]:
+    def _recorded(self, recipe: Recipe, seen: set[str]) -> Iterator[tuple[str, Tensor]]:
         """Yield the merged tensors and add their names to `seen`."""
-        for name, tensor in self._stream.tensors(recipe):
+        for name, tensor in self._tensors(recipe):
             seen.add(name)
             yield name, tensor
+
+    def _tensors(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
+        sources = self._stream.sources
+        if self._max_hops is None:
+            assert isinstance(recipe, MergeRecipe)
+            return self._stream.tensors(recipe)
+        if isinstance(recipe, MergeRecipe):
+            assert recipe.copied_model is not None
+            recipe = PathRecipe.whole(recipe.copied_model, sources.num_layers, recipe.dtype)
+        return merged_path(recipe.padded(self._max_hops), sources, self._store)
 
     def _check_names(self, merged: set[str]) -> None:
         """Check that a merge has exactly the model's tensors, because vLLM ignores missing ones."""

@@ -132,6 +132,8 @@ class Server:
         )
         sources = Sources({k: Path(v) for k, v in settings.folders.items()}, *source_arguments)
         config = sources.merged_config(settings.dtype, settings.config_label)
+        if settings.max_hops is not None:
+            config["num_hidden_layers"] = settings.max_hops
         self._ends = sources.end_tokens(settings.generation_ends)
         kv_tokens = kv_tokens_for(settings.batch_tokens, settings.longest)
         needed = sizes(
@@ -142,6 +144,7 @@ class Server:
             kv_tokens,
             settings.tensor_parallel_size,
             settings.method,
+            settings.max_hops,
         )
         residence = "cpu"
         self.report: list[tuple[str, str]] = []
@@ -159,7 +162,7 @@ class Server:
             (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
             internals.register_loaded_classes(config.get("architectures", ()))
             self._llm = self._start(settings, folder, needed.kv_cache)
-        arguments = (dict(settings.folders), source_arguments, residence)
+        arguments = (dict(settings.folders), source_arguments, residence, settings.max_hops)
         self._llm.collective_rpc("study_open", args=arguments)
         self._batch_tokens, self._kv_tokens = settings.batch_tokens, kv_tokens
         self._prepared: list[tuple[Prompt, Any, Any]] = []

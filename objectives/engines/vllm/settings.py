@@ -38,6 +38,8 @@ class Settings:
     the source whose config it uses."""
     config_label: str | None = None
     """The label of the source whose config this process uses; None for the config of merges."""
+    max_hops: int | None = None
+    """The layers of the longest path; None if the engine merges weights."""
     threads: int | None = None
     """The number of CPU threads; None for the environment's setting."""
     generation_ends: bool = True

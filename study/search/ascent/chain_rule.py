@@ -1,7 +1,8 @@
 """Convert the gradient with respect to a recipe into that with respect to a genome's parameters.
 
-`Genome.decode` is the function that is differentiated: it drops signs, clamps densities and bounds
-DELLA's epsilon by the density. K: knots, M: models, F: filters and the rest, as in genome.py.
+`MergeGenome.decode` is the function that is differentiated: it drops signs, clamps densities and
+bounds DELLA's epsilon by the density. K: knots, M: models, F: filters and the rest, as in
+genome.py.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,13 +10,13 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from study.search.genome import MAX_EPSILON, SCALE, Genome
+from study.search.genome import MAX_EPSILON, SCALE, MergeGenome
 
 Doubles = NDArray[np.float64]
 
 
 def genome_gradient(
-    genome: Genome,
+    genome: MergeGenome,
     params: Mapping[str, float],
     values: Mapping[str, Doubles],
     shared: Mapping[str, Doubles] | None = None,
@@ -53,7 +54,7 @@ def _slope(value: float, decoded: float) -> float:
 
 
 def _add_epsilon_to_density(
-    genome: Genome, params: Mapping[str, float], values: Mapping[str, Doubles]
+    genome: MergeGenome, params: Mapping[str, float], values: Mapping[str, Doubles]
 ) -> Mapping[str, Doubles]:
     """Add the derivative of each epsilon that is limited by its density to that of the density."""
     if "epsilon" not in values or "density" not in values:

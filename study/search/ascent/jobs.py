@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from storage.trials import KIND, RESULT, TrialRecord
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 from study.search.jobs import ROLE, Job, Jobs
 from study.search.state import AFTER, ASCENT, CANDIDATE, SearchState, Slot
 
@@ -44,7 +44,7 @@ class AscentJobs(Jobs):
     """The work of a study with at most `budget` steps, divided among its ascents as equally as
     possible."""
 
-    def __init__(self, genome: Genome, replay: AscentReplay, budget: int) -> None:
+    def __init__(self, genome: MergeGenome, replay: AscentReplay, budget: int) -> None:
         super().__init__(genome, replay, budget)
         self._ascents = replay.population
         share, more = divmod(budget if genome.space else 0, self._ascents)

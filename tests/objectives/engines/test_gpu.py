@@ -13,7 +13,7 @@ from objectives.merge.stores import Resident, Store, Streamed
 from objectives.merge.stream import MergeStream
 from objectives.models.sources import Sources
 from study.config.genome import GenomeConfig, SpaceConfig
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 from tests.support.models import MakeModel, point
 from tests.support.paths import DEMO
 
@@ -60,7 +60,7 @@ def recipe(method: str, seed: int, dtype: str) -> MergeRecipe:
         layer_granularity=1,
         allow_negative_weights=method != "slerp",
     )
-    genome = Genome(config, SpaceConfig(), 3)
+    genome = MergeGenome(config, SpaceConfig(), 3)
     return MergeRecipe.from_dict(genome.recipe(point(genome, seed)).to_dict() | {"dtype": dtype})
 
 
@@ -96,7 +96,7 @@ def test_mergekits_methods_use_the_same_random_numbers_on_gpu_and_cpu(
         merge_method=method,
         layer_granularity=1,
     )
-    genome = Genome(config, SpaceConfig(), 3)
+    genome = MergeGenome(config, SpaceConfig(), 3)
     asked = genome.recipe(point(genome, 3))
     merge = {
         name: tensor.cpu().float() for name, tensor in MergeStream(sources, store).tensors(asked)
@@ -133,7 +133,7 @@ def test_the_demos_models_merge_to_the_same_bits() -> None:
     config = GenomeConfig(
         models=names, base_model="base", merge_method="dare_ties", layer_granularity=4
     )
-    genome = Genome(config, SpaceConfig(), 32)
+    genome = MergeGenome(config, SpaceConfig(), 32)
     asked = genome.recipe(point(genome, 5))
     stream = MergeStream(sources, Resident(sources, torch.device("cuda")))
     for (name, ours), (_, theirs) in zip(

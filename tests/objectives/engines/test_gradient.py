@@ -18,7 +18,7 @@ from objectives.engines.transformers import TransformersEngine
 from objectives.merge.catalogue import METHODS
 from objectives.merge.recipe import MergeRecipe
 from objectives.models.sources import Sources
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 from tests.support.architectures import MAKES, make
 from tests.support.derivatives import changed, finetunes, genome, recipe_of, sources_of, steps_of
 from tests.support.models import MakeModel
@@ -197,7 +197,7 @@ def test_losses_are_what_they_say() -> None:
 
 
 def test_genome_points_have_steps() -> None:
-    made: Genome = genome("dare_ties")
+    made: MergeGenome = genome("dare_ties")
     assert steps_of(made, 0.02)["density"] == pytest.approx(0.012)
 
 

@@ -13,8 +13,8 @@ from objectives.engines.engine import Prompt
 from objectives.engines.paths import PathEngine
 from objectives.engines.transformers import TransformersEngine
 from objectives.errors import EngineError
-from objectives.merge.path import Hop, PathRecipe, merged_path, path_config
-from objectives.merge.recipe import MergeRecipe
+from objectives.merge.path import merged_path, path_config
+from objectives.merge.recipe import Hop, MergeRecipe, PathRecipe
 from objectives.merge.stores import Files
 from objectives.models.sources import Sources
 

@@ -14,8 +14,7 @@ from objectives.engines.paths import PathEngine
 from objectives.engines.transformers import TransformersEngine
 from objectives.errors import SourceError
 from objectives.export.export import changed_weights, export, is_export_of
-from objectives.merge.path import Hop, PathRecipe
-from objectives.merge.recipe import MergeRecipe
+from objectives.merge.recipe import Hop, MergeRecipe, PathRecipe
 from objectives.models.sources import Sources
 from tests.support.models import by_mergekit
 

@@ -19,7 +19,7 @@ from objectives.merge.stores import Files
 from objectives.merge.stream import MergeStream
 from objectives.models.sources import Sources
 from study.config.genome import GenomeConfig, SpaceConfig
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 from tests.support.models import MakeModel, point
 
 pytest.importorskip("triton")
@@ -57,7 +57,7 @@ def recipes(method: str) -> list[MergeRecipe]:
         layer_granularity=1,
         allow_negative_weights=True,
     )
-    genome = Genome(config, SpaceConfig(), 2)
+    genome = MergeGenome(config, SpaceConfig(), 2)
     recipes = []
     for normalize in (True, False):
         whole = genome.recipe(point(genome, 3)).to_dict()

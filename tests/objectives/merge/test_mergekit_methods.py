@@ -23,7 +23,7 @@ from objectives.models.sources import Sources
 from storage.trials import TrialRecord
 from study.config.errors import ConfigError
 from study.config.genome import GenomeConfig, SpaceConfig
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 from study.search.jobs import Jobs
 from study.search.sampler import Replay
 from tests.support.models import by_mergekit, point
@@ -46,7 +46,7 @@ def family(family: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     return {name: root / name for name in family}
 
 
-def genome(method: str, space: dict[str, Any] | None = None, **fields: Any) -> Genome:
+def genome(method: str, space: dict[str, Any] | None = None, **fields: Any) -> MergeGenome:
     """Return a recipe over up to three models, with four layers in two blocks."""
     entry = METHODS[method]
     config = GenomeConfig(
@@ -55,15 +55,15 @@ def genome(method: str, space: dict[str, Any] | None = None, **fields: Any) -> G
         merge_method=method,
         **{"layer_granularity": 2} | fields,
     )
-    return Genome(config, SpaceConfig.model_validate(space or {}), 4)
+    return MergeGenome(config, SpaceConfig.model_validate(space or {}), 4)
 
 
-def recipe_of(search_genome: Genome, seed: int = 1) -> MergeRecipe:
+def recipe_of(search_genome: MergeGenome, seed: int = 1) -> MergeRecipe:
     recipe = search_genome.recipe(point(search_genome, seed))
     return MergeRecipe.from_dict(recipe.to_dict() | {"dtype": "float32"})
 
 
-def sources_of(search_genome: Genome, family: dict[str, Path]) -> Sources:
+def sources_of(search_genome: MergeGenome, family: dict[str, Path]) -> Sources:
     return Sources(
         {label: family[label] for label in search_genome.references}, search_genome.reference
     )
@@ -124,14 +124,14 @@ def test_blocks_filters_and_set_parameters_reach_mergekit(
         assert torch.equal(ours, theirs), name
 
 
-def baseless(method: str, fields: dict[str, Any]) -> Genome:
+def baseless(method: str, fields: dict[str, Any]) -> MergeGenome:
     config = GenomeConfig(
         models=("x", "y", "z")[: METHODS[method].most],
         merge_method=method,
         layer_granularity=2,
         **fields,
     )
-    return Genome(config, SpaceConfig(), 4)
+    return MergeGenome(config, SpaceConfig(), 4)
 
 
 @pytest.mark.parametrize("method", RANDOM)
@@ -241,7 +241,7 @@ def test_dellas_epsilon_keeps_the_probabilities_within_0_and_1(family: dict[str,
 def test_equal_tensors_stay_unchanged(family: dict[str, Path]) -> None:
     """multislerp has no mean of deltas that are all zero, so mergekit refuses them."""
     config = GenomeConfig(models=("x", "y", "z"), base_model="base", merge_method="multislerp")
-    search_genome = Genome(config, SpaceConfig(), 4)
+    search_genome = MergeGenome(config, SpaceConfig(), 4)
     same = dict.fromkeys(search_genome.references, family["x"])
     sources = Sources(same, "base")
     merged = dict(MergeStream(sources).tensors(recipe_of(search_genome)))

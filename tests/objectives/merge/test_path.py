@@ -12,8 +12,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, Gemma2Config, Qwen2Co
 
 from objectives.errors import SourceError
 from objectives.merge.path import (
-    Hop,
-    PathRecipe,
     check_path,
     merged_path,
     path_config,
@@ -21,6 +19,7 @@ from objectives.merge.path import (
     to_passthrough,
     unscalable,
 )
+from objectives.merge.recipe import Hop, PathRecipe
 from objectives.merge.stores import Files
 from objectives.models.sources import Sources
 from tests.support.models import MakeModel, by_mergekit

@@ -14,7 +14,7 @@ from objectives.merge.recipe import MergeRecipe
 from objectives.merge.stream import MergeStream
 from objectives.models.sources import Sources
 from study.config.genome import GenomeConfig, SpaceConfig
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 from tests.support.models import by_mergekit
 from tests.support.paths import DEMO
 
@@ -32,7 +32,7 @@ def _mergekit(recipe: MergeRecipe, references: dict[str, str], folder: Path) -> 
     return load_file(folder / "out" / "model.safetensors")
 
 
-def _genome(method: str, folder: Path, **fields: object) -> Genome:
+def _genome(method: str, folder: Path, **fields: object) -> MergeGenome:
     config = GenomeConfig(
         models=tuple(str(folder / name) for name in PARENTS),
         base_model=None if method in ("linear", "slerp") else str(folder / "base"),
@@ -40,15 +40,15 @@ def _genome(method: str, folder: Path, **fields: object) -> Genome:
         layer_granularity=4,
         **fields,
     )
-    return Genome(config, SpaceConfig(), 32)
+    return MergeGenome(config, SpaceConfig(), 32)
 
 
-def _sources(genome: Genome) -> Sources:
+def _sources(genome: MergeGenome) -> Sources:
     folders = {label: Path(path) for label, path in genome.references.items()}
     return Sources(folders, genome.reference)
 
 
-def _point(genome: Genome) -> dict[str, float]:
+def _point(genome: MergeGenome) -> dict[str, float]:
     generator = torch.Generator().manual_seed(11)
     shares = torch.rand(len(genome.space), generator=generator).tolist()
     return {n: r.low + u * (r.high - r.low) for (n, r), u in zip(genome.space.items(), shares)}  # noqa: B905

@@ -24,7 +24,7 @@ from objectives.merge.stream import MergeStream
 from objectives.models.sources import Sources
 from study.config.genome import GenomeConfig, SpaceConfig
 from study.config.load import load_config
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 from study.setup.setup import build
 from tests.support.models import MakeModel, by_mergekit, point
 from tests.support.paths import DEMO
@@ -62,7 +62,7 @@ def recipe_of(
         merge_method=method,
         layer_granularity=2,
     )
-    genome = Genome(config, SpaceConfig(), 4)
+    genome = MergeGenome(config, SpaceConfig(), 4)
     recipe = genome.recipe(point(genome, 7))
     return MergeRecipe.from_dict(recipe.to_dict() | {"dtype": "float32"})
 

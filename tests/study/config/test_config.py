@@ -7,7 +7,7 @@ import yaml
 
 from study.config.errors import ConfigError
 from study.config.load import load_config
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 from tests.support.paths import DEMO
 
 EXAMPLES = sorted(p for p in DEMO.parent.rglob("*.yaml") if "genome:" in p.read_text())
@@ -271,7 +271,7 @@ def test_a_parameter_is_searched_or_fixed_or_has_its_default(tmp_path: Path) -> 
     config = load(
         tmp_path, study(**changes, genome__parameters={"rescale": False, "density": "5e-1"})
     )
-    genome = Genome(config.genome, config.space, 4)
+    genome = MergeGenome(config.genome, config.space, 4)
     assert {name.split("/")[-1] for name in genome.space} == {"weight", "epsilon", "lambda"}
     recipe = genome.recipe({name: r.high for name, r in genome.space.items()})
     assert recipe.options == {"rescale": False}

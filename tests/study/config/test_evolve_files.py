@@ -17,7 +17,7 @@ from study.config.genome import GenomeConfig
 from study.config.load import load_config
 from study.config.study import StudyConfig
 from study.config.task import TaskConfig
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 from tests.support.models import MakeModel
 from tests.support.paths import DEMO, ROOT
 
@@ -59,7 +59,7 @@ def test_a_file_has_the_same_meaning_as_in_mergekit_evolve(
         path.write_text(text)
         theirs = ModelGenome(EvolMergeConfiguration.model_validate(yaml.safe_load(text)).genome)
         config = load_config(path)
-        ours = Genome(config.genome, config.space, LAYERS)
+        ours = MergeGenome(config.genome, config.space, LAYERS)
         for _ in range(4):
             genotype = draw.normal(0.4, 0.7, theirs.initial_genotype().numel())
             recipe = ours.decode(genotype.tolist())

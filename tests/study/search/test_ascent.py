@@ -13,7 +13,7 @@ from study.config.genome import GenomeConfig, SpaceConfig
 from study.config.ranges import default_range
 from study.search.ascent.ascent import Ascent, Hyperparameters, replay
 from study.search.ascent.chain_rule import genome_gradient
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 from tests.support.models import point
 
 BOUNDS = {"a/weight": (0.0, 1.4), "a/density": (0.4, 1.0), "lambda": (-1.0, 3.0)}
@@ -98,7 +98,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def genome(method: str, space: Mapping[str, Any] | None = None, **fields: Any) -> Genome:
+def genome(method: str, space: Mapping[str, Any] | None = None, **fields: Any) -> MergeGenome:
     known = METHODS[method]
     config = GenomeConfig(
         models=("x", "y", "z")[: known.most],
@@ -106,7 +106,7 @@ def genome(method: str, space: Mapping[str, Any] | None = None, **fields: Any) -
         merge_method=method,
         **fields,
     )
-    return Genome(config, SpaceConfig.model_validate(space or {}), 4)
+    return MergeGenome(config, SpaceConfig.model_validate(space or {}), 4)
 
 
 def scalar(recipe: MergeRecipe) -> tuple[float, dict[str, Any], dict[str, Any], float]:
@@ -125,7 +125,7 @@ def scalar(recipe: MergeRecipe) -> tuple[float, dict[str, Any], dict[str, Any], 
 
 
 def check(
-    search_genome: Genome, params: Mapping[str, float], at: Callable[[float, int], float]
+    search_genome: MergeGenome, params: Mapping[str, float], at: Callable[[float, int], float]
 ) -> None:
     """Compare with differences; `at` returns the two points of a parameter's difference."""
     _, values, shared, scale = scalar(search_genome.recipe(params))

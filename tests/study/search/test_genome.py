@@ -15,7 +15,7 @@ from objectives.merge.mergekit_yaml import to_mergekit
 from objectives.merge.recipe import MergeRecipe, labels
 from study.config.errors import ConfigError
 from study.config.genome import GenomeConfig, SpaceConfig
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 
 LAYERS = 8
 
@@ -26,10 +26,10 @@ def models(make_model: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return {n: str(make_model(root / n, 0, layers=LAYERS)) for n in ("base", "x", "y", "z")}
 
 
-def _both(models: dict[str, str], method: str, **fields: Any) -> tuple[Genome, ModelGenome]:
+def _both(models: dict[str, str], method: str, **fields: Any) -> tuple[MergeGenome, ModelGenome]:
     base = None if method in ("linear", "slerp") else models["base"]
     common = {"models": [models[n] for n in "xyz"], "base_model": base, "merge_method": method}
-    own = Genome(GenomeConfig(**common, **fields), SpaceConfig(), LAYERS)
+    own = MergeGenome(GenomeConfig(**common, **fields), SpaceConfig(), LAYERS)
     reference = ModelGenome(ModelGenomeDefinition(**common, **fields))
     return own, reference
 
@@ -142,7 +142,7 @@ def test_the_main_study_has_48_parameters_with_readable_names() -> None:
         merge_method="dare_ties",
         layer_granularity=4,
     )
-    genome = Genome(config, SpaceConfig(), 32)
+    genome = MergeGenome(config, SpaceConfig(), 32)
     assert len(genome.space) == 48
     assert list(genome.space)[:2] == [
         "MetaMath-Mistral-7B/layers.0-3/weight",
@@ -155,7 +155,7 @@ def test_lambda_is_a_parameter_if_the_space_has_it(models: dict[str, str]) -> No
     config = GenomeConfig(
         models=(models["x"], models["y"]), base_model=models["base"], merge_method="ties"
     )
-    genome = Genome(config, SpaceConfig.model_validate({"lambda": [0.5, 1.5]}), LAYERS)
+    genome = MergeGenome(config, SpaceConfig.model_validate({"lambda": [0.5, 1.5]}), LAYERS)
     assert "lambda" in genome.space
     point = {name: r.low for name, r in genome.space.items()}
     assert genome.recipe(point).scale == 0.5
@@ -176,7 +176,7 @@ def test_a_recipe_can_be_restored_from_json_and_has_all_parameters(data: st.Data
         filters=data.draw(st.sampled_from([None, ("mlp",), ("mlp", "self_attn")])),
         allow_negative_weights=True,
     )
-    genome = Genome(config, SpaceConfig(), 4)
+    genome = MergeGenome(config, SpaceConfig(), 4)
     point = {n: data.draw(st.floats(r.low, r.high)) for n, r in genome.space.items()}
     recipe = genome.recipe(point)
     assert MergeRecipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
@@ -187,7 +187,7 @@ def test_a_recipe_can_be_restored_from_json_and_has_all_parameters(data: st.Data
 @pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties", "dare_linear", "slerp"])
 def test_baselines_are_base_parents_and_uniform_merges(method: str) -> None:
     config = GenomeConfig(models=("a", "b", "c"), base_model="d", merge_method=method)
-    genome = Genome(config, SpaceConfig(), 4)
+    genome = MergeGenome(config, SpaceConfig(), 4)
     kinds = [b.kind for b in genome.baselines()]
     assert kinds[:4] == ["base", "parent", "parent", "parent"]
     assert set(kinds[4:]) == {"uniform"}
@@ -201,7 +201,7 @@ def test_baselines_are_base_parents_and_uniform_merges(method: str) -> None:
 
 def test_two_models_have_each_uniform_merge_once() -> None:
     config = GenomeConfig(models=("a", "b"), base_model="d", merge_method="ties")
-    names = [b.name for b in Genome(config, SpaceConfig(), 4).baselines()]
+    names = [b.name for b in MergeGenome(config, SpaceConfig(), 4).baselines()]
     assert len(set(names)) == len(names)
     assert "uniform 0.50" in names
 
@@ -211,13 +211,13 @@ def test_filters_with_the_same_parameters_are_refused() -> None:
         models=("a", "b"), base_model="c", merge_method="ties", filters=("mlp", "mlp")
     )
     with pytest.raises(ConfigError, match="have the same parameters"):
-        Genome(config, SpaceConfig(), 4)
+        MergeGenome(config, SpaceConfig(), 4)
 
 
 def test_the_error_about_a_granularity_lists_the_divisors() -> None:
     config = GenomeConfig(models=("a", "b"), merge_method="linear", layer_granularity=5)
     with pytest.raises(ConfigError, match=r"5 does not divide the 32 layers; 1, 2, 4, 8, 16, 32"):
-        Genome(config, SpaceConfig(), 32)
+        MergeGenome(config, SpaceConfig(), 32)
 
 
 def test_labels_are_short_and_unique() -> None:

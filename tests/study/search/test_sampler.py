@@ -15,6 +15,7 @@ from study.search.sampler import (
 from study.search.state import Evaluation, SearchState, Slot
 from tests.support.searches import (
     BOUNDS,
+    DISTRIBUTIONS,
     POPULATION,
     SPACE,
     advance,
@@ -49,7 +50,7 @@ def test_baselines_occupy_no_slot(database: str) -> None:
     for i in range(3):
         params = {name: r.low for name, r in SPACE.items()}
         attributes = {BASELINE: f"{i}", KIND: "parent"}
-        trial_id = claims(mixed).start(f"baseline {i}", params, BOUNDS, attributes)
+        trial_id = claims(mixed).start(f"baseline {i}", params, DISTRIBUTIONS, attributes)
         claims(mixed).finish(trial_id, 1e9, {}, {}, {})
         advance(mixed, sampler(), 4)
     assert proposals(mixed) == proposals(plain)
@@ -63,7 +64,7 @@ def test_the_slot_of_a_running_trial_is_not_free(database: str) -> None:
         place = state.free_slots()[0]
         places.append(place)
         params = search.replay.propose(place, state.finished)
-        claims(trials).start(place.name, params, BOUNDS, place.attributes)
+        claims(trials).start(place.name, params, DISTRIBUTIONS, place.attributes)
     assert places == [Slot(0, slot) for slot in range(POPULATION)]
     assert SearchState.of(trials.all(), POPULATION).free_slots() == []
 

@@ -13,7 +13,7 @@ from storage.database.database import open_storage
 from storage.studies import store_or_check_fingerprint, stored_start
 from study.config.errors import ConfigError
 from study.config.genome import Range
-from study.search.sampler import Replay
+from study.search.sampler import Replay, distributions
 from study.search.state import SearchState, Slot
 from study.search.warm_start import distribution, store_start
 from study.setup.matching import has_same_questions
@@ -65,8 +65,7 @@ def test_points_outside_narrower_bounds_are_clipped(database: str) -> None:
     params = {name: r.high for name, r in SPACE.items()}
     for index in range(10):
         slot = Slot(index // POPULATION, index % POPULATION)
-        bounds = {name: (r.low, r.high) for name, r in SPACE.items()}
-        trial_id = claims(earlier).start(f"t{index}", params, bounds, slot.attributes)
+        trial_id = claims(earlier).start(f"t{index}", params, distributions(SPACE), slot.attributes)
         claims(earlier).finish(trial_id, 1.0, {}, {}, {})
     narrow = {name: Range(low=r.low, high=(r.low + r.high) / 2) for name, r in SPACE.items()}
     store_start(later.study, earlier, narrow)

@@ -9,6 +9,7 @@ from storage.database.database import open_storage
 from storage.errors import StorageError, StudyMismatch
 from storage.studies import create_study, find_study, stored_start
 from storage.trials import Trials
+from study.search.space import ranges
 from study.search.warm_start import store_start
 from study.setup.enter import create_or_find_study
 from study.setup.matching import can_start_from, check_fingerprint
@@ -85,7 +86,7 @@ def test_the_suggested_start_is_accepted(url: str) -> None:
     storage = open_storage(url)
     another = create_study(storage, "another")
     earlier = Trials(storage, find_study(storage, NAME))
-    store_start(another, earlier, tiny_setup(tiny_config(10, seed=1)).genome.space)
+    store_start(another, earlier, ranges(tiny_setup(tiny_config(10, seed=1)).genome.space))
     assert stored_start(another) is not None
 
 

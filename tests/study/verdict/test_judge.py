@@ -9,7 +9,7 @@ import pytest
 from storage.database.database import open_storage
 from storage.scores import ScoreStore
 from study.config.study import StudyConfig
-from study.search.genome import Genome
+from study.search.genome import MergeGenome
 from study.setup.setup import Setup
 from study.verdict.judge import judge
 
@@ -23,7 +23,8 @@ def setup_of(method: str, models: list[str], base: str | None) -> Setup:
     )
     questions: Any = SimpleNamespace(tasks=[SimpleNamespace(name="choice", questions=range(30))])
     nothing: Any = None
-    return Setup(config, {}, nothing, Genome(config.genome, config.space, 8), questions, questions)
+    genome = MergeGenome(config.genome, config.space, 8)
+    return Setup(config, {}, nothing, genome, questions, questions)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from optuna.distributions import FloatDistribution
 from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
@@ -55,7 +56,7 @@ from tests.support.sleeping_study import (
 )
 
 TRIALS, POPULATION = 23, 5
-BOUNDS = {"a": (0.0, 1.0)}
+DISTRIBUTIONS = {"a": FloatDistribution(0.0, 1.0)}
 CHOICE = TinyChoice("tiny", "cpu", "float32", 1)
 
 
@@ -83,7 +84,7 @@ def two_workers(url: str) -> tuple[Trials, Claims, Claims]:
 
 
 def begin(claims: Claims, key: str = "work") -> int:
-    return claims.start(key, {"a": 0.5}, BOUNDS, {})
+    return claims.start(key, {"a": 0.5}, DISTRIBUTIONS, {})
 
 
 def finish(claims: Claims, trial_id: int, value: float = 0.5) -> None:
@@ -505,13 +506,14 @@ def test_a_worker_that_waits_for_another_scores_candidates(
     other = Claims(storage, study_id, Workers(storage, study_id).register("cpu"))
     setup = tiny_setup(config)
     seconds = {"seconds": {"score": 1000.0}}
+    distributions = setup.rules.distributions
     for b in setup.genome.baselines():
         attributes = {"baseline": b.name, "kind": b.kind}
-        trial_id = other.start(f"baseline {b.name}", b.params, setup.rules.bounds, attributes)
+        trial_id = other.start(f"baseline {b.name}", b.params, distributions, attributes)
         other.finish(trial_id, 0.1, {}, seconds, {})
     for slot, (params, value) in sorted(undisturbed.items()):  # type: ignore[misc]
         if slot.generation < 2:
-            trial_id = other.start(slot.name, params, setup.rules.bounds, slot.attributes)
+            trial_id = other.start(slot.name, params, distributions, slot.attributes)
             if slot != (1, POPULATION - 1):
                 other.finish(trial_id, value, {}, seconds, {})
     last, best = trial_id, max(trials.all(), key=lambda r: r.value or 0.0)

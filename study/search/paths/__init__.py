@@ -1,0 +1,1 @@
+"""The search for a path through the layers of several models."""
