@@ -41,6 +41,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
         ({"merge_method"}, False),
         ({"parameters"}, False),
         ({"filters"}, False),
+        ({"genome.kind"}, False),
     ],
 )
 def test_a_start_needs_the_same_merges_and_questions(
