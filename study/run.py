@@ -106,10 +106,10 @@ def _run(
         raise ConfigError("--wandb: wandb is not installed; pip install '.[wandb]'")
     from study.planning.disk_space import check_models, check_room
 
-    check_models(config)
     check_room(config)  # may take seconds: it reads models' headers
     url = study_url(config, storage)
     _check_database(config, url)
+    check_models(config)
     if workers is None:
         _run_worker(config, url, deadline, options, interrupts)
         return
