@@ -85,7 +85,7 @@ class Draws(TorchFunctionMode):
     """
 
     def __init__(self, draw: Draw) -> None:
-        """`draw` is called with the names `draw 1`, `draw 2`, ...; torch.randint takes three draws."""
+        """`draw` gets the names `draw 1`, `draw 2` and so on; randint calls it three times."""
         super().__init__()
         self._draw, self._count = draw, 0
 
