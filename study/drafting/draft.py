@@ -83,19 +83,15 @@ def draft(
         if family.filters:
             separate = "attention, MLP and the other tensors have separate parameters"
             genome["filters"] = Choice(list(family.filters), separate)
-        reason = f"needs fewer questions than CMA-ES, and fits in the memory of {family.device}"
-        search = {
-            "algorithm": Choice("gradient", reason),
-            "steps": Choice(_STEPS),
-        }
+        reason = "needs fewer questions than CMA-ES, and a step fits in memory"
+        search = {"algorithm": Choice("gradient", reason), "steps": Choice(_STEPS)}
         trials = Choice(_STEPS, "one trial per step")
     else:
         granularity = _granularity(family.layers)
         blocks = family.layers // granularity
         genome["layer_granularity"] = Choice(granularity, f"{blocks} blocks of layers")
         trials = _trials(blocks * len(models.models) * (1 if models.base is None else 2))
-        too_large = f"a search by gradient does not fit in the memory of {family.device}"
-        reason = no_gradient or too_large
+        reason = no_gradient or "a step of a search by gradient does not fit in memory"
         search = {"algorithm": Choice("cmaes", reason)}
     reference = "first model" if models.base is None else "base model"
     if family.chat_model not in (None, "base"):
