@@ -126,7 +126,7 @@ class MergeRecipe:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "MergeRecipe":
-        """Return the recipe whose `to_dict` returned this data, also after a round trip by JSON."""
+        """Return the recipe. `data` is the result of `to_dict`, possibly read from JSON."""
         fields = dict(data)
         for key in ("values", "shared"):
             fields[key] = {name: _tuples(values) for name, values in fields.get(key, {}).items()}
@@ -141,18 +141,18 @@ class Hop:
     model: str
     layer: int
     scale: float = 1.0
-    """The factor of the outputs of the layer's two parts."""
+    """The factor of the outputs of the layer's two parts, its attention and its MLP."""
 
 
 @dataclass(frozen=True)
 class PathRecipe:
-    """A path as plain data. Models are labels, which `Sources` maps to folders."""
+    """A path through layers of models. Models are labels, which `Sources` maps to folders."""
 
     hops: tuple[Hop, ...]
     ends: str
     """The label of the model whose embedding, final normalization and head are used."""
     dtype: str = "bfloat16"
-    """The dtype of the tensors. Scales are multiplied in float32, and the product is rounded."""
+    """The dtype of the tensors. They are scaled in float32 and then rounded."""
 
     @classmethod
     def whole(cls, model: str, num_layers: int, dtype: str = "bfloat16") -> "PathRecipe":
@@ -160,18 +160,18 @@ class PathRecipe:
         return cls(tuple(Hop(model, layer) for layer in range(num_layers)), model, dtype)
 
     def padded(self, length: int) -> "PathRecipe":
-        """Return a path of `length` layers that computes the same: the added ones have scale 0."""
+        """Return a path of `length` layers with the same output: the added layers have scale 0."""
         idle = Hop(self.ends, 0, 0.0)
         return replace(self, hops=self.hops + (idle,) * (length - len(self.hops)))
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The labels of the models that are used, each once."""
+        """The labels of the models in the path, without repetition."""
         return tuple(dict.fromkeys([self.ends, *(hop.model for hop in self.hops)]))
 
     @property
     def copied_model(self) -> str | None:
-        """The label of the model if the path uses one model alone, else None."""
+        """The label of the path's only model; None if there are several."""
         return self.ends if self.models == (self.ends,) else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -180,7 +180,7 @@ class PathRecipe:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "PathRecipe":
-        """Return the recipe of `to_dict`'s data, which may have passed through JSON."""
+        """Return the recipe. `data` is the result of `to_dict`, possibly read from JSON."""
         return cls(tuple(Hop(**hop) for hop in data["hops"]), data["ends"], data["dtype"])
 
 
@@ -189,7 +189,7 @@ Recipe: TypeAlias = MergeRecipe | PathRecipe
 
 
 def recipe_of_dict(data: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of `to_dict`'s data, which may have passed through JSON."""
+    """Return the merge or the path. `data` is the result of `to_dict`, possibly read from JSON."""
     return PathRecipe.from_dict(data) if "hops" in data else MergeRecipe.from_dict(data)
 
 
