@@ -21,7 +21,7 @@ from transformers.initialization import no_init_weights
 from objectives.derivatives import contraction
 from objectives.derivatives import kernels as derivative_kernels
 from objectives.engines.gradient.packing import pack
-from objectives.engines.gradient.tree_attention import BLOCK, NAME, Layout
+from objectives.engines.gradient.tree_attention import BLOCK, NAME, RowMasks
 from objectives.merge import kernels, masks
 from objectives.merge.catalogue import METHODS
 
@@ -155,15 +155,15 @@ def main() -> None:  # noqa: C901, PLR0915
         parts.clear()
         merge()
         row = pack(texts).padded(BLOCK)
-        layout = Layout.of(row, torch.device("cuda"))
+        row_masks = RowMasks.of(row, torch.device("cuda"))
         kept = torch.tensor([row.index(i, len(t) - 1) for i, t in enumerate(texts)]).cuda()
         ids = torch.from_numpy(row.tokens_T).cuda()[None]
         output = model(
             input_ids=ids,
-            position_ids=layout.positions_T[None],
+            position_ids=row_masks.positions_T[None],
             use_cache=False,
             logits_to_keep=kept,
-            layout=layout,
+            row_masks=row_masks,
         )
         logprobs = output.logits[0].float().log_softmax(-1)
         loss = -logprobs[:, 7].mean()

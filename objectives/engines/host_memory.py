@@ -1,4 +1,4 @@
-"""The host memory that is available to this process, within the limits of its control groups."""
+"""Read how much host memory this process can use, within the limits of its control groups."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,27 +6,28 @@ from pathlib import Path
 MEMINFO, CGROUP_ROOT = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 SELF_CGROUP = Path("/proc/self/cgroup")
 _CACHES = ("inactive_file", "active_file")
-"""Page cache, which a control group counts as used and releases under memory pressure."""
+"""The entries of memory.stat for page cache, which a control group counts as used memory and
+releases under memory pressure."""
 
 
-def available(
+def available_memory(
     meminfo: Path = MEMINFO, cgroup_root: Path = CGROUP_ROOT, self_cgroup: Path = SELF_CGROUP
 ) -> int:
-    """Return the available memory in bytes, page cache included.
+    """Return the available host memory in bytes, including memory that holds page cache.
 
-    It is limited by the machine and by every control group (cgroup version 1 or 2) of this process,
-    for example that of a container or a batch job.
+    This is the minimum over the machine and all control groups (cgroup version 1 or 2) that this
+    process belongs to, for example the group of a container or of a batch job.
     """
     free = 1024 * _numbers(meminfo).get("MemAvailable", 0)
     return max(0, min([free, *_available_in_groups(cgroup_root, self_cgroup)]))
 
 
 def _available_in_groups(cgroup_root: Path, self_cgroup: Path) -> Iterator[int]:
-    """Yield the bytes that each control group can still allocate."""
+    """Yield how many bytes each control group with a limit can still allocate."""
     for folder, limit_file, usage_file in _groups(cgroup_root, self_cgroup):
         try:
             limit, usage = (int((folder / name).read_text()) for name in (limit_file, usage_file))
-        except (OSError, ValueError):  # there is no such file, or no limit
+        except (OSError, ValueError):  # the group has no such files here, or its limit is "max"
             continue
         statistics = _numbers(folder / "memory.stat")
         yield limit - usage + sum(statistics.get(name, 0) for name in _CACHES)
@@ -35,8 +36,9 @@ def _available_in_groups(cgroup_root: Path, self_cgroup: Path) -> Iterator[int]:
 def _groups(cgroup_root: Path, self_cgroup: Path) -> Iterator[tuple[Path, str, str]]:
     """Yield the folders of this process's groups, with the names of their limit and usage files.
 
-    The order is from the innermost group to the root. In a container the innermost group may be
-    mounted as the root, while its path is still that of the host.
+    The order is from the innermost group to the root. Not all folders exist in a container: there
+    the container's group may be mounted as the root, although `self_cgroup` has its path on the
+    host.
     """
     for line in _lines(self_cgroup):
         _, controllers, path = line.split(":", 2)
@@ -51,12 +53,13 @@ def _groups(cgroup_root: Path, self_cgroup: Path) -> Iterator[tuple[Path, str, s
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """Return the number in each line of a file, by the line's first word."""
+    """Return the second word of each line of a file as a number, by the line's first word."""
     lines = [line.split() for line in _lines(path)]
     return {words[0].rstrip(":"): int(words[1]) for words in lines if len(words) > 1}
 
 
 def _lines(path: Path) -> list[str]:
+    """Return the lines of a file; none if it cannot be read."""
     try:
         return path.read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Write a merge as a Hugging Face folder, from the same stream that engines load."""
+"""Write a merge as a Hugging Face folder. The weights are computed as they are for engines."""
 
 import importlib.util
 import json
@@ -47,6 +47,7 @@ from .target import replace_atomically, resolve_target
 log = logging.getLogger(__name__)
 
 SHARD_BYTES = 5_000_000_000
+"""The maximum size of a weight file, unless a single tensor is larger."""
 
 
 def export(
@@ -59,11 +60,16 @@ def export(
     shard_bytes: int = SHARD_BYTES,
     texts: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write weights, config, tokenizer, recipe, mergekit YAML and model card; return the folder.
+    """Write a model folder with the merge, and return its path.
 
-    `references` are the sources' hub ids or folders by label; `texts` maps the names of additional
-    files to their text. The folder is written atomically. With `overwrite` it replaces an earlier
-    export, but a folder with any other or changed file is refused. Raises ExportError and
+    The folder contains the weights, config.json, generation_config.json, the tokenizer, the model
+    card `card` as README.md, recipe.json, SHA256SUMS and manifest.json. It also contains
+    mergekit_config.yml, unless the recipe is a path through models whose vocabularies differ.
+    `texts` maps the names of additional files to their text. `references` maps each source's label
+    to its folder or hub id.
+
+    The folder is written atomically. With `overwrite` it replaces an earlier export, but not if
+    that folder contains changed files or files that no export wrote. Raises ExportError and
     SourceError.
     """
     if isinstance(recipe, PathRecipe):
@@ -79,14 +85,17 @@ def export(
             write_manifest(folder)
     except MergeError as error:
         raise ExportError(f"cannot compute the merge: {error}") from None
-    except (OSError, SafetensorError) as error:  # SafetensorError too means a full disk
+    except (OSError, SafetensorError) as error:  # a full disk raises either of them
         raise ExportError(f"cannot write {out}: {error}") from None
     return out
 
 
-def identity(recipe: Recipe, sources: Sources) -> dict[str, Any]:
-    """Return the contents of recipe.json: the recipe, the sources' fingerprints and, if it is set,
-    the source of the position settings. Merges with equal contents have equal weights.
+def recipe_json(recipe: Recipe, sources: Sources) -> dict[str, Any]:
+    """Return the contents of recipe.json: the recipe and the sources' fingerprints.
+
+    If the study sets `config_source`, the label of the model whose position settings the merge uses
+    is added. Merges with equal contents have equal weights, up to rounding, unless their sources
+    differ in bytes that the fingerprints do not cover.
     """
     data: dict[str, Any] = {"recipe": recipe.to_dict(), "sources": fingerprints(sources)}
     if sources.config_source is not None:
@@ -97,20 +106,23 @@ def identity(recipe: Recipe, sources: Sources) -> dict[str, Any]:
 def is_export_of(
     folder: Path, recipe: Recipe, sources: Sources, texts: Mapping[str, str] | None = None
 ) -> bool:
-    """Return whether a folder is an earlier export of this merge with these texts."""
+    """Return whether a folder is a complete export of this merge with these additional files.
+
+    Digests are not compared: `changed_weights` does that.
+    """
     try:
         stored = json_of(folder / RECIPE_FILE)
         same = all(text_of(folder / name) == text for name, text in (texts or {}).items())
         complete = all((folder / name).is_file() for name in read_sums(folder))
     except ExportError:
         return False
-    return same and complete and bool(stored == identity(recipe, sources))
+    return same and complete and bool(stored == recipe_json(recipe, sources))
 
 
 def changed_weights(folder: Path) -> list[str]:
-    """Return the names of weight files that were changed, removed or added since the export.
+    """Return the names of the weight files that were changed, removed or added since the export.
 
-    Raises ExportError if SHA256SUMS is missing or invalid, or if a listed file is not a regular
+    Raises ExportError if SHA256SUMS is missing or invalid, or if a file in it is not a regular
     file.
     """
     try:
@@ -123,7 +135,7 @@ def changed_weights(folder: Path) -> list[str]:
 
 
 def _sizes(recipe: Recipe, sources: Sources) -> dict[str, int]:
-    """Return the size of each tensor in bytes."""
+    """Return the size in bytes of each merged tensor, by name."""
     itemsize = torch.empty(0, dtype=getattr(torch, recipe.dtype)).element_size()
     shapes = (
         {tensor.name: tensor.source.shape for tensor in path_tensors(recipe, sources)}
@@ -155,8 +167,9 @@ def _write_weights(
 
 
 def _can_use_gpu(recipe: MergeRecipe) -> bool:
-    """Return whether a GPU can compute the merge: much faster than a CPU, with bit-identical
-    results.
+    """Return whether this machine's GPU has a kernel for the recipe's method.
+
+    The kernels are much faster than a CPU, and their results are bit-identical.
     """
     has_kernel = METHODS[recipe.method].has_kernel and importlib.util.find_spec("triton")
     return bool(has_kernel) and torch.cuda.is_available()
@@ -187,7 +200,7 @@ def _write_shards(
 
 
 def _plan_shards(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
-    """Return the names of the tensors in each file, in the order of the stream."""
+    """Return the names of the tensors in each weight file, by file name, in the merge's order."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
@@ -204,7 +217,7 @@ def _plan_shards(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
 
 
 def _take(tensors: Iterator[tuple[str, Tensor]], names: list[str]) -> dict[str, Tensor]:
-    """Return the next tensors of the stream, which must have these names."""
+    """Return the next tensors by name; `names` must be their names, in the same order."""
     shard = {}
     for expected in names:
         name, tensor = next(tensors)
@@ -228,7 +241,7 @@ def _write_texts(
         config = sources.merged_config(recipe.dtype, sources.config_label(recipe.copied_model))
         merge = to_mergekit(recipe, references, _tokenizer_source(recipe, sources, references))
     write_json(folder / "config.json", config)
-    write_json(folder / RECIPE_FILE, identity(recipe, sources))
+    write_json(folder / RECIPE_FILE, recipe_json(recipe, sources))
     if merge is not None:
         text = yaml.safe_dump(merge, sort_keys=False)
         (folder / MERGEKIT_FILE).write_text(text, encoding="utf-8")
@@ -244,7 +257,7 @@ def _write_texts(
 
 
 def _copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
-    """Copy the tokenizer's files, without `auto_map`, which refers to Python code."""
+    """Copy the tokenizer's files, but not the key `auto_map`, which refers to Python code."""
     for name in TOKENIZER_FILES:
         path = checkpoint.folder / name
         if not path.exists():
@@ -265,7 +278,7 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
         settings = json.loads(path.read_text(encoding="utf-8"))
         if settings.pop("auto_map", None) is not None:
             write_json(path, settings)
-    except Exception as error:  # tokenizers raises a bare Exception if the disk is full
+    except Exception as error:  # tokenizers raises a plain Exception if the disk is full
         raise ExportError(f"cannot write the tokenizer to {folder}: {error}") from None
 
 

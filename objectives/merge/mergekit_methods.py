@@ -1,8 +1,9 @@
 """Merge methods that mergekit computes, called through its API for one tensor at a time.
 
-Some of them use random numbers. These come from the generator of masks.py, keyed by (seed, tensor,
-number of the draw), and not from torch, whose numbers depend on the device. So a merge that is
-scored on a GPU equals the one exported on a CPU, except for the order of floating-point sums.
+Some of these methods use random numbers. torch's own numbers depend on the device, so those of
+torch.bernoulli and torch.randint, the two functions that mergekit 0.1.5 calls, are replaced by the
+generator of masks.py, keyed by (seed, tensor, number of the draw). A merge that is scored on a GPU
+therefore equals the one exported on a CPU, up to rounding.
 """
 
 import hashlib
@@ -24,13 +25,17 @@ from .catalogue import METHODS
 from .recipe import MergeRecipe
 
 Draw = Callable[[str, torch.Size, torch.device], Tensor]
-"""A function that returns the 16-bit draws of a name, int32 of a shape, on a device."""
+"""A function of a name, a shape and a device that returns a tensor of 16-bit random draws, int32,
+of this shape on this device. The name identifies the draws."""
 
 
 def merge(
     recipe: MergeRecipe, info: TensorInfo, by_model: Mapping[str, Tensor], draw: Draw
 ) -> Tensor:
-    """Return one merged tensor, float32, from those of the models. Raises MergeError."""
+    """Return one merged tensor, float32. Raises MergeError.
+
+    `by_model` maps the labels of the recipe's models and of its base to their tensors.
+    """
     models = list(recipe.models)
     if recipe.base is not None and recipe.base not in models:
         models.append(recipe.base)
@@ -49,14 +54,14 @@ def merge(
         if isinstance(error, torch.OutOfMemoryError):
             raise
         if all(torch.equal(tensor, tensors[0]) for tensor in tensors[1:]):
-            return tensors[0]  # multislerp fails if all models are equal
+            return tensors[0]  # multislerp fails if all tensors are equal
         reason = str(error).strip().split("\n")[0]
         raise MergeError(f"{recipe.method} cannot merge {info.name}: {reason}") from None
     return merged
 
 
 def parameters(recipe: MergeRecipe, info: TensorInfo) -> dict[str, Any]:
-    """Return mergekit's parameters for one tensor."""
+    """Return the parameters with which mergekit merges one tensor, by mergekit's names."""
     method = METHODS[recipe.method]
     values: dict[str, Any] = dict(recipe.options)
     for name, numbers in recipe.values_at(info.name, info.layer).items():
@@ -73,12 +78,14 @@ _SORTS = {torch.sort, torch.argsort, Tensor.sort, Tensor.argsort}
 
 
 class Draws(TorchFunctionMode):
-    """Replaces torch's random numbers by numbered draws while the context is entered.
+    """A context in which torch.bernoulli and torch.randint take their numbers from `draw`.
 
-    Sorting is stable in it, so that elements of equal magnitude keep their order on every device.
+    Within the context sorting is stable, so that elements of equal magnitude keep their order on
+    every device.
     """
 
-    def __init__(self, draw: Callable[[str, torch.Size, torch.device], Tensor]) -> None:
+    def __init__(self, draw: Draw) -> None:
+        """`draw` gets the names `draw 1`, `draw 2` and so on; randint calls it three times."""
         super().__init__()
         self._draw, self._count = draw, 0
 
@@ -112,10 +119,10 @@ class Draws(TorchFunctionMode):
 def _replace_random_numbers(
     seed: int, tensor: str, draw: Draw, device: torch.device
 ) -> Iterator[None]:
-    """Replace torch's random numbers by the draws of a tensor within this context.
+    """Take the random numbers of torch.bernoulli and torch.randint from `draw` in this context.
 
-    For any other use of random numbers, torch's own generators are seeded by the seed and the
-    tensor's name, and restored afterwards.
+    Other functions use torch's own generators, whose numbers depend on the device. The generators
+    are seeded by `seed` and the tensor's name, and their states are restored at the end.
     """
     digest = hashlib.blake2b(f"{seed}\0{tensor}".encode(), digest_size=7).digest()
     own, gpus = int.from_bytes(digest, "little"), [device] if device.type == "cuda" else []
@@ -128,7 +135,8 @@ def _replace_random_numbers(
 
 
 def work_bytes(method: str, models: int, elements: int) -> int:
-    """Return an estimate of mergekit's workspace in bytes for a tensor of so many elements."""
+    """Return the estimated size in bytes of mergekit's workspace for a tensor of `elements`
+    elements; 0 for a method that this project computes."""
     if METHODS[method].native:
         return 0
     return math.ceil(4 * elements * (4 * models + 8))

@@ -1,7 +1,7 @@
 """A merge, or a path through layers, as plain data that can be sent to other processes and stored.
 
-K: knots (blocks of layers, or the points `smooth` interpolates between), M: models,
-F: filters, and the rest that no filter matches.
+K: knots, which are blocks of layers or, with `smooth`, the points between which values are
+interpolated. M: models. F: the filters, and one more entry for tensors that no filter matches.
 """
 
 import dataclasses
@@ -18,19 +18,21 @@ ValuesKF = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class Setting:
-    """The parameters with which one tensor is merged."""
+    """The models and the parameters with which one tensor is merged by methods.py."""
 
     models: tuple[str, ...]
     weights: tuple[float, ...] = ()
     densities: tuple[float, ...] = ()
     t: float = 0.0
+    """The position between the two models of slerp: 0 is the first, 1 the second."""
 
 
 @dataclass(frozen=True)
 class MergeRecipe:
     """All parameters of one merge. Models are labels, which `Sources` maps to folders.
 
-    The same recipe and sources yield the same weights on every machine.
+    The same recipe and sources yield bit-identical weights on every machine, except that slerp and
+    the methods that mergekit computes round differently on different hardware.
     """
 
     method: str
@@ -38,18 +40,22 @@ class MergeRecipe:
     base: str | None
     num_layers: int
     values: Mapping[str, ValuesKMF]
+    """Parameters with a value for each model, by mergekit's name."""
     filters: tuple[str, ...] = ()
+    """Parts of tensor names. A tensor has the values of the first filter that its name contains."""
     smooth: bool = False
+    """Whether values are interpolated linearly between knots, instead of constant in a block."""
     normalize: bool = False
     scale: float = 1.0
-    """mergekit's `lambda`, by which the sum of the deltas is multiplied."""
+    """mergekit's `lambda`, the factor of the sum of the deltas."""
     mask_seed: int = 0
     dtype: str = "bfloat16"
     """The dtype of the merged tensors. They are computed in float32 and then rounded."""
     shared: Mapping[str, ValuesKF] = field(default_factory=dict)
-    """Parameters that all models share, by mergekit's name."""
+    """Parameters with one value for all models, by mergekit's name."""
     options: Mapping[str, Value] = field(default_factory=dict)
-    """Parameters of the whole merge that differ from mergekit's defaults."""
+    """Parameters with one value for the whole merge, by mergekit's name. mergekit's default applies
+    to any other parameter."""
 
     @classmethod
     def single(cls, model: str, num_layers: int, dtype: str = "bfloat16") -> "MergeRecipe":
@@ -71,7 +77,7 @@ class MergeRecipe:
     def at(self, tensor: str, layer: int) -> Setting:
         """Return the setting of one tensor.
 
-        `layer` is -1 before the first layer and num_layers after the last.
+        `layer` is -1 before the first layer and num_layers after the last one.
         """
         values = self.values_at(tensor, layer)
         if METHODS[self.method].pairwise:
@@ -81,7 +87,7 @@ class MergeRecipe:
         return Setting(self.models, weights, values.get("density", (1.0,) * len(weights)))
 
     def _row(self, values_KMF: ValuesKMF, tensor: str, layer: int) -> tuple[float, ...]:
-        """Return one value for each model, for this tensor."""
+        """Return the value of each model for one tensor."""
         f = next((i for i, text in enumerate(self.filters) if text in tensor), len(self.filters))
         knots = len(values_KMF)
         if not self.smooth:
@@ -94,17 +100,20 @@ class MergeRecipe:
         return tuple((1 - share) * a[f] + share * b[f] for a, b in ends)
 
     def _depth(self, layer: int) -> float:
-        """Return the relative depth of a layer for `smooth`: 0 to 1, and 0 outside the layers."""
+        """Return the relative depth of a layer, 0 to 1, at which `smooth` interpolates.
+
+        It is 0 for tensors outside the layers, and 1 for the only layer of a model.
+        """
         if not 0 <= layer < self.num_layers:
             return 0.0
         return layer / (self.num_layers - 1) if self.num_layers > 1 else 1.0
 
     def values_at(self, tensor: str, layer: int) -> dict[str, tuple[float, ...]]:
-        """Return, by parameter, the value of every model at one tensor."""
+        """Return the values of each per-model parameter for one tensor, one for each model."""
         return {name: self._row(values, tensor, layer) for name, values in self.values.items()}
 
     def shared_at(self, tensor: str, layer: int) -> dict[str, float]:
-        """Return the values of the shared parameters at one tensor."""
+        """Return the value of each shared parameter for one tensor."""
         shared = {}
         for name, values_KF in self.shared.items():
             [shared[name]] = self._row(tuple((knot,) for knot in values_KF), tensor, layer)
@@ -117,7 +126,7 @@ class MergeRecipe:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "MergeRecipe":
-        """Return the recipe of `to_dict`'s data, which may have passed through JSON."""
+        """Return the recipe. `data` is the result of `to_dict`, possibly read from JSON."""
         fields = dict(data)
         for key in ("values", "shared"):
             fields[key] = {name: _tuples(values) for name, values in fields.get(key, {}).items()}
@@ -132,18 +141,18 @@ class Hop:
     model: str
     layer: int
     scale: float = 1.0
-    """The factor of the outputs of the layer's two parts."""
+    """The factor of the outputs of the layer's two parts, its attention and its MLP."""
 
 
 @dataclass(frozen=True)
 class PathRecipe:
-    """A path as plain data. Models are labels, which `Sources` maps to folders."""
+    """A path through layers of models. Models are labels, which `Sources` maps to folders."""
 
     hops: tuple[Hop, ...]
     ends: str
     """The label of the model whose embedding, final normalization and head are used."""
     dtype: str = "bfloat16"
-    """The dtype of the tensors. Scales are multiplied in float32, and the product is rounded."""
+    """The dtype of the tensors. They are scaled in float32 and then rounded."""
 
     @classmethod
     def whole(cls, model: str, num_layers: int, dtype: str = "bfloat16") -> "PathRecipe":
@@ -151,18 +160,18 @@ class PathRecipe:
         return cls(tuple(Hop(model, layer) for layer in range(num_layers)), model, dtype)
 
     def padded(self, length: int) -> "PathRecipe":
-        """Return a path of `length` layers that computes the same: the added ones have scale 0."""
+        """Return a path of `length` layers with the same output: the added layers have scale 0."""
         idle = Hop(self.ends, 0, 0.0)
         return replace(self, hops=self.hops + (idle,) * (length - len(self.hops)))
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The labels of the models that are used, each once."""
+        """The labels of the models in the path, without repetition."""
         return tuple(dict.fromkeys([self.ends, *(hop.model for hop in self.hops)]))
 
     @property
     def copied_model(self) -> str | None:
-        """The label of the model if the path uses one model alone, else None."""
+        """The label of the path's only model; None if there are several."""
         return self.ends if self.models == (self.ends,) else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -171,7 +180,7 @@ class PathRecipe:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "PathRecipe":
-        """Return the recipe of `to_dict`'s data, which may have passed through JSON."""
+        """Return the recipe. `data` is the result of `to_dict`, possibly read from JSON."""
         return cls(tuple(Hop(**hop) for hop in data["hops"]), data["ends"], data["dtype"])
 
 
@@ -180,23 +189,24 @@ Recipe: TypeAlias = MergeRecipe | PathRecipe
 
 
 def recipe_of_dict(data: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of `to_dict`'s data, which may have passed through JSON."""
+    """Return the merge or the path. `data` is the result of `to_dict`, possibly read from JSON."""
     return PathRecipe.from_dict(data) if "hops" in data else MergeRecipe.from_dict(data)
 
 
 def slerp_pair(values: tuple[float, ...]) -> tuple[int, int, float]:
-    """Return the indices of the two models with the highest values, and t between them.
+    """Return the indices of the two models with the highest values, and slerp's t between them.
 
-    As in mergekit-evolve, t is the softmax weight of the second model, which is at most 0.5.
+    As in mergekit-evolve, t is the softmax weight of the second model. It is at most 0.5.
     """
     first, second = sorted(range(len(values)), key=lambda i: (-values[i], i))[:2]
     return first, second, 1 / (1 + math.exp(min(values[first] - values[second], 700.0)))
 
 
 def labels(references: Sequence[str]) -> tuple[str, ...]:
-    """Return a short, unique label for each model: the last part of its folder or hub id, or more.
+    """Return a label for each model: the last part of its folder or hub id.
 
-    The label of a model with an adapter is that of the adapter.
+    If several models have the same last part, their labels are the last two parts, or else all of
+    the reference. The label of a model with an adapter is the adapter's.
 
     >>> labels(["org/Mistral-7B", "models/base/", "other/base"])
     ('Mistral-7B', 'models--base', 'other--base')

@@ -19,16 +19,17 @@ from .stores import Files, Loaded, Store
 log = logging.getLogger(__name__)
 
 DRAWS_CACHE_BYTES = 1 << 30
-"""The size of the cache of random draws; draws beyond it are computed for each merge."""
+"""The maximum size of the cache of random draws. Draws that do not fit are computed anew for each
+merge."""
 
 
 class MergeStream:
     """Computes the merged tensors of one recipe after another from the same sources.
 
-    On a GPU with triton, the recipes that `fused.covers` accepts are computed by Triton kernels,
-    bit-identical to methods.py. Methods that methods.py does not have are computed by mergekit.
-    Random draws do not depend on the searched parameters, so up to DRAWS_CACHE_BYTES of them are
-    cached.
+    If the store is on a GPU and triton is installed, recipes that `fused.covers` accepts are
+    computed by Triton kernels, whose results are bit-identical to those of methods.py. mergekit
+    computes the methods that methods.py does not have. Random draws do not depend on the searched
+    parameters, so up to DRAWS_CACHE_BYTES of them are cached.
     """
 
     def __init__(self, sources: Sources, store: Store | None = None) -> None:
@@ -42,12 +43,18 @@ class MergeStream:
                 self._covers = fused.covers
                 self._fused = fused.Fused(self._store, sources.layout, sources.norm_tables)
             else:
-                log.warning("triton is not installed, so merges on the GPU take many times longer")
+                log.warning(
+                    "triton is not installed: on the GPU, merges by %s take many times longer",
+                    ", ".join(name for name, method in METHODS.items() if method.has_kernel),
+                )
         self._draws: dict[tuple[int, str, str], Tensor] = {}
         self._room = DRAWS_CACHE_BYTES
 
     def tensors(self, recipe: MergeRecipe) -> Iterator[tuple[str, Tensor]]:
-        """Yield the names and the merged tensors, in the recipe's dtype. Raises MergeError."""
+        """Yield the name and the value of each merged tensor, in the recipe's dtype.
+
+        Raises MergeError.
+        """
         if self._fused is not None and self._covers(recipe):
             yield from self._fused.tensors(recipe)
             return
@@ -123,7 +130,7 @@ class MergeStream:
     ) -> Tensor:
         """Return the random draws of a tensor.
 
-        `name` is a model's label or, for mergekit's Nth request for random numbers, `draw N`.
+        `name` is a model's label, or `draw N` for the Nth draw of a method that mergekit computes.
         """
         key = (seed, name, tensor)
         if key not in self._draws:

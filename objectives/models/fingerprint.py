@@ -1,4 +1,7 @@
-"""Fingerprints of sources: digests of config, vocabulary, shapes and samples of the weights."""
+"""Fingerprints of sources: digests of their config, their vocabulary and their tensors.
+
+A digest covers the name, the dtype, the shape and samples of the values of each tensor.
+"""
 
 import hashlib
 import json
@@ -14,10 +17,11 @@ _WINDOWS = 16
 
 
 def fingerprints(sources: Sources) -> dict[str, str]:
-    """Return a digest for each source's label.
+    """Return the digest of each source, by label.
 
-    Tensors of up to 1 MiB are covered completely, larger ones by sixteen windows of 4 KiB. So a
-    model of many gigabytes takes a moment, and any retraining changes the digest.
+    Tensors of up to 1 MiB are covered completely. Of a larger tensor about sixteen windows of 4 KiB
+    are covered, so that the digest of a model of many gigabytes takes a moment. A change outside
+    the windows is not detected; retraining changes nearly all values, and therefore the digest.
     """
     return {label: _digest(sources, label) for label in sources.checkpoints}
 

@@ -1,7 +1,8 @@
 """The tensors of an architecture in their order, each with its layer.
 
-They are read from mergekit's tables. If those lack an architecture, its model class of transformers
-is instantiated without memory.
+They are read from mergekit's table of the architecture. If mergekit has no table, or if the table
+does not fit the model's files, they are read from the model class of transformers, which is
+instantiated on the meta device, without memory for its tensors.
 """
 
 import re
@@ -28,39 +29,40 @@ class TensorInfo:
 
     name: str
     layer: int
+    """-1 before the first layer; the number of layers after the last one."""
     shape: tuple[int, ...]
     weight: WeightInfo
 
 
 def in_layer(name: str, layer: int) -> str:
-    """Return the name of a layer's tensor for another layer."""
+    """Return the name of a layer's tensor with its layer's number replaced by `layer`."""
     match = _LAYER.search(name)
     assert match is not None
     return f"{name[: match.start(1)]}{layer}{name[match.end(1) :]}"
 
 
 def architecture(label: str, path: Path, names: Any, config: Any) -> str:
-    """Return the architecture of a config.
+    """Return the architecture of a config: the name of its model class in transformers.
 
-    `names` is the value of `architectures` in config.json. Raises SourceError if it does not name
-    the causal language model that transformers creates from the config.
+    `names` is the value of `architectures` in config.json. Raises SourceError if it does not
+    contain the name of the causal language model that transformers creates from the config, or if
+    the model is a mixture of experts.
     """
     model_class = _language_model(config)
     if not names:
-        remedy = f'; add "architectures": ["{model_class}"] to it' if model_class else ""
-        raise SourceError(f"{label}: {path} has no architectures{remedy}")
+        remedy = f'; set it to ["{model_class}"]' if model_class else ""
+        raise SourceError(f'{label}: {path}: "architectures" is missing or empty{remedy}')
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise SourceError(f"{label}: {path}: architectures must be a list of names, not {names!r}")
     if model_class is None or model_class not in names:
         raise SourceError(
-            f"{label}: {path}: architecture {', '.join(map(repr, names[:4]))} is not one that can "
-            f"be merged: for model_type {config.model_type} transformers creates "
-            f"{model_class or 'no causal language model'}"
+            f"{label}: {path}: architectures {names[:4]} cannot be merged: for model_type "
+            f"{config.model_type} transformers creates {model_class or 'no causal language model'}"
         )
     if any((getattr(config, key, None) or 0) > 1 for key in _EXPERTS):
         raise SourceError(
-            f"{label}: {model_class} is a mixture of experts, which cannot be merged: its tensors "
-            "have different names in its files and in a running model"
+            f"{label}: {model_class} is a mixture of experts, which cannot be merged: the names of "
+            "its tensors in its files differ from those in a running model"
         )
     return model_class
 
@@ -74,10 +76,10 @@ def _language_model(config: Any) -> str | None:
 def weights_of(
     label: str, path: Path, name: str, config: Any, stored: frozenset[str]
 ) -> tuple[int, list[tuple[int, WeightInfo]]]:
-    """Return the number of layers, and the weights in their order, each with its layer.
+    """Return the number of layers, and pairs of a layer and a weight in the model's order.
 
-    The layer is -1 before the first layer, and the number of layers after the last. `stored` are
-    the names of the tensors in the model's files. Raises SourceError.
+    The layer of a weight is -1 before the first layer, and the number of layers after the last one.
+    `stored` are the names of the tensors in the model's files. Raises SourceError.
     """
     infos = [
         info
@@ -111,14 +113,15 @@ def empty_model(label: str, path: Path, config: Any) -> Any:
             model.tie_weights()
             return model
     except Exception as error:  # invalid values may cause any error
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        text = " ".join(str(error).split())[:200]
+        reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
         raise SourceError(
-            f"{label}: transformers cannot create the model of {path}: {type(error).__name__}: "
-            f"{reason}"
+            f"{label}: transformers cannot create the model of {path}: {reason}"
         ) from None
 
 
 def _inferred(label: str, path: Path, config: Any) -> tuple[int, list[tuple[int, WeightInfo]]]:
+    """Return the result of `weights_of` according to the model class of transformers."""
     model = empty_model(label, path, config)
     tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
@@ -142,7 +145,7 @@ def _inferred(label: str, path: Path, config: Any) -> tuple[int, list[tuple[int,
 
 
 def _embedding_of(model: Any, name: str) -> str | None:
-    """Return the embedding's name if `name` is the head, which a finetune may tie; else None."""
+    """Return the embedding's name if `name` is the head's, which a finetune may tie; else None."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     names = {id(module): path for path, module in model.named_modules()}
     if head is None or embedding is None or name != f"{names[id(head)]}.weight":

@@ -1,14 +1,14 @@
 """The default search range of each parameter of the merge methods.
 
-docs/search.md explains those of weight and density. A range in `space` replaces the default, and a
-parameter without either is not searched. The values that a method accepts are in
-objectives/merge/catalogue.py.
+docs/search.md explains the defaults of `weight` and `density`. A range in the study file's `space`
+replaces the default. A parameter without a range in `space` and without a default is not searched.
+The values that a method accepts are in objectives/merge/catalogue.py.
 """
 
 from .genome import Range
 
 NEGATIVE_WEIGHT = -0.4
-"""The lowest weight if negative weights are allowed."""
+"""The default lower bound of weights if negative weights are allowed."""
 _RANGES = {
     "weight": Range(low=0.0, high=1.4),
     "density": Range(low=0.4, high=1.0),
@@ -21,9 +21,10 @@ _RANGES = {
     "scale": Range(low=0.5, high=1.5),
 }
 _RATIO = Range(low=0.05, high=1.0)
-"""For methods in which only the ratio of the weights matters and their sum must not be 0."""
+"""For weights of methods in which only the ratio of the weights matters, and whose sum of weights
+must not be 0."""
 _THRESHOLD = Range(low=0.0, high=1e-3, start=1e-5)
-"""For methods that ignore differences below epsilon."""
+"""For epsilon of methods that ignore differences below epsilon."""
 _RANGES_OF_METHODS = {
     ("nuslerp", "weight"): _RATIO,
     ("multislerp", "weight"): _RATIO,
@@ -34,7 +35,7 @@ _RANGES_OF_METHODS = {
 
 
 def default_range(method: str, parameter: str, negative_weights: bool = False) -> Range | None:
-    """Return the default search range of a method's parameter; None if it is not searched."""
+    """Return the default search range of a method's parameter; None if it has none."""
     range_ = _RANGES_OF_METHODS.get((method, parameter), _RANGES.get(parameter))
     if range_ is not None and parameter == "weight" and negative_weights:
         return Range(low=NEGATIVE_WEIGHT, high=range_.high)

@@ -1,1 +1,1 @@
-"""Writes the file of a new study: inspects models and question files, and chooses settings."""
+"""Draft the file of a new study: inspect the models and the questions, and choose the settings."""

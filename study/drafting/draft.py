@@ -14,13 +14,16 @@ from .models import Family
 from .questions import QuestionFile
 
 _BLOCKS = 8
-"""Blocks of layers of a search by CMA-ES: the square of the number of parameters costs time."""
+"""The maximum number of blocks of layers in a search by CMA-ES, whose time grows with the square of
+the number of parameters."""
 _STEPS = 64
+"""Steps of a search by gradient."""
 _HELD_OUT, _MAX_HELD_OUT = 0.25, 0.5
+"""The minimum and the maximum share of the questions that are held out."""
 _ENOUGH_HELD_OUT = 1_000
-"""Held-out questions above which the default share is enough."""
-_LARGE = 1_000
-"""Trials of a search for which the population is chosen; a small search has a smaller one."""
+"""The number of held-out questions above which the share stays at the minimum."""
+_LONG_SEARCH = 1_000
+"""Trials of a search that is long enough for the larger default population."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Models:
 
 @dataclass(frozen=True)
 class Draft:
-    """The settings of a new study, by section and key, in the order of the file."""
+    """The settings of a new study: for each section its keys, in the order of the file."""
 
     genome: dict[str, Choice]
     tasks: list[dict[str, Choice]]
@@ -51,10 +54,10 @@ class Draft:
 
 
 def method_of(base: str | None) -> Choice:
-    """Return the merge method."""
+    """Return the merge method, which depends on whether there is a base model."""
     if base is not None:
         return Choice("dare_ties", "keeps a random part of each model's difference from the base")
-    return Choice("linear", "needs no base; with --base it would be dare_ties")
+    return Choice("linear", "needs no base model; with --base the method would be dare_ties")
 
 
 def draft(
@@ -67,7 +70,7 @@ def draft(
 ) -> Draft:
     """Return the settings of a new study whose file is in `folder`.
 
-    `no_gradient` is the reason why a search by gradient is impossible, apart from its memory.
+    `no_gradient` is the reason why a search by gradient is impossible even if it fits in memory.
     """
     genome = {"models": Choice(list(models.models))}
     if models.base is not None:
@@ -75,28 +78,29 @@ def draft(
     genome["merge_method"] = method_of(models.base)
     search: dict[str, Choice] = {}
     if family.gradient_fits and no_gradient is None:
-        fine = "every layer has numbers of its own, which a search by gradient can use"
+        fine = "one layer per block; a search by gradient can optimize so many parameters"
         genome["layer_granularity"] = Choice(1, fine)
         if family.filters:
-            genome["filters"] = Choice(list(family.filters), "and so has each part of it")
-        reason = f"it needs fewer questions than CMA-ES, and fits on {family.device}"
-        search = {
-            "algorithm": Choice("gradient", reason),
-            "steps": Choice(_STEPS),
-        }
-        trials = Choice(_STEPS, "one trial a step")
+            separate = "attention, MLP and the other tensors have separate parameters"
+            genome["filters"] = Choice(list(family.filters), separate)
+        reason = "needs fewer questions than CMA-ES, and a step fits in memory"
+        search = {"algorithm": Choice("gradient", reason), "steps": Choice(_STEPS)}
+        trials = Choice(_STEPS, "one trial per step")
     else:
         granularity = _granularity(family.layers)
         blocks = family.layers // granularity
         genome["layer_granularity"] = Choice(granularity, f"{blocks} blocks of layers")
         trials = _trials(blocks * len(models.models) * (1 if models.base is None else 2))
-        reason = no_gradient or f"a search by gradient does not fit on {family.device}"
+        reason = no_gradient or "a step of a search by gradient does not fit in memory"
         search = {"algorithm": Choice("cmaes", reason)}
+    reference = "first model" if models.base is None else "base model"
     if family.chat_model not in (None, "base"):
-        reason = "its tokenizer has a chat template, which the base's lacks"
+        reason = f"its tokenizer has a chat template, but that of the {reference} has none"
         genome["tokenizer_source"] = Choice(family.chat_model, reason)
     if family.positions_differ:
-        reason = "the models differ in rope or sliding window: the merge has the base's"
+        reason = (
+            f"the models differ in rope or sliding window; the merge has those of the {reference}"
+        )
         genome["config_source"] = Choice("base", reason)
     return Draft(
         genome,
@@ -112,23 +116,23 @@ def _granularity(layers: int) -> int:
 
 
 def _trials(parameters: int) -> Choice:
-    trials = ENOUGH_GENERATIONS * default_population(parameters, _LARGE)
-    return Choice(trials, f"{ENOUGH_GENERATIONS} generations for {parameters} numbers")
+    trials = ENOUGH_GENERATIONS * default_population(parameters, _LONG_SEARCH)
+    return Choice(trials, f"{ENOUGH_GENERATIONS} generations for {parameters} parameters")
 
 
 def _held_out(files: Sequence[QuestionFile]) -> Choice:
-    """Return the share of the questions for the verdict."""
+    """Return the share of the questions that is held out for the verdict."""
     total, least = sum(file.count for file in files), min(file.count for file in files)
     wanted = max(_ENOUGH_HELD_OUT / total, 1.2 * MIN_HELD_OUT / least, _HELD_OUT)
     share = min(_MAX_HELD_OUT, math.ceil(20 * wanted) / 20)
     reason = f"about {round(share * total):,} of {total:,} questions are kept for the verdict"
     if share * least < MIN_HELD_OUT:
-        reason += f"; a task needs {MIN_HELD_OUT} of them, so add questions"
+        reason += f"; each task needs {MIN_HELD_OUT} of these, so add questions"
     return Choice(share, reason)
 
 
 def _named(files: Sequence[QuestionFile]) -> list[tuple[QuestionFile, str]]:
-    """Return the files with the names of their tasks, which differ."""
+    """Return each file with the name of its task, which no other task has."""
     taken: set[str] = set()
     pairs = []
     for file in files:
@@ -146,8 +150,8 @@ def _task(
 ) -> dict[str, Choice]:
     task = {
         "name": Choice(name),
-        "weight": Choice(round(1 / count, 3), "share in the score" if count > 1 else ""),
-        "kind": Choice(file.kind, f"{file.count:,} questions, labels are {file.labels}"),
+        "weight": Choice(round(1 / count, 3), "share of the score" if count > 1 else ""),
+        "kind": Choice(file.kind, f"{file.count:,} questions; the labels are {file.labels}"),
         "data": Choice(relative(file.path, folder)),
         "prompt": _prompt(file.kind, family),
     }
@@ -159,22 +163,22 @@ def _task(
             fields["options"] = options if isinstance(options, str) else list(options)
         if file.fields.first is not None:
             fields["first"] = file.fields.first
-        task["fields"] = Choice(fields | {"answer": file.fields.answer}, "read from the file")
+        task["fields"] = Choice(fields | {"answer": file.fields.answer}, "found by their names")
     if file.on_bad == "skip":
-        task["on_bad"] = Choice("skip", f"{file.left_out:,} rows are not such questions")
+        task["on_bad"] = Choice("skip", f"{file.left_out:,} invalid or repeated rows are left out")
     return task
 
 
 def _prompt(kind: str, family: Family) -> Choice:
     if not family.reads_text:
         return Choice("plain", "the tokenizer has no tokens for an instruction in English")
-    chat = "the question in the models' chat template, and how to answer"
-    plain = "the question and how to answer; the models have no chat template"
+    chat = "the question and a sentence that says how to answer, in the models' chat template"
+    plain = "the question and a sentence that says how to answer; there is no chat template"
     return Choice(f"{kind}_instruct", plain if family.chat_model is None else chat)
 
 
 def relative(path: Path, folder: Path) -> str:
-    """Return a path relative to the folder of the study file, if it is below it; else absolute."""
+    """Return the path relative to the study file's folder, or absolute if it is not inside it."""
     absolute = path.resolve()
     parent = folder.resolve()
     return str(absolute.relative_to(parent) if absolute.is_relative_to(parent) else absolute)

@@ -1,4 +1,4 @@
-"""Find out what the models of a merge have in common."""
+"""Inspect the models of a merge, and check whether a search by gradient fits in memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from huggingface_hub.repocard import metadata_load
 
-from objectives.engines.host_memory import available
-from objectives.engines.memory import ROW_TOKENS, numbers, sizes_of_gradient
+from objectives.engines.host_memory import available_memory
+from objectives.engines.memory import ROW_TOKENS, sizes_of_gradient_step
 from objectives.errors import EngineError, PositionsDiffer
 from objectives.models.locate import locate, parts_of
 from objectives.models.sources import Sources
@@ -20,39 +20,44 @@ from study.setup.models import open_models
 
 _FILTERS = ("self_attn", "mlp")
 _TEXT = "Reply with the number of the right option and nothing else."
+"""An instruction like those of the default templates."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """What models that can be merged have in common, and what this machine can do with them."""
+    """The properties of models that can be merged, and what fits on this machine."""
 
     architecture: str
     layers: int
     parameters: int
     """The number of weights of one model."""
     filters: tuple[str, ...]
-    """Texts in the names of its tensors that parts of a layer have."""
+    """Filters for the attention and the MLP of a layer; empty if a layer has not got both."""
     chat_model: str | None
-    """The model whose tokenizer has a chat template; "base" for the merge's own; None if no model
-    has one."""
+    """The value of `genome.tokenizer_source` that gives the merge a tokenizer with a chat template,
+    "base" if possible; None if no model has a chat template."""
     reads_text: bool
-    """Whether the merge's tokenizer has tokens for English text. Toy models may not."""
+    """Whether the merge's tokenizer has tokens for English text. That of a toy model may not."""
     device: str
     """The name of the GPU, or "this CPU"."""
     gradient_fits: bool
     """Whether a search by gradient fits in the memory of this machine."""
     positions_differ: bool
-    """Whether the models differ in what `genome.config_source` decides."""
+    """Whether the models have different position settings, so that `genome.config_source` is
+    required."""
 
 
 def base_in_cards(models: Sequence[str], folder: Path) -> str | None:
-    """Return the base model that the models' cards name, if all that name one agree."""
+    """Return the base model that the models' cards name.
+
+    Returns None if no card names one, if cards name different ones, or if it is one of the models.
+    """
     bases: set[str] = set()
     for reference in models:
         card = locate(parts_of(reference, folder)[0], folder) / "README.md"
         try:
             named = (metadata_load(card) or {}).get("base_model") if card.is_file() else None
-        except (OSError, ValueError):  # the card is not valid
+        except (OSError, ValueError):  # the card's metadata are invalid
             named = None
         names = named if isinstance(named, list) else [named]
         bases.update(name for name in names if isinstance(name, str))
@@ -78,7 +83,7 @@ def inspect_models(config: StudyConfig) -> Family:
 
 
 def _open(config: StudyConfig) -> tuple[Sources, bool]:
-    """Return the models, and whether they differ in what `genome.config_source` decides."""
+    """Return the models, and whether their position settings differ."""
     try:
         return open_models(config), False
     except PositionsDiffer:
@@ -105,16 +110,22 @@ def _reads_text(tokenizer: Any) -> bool:
 
 
 def _gradient_fits(config: StudyConfig, sources: Sources) -> bool:
-    """Return whether a search by gradient fits, on the GPU or else in the memory of the host."""
+    """Return whether a search by gradient fits in memory, on the GPU if there is one."""
     method, batch = config.genome.merge_method, config.search.batch
+    tokens = _row_tokens(sources, batch)
     if torch.cuda.is_available():
-        needed = sizes_of_gradient(sources, "bfloat16", ROW_TOKENS, batch, method)
+        needed = sizes_of_gradient_step(sources, "bfloat16", tokens, batch, method)
         memory = torch.cuda.get_device_properties(0).total_memory
         try:
-            needed.choose_residence("auto", memory, available())
+            needed.choose_residence("auto", memory, available_memory())
         except EngineError:
             return False
         return True
-    tokens = min(ROW_TOKENS, numbers(sources).get("max_position_embeddings") or ROW_TOKENS)
-    needed = sizes_of_gradient(sources, "float32", tokens, batch, method)
-    return 2 * needed.model + needed.activations < available()
+    needed = sizes_of_gradient_step(sources, "float32", tokens, batch, method)
+    return 2 * needed.model + needed.activations < available_memory()
+
+
+def _row_tokens(sources: Sources, batch: int) -> int:
+    """Return an upper bound of the tokens of a packed row, whose questions fit in the context."""
+    context = getattr(sources.parsed_config("float32"), "max_position_embeddings", None)
+    return min(ROW_TOKENS, batch * (context or ROW_TOKENS))

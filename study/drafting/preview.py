@@ -1,4 +1,4 @@
-"""Show a prompt of each task, and how the models of a study answer a few questions."""
+"""Show one prompt of each task, and the answers of the models of a study to a few questions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,22 +16,23 @@ _WIDTH = 60
 
 @dataclass(frozen=True)
 class TaskPreview:
-    """The first questions of a task and the answers of the models."""
+    """The first questions of a task, and the models' answers to them."""
 
     task: str
     prompt: str
-    """The first prompt, special tokens included."""
+    """The first prompt, including its special tokens."""
     questions: list[str]
     right: list[str]
+    """The right answer to each question."""
     answers: dict[str, list[tuple[str, bool]]]
-    """By model: each answer, and whether its score is above 0."""
+    """For each model its answer to each question, and whether the answer's score is above 0."""
 
     def lines(self) -> list[str]:
         """Return the preview as text."""
-        lines = [f"{self.task}: a prompt", "---", self.prompt, "---"]
+        lines = [f"{self.task}: the first prompt", "---", self.prompt, "---"]
         for i, (question, right) in enumerate(zip(self.questions, self.right, strict=True)):
             lines.append(f"{i + 1}. {question}")
-            answers = (f"{model} {_shown(*given[i])}" for model, given in self.answers.items())
+            answers = (f"{model} {_marked(*own[i])}" for model, own in self.answers.items())
             lines.append(f"   right: {right}; {', '.join(answers)}")
         return lines
 
@@ -93,5 +94,5 @@ def _shortened(text: str) -> str:
     return line if len(line) <= _WIDTH else line[: _WIDTH - 3] + "..."
 
 
-def _shown(answer: str, right: bool) -> str:
+def _marked(answer: str, right: bool) -> str:
     return f'"{answer}"{"" if right else " (wrong)"}'

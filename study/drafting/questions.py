@@ -1,4 +1,4 @@
-"""Find out how a question file is to be read: its kind, its fields and the form of its labels."""
+"""Determine how to read a question file: its kind, its fields and the form of its labels."""
 
 import contextlib
 import logging
@@ -32,32 +32,34 @@ _ANSWER = (
     *("answer_index", "answer_idx", "output", "response"),
 )
 _MOSTLY = 0.9
-"""The minimum share of valid rows with which a file is used."""
+"""The minimum share of the rows that must remain if invalid and repeated rows are left out."""
 
 
 @dataclass(frozen=True)
 class QuestionFile:
-    """How a question file is to be read."""
+    """How to read a question file."""
 
     path: Path
     kind: str
     fields: Fields | None
-    """None if the rows have the fields of a known format."""
+    """None if the rows have the fields of a format that needs no `fields`."""
     on_bad: OnBad
     count: int
+    """The number of valid questions."""
     left_out: int
-    """The number of rows that are not questions."""
+    """The number of rows that are left out with `on_bad: skip`: rows that are not valid questions,
+    the same question with different labels, and exact duplicates."""
     labels: str
     """The form of the labels: "numbers from 0", "numbers from 1" or "letters"."""
 
     @property
     def name(self) -> str:
-        """The name of the task: that of the file, without special characters."""
+        """The name of the task: the file's name without its suffix and special characters."""
         return re.sub(r"[^\w.+-]+", "_", self.path.stem).strip("_") or "questions"
 
 
 def inspect_file(path: Path) -> QuestionFile:
-    """Return how a question file is to be read. Raises QuestionError if there is no certain way."""
+    """Return how to read a question file. Raises QuestionError if that is not certain."""
     rows = [row for _, row in read_rows(path) if isinstance(row, dict)]
     if not rows:
         raise QuestionError(f"{path} has no questions")
@@ -89,7 +91,7 @@ def _facts(questions: Sequence[Question], rows: int) -> tuple[int, int, str]:
 
 
 def _fields(path: Path, rows: Sequence[Row]) -> Fields | None:
-    """Return the fields of rows that have no known format; None if they have one.
+    """Return the fields of the rows, or None if their format needs no `fields`.
 
     Raises QuestionError.
     """
@@ -101,9 +103,9 @@ def _fields(path: Path, rows: Sequence[Row]) -> Fields | None:
     if question is None or answer is None:
         missing = "question" if question is None else "answer"
         raise QuestionError(
-            f"{path}: no field is known to hold the {missing}; the fields are {field_names(row)}. "
-            f"Rename it to {missing}, or write the study file by hand with "
-            f"fields: {{{_mapping(row, question, answer)}}} (docs/config.md)"
+            f"{path}: no field has a usual name for the {missing}; the fields are "
+            f"{field_names(row)}. Rename the {missing}'s field to {missing}, or write the study "
+            f"file by hand with fields: {{{_mapping(row, question, answer)}}} (docs/config.md)"
         )
     context = tuple(name for name in _CONTEXT if name in row and name != question)
     options = options_field(row) or option_columns(row) or None
@@ -115,7 +117,7 @@ def _fields(path: Path, rows: Sequence[Row]) -> Fields | None:
 
 
 def _mapping(row: Row, question: str | None, answer: str | None) -> str:
-    """Return the fields of a task in a study file; the unknown ones are written as dots."""
+    """Return the contents of `fields` for a study file, with dots for the unknown names."""
     options = options_setting(row)
     parts = [f"question: {question or '...'}", f"answer: {answer or '...'}"]
     return ", ".join(parts + ([f"options: {options}"] if options else []))
@@ -124,10 +126,9 @@ def _mapping(row: Row, question: str | None, answer: str | None) -> str:
 def _first(
     path: Path, rows: Sequence[Row], answer: str, options: str | tuple[str, ...]
 ) -> int | None:
-    """Return the number of the first option; None if answers are letters, or the options' names or
-    texts.
+    """Return the number of the first option, 0 or 1; None if no answer is a number.
 
-    Raises QuestionError if it is not certain.
+    Raises QuestionError if the answers leave open which of the two it is.
     """
     numbers = []
     for row in rows:
@@ -143,8 +144,9 @@ def _first(
     if any(number == count for number, count in numbers):
         return 1
     raise QuestionError(
-        f"{path}: {answer} may count the options from 0 or from 1, because no answer is 0 or the "
-        f"number of options; write the study file by hand with fields.first (docs/config.md)"
+        f"{path}: the numbers in the field {answer} may count the options from 0 or from 1: no "
+        "answer is 0 or the number of options. Write the study file by hand with fields.first "
+        "(docs/config.md)"
     )
 
 

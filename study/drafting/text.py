@@ -1,4 +1,4 @@
-"""The text of a new study file, and a summary of what was chosen."""
+"""Format the text of a new study file, and the reasons for its settings."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,15 +9,15 @@ from .draft import Choice, Draft
 
 _HEAD = """\
 # A study of a model merge, written by `python -m study.init`. docs/config.md describes every key.
-# Check the prompt and the answers of the models, then run it.
+# Check the prompt and the models' answers that `init` printed, then run the study.
 """
 _COMMENT_COLUMN = 44
 _LONG = 60
-"""Characters of a list above which its items stand on lines of their own."""
+"""The length in characters above which a list is written with one item per line."""
 
 
 def study_text(draft: Draft) -> str:
-    """Return the study file."""
+    """Return the text of the study file."""
     lines = [_HEAD, *_section("genome", draft.genome), "", "tasks:"]
     for task in draft.tasks:
         first, *rest = _entries(task, "    ")

@@ -26,18 +26,17 @@ def write_study(
     out: Path,
     say: Callable[[object], None],
 ) -> Setup:
-    """Write a study of these models and question files to `out`, say what was chosen and why, and
-    return the study.
+    """Write the file of a new study to `out`, and return the study.
 
-    Local folders are relative to the current folder here, and to the file's folder in the file.
-    The file is removed again if the study cannot run. Raises ConfigError, SourceError,
-    QuestionError and TaskError.
+    `say` prints the settings with their reasons. Relative paths of models and question files start
+    at the current folder in the arguments, and at the folder of `out` in the file. If the study
+    cannot run, no file is left. Raises ConfigError, SourceError, QuestionError and TaskError.
     """
     inspected = [inspect_file(path) for path in files]
     reason = ""
     if base is None:
         base = base_in_cards(models, Path())
-        reason = "" if base is None else "named by the models' cards"
+        reason = "" if base is None else "named in the models' cards"
     folder = out.parent
     named = Models(
         tuple(_reference(model, folder) for model in models),
@@ -61,14 +60,14 @@ def write_study(
         setup = _written(study_text(result), out)
     say(
         f"{family.architecture}, {family.layers} layers, "
-        f"{count_text(family.parameters)} parameters each, on {family.device}"
+        f"{count_text(family.parameters)} parameters per model, on {family.device}"
     )
     say("\n".join([f"wrote {out}:", *reasons(result)]))
     return setup
 
 
 def _written(text: str, out: Path) -> Setup:
-    """Write the file and return its study; remove it again if the study cannot run.
+    """Write the file and return its study. Remove the file again if the study cannot run.
 
     Raises ConfigError and the errors of `build`.
     """
@@ -87,7 +86,7 @@ def _written(text: str, out: Path) -> Setup:
 
 
 def _reference(reference: str, folder: Path) -> str:
-    """Return a model for a study file in this folder: a local folder gets a path relative to it."""
+    """Return a model's reference for a study file in `folder`, with local paths made relative."""
     parts = [
         relative(Path(part).expanduser(), folder) if Path(part).expanduser().is_dir() else part
         for part in parts_of(reference, Path())
@@ -96,7 +95,7 @@ def _reference(reference: str, folder: Path) -> str:
 
 
 def _name(out: Path) -> str:
-    """Return the study's name: that of the file, or of its folder if the file is study.yaml."""
+    """Return the name of the study: the file's, or its folder's if the file is study.yaml."""
     name = out.stem
     parent = out.resolve().parent.name
     if name == "study" and name_error(parent) is None:

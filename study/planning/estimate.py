@@ -14,7 +14,7 @@ from objectives.engines.memory import (
     Sizes,
     kv_tokens_for,
     sizes,
-    sizes_of_gradient,
+    sizes_of_gradient_step,
 )
 from objectives.errors import EngineError
 from objectives.files.units import count_text, size_text
@@ -132,7 +132,7 @@ def _memory(setup: Setup) -> Sizes:
     engine = setup.config.engine
     if setup.rules.by_gradient:
         tokens = sum(t.computed for t in _tokens_of_trial(setup).values())
-        return sizes_of_gradient(
+        return sizes_of_gradient_step(
             setup.sources,
             engine.dtype or "bfloat16",
             min(tokens, ROW_TOKENS),

@@ -9,8 +9,8 @@ import optuna
 import transformers
 
 from objectives.derivatives.variables import without_derivative
-from objectives.engines.host_memory import available
-from objectives.engines.memory import indivisible, numbers
+from objectives.engines.host_memory import available_memory
+from objectives.engines.memory import indivisible_dimension, model_dimensions
 from objectives.errors import NotLearnable, SourceError, TaskError
 from objectives.files.units import size_text
 from objectives.merge.path import unscalable
@@ -151,7 +151,7 @@ def _build(config: StudyConfig, check_values: bool, warn: bool) -> Setup:
 
 def _check_tensor_parallel(config: StudyConfig, sources: Sources) -> None:
     gpus = config.engine.tensor_parallel_size
-    if reason := indivisible(numbers(sources), gpus):
+    if reason := indivisible_dimension(model_dimensions(sources), gpus):
         raise ConfigError(
             f"engine.tensor_parallel_size: the models cannot be split across {gpus} GPUs: {reason}"
         )
@@ -227,7 +227,7 @@ def _check_derivatives(config: StudyConfig, genome: MergeGenome) -> None:
 
 def _check_size(parameters: int, population: int) -> None:
     """Check that CMA-ES's square matrices and a generation fit in memory. Raises ConfigError."""
-    needed, free = 8 * parameters * (_MATRICES * parameters + 2 * population), available()
+    needed, free = 8 * parameters * (_MATRICES * parameters + 2 * population), available_memory()
     if needed > free:
         raise ConfigError(
             f"genome: {parameters} parameters and a population of {population} need "

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from objectives.engines.host_memory import available
+from objectives.engines.host_memory import available_memory
 from objectives.engines.vllm.settings import MEMORY_LOGGER
 from objectives.files.units import size_text
 from study.cli.boundary import install_handlers
@@ -59,7 +59,7 @@ def check_workers(count: int) -> None:
     """
     from study.config.errors import ConfigError
 
-    cores, free = os.cpu_count() or 1, available()
+    cores, free = os.cpu_count() or 1, available_memory()
     if count > _MAX_PER_CORE * cores:
         raise ConfigError(
             f"--workers {count}: this machine has {cores} CPU cores; the maximum is "

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from objectives.engines.host_memory import available
+from objectives.engines.host_memory import available_memory
 from objectives.engines.vllm.child import without_ctrl_c
 from storage.gradients import GradientStore
 from storage.scores import ScoreStore
@@ -89,7 +89,7 @@ def supervise(
         log.info("starting %d worker%s", count, "s" if count > 1 else "")
         threads = None if gpus[0] else max(1, (os.cpu_count() or 1) // count)
         others = replace(options, wandb=None)  # the first worker logs for all
-        share = HostShare(count, threads, available() // count)
+        share = HostShare(count, threads, available_memory() // count)
         specs = [
             WorkerSpec(path, url, config.study.trials, others if n else options, n, share)
             for n in range(count)

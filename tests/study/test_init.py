@@ -12,10 +12,12 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
+from objectives.engines.memory import ROW_TOKENS
 from objectives.errors import NotLearnable, QuestionError, SourceError
+from objectives.models.sources import Sources
 from study.config.errors import ConfigError
 from study.config.load import load_config
-from study.drafting.models import base_in_cards
+from study.drafting.models import _row_tokens, base_in_cards
 from study.drafting.questions import inspect_file
 from study.drafting.write import write_study
 from study.init import _init, init
@@ -129,13 +131,13 @@ def test_a_few_rows_that_are_no_questions_are_skipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"a": "x", "b": "y"}], "no field is known to hold the question; the fields are a, b"),
+        ([{"a": "x", "b": "y"}], "no field has a usual name for the question; the fields are a, b"),
         (
             [{"text": "x", "A": "a", "B": "b", "key": "A"}],
-            r"Rename it to answer, or .* fields: \{question: text, answer: \.\.\., "
+            r"Rename the answer's field to answer, or .* fields: \{question: text, answer: \.\.\., "
             r"options: \[A, B\]\}",
         ),
-        ([{"question": "x"}], "no field is known to hold the answer"),
+        ([{"question": "x"}], "no field has a usual name for the answer"),
         (
             [{"question": "x", "choices": ["a", "b", "c"], "answer": 1}],
             "answer may count the options from 0 or from 1",
@@ -158,7 +160,7 @@ def test_the_study_that_is_written_can_be_run(family: dict[str, Path], tmp_path:
     result = command("init", *words, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "wrote s.yaml:" in result.stdout
-    assert "mine: a prompt" in result.stdout
+    assert "mine: the first prompt" in result.stdout
     assert result.stdout.count("   right: ") == 10
     assert re.search(
         r"next: .* -m study\.plan s\.yaml, then .* -m study\.run s\.yaml", result.stdout
@@ -223,9 +225,8 @@ def test_without_a_base_the_method_needs_none(family: dict[str, Path], tmp_path:
     data, printed = drafted(tmp_path, [family["x"], family["y"]], [file], None)
     assert data["genome"]["merge_method"] == "linear"
     assert "base_model" not in data["genome"]
-    assert "  genome.merge_method: linear (needs no base; with --base it would be dare_ties)" in (
-        printed
-    )
+    reason = "needs no base model; with --base the method would be dare_ties"
+    assert f"  genome.merge_method: linear ({reason})" in printed
     assert not list(tmp_path.glob("*.yaml-*"))
 
 
@@ -272,6 +273,13 @@ def test_models_with_other_rope_get_a_config_source(
         *([family["y"], finetune], [saved_rows(tmp_path, choices())], str(family["base"])),
     )
     assert data["genome"]["config_source"] == "base"
+
+
+def test_the_context_of_the_models_bounds_the_tokens_of_a_row(family: dict[str, Path]) -> None:
+    sources = Sources({name: family[name] for name in ("base", "x")}, "base")
+    assert sources.parsed_config("float32").max_position_embeddings == 128
+    assert _row_tokens(sources, 96) == 96 * 128
+    assert _row_tokens(sources, 10_000) == ROW_TOKENS
 
 
 def test_models_that_cannot_be_merged_leave_no_file(

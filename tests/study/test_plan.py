@@ -147,7 +147,7 @@ def test_a_sample_of_the_questions_costs_its_share(tmp_path: Path) -> None:
 def test_a_plan_shows_its_arithmetic_and_its_warnings() -> None:
     text = estimate_text(estimate(load_config(DEMO / "study.yaml"), Hardware("h100", 128 * GB, 1)))
     assert "48 parameters, population 15, 120 trials = 8 generations" in text
-    assert "sources gpu" in text
+    assert "sources: gpu" in text
     assert "weights x" in text
     assert "after the search: 3 merges on all search questions, 8 on all held-out questions" in text
     assert "warning: 8 generations are few" in text

@@ -472,7 +472,7 @@ def damaged(tmp_path: Path, name: str) -> Path:
         ("list-config", "list-config: .*config.json is not a mapping"),
         ("no-index", "no-index: .*index.json is not a mapping"),
         ("bad-tokenizer", "bad-tokenizer: cannot load the tokenizer of"),
-        ("wider", "wider: .*architecture 'LlamaForCausalLM' is not one that can be merged"),
+        ("wider", r"wider: .*architectures \['LlamaForCausalLM'\] cannot be merged"),
     ],
 )
 def test_a_bad_model_folder_is_refused(tmp_path: Path, name: str, message: str) -> None:

@@ -27,7 +27,7 @@ from objectives.models.special_tokens import EndTokens
 
 from .examples import Example, Gathering, Loss, probabilities
 from .packing import Row, pack
-from .tree_attention import BLOCK, NAME, Layout, UnsupportedAttentionError
+from .tree_attention import BLOCK, NAME, RowMasks, UnsupportedAttentionError
 
 log = logging.getLogger(__name__)
 
@@ -221,15 +221,15 @@ class GradientEngine(TransformersEngine):
     def _forward_row(self, row: Row, indices: Sequence[int]) -> Tensor:
         """Return the logits after the tokens `indices` of a row, by index, [kept, vocabulary]."""
         device = self._model.device
-        layout = Layout.of(row, device)
+        row_masks = RowMasks.of(row, device)
         output = self._model(
             input_ids=torch.from_numpy(row.tokens_T).to(device)[None],
-            position_ids=layout.positions_T[None],
+            position_ids=row_masks.positions_T[None],
             use_cache=False,
             logits_to_keep=torch.tensor(indices, device=device),
-            layout=layout,
+            row_masks=row_masks,
         )
-        if not layout.calls:
+        if not row_masks.calls:
             raise UnsupportedAttentionError(type(self._model).__name__)
         logits: Tensor = output.logits[0]
         return logits

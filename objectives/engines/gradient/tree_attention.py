@@ -1,8 +1,12 @@
-"""Attention over a packed row, for every architecture that uses transformers' AttentionInterface.
+"""Attention over a packed row, for architectures that use transformers' AttentionInterface.
 
-On a GPU it is FlexAttention (Dong et al. 2024), whose kernels are deterministic and skip empty
-blocks of the mask. On a CPU, and for small heads, it is scaled dot-product attention with a dense
-mask. T: tokens of the row, B: blocks of 128 tokens.
+Attention with a soft cap on its logits or with sinks is not supported.
+
+On a GPU it is computed by FlexAttention (Dong et al. 2024), whose kernels are deterministic and
+skip empty blocks of the mask. On a CPU, and for heads with fewer than 16 dimensions, it is computed
+by scaled dot-product attention with a dense mask.
+
+T: tokens of the row, B: blocks of 128 tokens.
 """
 
 import functools
@@ -20,31 +24,37 @@ from .packing import Row
 NAME = "merge_study_tree"
 BLOCK = 128
 _MIN_HEAD_SIZE = 16
-"""The minimum head size of FlexAttention's kernels."""
+"""The minimum number of dimensions of a head for FlexAttention's kernels."""
 
 
 class UnsupportedAttentionError(Exception):
-    """The attention of an architecture cannot be replaced by `attend`."""
+    """`attend` cannot replace the attention of an architecture, whose class the message names."""
 
 
 @dataclass
-class Layout:
-    """The mask of a row in each form that layers need, computed once for all layers."""
+class RowMasks:
+    """The attention masks of a row: one for each sliding window, computed once for all layers.
+
+    `window` is the number of positions of a layer's sliding window, or None for full attention.
+    """
 
     last_T: Tensor
+    """The index of the last token that attends to each token."""
     positions_T: Tensor
     masks: dict[int | None, Tensor | BlockMask] = field(default_factory=dict)
     calls: int = 0
-    """The number of calls of `attend`; 0 if the architecture does not pass the layout on."""
+    """The number of calls of `attend`. It stays 0 if a model does not pass this object to its
+    layers."""
 
     @classmethod
-    def of(cls, row: Row, device: torch.device) -> "Layout":
+    def of(cls, row: Row, device: torch.device) -> "RowMasks":
+        """Return the masks of a row on a device."""
         return cls(
             torch.from_numpy(row.last_T).to(device), torch.from_numpy(row.positions_T).to(device)
         )
 
     def dense(self, window: int | None) -> Tensor:
-        """Return whether a token (row) attends to another (column), [T, T]."""
+        """Return the mask as booleans, [T, T]: element [q, k] is whether token q attends to k."""
         if window not in self.masks:
             indices = torch.arange(len(self.last_T), device=self.last_T.device)
             attends = (indices <= indices[:, None]) & (self.last_T >= indices[:, None])
@@ -56,7 +66,7 @@ class Layout:
         return mask
 
     def blocks(self, window: int | None) -> BlockMask:
-        """Return the same mask for FlexAttention, in blocks of 128 tokens."""
+        """Return the mask of `dense` in the form of FlexAttention, in blocks of 128 tokens."""
         if window not in self.masks:
             self.masks[window] = _blocks(self.last_T, self.positions_T, window)
         mask = self.masks[window]
@@ -73,22 +83,25 @@ def attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    layout: Layout | None = None,
+    row_masks: RowMasks | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Return the attention output, [1, T, heads, size], with the signature of AttentionInterface.
+    """Return the output of a layer's attention, [1, T, heads, size], and None for its weights.
 
-    `query`, `key` and `value` have the shape [1, heads, T, size]. Raises UnsupportedAttentionError.
+    The signature is that of AttentionInterface. `query`, `key` and `value` have the shape
+    [1, heads, T, size]; keys and values may have fewer heads. The mask is that of `row_masks`, and
+    `attention_mask` and `dropout` are ignored. Raises UnsupportedAttentionError if `row_masks` is
+    missing, or if the layer has a soft cap or sinks.
     """
-    if layout is None or any(kwargs.get(name) is not None for name in ("softcap", "s_aux")):
+    if row_masks is None or any(kwargs.get(name) is not None for name in ("softcap", "s_aux")):
         raise UnsupportedAttentionError(type(module).__name__)
-    layout.calls += 1
+    row_masks.calls += 1
     grouped = query.shape[1] != key.shape[1]
     if query.is_cuda and min(query.shape[-1], value.shape[-1]) >= _MIN_HEAD_SIZE:
-        mask = layout.blocks(sliding_window)
+        mask = row_masks.blocks(sliding_window)
         out = _flex()(query, key, value, block_mask=mask, scale=scaling, enable_gqa=grouped)
     else:
-        attends = layout.dense(sliding_window)
+        attends = row_masks.dense(sliding_window)
         out = scaled_dot_product_attention(
             query, key, value, attn_mask=attends, scale=scaling, enable_gqa=grouped
         )
@@ -104,6 +117,12 @@ def _flex() -> Any:
 
 
 def _blocks(last_T: Tensor, positions_T: Tensor, window: int | None) -> BlockMask:
+    """Return the mask of a row whose length is a multiple of 128.
+
+    FlexAttention skips empty blocks, and calls `attends` only in blocks that are not full. With a
+    window no block is marked as full.
+    """
+
     def attends(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         visible = (k <= q) & (last_T[k] >= q)
         return visible if window is None else visible & (positions_T[q] - positions_T[k] < window)
@@ -125,7 +144,11 @@ def _blocks(last_T: Tensor, positions_T: Tensor, window: int | None) -> BlockMas
 
 
 def _counts_and_indices(chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the number of chosen columns of each row, and all columns, chosen ones first."""
+    """Return the number of chosen blocks in each row of blocks, and the order of its blocks.
+
+    The order is that of their column indices, with the chosen blocks before the others. Both
+    results have a batch and a head dimension of 1 in front.
+    """
     counts = chosen.sum(dim=1, dtype=torch.int32)
     order = torch.argsort(chosen.int(), dim=1, descending=True, stable=True).int()
     return counts[None, None], order[None, None]

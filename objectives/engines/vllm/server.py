@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from objectives.crash_report import write_fault
 from objectives.engines.engine import Answer, Prompt
-from objectives.engines.host_memory import available
+from objectives.engines.host_memory import available_memory
 from objectives.engines.memory import groups_within, kv_tokens_for, sizes
 from objectives.errors import EngineError, EngineMemoryError, SourceError
 from objectives.models.sources import Sources
@@ -152,7 +152,7 @@ class Server:
         if settings.device == "cuda":
             free, _ = torch.cuda.mem_get_info()
             share = settings.host_memory
-            host = available() if share is None else min(share, available())
+            host = available_memory() if share is None else min(share, available_memory())
             residence = needed.choose_residence(settings.residence, free, host)
             self.report = [
                 (__name__, f"sources: {residence}"),

@@ -13,7 +13,7 @@ from objectives.engines.engine import Prompt
 from objectives.engines.gradient.engine import GradientEngine
 from objectives.engines.gradient.examples import Alternative, Example, Loss, Target
 from objectives.engines.gradient.packing import pack
-from objectives.engines.gradient.tree_attention import Layout
+from objectives.engines.gradient.tree_attention import RowMasks
 from objectives.engines.transformers import TransformersEngine
 from objectives.merge.catalogue import METHODS
 from objectives.merge.recipe import MergeRecipe
@@ -152,11 +152,11 @@ def test_architectures_are_packed_or_padded_and_right(kind: str, tmp_path: Path)
 def test_an_architecture_that_reads_packed_rows_wrongly_is_padded(
     family: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def causal(layout: Layout, window: int | None) -> torch.Tensor:
-        size = len(layout.last_T)
+    def causal(row_masks: RowMasks, window: int | None) -> torch.Tensor:
+        size = len(row_masks.last_T)
         return torch.ones(size, size, dtype=torch.bool).tril()
 
-    monkeypatch.setattr(Layout, "dense", causal)
+    monkeypatch.setattr(RowMasks, "dense", causal)
     made = genome("dare_ties")
     model = engine(sources_of(made, family), steps_of(made, 0.02))
     model.step(recipe_of(made), examples())

@@ -5,8 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from objectives.engines.host_memory import available
-from objectives.engines.memory import groups_within, indivisible, kv_bytes_per_token, sizes
+from objectives.engines.host_memory import available_memory
+from objectives.engines.memory import (
+    groups_within,
+    indivisible_dimension,
+    kv_bytes_per_token,
+    sizes,
+)
 from objectives.errors import EngineError
 from objectives.models.sources import Sources
 from tests.support.paths import DEMO
@@ -26,7 +31,7 @@ def test_sources_are_kept_in_the_first_place_that_has_room(
 
 
 def test_a_study_that_does_not_fit_is_refused_with_a_table() -> None:
-    with pytest.raises(EngineError, match=r"(?s)does not fit.*source x +14.48 GB.*sources file"):
+    with pytest.raises(EngineError, match=r"(?s)does not fit.*source x +14.48 GB.*sources: file"):
         MISTRALS.choose_residence("auto", int(16e9), int(128e9))
     with pytest.raises(EngineError, match=r"engine.sources: gpu"):
         MISTRALS.choose_residence("gpu", int(48e9), int(128e9))
@@ -55,15 +60,18 @@ def test_every_gpu_that_shares_a_model_needs_its_own_sources() -> None:
 )
 def test_a_part_that_gpus_cannot_share_evenly_is_named(gpus: int, what: str | None) -> None:
     mistral = {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000}
-    assert indivisible(mistral | {"intermediate_size": 14336}, gpus) == what
+    assert indivisible_dimension(mistral | {"intermediate_size": 14336}, gpus) == what
 
 
 def test_every_part_that_gpus_cannot_share_evenly_is_named() -> None:
     odd = {"num_attention_heads": 36, "num_key_value_heads": 8, "vocab_size": 32000}
-    assert indivisible(odd | {"intermediate_size": 14336}, 6) == "8 key-value heads"
+    assert indivisible_dimension(odd | {"intermediate_size": 14336}, 6) == "8 key-value heads"
     odd |= {"num_key_value_heads": 36}
-    assert indivisible(odd | {"intermediate_size": 14336}, 6) == "intermediate size 14336"
-    assert indivisible(odd | {"intermediate_size": 3600}, 6) == "32000 rows of the vocabulary"
+    assert indivisible_dimension(odd | {"intermediate_size": 14336}, 6) == "intermediate size 14336"
+    assert (
+        indivisible_dimension(odd | {"intermediate_size": 3600}, 6)
+        == "32000 rows of the vocabulary"
+    )
 
 
 def test_a_group_exceeds_the_capacity_only_with_a_single_key() -> None:
@@ -80,9 +88,9 @@ def meminfo(tmp_path: Path) -> Path:
 
 
 def test_the_memory_of_the_host_is_what_is_available(meminfo: Path, tmp_path: Path) -> None:
-    assert available(meminfo, tmp_path, tmp_path / "none") == 800 * 1024
-    assert available(tmp_path / "none", tmp_path, tmp_path / "none") == 0
-    assert 0 < available() < 2**50
+    assert available_memory(meminfo, tmp_path, tmp_path / "none") == 800 * 1024
+    assert available_memory(tmp_path / "none", tmp_path, tmp_path / "none") == 0
+    assert 0 < available_memory() < 2**50
 
 
 @pytest.mark.parametrize("place", ["", "job/step"], ids=["in a container", "in a job"])
@@ -111,10 +119,10 @@ def test_the_limit_of_a_control_group_applies(
     (group / limit).write_text("400000\n")
     (group / used).write_text("150000\n")
     (group / "memory.stat").write_text("anon 80000\nactive_file 20000\ninactive_file 30000\n")
-    assert available(meminfo, cgroup_root, self_cgroup) == 400000 - 150000 + 50000
+    assert available_memory(meminfo, cgroup_root, self_cgroup) == 400000 - 150000 + 50000
     for none in ("max\n", f"{2**63 - 4096}\n"):
         (group / limit).write_text(none)
-        assert available(meminfo, cgroup_root, self_cgroup) == 800 * 1024
+        assert available_memory(meminfo, cgroup_root, self_cgroup) == 800 * 1024
 
 
 def test_sources_on_the_gpu_need_no_memory_of_the_host() -> None:

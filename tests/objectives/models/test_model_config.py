@@ -153,7 +153,7 @@ def test_a_stored_head_that_differs_is_not_tied(family: dict[str, Path], tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": None}, r'has no architectures; add "architectures": \["MistralForC'),
+        ({"architectures": None}, r'"architectures" is missing or empty; set it to \["MistralForC'),
         ({"architectures": "MistralForCausalLM"}, "must be a list of names"),
         (
             {"architectures": ["LlamaForCausalLM"]},
