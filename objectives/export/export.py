@@ -218,11 +218,16 @@ def _plan_shards(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
 
 def _take(tensors: Iterator[tuple[str, Tensor]], names: list[str]) -> dict[str, Tensor]:
     """Return the next tensors by name; `names` must be their names, in the same order."""
-    shard = {}
+    shard: dict[str, Tensor] = {}
+    written: set[int] = set()
     for expected in names:
         name, tensor = next(tensors)
         assert name == expected
-        shard[name] = tensor.cpu().contiguous()
+        tensor = tensor.cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        # a layer that a path repeats is one tensor in memory, which safetensors does not accept
+        shard[name] = tensor.clone() if memory in written else tensor
+        written.add(memory)
     return shard
 
 
