@@ -1,7 +1,7 @@
 """Paths through layers against merges of weights, at equal questions.
 
     python -m benchmarks.layers STUDY.yaml OUT.jsonl [--only NAME ...] [--seeds 0 1 2]
-        [--questions 20000] [--device cuda] [--table]
+        [--questions 20000] [--device cuda] [--first MODEL] [--table]
 
 STUDY.yaml merges weights; the paths go through the same models, without the base. Each search is a
 study that the product's own worker runs on SQLite, to its verdict, as in comparison.py. The ways
@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--questions", type=int, default=20_000)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--first", help="the model that paths start at")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     lines = [json.loads(line) for line in given.out.open()] if given.out.exists() else []
@@ -199,6 +200,10 @@ def main() -> None:
     on_gpu = {"batch_tokens": 65536} if given.device.startswith("cuda") else {}
     changes = {"kind": "transformers", "device": given.device, **on_gpu}
     config = config.model_copy(update={"engine": config.engine.model_copy(update=changes)})
+    models = sorted(config.genome.models, key=lambda model: model != given.first)
+    config = config.model_copy(
+        update={"genome": config.genome.model_copy(update={"models": tuple(models)})}
+    )
     shared = started(given.file, given.device)
     for seed in given.seeds:
         for name in given.only:

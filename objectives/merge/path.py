@@ -80,6 +80,16 @@ def unscalable(sources: Sources) -> str | None:
     return None
 
 
+def uneven_key(sources: Sources) -> str | None:
+    """Return a key of config.json in which the layers of the models differ; None if there is none.
+
+    An engine that keeps its layers in place cannot run paths of such models.
+    """
+    parsed = sources.reference.parsed
+    values = {key: getattr(parsed, key, None) for key in _PER_LAYER}
+    return next((k for k, v in values.items() if isinstance(v, list) and len(set(v)) > 1), None)
+
+
 def is_scaled(name: str) -> bool:
     """Return whether the scale of a hop changes the tensor of this name."""
     return name.split(".")[-2] in _SCALED

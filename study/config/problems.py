@@ -12,6 +12,8 @@ from objectives.crash_report import without_secrets
 from .genome import LAYERS, WEIGHTS
 
 _MAX_VALUE_LENGTH = 40
+_INVALID_TAG = "union_tag_invalid"
+"""The error of a section that has several kinds."""
 _MESSAGES = {
     "missing": "is missing",
     "tuple_type": "must be a list",
@@ -53,7 +55,8 @@ def message(path: Path, data: Mapping[str, Any], error: ValidationError) -> str:
     for problem in error.errors():
         key = _key(problem["loc"], data)
         for line in _text(problem).split("\n"):
-            joint = "." if key and ": " in line and problem["type"] == "value_error" else ": "
+            names_key = problem["type"] in ("value_error", _INVALID_TAG)
+            joint = "." if key and ": " in line and names_key else ": "
             lines.append(f"{key}{joint}{line}" if key else line)
     if len(lines) == 1:
         return f"{path}: {lines[0]}"
@@ -62,6 +65,9 @@ def message(path: Path, data: Mapping[str, Any], error: ValidationError) -> str:
 
 def _text(problem: Any) -> str:
     kind = problem["type"]
+    if kind == _INVALID_TAG:
+        kinds = problem["ctx"]["expected_tags"].replace("'", "").replace(",", " or")
+        return f"kind: must be {kinds}, not {_display(problem['ctx']['tag'])}"
     if kind not in _MESSAGES:
         return str(problem["msg"]).removeprefix("Value error, ")
     bounds = {name: _plain(bound) for name, bound in problem.get("ctx", {}).items()}

@@ -174,8 +174,7 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _check_weight(self) -> Self:
-        weight = self.space.weight
-        genome = self.genome
+        weight, genome = self.space.weight, self.genome
         negative = isinstance(genome, GenomeConfig) and genome.allow_negative_weights
         if weight and weight.low < 0 and not negative:
             raise ValueError(
@@ -193,9 +192,8 @@ class StudyConfig(Section):
             "study.start_from": self.study.start_from is not None,
         }
         unsupported |= {f"space.{name}": name != "scale" for name in self.space.model_fields_set}
-        for key, is_set in unsupported.items():
-            if is_set:
-                raise ValueError(f"{key}: is not supported with genome.kind: layers")
+        if key := next((key for key, is_set in unsupported.items() if is_set), None):
+            raise ValueError(f"{key}: is not supported with genome.kind: layers")
         return self
 
     @model_validator(mode="after")

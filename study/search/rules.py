@@ -116,13 +116,13 @@ class SearchRules:
     def sampler(
         self,
         population: int,
-        origin: Mapping[str, Any] | None,
+        warm_start: Mapping[str, Any] | None,
         gradients: GradientStore | None = None,
         symmetric: bool = True,
     ) -> ReplaySampler:
         """Return the sampler.
 
-        `origin` is the stored start of a study that continues another one
+        `warm_start` is the stored start of a study that continues another one
         (`storage.studies.stored_start`), or None. `gradients` are those that the study has stored;
         without them only the start of a search by gradient is known. `symmetric` is False for
         studies that version 0.1.0 began (`study.search.cma.Optimizer`).
@@ -134,8 +134,8 @@ class SearchRules:
             return ReplaySampler(paths, genome.space)
         space, sigma, cov = genome.space, study.sigma, None
         start = self._start()
-        if origin is not None:
-            mean, sigma, cov = distribution(origin)
+        if warm_start is not None:
+            mean, sigma, cov = distribution(warm_start)
             start = [float(x) for x in mean]
         if self.by_gradient:
             search = self.config.search

@@ -157,7 +157,17 @@ class EngineChoice:
         return VllmEngine(settings, self.config.deadline, _START_FACTOR * self.config.deadline)
 
     def vllm_settings(self, sources: "Sources", longest: int) -> Settings:
-        """Return the settings of the process that runs vLLM."""
+        """Return the settings of the process that runs vLLM.
+
+        Raises ConfigError if vLLM cannot run paths through these models.
+        """
+        from objectives.merge.path import uneven_key
+
+        if self.max_hops is not None and (key := uneven_key(sources)):
+            raise ConfigError(
+                f"engine.kind: vllm cannot run paths through layers whose {key} differ; set "
+                "engine.kind: transformers"
+            )
         return Settings(
             folders={label: str(c.folder) for label, c in sources.checkpoints.items()},
             reference=sources.reference.label,

@@ -51,11 +51,11 @@ def fingerprint(
     sources: Sources,
     held_out: QuestionSet,
     population: int,
-    origin: Mapping[str, Any] | None = None,
+    warm_start: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """Return the fingerprint: by key, a short text for each setting that a study must not change.
 
-    `origin` is the stored start of a study with `start_from`, or None.
+    `warm_start` is the stored start of a study with `start_from`, or None.
     """
     config = rules.config
     facts = {
@@ -66,7 +66,9 @@ def fingerprint(
         "held_out": str(config.study.held_out),
     } | _merge_facts(rules, sources)
     if config.study.start_from is not None:
-        facts["start_from"] = config.study.start_from if origin is None else start_text(origin)
+        facts["start_from"] = (
+            config.study.start_from if warm_start is None else start_text(warm_start)
+        )
     if rules.by_gradient:
         return facts | _ascent_facts(rules) | _space_facts(rules, sources, held_out)
     of_paths = isinstance(rules.genome, PathGenome)
@@ -168,11 +170,11 @@ def _path_facts(genome: PathGenome, sources: Sources) -> dict[str, str]:
 
 def _task_facts(rules: SearchRules, held_out: QuestionSet) -> dict[str, str]:
     facts = {}
-    origins = {task.name: getattr(task, "origin", None) for task in rules.questions.tasks}
+    versions = {task.name: getattr(task, "version", None) for task in rules.questions.tasks}
     for task in rules.config.tasks:
         scoring = f"scorer {task.scorer}"
-        if origins[task.name] is not None:
-            scoring = f"metric {task.metric}, {origins[task.name]}"
+        if versions[task.name] is not None:
+            scoring = f"metric {task.metric}, {versions[task.name]}"
         facts[f"task {task.name}"] = f"weight {task.weight}, {scoring}"
     for split, questions in (("search", rules.questions), ("held-out", held_out)):
         for name, text in questions.digests().items():

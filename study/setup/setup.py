@@ -80,10 +80,10 @@ class Setup:
         return few_held_out_text(few) if few else None
 
     def fingerprint(
-        self, population: int, origin: Mapping[str, Any] | None = None
+        self, population: int, warm_start: Mapping[str, Any] | None = None
     ) -> dict[str, str]:
         """Return the settings that must not change, as `study.setup.fingerprint` does."""
-        return fingerprint(self.rules, self.sources, self.held_out, population, origin)
+        return fingerprint(self.rules, self.sources, self.held_out, population, warm_start)
 
     def sampler(
         self, study: optuna.Study, population: int, gradients: GradientStore

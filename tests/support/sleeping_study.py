@@ -86,7 +86,7 @@ class RecipeQuestions(QuestionSet):
 
 
 class TinySetup(Setup):
-    def fingerprint(self, population: int, origin: Any = None) -> dict[str, str]:
+    def fingerprint(self, population: int, warm_start: Any = None) -> dict[str, str]:
         return {"population": str(population), "seed": str(self.config.study.seed)}
 
 

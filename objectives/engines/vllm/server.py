@@ -23,6 +23,8 @@ from objectives.engines.engine import Answer, Prompt
 from objectives.engines.host_memory import available_memory
 from objectives.engines.memory import groups_within, kv_tokens_for, sizes
 from objectives.errors import EngineError, EngineMemoryError, SourceError
+from objectives.merge.path import path_config
+from objectives.merge.recipe import PathRecipe
 from objectives.models.sources import Sources
 
 from . import internals
@@ -133,7 +135,8 @@ class Server:
         sources = Sources({k: Path(v) for k, v in settings.folders.items()}, *source_arguments)
         config = sources.merged_config(settings.dtype, settings.config_label)
         if settings.max_hops is not None:
-            config["num_hidden_layers"] = settings.max_hops
+            model = PathRecipe.whole(settings.reference, sources.num_layers, settings.dtype)
+            config = path_config(model.padded(settings.max_hops), sources)
         self._ends = sources.end_tokens(settings.generation_ends)
         kv_tokens = kv_tokens_for(settings.batch_tokens, settings.longest)
         needed = sizes(

@@ -110,9 +110,9 @@ class LmEval:
                 Document(as_json(instances[0].doc), "", (), (), number, k)
                 for k, instances in leaf.instances.items()
             ]
-        origin = f"lm_eval {lm_eval.__version__}, files {digest_of(tasks)}"
+        version = f"lm_eval {lm_eval.__version__}, files {digest_of(tasks)}"
         return LmEvalTask(
-            request.name, request.weight, tuple(leaves), by_size, tuple(questions), origin
+            request.name, request.weight, tuple(leaves), by_size, tuple(questions), version
         )
 
     def _held_out(self, tasks: Sequence[Any]) -> frozenset[str]:

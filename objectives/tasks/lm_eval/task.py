@@ -173,7 +173,7 @@ class LmEvalTask:
     by_size: bool
     """Whether leaves are weighted by the number of their documents, or equally."""
     questions: tuple[Document, ...]
-    origin: str
+    version: str
     """lm-eval's version and a hash of the task's files."""
 
     def with_questions(self, questions: Sequence[Question]) -> Self:

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -29,7 +30,7 @@ from objectives.engines.vllm.engine import VllmEngine
 from objectives.engines.vllm.server import _described
 from objectives.errors import EngineDeadError, EngineError, SourceError
 from objectives.export.export import export
-from objectives.merge.recipe import MergeRecipe
+from objectives.merge.recipe import Hop, MergeRecipe, PathRecipe, Recipe
 from objectives.models.sources import Sources
 from study.cli.interrupts import Interrupted, Interrupts
 from study.config.load import load_config
@@ -507,3 +508,40 @@ def test_end_tokens_and_threads_match_transformers(demo: Setup, tmp_path: Path) 
     assert all(answer.tokens[-1] in ends for answer in answers["vllm"] if len(answer.tokens) < 7)
     assert {len(answer.tokens) for answer in answers["vllm"]} == {1}
     assert threads > 1
+
+
+def test_paths_are_answered_as_by_transformers(tmp_path: Path) -> None:
+    """A shorter and a longer path after each other, and a whole model."""
+    data = yaml.safe_load((DEMO / "study.yaml").read_text())
+    models = [str((DEMO / model).resolve()) for model in data["genome"]["models"]]
+    data["genome"] = {"kind": "layers", "models": models, "max_hops": 36}
+    for task in data["tasks"]:
+        task["data"] = str((DEMO / task["data"]).resolve())
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(data))
+    setup = build(load_config(tmp_path / "study.yaml"), check_values=False)
+    choices = [
+        dataclasses.replace(choose_engine(setup.config, kind), max_hops=36)
+        for kind in ("vllm", "transformers")
+    ]
+    engines = [choice.start(setup.sources, setup.longest) for choice in choices]
+    rng = random.Random(3)
+    scaled = tuple(
+        Hop(rng.choice(setup.genome.models), i, rng.uniform(0.6, 1.3)) for i in range(32)
+    )
+    repeated = (*scaled[:20], *scaled[16:32])
+    recipes: list[Recipe] = [
+        PathRecipe(scaled[:9] + scaled[11:], "numeric"),
+        PathRecipe(repeated, "numeric"),
+        MergeRecipe.single("relations", 32),
+    ]
+    try:
+        for path in recipes:
+            for engine in engines:
+                engine.load(path)
+            ours, theirs = (engine.answer(questions(setup)) for engine in engines)
+            assert [a.tokens for a in ours] == [a.tokens for a in theirs]
+            for one, other in zip(ours, theirs, strict=True):
+                assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
+    finally:
+        for engine in engines:
+            engine.close()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from objectives.errors import ExportError
-from objectives.export import export as module
+from objectives.export import weights as module
 from objectives.export.export import changed_weights, export, is_export_of
 from objectives.export.manifest import EXPORTING, MANIFEST_FILE, recorded
 from objectives.export.target import remove_leftovers, replace_atomically
