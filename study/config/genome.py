@@ -14,6 +14,8 @@ from .section import Bound, Integer, Number, Plain, Section, Text, closest, one_
 MAX_MODELS = 100
 """The maximum number of models and of filters: each of them multiplies the parameters."""
 _MAX_HOPS = 10_000
+_LAYERS_PER_EMPTY = 4
+"""Without `max_hops`, a path has an empty position for each four layers."""
 
 
 WEIGHTS: Literal["weights"] = "weights"
@@ -185,6 +187,12 @@ class PathConfig(Section):
             raise ValueError("models: at least one model is needed")
         _check_source("tokenizer_source", self.tokenizer_source, ["base", "union", *self.models])
         return self
+
+    def positions(self, num_layers: int) -> int:
+        """Return the maximum number of layers of a path through models of `num_layers` layers."""
+        if self.max_hops is not None:
+            return self.max_hops
+        return num_layers + num_layers // _LAYERS_PER_EMPTY
 
     @property
     def base_model(self) -> None:

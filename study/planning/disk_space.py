@@ -11,7 +11,7 @@ from pathlib import Path
 from objectives.errors import ExportError
 from objectives.files.units import size_text
 from objectives.models.locate import check_exists
-from study.config.genome import references
+from study.config.genome import PathConfig, references
 from study.config.study import StudyConfig
 
 from .merge_size import merged_bytes
@@ -46,7 +46,9 @@ def check_room(config: StudyConfig) -> None:
             f"the results cannot be written to {folder.absolute()}: {error.strerror or error}; "
             "make this folder writable, or run in another folder"
         ) from None
-    size = merged_bytes(config.genome.base_model or config.genome.models[0], config.folder)
+    genome = config.genome
+    path = genome if isinstance(genome, PathConfig) else None
+    size = merged_bytes(genome.base_model or genome.models[0], config.folder, path)
     if size is not None and free < size:
         log.warning(
             "%s has %s of free space, and the final merge takes %s: free some space "

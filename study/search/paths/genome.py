@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 NONE = "none"
 """The label of an empty position."""
 SCALES = Range(low=0.4, high=1.5, start=1.0)
-_LAYERS_PER_EMPTY = 4
-"""Without `max_hops`, a path has an empty position for each four layers."""
 _REST = 0.1
 """The probability of a first choice that differs from the start."""
 
@@ -179,15 +177,13 @@ class PathGenome:
         return None
 
     def _max_hops(self) -> int:
-        layers, configured = self.num_layers, self.config.max_hops
-        if configured is None:
-            return layers + layers // _LAYERS_PER_EMPTY
-        if configured < layers:
+        positions = self.config.positions(self.num_layers)
+        if positions < self.num_layers:
             raise ConfigError(
-                f"genome.max_hops: must be at least the {layers} layers of the models, because the "
-                "search starts at the first model"
+                f"genome.max_hops: must be at least the {self.num_layers} layers of the models, "
+                "because the search starts at the first model"
             )
-        return configured
+        return positions
 
     def _layers_at(self, depth: int) -> list[tuple[str, int]]:
         """Return the layers that a position of this depth can have."""

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from objectives.errors import ExportError, SourceError
+from objectives.export.weights import tensor_sizes
+from objectives.merge.recipe import PathRecipe
+from objectives.models.sources import Sources
+from study.config.genome import PathConfig
 from study.config.load import load_config
 from study.config.study import StudyConfig
 from study.planning.disk_space import check_models, check_room
@@ -119,3 +123,13 @@ def test_the_size_of_a_merge_is_read_from_headers(cwd: Path) -> None:
         assert merged_bytes(name, cwd) is None
     for name in ("nowhere", "a\0b", "x" * 5000, "a+b+c", ""):
         assert merged_bytes(name, cwd) is None
+
+
+@pytest.mark.parametrize("max_hops", [32, 40, 48])
+def test_the_size_of_the_longest_path_is_that_of_its_export(max_hops: int) -> None:
+    config = PathConfig.model_validate(
+        {"kind": "layers", "models": ["models/base"], "max_hops": max_hops}
+    )
+    sources = Sources({"base": DEMO / "models/base"}, "base", has_base=False)
+    path = PathRecipe.whole("base", 32).padded(max_hops)
+    assert merged_bytes("models/base", DEMO, config) == sum(tensor_sizes(path, sources).values())
