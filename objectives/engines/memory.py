@@ -13,6 +13,7 @@ import torch
 from objectives.errors import EngineError
 from objectives.files.units import size_text
 from objectives.merge.mergekit_methods import work_bytes
+from objectives.merge.path import is_scaled
 from objectives.merge.stores import largest, size
 from objectives.models.sources import Sources
 
@@ -156,6 +157,18 @@ def sizes_of_gradient_step(
     config, itemsize = model_dimensions(sources), getattr(torch, dtype).itemsize
     inputs = config["num_hidden_layers"] * tokens * config["hidden_size"] * itemsize
     return replace(plain, activations=2 * plain.activations + inputs)
+
+
+def sizes_of_paths(sources: Sources, dtype: str, batch_tokens: int, max_hops: int) -> Sizes:
+    """Return the memory of the engine of paths, which holds all models, and copies of the weights
+    that scales change."""
+    itemsize = getattr(torch, dtype).itemsize
+    plain = sizes(sources, dtype, batch_tokens, batch_tokens, batch_tokens, max_hops=max_hops)
+    scaled = sum(math.prod(info.shape) for info in sources.layout if is_scaled(info.name))
+    copies = scaled * max_hops // max(1, sources.num_layers)
+    weights = sum(math.prod(info.shape) for info in sources.layout)
+    model = (len(sources.checkpoints) * weights + copies) * itemsize
+    return replace(plain, model=model, sources={}, buffers=0, merged=0)
 
 
 def model_dimensions(sources: Sources) -> dict[str, Any]:

@@ -56,6 +56,11 @@ class PathEngine(TransformersEngine):
         self._unrounded: dict[tuple[str, str], Tensor] = {}
         """The tensors that a scale changes, by model and name, if the engine's copy of them is
         rounded."""
+        read = {info.name for info in sources.layout}
+        if missing := set(self._parameters) - read:
+            raise EngineError(
+                f"the models lack {len(missing)} tensors; the first is {min(missing)}"
+            )
         for label in sources.checkpoints:
             self._read(label)
 

@@ -21,6 +21,7 @@ from objectives.files.model_files import (
 from objectives.merge.mergekit_yaml import to_mergekit
 from objectives.merge.path import (
     check_path,
+    mergekit_can_make,
     path_config,
     to_passthrough,
 )
@@ -132,7 +133,8 @@ def _write_texts(
     merge: dict[str, Any] | None
     if isinstance(recipe, PathRecipe):
         config = path_config(recipe, sources)
-        merge = None if sources.vocabularies_differ else to_passthrough(recipe, references)
+        possible = mergekit_can_make(recipe, sources)
+        merge = to_passthrough(recipe, references) if possible else None
     else:
         config = sources.merged_config(recipe.dtype, sources.config_label(recipe.copied_model))
         merge = to_mergekit(recipe, references, _tokenizer_source(recipe, sources, references))

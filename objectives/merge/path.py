@@ -14,8 +14,9 @@ computes what a path with the scales s_i = 1 / (w_1 ... w_i) does, up to the eps
 normalizations.
 
 **Limits.** In an architecture that also normalizes the output of these parts (Gemma 2 and 3, Olmo 2
-and 3) the folded scale would have no effect: there every scale must be 1, or 0. A layer of scale 0
-does nothing in any architecture, because the normalization of zeros is zero.
+and 3, GLM 4) the folded scale would have no effect: there every scale must be 1, or 0. A layer of
+scale 0 does nothing there either, because the normalization of zeros is zero. Architectures without
+exactly one `o_proj` and one `down_proj` in every layer (GPT-2, Phi, Starcoder2) allow scale 1 only.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,10 +35,15 @@ from .stores import Store
 
 _SCALED = ("o_proj", "down_proj")
 """The modules at the end of the parts of a layer."""
-_POST_NORM = "post_feedforward_layernorm"
-"""A module of the layers that normalize the outputs of their parts."""
+_POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_self_attn_layernorm")
+"""Modules of the layers that normalize the outputs of their parts."""
+_INPUT_NORMS = 2
+"""The maximum number of normalizations of a layer that normalizes inputs only, besides those of
+queries and keys."""
 _PER_LAYER = ("layer_types", "no_rope_layers", "mlp_layer_types")
 """Keys of config.json with a value for each layer."""
+_BY_INDEX = ("scale_attn_by_inverse_layer_idx",)
+"""Keys of config.json that let the computation of a layer depend on its number."""
 
 
 @dataclass(frozen=True)
@@ -65,29 +71,68 @@ def check_path(recipe: PathRecipe, sources: Sources) -> None:
                 f"{hop.model} has no layer {hop.layer}; its layers are 0 to "
                 f"{sources.num_layers - 1}"
             )
-    if any(hop.scale not in (0.0, 1.0) for hop in recipe.hops) and (reason := unscalable(sources)):
+    scales = {hop.scale for hop in recipe.hops} - {1.0}
+    reason = unscalable(sources) if scales - {0.0} else without_outputs(sources) if scales else None
+    if reason is not None:
         raise SourceError(f"{sources.reference.label}: layers cannot be scaled: {reason}")
 
 
 def unscalable(sources: Sources) -> str | None:
     """Return why the layers of these models cannot be scaled; None if they can."""
-    names = [info.name for info in sources.layout if info.layer == 0]
-    if any(_POST_NORM in name for name in names):
-        return f"{sources.reference.architecture} normalizes the outputs of their parts"
-    for module in _SCALED:
-        if sum(name.endswith(f".{module}.weight") for name in names) != 1:
-            return f"{sources.reference.architecture} has no single {module} in each layer"
+    for names in _names_by_layer(sources).values():
+        norms = [n for n in names if "norm" in n.split(".")[-2] and "attn" not in n.split(".")[-3]]
+        named = any(module in name for name in names for module in _POST_NORMS)
+        if named or len({name.split(".")[-2] for name in norms}) > _INPUT_NORMS:
+            return f"{sources.reference.architecture} normalizes the outputs of their parts"
+    return without_outputs(sources)
+
+
+def without_outputs(sources: Sources) -> str | None:
+    """Return why a layer of scale 0 would not be idle in these models; None if it is."""
+    for names in _names_by_layer(sources).values():
+        for module in _SCALED:
+            if sum(name.endswith(f".{module}.weight") for name in names) != 1:
+                return f"{sources.reference.architecture} has no single {module} in each layer"
     return None
 
 
-def uneven_key(sources: Sources) -> str | None:
-    """Return a key of config.json in which the layers of the models differ; None if there is none.
+def check_layers(sources: Sources) -> None:
+    """Check that a layer of these models computes the same at every position of a path.
 
-    An engine that keeps its layers in place cannot run paths of such models.
+    Raises SourceError.
+    """
+    parsed, label = sources.reference.parsed, sources.reference.label
+    for key, value in parsed.to_dict().items():
+        is_list = isinstance(value, list) and len(value) == sources.num_layers > 1
+        uneven = is_list and any(item != value[0] for item in value)
+        unknown = uneven and key not in _PER_LAYER and not key.endswith(("_token_id", "_ids"))
+        if unknown or (key in _BY_INDEX and value):
+            raise SourceError(
+                f"{label}: its layers cannot change places: with {key} in config.json they depend "
+                "on their number; use genome.kind: weights"
+            )
+
+
+def _names_by_layer(sources: Sources) -> dict[int, list[str]]:
+    """Return the names of the tensors of each layer."""
+    names: dict[int, list[str]] = {}
+    for info in sources.layout:
+        if 0 <= info.layer < sources.num_layers:
+            names.setdefault(info.layer, []).append(info.name)
+    return names
+
+
+def fixed_places(sources: Sources) -> str | None:
+    """Return why an engine with a fixed number of layers cannot run paths; None if it can.
+
+    Such an engine fills shorter paths up with layers of scale 0, and keeps the kind of each layer.
     """
     parsed = sources.reference.parsed
-    values = {key: getattr(parsed, key, None) for key in _PER_LAYER}
-    return next((k for k, v in values.items() if isinstance(v, list) and len(set(v)) > 1), None)
+    for key in _PER_LAYER:
+        values = getattr(parsed, key, None)
+        if isinstance(values, list) and len(set(values)) > 1:
+            return f"the {key} of their layers differ"
+    return without_outputs(sources)
 
 
 def is_scaled(name: str) -> bool:
@@ -134,6 +179,17 @@ def path_config(recipe: PathRecipe, sources: Sources) -> dict[str, Any]:
         if isinstance(values, list) and len(values) == sources.num_layers:
             config[key] = [values[hop.layer] for hop in recipe.hops]
     return config
+
+
+def mergekit_can_make(recipe: PathRecipe, sources: Sources) -> bool:
+    """Return whether mergekit's model of the path has the right vocabulary and config.json.
+
+    It copies lists with a value for each layer from the first model without changes.
+    """
+    config, own = path_config(recipe, sources), sources.merged_config(recipe.dtype)
+    return not sources.vocabularies_differ and all(
+        config.get(key) == own[key] for key in _PER_LAYER if key in own
+    )
 
 
 def to_passthrough(recipe: PathRecipe, references: Mapping[str, str]) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from objectives.merge.recipe import PathRecipe
+from objectives.merge.recipe import MergeRecipe, PathRecipe
 from objectives.sampling import Sample
 from storage.database.url import redacted
 from storage.scores import HELD_OUT, SEARCH, ScoreStore
@@ -36,9 +36,12 @@ _CARD = Environment(
 
 # {{ name }}
 
-{% if by_layers %}
-A path of {{ layers }} layers through {{ models | join(", ") }}: {{ what }} of the study \
-{{ study }}.
+{% if copied %}
+A copy of {{ copied }}: {{ what }} of the study {{ study }}.
+{% elif hops %}
+{{ "A path of" if used | length > 1 or not in_order else "The" }} {{ hops }} layers \
+{{ "through" if used | length > 1 else "of" }} {{ used | join(", ") }}\
+{% if scaled %}, with scales{% endif %}: {{ what }} of the study {{ study }}.
 {% else %}
 A merge of {{ models | join(", ") }}{% if base %} over {{ base }}{% endif %}, method \
 {{ method }}: {{ what }} of the study {{ study }}.
@@ -62,7 +65,7 @@ them is an estimate.{% endif %}
 
 ## Reproduce
 
-{% if by_layers %}
+{% if hops %}
 `recipe.json` lists the layers of the path with their scales: the same recipe and the same models
 produce the same weights. If mergekit can make this model, `mergekit_config.yml` is its
 configuration, of method passthrough. `python -m study.verify` asks the questions again and compares
@@ -95,9 +98,14 @@ def model_card(
     lines = [*judgement.contenders, *([] if line in judgement.contenders else [line])]
     final = judgement.final is not None and judgement.final.contender.record.id == record.id
     recipe = recipe_of(record, setup.genome)
+    hops = recipe.hops if isinstance(recipe, PathRecipe) else ()
+    copied = recipe.copied_model if isinstance(recipe, MergeRecipe) else None
     return _CARD.render(
-        by_layers=config.by_layers,
-        layers=len(recipe.hops) if isinstance(recipe, PathRecipe) else setup.sources.num_layers,
+        copied=None if copied is None else references[copied],
+        hops=len(hops),
+        used=[references[label] for label in dict.fromkeys(hop.model for hop in hops)],
+        in_order=[hop.layer for hop in hops] == list(range(setup.sources.num_layers)),
+        scaled=any(hop.scale != 1.0 for hop in hops),
         front=Markdown(_front(setup, record, line, list(references.values()), samples)),
         name=f"{config.name}, trial {record.number}",
         number=record.number,

@@ -1,5 +1,6 @@
 """The sections `genome` and `space` of a study file."""
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -215,9 +216,9 @@ class PathConfig(Section):
 
 def _kind(data: Any) -> str:
     """Return the kind of a genome section, which may be invalid."""
-    if isinstance(data, Mapping):
-        return str(data.get("kind", WEIGHTS))
-    return str(getattr(data, "kind", WEIGHTS))
+    fields = data if isinstance(data, Mapping) else vars(data) if hasattr(data, "kind") else {}
+    kind = fields.get("kind", WEIGHTS)
+    return kind if isinstance(kind, str) else json.dumps(kind, default=str)
 
 
 AnyGenomeConfig: TypeAlias = Annotated[

@@ -15,9 +15,11 @@ from objectives.engines.memory import (
     kv_tokens_for,
     sizes,
     sizes_of_gradient_step,
+    sizes_of_paths,
 )
 from objectives.errors import EngineError
 from objectives.files.units import count_text, size_text
+from objectives.merge.path import fixed_places
 from objectives.scoring import QuestionSet
 from objectives.tasks.task import WholeTask
 from study.config.errors import ConfigError
@@ -140,6 +142,10 @@ def _memory(setup: Setup) -> Sizes:
             setup.config.genome.merge_method,
         )
     batch_tokens = engine.batch_tokens or GPU_BATCH_TOKENS
+    if setup.rules.max_hops is not None and _needs_transformers(setup):
+        return sizes_of_paths(
+            setup.sources, engine.dtype or "bfloat16", batch_tokens, setup.rules.max_hops
+        )
     return sizes(
         setup.sources,
         engine.dtype or "bfloat16",
@@ -150,6 +156,11 @@ def _memory(setup: Setup) -> Sizes:
         setup.config.genome.merge_method,
         setup.rules.max_hops,
     )
+
+
+def _needs_transformers(setup: Setup) -> bool:
+    """Return whether vLLM is not configured or cannot run the study's paths."""
+    return setup.config.engine.kind == "transformers" or fixed_places(setup.sources) is not None
 
 
 def _time(

@@ -79,7 +79,7 @@ CHARTS: Mapping[str, Chart] = {
         "search",
         search_figures.population,
         alt_texts.population,
-        "The trials that CMA-ES proposed, generation by generation.",
+        "The trials that the search proposed, generation by generation.",
     ),
     "tasks": Chart(
         "search",

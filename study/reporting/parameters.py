@@ -57,6 +57,25 @@ class PathParameters:
         return any(hop.scale != 1.0 for hop in self.hops)
 
     @property
+    def text(self) -> str:
+        """What distinguishes the path from its first model, in a sentence."""
+        own = len(self.hops) - self.foreign
+        parts = [f"{own} from {self.models[0]}"]
+        parts += [f"{self.foreign} from other models"] if self.foreign else []
+        parts += [f"{self.repeated} repeated"] if self.repeated else []
+        parts += [f"{self.skipped} of the {self.num_layers} depths skipped"] if self.skipped else []
+        differs = self.foreign or self.repeated or self.skipped or self.disordered
+        scaled = ", with scales" if self.scaled else ""
+        same = f" These are the layers of the first model in their order{scaled}."
+        return f"{len(self.hops)} layers: {', '.join(parts)}.{'' if differs else same}"
+
+    @property
+    def disordered(self) -> bool:
+        """Whether a layer follows one with a higher number."""
+        layers = [hop.layer for hop in self.hops]
+        return layers != sorted(layers)
+
+    @property
     def foreign(self) -> int:
         """The number of layers that are not from the first model."""
         return sum(hop.model != self.models[0] for hop in self.hops)

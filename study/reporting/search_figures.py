@@ -133,14 +133,15 @@ def importance(data: ReportData) -> Figure | None:
 
 
 def convergence(data: ReportData) -> Figure | None:
-    """Draw the step size of CMA-ES and the path of its mean."""
+    """Draw the step size of the search and the way of its mean."""
     if len(data.convergence) < 2:
         return None
     generations = [d.generation for d in data.convergence]
     by_gradient = data.ascents is not None
     size, point = ("learning rate", "point") if by_gradient else ("step size (sigma)", "mean")
-    title = "First ascent" if by_gradient else "CMA-ES"
-    figure, axes = new_figure(f"{title}, in shares of each range")
+    title = "First ascent" if by_gradient else "CMA-ES" if data.path is None else "CatCMA"
+    choices = "" if data.path is None else ", and probabilities of choices"
+    figure, axes = new_figure(f"{title}, in shares of each range{choices}")
     lines = {
         size: [d.sigma for d in data.convergence],
         f"{point}: distance from the first {point}": [d.from_start for d in data.convergence],

@@ -78,6 +78,9 @@ def legend_below(axes: Axes, columns: int) -> None:
 def whole_numbers(axes: Axes, label: str) -> None:
     """Label the horizontal axis, and put its ticks at whole numbers."""
     axes.set_xlabel(label)
+    low, high = axes.get_xlim()
+    if high - low < 1:  # a single value, which would have fractions beside it
+        axes.set_xlim(round(low) - 0.5, round(low) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

@@ -161,11 +161,11 @@ class EngineChoice:
 
         Raises ConfigError if vLLM cannot run paths through these models.
         """
-        from objectives.merge.path import uneven_key
+        from objectives.merge.path import fixed_places
 
-        if self.max_hops is not None and (key := uneven_key(sources)):
+        if self.max_hops is not None and (reason := fixed_places(sources)):
             raise ConfigError(
-                f"engine.kind: vllm cannot run paths through layers whose {key} differ; set "
+                f"engine.kind: vllm cannot run paths through these models: {reason}; set "
                 "engine.kind: transformers"
             )
         return Settings(

@@ -13,7 +13,7 @@ from objectives.engines.host_memory import available_memory
 from objectives.engines.memory import indivisible_dimension, model_dimensions
 from objectives.errors import NotLearnable, SourceError, TaskError
 from objectives.files.units import size_text
-from objectives.merge.path import unscalable
+from objectives.merge.path import check_layers, unscalable
 from objectives.models.locate import absolute_reference
 from objectives.models.sources import Sources
 from objectives.scoring import QuestionSet
@@ -159,6 +159,7 @@ def _check_tensor_parallel(config: StudyConfig, sources: Sources) -> None:
 
 def _genome(config: StudyConfig, sources: Sources) -> Genome:
     if isinstance(config.genome, PathConfig):
+        check_layers(sources)
         path = PathGenome(config.genome, config.space, sources.num_layers, unscalable(sources))
         _check_size(len(path.space), config.study.population or 1)
         return path

@@ -100,7 +100,8 @@ def test_the_final_merge_answers_as_in_the_study(undisturbed: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.config.num_hidden_layers == len(recipe["hops"])
     card = (folder / "README.md").read_text()
-    assert f"A path of {len(recipe['hops'])} layers through" in card
+    assert re.search(rf"(A path of|The) {len(recipe['hops'])} layers (through|of) ", card)
+    assert "lists the layers of the path" in card
 
 
 def test_every_trial_can_be_exported(undisturbed: Path) -> None:
@@ -113,6 +114,9 @@ def test_every_trial_can_be_exported(undisturbed: Path) -> None:
         assert done.returncode == 0, done.stderr
         checked = command("verify", out, folder=undisturbed)
         assert checked.returncode == 0, checked.stdout
+    card = (undisturbed / f"trial-{parent.number}" / "README.md").read_text()
+    assert re.search(rf"^A copy of .*{parent.baseline}: trial {parent.number} of", card, re.M)
+    assert "the seed of its random masks" in card
 
 
 def test_optuna_stores_the_names_of_layers(undisturbed: Path) -> None:
@@ -185,6 +189,7 @@ def test_plan_says_what_depth_costs(undisturbed: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(r"score by depth: 8 layers .* s, 10 layers .* s", done.stdout)
     assert "layer_granularity" not in done.stdout
+    assert "source numeric" not in done.stdout  # transformers holds the models, and no other copy
 
 
 @pytest.mark.parametrize(

@@ -66,12 +66,16 @@ class PathGenome:
         the first layer of the first model.
         """
         hops: list[Hop] = []
-        used: Counter[tuple[str, int]] = Counter()
-        for position in range(self.max_hops):
-            layer = self._layer_at(position, params)
-            if layer is None or used[layer] == self.config.repeats:
+        layers = [self._layer_at(position, params) for position in range(self.max_hops)]
+        free = set(self._free)
+        used = Counter(layer for p, layer in enumerate(layers) if p not in free and layer)
+        for position, layer in enumerate(layers):
+            if layer is None:
                 continue
-            used[layer] += 1
+            if position in free:
+                if used[layer] >= self.config.repeats:
+                    continue
+                used[layer] += 1
             hops.append(Hop(*layer, params.get(self._name(position, "scale"), 1.0)))
         return PathRecipe(tuple(hops or [Hop(self.reference, 0)]), self.reference)
 
@@ -167,11 +171,19 @@ class PathGenome:
         return space
 
     def _scale_range(self, space: SpaceConfig, unscalable: str | None) -> Range | None:
+        configured = space.scale
         if not self.config.scale_layers:
+            if configured is not None:
+                raise ConfigError("space.scale: has no effect with genome.scale_layers: false")
             return None
+        if configured is not None and configured.low < 0:
+            raise ConfigError(f"space.scale: must be at least 0, not {configured.low:g}")
+        if unscalable is None and configured is not None and configured.start is None:
+            start = min(max(1.0, configured.low), configured.high)
+            return configured.model_copy(update={"start": start})
         if unscalable is None:
-            return space.scale or SCALES
-        if space.scale is not None or "scale_layers" in self.config.model_fields_set:
+            return configured or SCALES
+        if configured is not None or "scale_layers" in self.config.model_fields_set:
             raise ConfigError(f"genome.scale_layers: layers cannot be scaled: {unscalable}")
         log.warning("the layers are not scaled: %s", unscalable)
         return None

@@ -12,7 +12,7 @@ from cmaes import CatCMAwM
 from objectives.merge.recipe import Hop, PathRecipe
 from storage.trials import record
 from study.config.errors import ConfigError
-from study.config.genome import PathConfig, SpaceConfig
+from study.config.genome import PathConfig, Range, SpaceConfig
 from study.search.paths.genome import PathGenome
 from study.search.paths.optimizer import MixedOptimizer
 from study.search.paths.replay import PathReplay
@@ -183,6 +183,47 @@ def test_without_scales_only_layers_are_searched() -> None:
     genome = genome_of(scale_layers=False)
     assert all(name.endswith("/layer") for name in genome.space)
     assert all(hop.scale == 1.0 for hop in genome.recipe(random_point(genome, 1)).hops)
+
+
+def test_fixed_ends_are_kept_if_their_layers_are_used_before() -> None:
+    genome = genome_of(max_hops=9, window=4, repeats=1)
+    last = "hop.7/layer"
+    choice = genome.space[last]
+    assert isinstance(choice, Choice)
+    params = start_of(genome) | {last: float(choice.labels.index("a 4")), "hop.7/scale": 0.4}
+    hops = genome.recipe(params).hops
+    assert hops[-1] == Hop("a", 4)
+    assert hops.count(Hop("a", 4, 0.4)) == 0
+    for seed in range(200):
+        hops = genome.recipe(random_point(genome, seed)).hops
+        assert (hops[0], hops[-1]) == (Hop("a", 0), Hop("a", LAYERS - 1))
+
+
+@pytest.mark.parametrize(
+    ("range_", "start"), [([0.4, 1.5], 1.0), ([1.1, 2.0], 1.1), ([0.1, 0.7], 0.7)]
+)
+def test_scales_start_at_one(range_: list[float], start: float) -> None:
+    genome = genome_of({"scale": range_})
+    scale = genome.space["hop.1/scale"]
+    assert not isinstance(scale, Choice)
+    assert scale.start == start
+    assert genome_of({"scale": {"low": 0.5, "high": 2, "start": 0.6}}).space[
+        "hop.1/scale"
+    ] == Range(low=0.5, high=2, start=0.6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "range_", "message"),
+    [
+        ({}, [-1, 1], "space.scale: must be at least 0, not -1"),
+        ({"scale_layers": False}, [0.5, 1], "space.scale: has no effect with genome.scale_layers"),
+    ],
+)
+def test_ranges_of_scales_that_make_no_sense(
+    fields: dict[str, Any], range_: list[float], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        genome_of({"scale": range_}, **fields)
 
 
 def test_a_path_is_at_least_as_long_as_a_model() -> None:
