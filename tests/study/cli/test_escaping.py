@@ -117,8 +117,10 @@ class Tags(HTMLParser):
 def test_a_name_adds_no_markup_to_a_model_card(name: str) -> None:
     import markdown_it
 
-    def rendered(name: str) -> Tags:
+    def rendered(name: str, kind: str) -> Tags:
         card = _CARD.render(
+            copied=name if kind == "copy" else None, hops=3 if kind == "path" else 0,
+            used=[name, f"{name} 2"], in_order=False, scaled=True,
             front=Markdown("a: 1"), name=f"{name}, trial 3", number=3, models=[name], base=name,
             method=markdown_code(name), what="trial 3", study=markdown_code(name),
             verdict=f"The {name}", tasks=[name], sampled=False,
@@ -128,11 +130,12 @@ def test_a_name_adds_no_markup_to_a_model_card(name: str) -> None:
         assert yaml.safe_load(front) == {"a": 1}
         return Tags(markdown_it.MarkdownIt("gfm-like", {"linkify": False}).render(body))
 
-    plain = rendered("plain")
-    assert plain.tags.count("td") == 4
-    if name.strip():
-        assert rendered(name).tags == plain.tags
-        assert printable(name).strip() in rendered(name).text
+    for kind in ("merge", "copy", "path"):
+        plain = rendered("plain", kind)
+        assert plain.tags.count("td") == 4
+        if name.strip():
+            assert rendered(name, kind).tags == plain.tags
+            assert printable(name).strip() in rendered(name, kind).text
 
 
 # Pages and figures
