@@ -18,7 +18,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,34 +183,52 @@ def _grid(setup: Setup, choice: SharedChoice) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def search_parser(description: str | None, ways: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the command line of a script that runs some of these ways to search."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("file", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--only", nargs="+", choices=ways, default=ways)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--questions", type=int, default=20_000)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--table", action="store_true")
-    given = parser.parse_args()
-    lines = _lines(given.out)
-    if given.table:
-        print("\n".join(table(lines)))
-        return
-    done = {(line["way"], line["seed"]) for line in lines}
-    config, choice = load_config(given.file), started(given.file, given.device)
+    return parser
+
+
+def run_missing(
+    given: argparse.Namespace,
+    run_one: Callable[[str, int], dict[str, Any]],
+    shown: Callable[[dict[str, Any]], str],
+) -> None:
+    """Run every way with every seed, except those whose lines are in the file; add their lines, and
+    print what is `shown` of each."""
+    done = {(line["way"], line["seed"]) for line in read_lines(given.out)}
     for seed in given.seeds:
         for name in given.only:
             if (name, seed) in done:
                 continue
-            row = run(config, name, seed, given.questions, choice)
+            row = run_one(name, seed)
             with given.out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            short = {key: row[key] for key in ("way", "seed", "asked", "final", "contenders")}
-            print(json.dumps(short), f"{row.get('seconds', 0):.0f} s", flush=True)
+            print(shown(row), f"{row.get('seconds', 0):.0f} s", flush=True)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def main() -> None:
+    given = search_parser(__doc__, list(WAYS)).parse_args()
+    if given.table:
+        print("\n".join(table(read_lines(given.out))))
+        return
+    config, choice = load_config(given.file), started(given.file, given.device)
+    keys = ("way", "seed", "asked", "final", "contenders")
+    run_missing(
+        given,
+        lambda name, seed: run(config, name, seed, given.questions, choice),
+        lambda row: json.dumps({key: row[key] for key in keys}),
+    )
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
 
 

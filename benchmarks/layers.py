@@ -9,8 +9,6 @@ that go on after a merge of weights give each part half of the questions: the se
 the final merge of the first one.
 """
 
-import argparse
-import json
 import tempfile
 import time
 from collections.abc import Mapping
@@ -18,7 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparison import finished_study, started
+from benchmarks.comparison import (
+    finished_study,
+    read_lines,
+    run_missing,
+    search_parser,
+    started,
+)
 from benchmarks.comparison_parts import SharedChoice
 from objectives.export.export import export
 from storage.trials import RESULT, SLOT
@@ -181,38 +185,28 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--questions", type=int, default=20_000)
-    parser.add_argument("--device", default="cpu")
+    parser = search_parser(__doc__, list(WAYS))
     parser.add_argument("--first", help="the model that paths start at")
-    parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
-    lines = [json.loads(line) for line in given.out.open()] if given.out.exists() else []
     if given.table:
-        print("\n".join(table(lines)))
+        print("\n".join(table(read_lines(given.out))))
         return
-    done = {(line["way"], line["seed"]) for line in lines}
     config = load_config(given.file)
     on_gpu = {"batch_tokens": 65536} if given.device.startswith("cuda") else {}
     changes = {"kind": "transformers", "device": given.device, **on_gpu}
-    config = config.model_copy(update={"engine": config.engine.model_copy(update=changes)})
-    models = sorted(config.genome.models, key=lambda model: model != given.first)
+    models = tuple(sorted(config.genome.models, key=lambda model: model != given.first))
     config = config.model_copy(
-        update={"genome": config.genome.model_copy(update={"models": tuple(models)})}
+        update={
+            "engine": config.engine.model_copy(update=changes),
+            "genome": config.genome.model_copy(update={"models": models}),
+        }
     )
     shared = started(given.file, given.device)
-    for seed in given.seeds:
-        for name in given.only:
-            if (name, seed) in done:
-                continue
-            row = run(config, name, seed, given.questions, shared)
-            with given.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print("\n".join(table([row])[2:]), f"{row['seconds']:.0f} s", flush=True)
+    run_missing(
+        given,
+        lambda name, seed: run(config, name, seed, given.questions, shared),
+        lambda row: "\n".join(table([row])[2:]),
+    )
 
 
 if __name__ == "__main__":

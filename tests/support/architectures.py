@@ -27,6 +27,20 @@ from study.config.genome import GenomeConfig, SpaceConfig
 from study.search.genome import MergeGenome
 from tests.support.models import WORDS, point
 
+TINY: dict[str, Any] = {
+    "vocab_size": len(WORDS),
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": None,
+}
+
+
 MAKES: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "llama": (LlamaConfig, {}),
     "llama-tied": (LlamaConfig, {"tie_word_embeddings": True, "attention_bias": False}),
@@ -91,18 +105,7 @@ SEEING: dict[str, tuple[type[Any], dict[str, Any], dict[str, Any]]] = {
 
 def make(folder: Path, make: str, seed: int, hidden: int = 16, words: list[str] = WORDS) -> Path:
     kind, fields, other = SEEING[make] if make in SEEING else (*MAKES[make], {})
-    text = {
-        "vocab_size": len(words),
-        "hidden_size": hidden,
-        "intermediate_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 64,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "pad_token_id": None,
-    } | fields
+    text = TINY | {"vocab_size": len(words), "hidden_size": hidden} | fields
     config = kind(text_config=text, **other) if other else kind(**text)
     torch.manual_seed(seed)
     auto = AutoModelForImageTextToText if other else AutoModelForCausalLM

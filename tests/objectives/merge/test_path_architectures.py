@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -35,22 +34,11 @@ from objectives.merge.path import (
 from objectives.merge.recipe import Hop, PathRecipe
 from objectives.merge.stores import Files
 from objectives.models.sources import Sources
-from tests.support.architectures import MAKES, make
+from tests.support.architectures import MAKES, TINY, make
 from tests.support.models import WORDS
 
 LAYERS = 3
-_COMMON: dict[str, Any] = {
-    "vocab_size": len(WORDS),
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 64,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": None,
-}
+_COMMON = TINY | {"num_hidden_layers": LAYERS}
 OTHERS: dict[str, PretrainedConfig] = {
     "glm4": Glm4Config(**_COMMON, head_dim=8),
     "granite": GraniteConfig(**_COMMON),
