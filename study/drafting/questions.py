@@ -1,6 +1,7 @@
 """Determine how to read a question file: its kind, its fields and the form of its labels."""
 
 import contextlib
+import json
 import logging
 import re
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ _ANSWER = (
     *("answer_index", "answer_idx", "output", "response"),
 )
 _MOSTLY = 0.9
-"""The minimum share of the rows that must remain if invalid and repeated rows are left out."""
+"""The minimum share of the different rows that must be valid if the others are left out."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,13 @@ def inspect_file(path: Path) -> QuestionFile:
             problems.append(error)
         else:
             return QuestionFile(path, kind, fields, "refuse", *_facts(questions, len(questions)))
+    distinct = len({json.dumps(row, sort_keys=True, default=str) for row in rows})
     for kind, parse in parsers.items():
         try:
             questions = read_questions(path, kind, parse, "skip", logging.DEBUG)
         except QuestionError:
             continue
-        if len(questions) >= _MOSTLY * len(rows):
+        if len(questions) >= _MOSTLY * distinct:
             return QuestionFile(path, kind, fields, "skip", *_facts(questions, len(rows)))
     raise problems[0]
 

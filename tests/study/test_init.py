@@ -128,6 +128,12 @@ def test_a_few_rows_that_are_no_questions_are_skipped(tmp_path: Path) -> None:
     assert (file.on_bad, file.count, file.left_out) == ("skip", 30, 1)
 
 
+def test_repeated_rows_do_not_count_as_invalid(tmp_path: Path) -> None:
+    rows = [{"question": f"Is {i} a number?\n0. yes\n1. no", "answer": i % 2} for i in range(30)]
+    file = inspect_file(saved_rows(tmp_path, [*rows, *rows, {"question": "?", "answer": "none"}]))
+    assert (file.on_bad, file.count, file.left_out) == ("skip", 30, 31)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
