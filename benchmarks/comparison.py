@@ -56,14 +56,14 @@ def made(config: StudyConfig, way: Way, seed: int, questions: int) -> Setup:
         **way.top,
     }
     setup = build(config.model_copy(update=changes), check_values=False)
-    trials = _trials(setup, questions)
+    trials = trials_within(setup, questions)
     search = config.search.model_copy(update={**way.search, "steps": trials})
     changed = setup.config.model_copy(update={"search": search}).with_trials(trials)
     fields = {**vars(setup), "config": changed}
     return way.setup(**fields)
 
 
-def _trials(setup: Setup, questions: int) -> int:
+def trials_within(setup: Setup, questions: int) -> int:
     """The most trials that, with the checkpoints of an ascent, ask at most so many questions."""
     rules, count = setup.rules, setup.search.questions
     if not rules.by_gradient:
@@ -97,7 +97,7 @@ def run(
     setup = made(config, way, seed, share)
     start = _held_out_at_start(setup, choice)
     with finished_study(setup, choice) as worker:
-        judgement, asked = _judged(worker), _asked(worker)
+        judgement, asked = _judged(worker), asked_questions(worker)
         end = next(
             (
                 c.contender.record.params
@@ -110,7 +110,7 @@ def run(
         after = made(config, WAYS[way.then], seed, questions - asked)
         continued = ContinuedSetup(**vars(after), start=end)
         with finished_study(continued, choice) as worker:
-            judgement, asked = _judged(worker), asked + _asked(worker)
+            judgement, asked = _judged(worker), asked + asked_questions(worker)
         setup = continued
     held_out = {c.contender.name: c.held_out for c in judgement.contenders if c.held_out}
     return {
@@ -146,7 +146,7 @@ def _judged(worker: Worker) -> Judgement:
     return judge(worker.setup, worker.trials.all(), worker.answers)
 
 
-def _asked(worker: Worker) -> int:
+def asked_questions(worker: Worker) -> int:
     """The questions that the search asked, a gradient step's three times."""
     total = 0
     for record in worker.trials.all():

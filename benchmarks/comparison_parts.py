@@ -75,7 +75,7 @@ class ContinuedRules(SearchRules):
 
     def sampler(self, population: int, *_: Any) -> ReplaySampler:
         space, seed = self.genome.space, self.config.study.seed
-        shares = [(self.start[name] - r.low) / (r.high - r.low) for name, r in space.items()]
+        shares = [r.share(self.start[name]) for name, r in space.items()]
         return ReplaySampler(Replay(space, seed, population, 1 / 20, shares), space)
 
 
@@ -122,7 +122,7 @@ class ParentRules(SearchRules):
     def sampler(self, population: int, *_: Any) -> ReplaySampler:
         space, study = ranges(self.genome.space), self.config.study
         [params] = [b.params for b in self.genome.baselines() if b.name == PARENT]
-        start = [(params[name] - r.low) / (r.high - r.low) for name, r in space.items()]
+        start = [r.share(params[name]) for name, r in space.items()]
         return ReplaySampler(Replay(space, study.seed, population, study.sigma, start), space)
 
 

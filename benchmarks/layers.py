@@ -12,20 +12,23 @@ the final merge of the first one.
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.comparison import (
+    asked_questions,
     finished_study,
+    made,
     read_lines,
     run_missing,
     search_parser,
     started,
+    trials_within,
 )
+from benchmarks.comparison_parts import WAYS as WEIGHT_WAYS
 from benchmarks.comparison_parts import SharedChoice
 from objectives.export.export import export
-from storage.trials import RESULT, SLOT
 from study.config.genome import PathConfig
 from study.config.load import load_config
 from study.config.study import StudyConfig
@@ -86,26 +89,14 @@ WAYS: dict[str, Way | None] = {
 }
 
 
-def with_trials(setup: Setup, questions: int) -> Setup:
-    """Return the setup with as many trials as ask this number of questions."""
-    rules, population = setup.rules, setup.rules.population()
-    trials = int(questions / (rules.share * setup.search.questions)) // population * population
-    return replace(setup, config=setup.config.with_trials(max(population, trials)))
-
-
-def of_weights(config: StudyConfig, seed: int, questions: int) -> Setup:
-    study = config.study.model_copy(update={"seed": seed, "population": None})
-    changed = config.model_copy(update={"study": study})
-    return with_trials(build(changed, check_values=False), questions)
-
-
 def of_paths(config: StudyConfig, way: Way, seed: int, questions: int, first: Path | None) -> Setup:
     models = [*([str(first)] if first else []), *config.genome.models]
     genome = PathConfig.model_validate({"kind": "layers", "models": models, **way.genome})
     study = config.study.model_copy(update={"seed": seed, "population": None})
     changed = config.model_copy(update={"genome": genome, "study": study})
-    made = with_trials(build(changed, check_values=False), questions)
-    return way.setup(**vars(made))
+    setup = build(changed, check_values=False)
+    limited = setup.config.with_trials(trials_within(setup, questions))
+    return way.setup(**(vars(setup) | {"config": limited}))
 
 
 def run(
@@ -117,16 +108,16 @@ def run(
         first, asked, before = None, 0, {}
         if way is None or way.after_weights:
             share = questions if way is None else questions // 2
-            setup = of_weights(config, seed, share)
+            setup = made(config, WEIGHT_WAYS["CMA-ES"], seed, share)
             with finished_study(setup, shared) as worker:
-                row, asked = _row(worker), _asked(worker)
+                row, asked = _row(worker), asked_questions(worker)
                 if way is not None:
                     before, first = row["contenders"], Path(folder) / "weights"
                     _write_final(worker, first)
         if way is not None:
             paths = of_paths(config, way, seed, questions - asked, first)
             with finished_study(paths, choose_engine(config)) as worker:
-                row, asked = _row(worker), asked + _asked(worker)
+                row, asked = _row(worker), asked + asked_questions(worker)
     seconds = time.monotonic() - began
     return {"way": name, "seed": seed, "asked": asked, "seconds": seconds, "before": before} | row
 
@@ -160,12 +151,6 @@ def _row(worker: Worker) -> dict[str, Any]:
         "sentence": judgement.sentence,
         "hops": hops,
     }
-
-
-def _asked(worker: Worker) -> int:
-    """Return the number of questions that the search trials were asked."""
-    trials = [r for r in worker.trials.all() if r.complete and SLOT in r.attributes]
-    return sum(int(trial.attributes[RESULT]["asked"]) for trial in trials)
 
 
 def table(lines: list[dict[str, Any]]) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from objectives.errors import EngineError, SourceError
 from objectives.merge.path import check_path, is_scaled, path_config, path_tensors, scaled
-from objectives.merge.recipe import Hop, MergeRecipe, PathRecipe, Recipe
+from objectives.merge.recipe import Hop, PathRecipe, Recipe, as_path
 from objectives.merge.stores import Files, Store
 from objectives.models.sources import Sources
 from objectives.models.special_tokens import EndTokens
@@ -66,18 +66,17 @@ class PathEngine(TransformersEngine):
 
     def load(self, recipe: Recipe) -> None:
         """Put the path together. Raises EngineError, also for a merge of several models."""
-        if isinstance(recipe, MergeRecipe):
-            if recipe.copied_model is None:
-                raise EngineError("an engine of paths loads no merge of several models")
-            recipe = PathRecipe.whole(recipe.copied_model, self._num_layers, recipe.dtype)
-        if recipe.dtype != self._merge_dtype:
-            raise EngineError(f"the path is in {recipe.dtype}, the engine in {self._merge_dtype}")
+        path = as_path(recipe)
+        if path is None:
+            raise EngineError("an engine of paths loads no merge of several models")
+        if path.dtype != self._merge_dtype:
+            raise EngineError(f"the path is in {path.dtype}, the engine in {self._merge_dtype}")
         try:
-            check_path(recipe, self._sources)
+            check_path(path, self._sources)
         except SourceError as error:
             raise EngineError(str(error)) from None
         with out_of_memory_as_engine_error(), torch.no_grad():
-            self._load_path(recipe)
+            self._load_path(path)
 
     def close(self) -> None:
         self._library.clear()

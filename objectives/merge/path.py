@@ -79,7 +79,7 @@ def check_path(recipe: PathRecipe, sources: Sources) -> None:
 
 def unscalable(sources: Sources) -> str | None:
     """Return why the layers of these models cannot be scaled; None if they can."""
-    for names in _names_by_layer(sources).values():
+    for names in _names_in_layers(sources):
         norms = [n for n in names if "norm" in n.split(".")[-2] and "attn" not in n.split(".")[-3]]
         named = any(module in name for name in names for module in _POST_NORMS)
         if named or len({name.split(".")[-2] for name in norms}) > _INPUT_NORMS:
@@ -89,7 +89,7 @@ def unscalable(sources: Sources) -> str | None:
 
 def without_outputs(sources: Sources) -> str | None:
     """Return why a layer of scale 0 would not be idle in these models; None if it is."""
-    for names in _names_by_layer(sources).values():
+    for names in _names_in_layers(sources):
         for module in _SCALED:
             if sum(name.endswith(f".{module}.weight") for name in names) != 1:
                 return f"{sources.reference.architecture} has no single {module} in each layer"
@@ -113,13 +113,19 @@ def check_layers(sources: Sources) -> None:
             )
 
 
-def _names_by_layer(sources: Sources) -> dict[int, list[str]]:
-    """Return the names of the tensors of each layer."""
-    names: dict[int, list[str]] = {}
+def _by_layer(sources: Sources) -> dict[int, list[TensorInfo]]:
+    """Return the tensors by layer, in their order; -1 is before the first, `num_layers` after the
+    last."""
+    by_layer: dict[int, list[TensorInfo]] = {}
     for info in sources.layout:
-        if 0 <= info.layer < sources.num_layers:
-            names.setdefault(info.layer, []).append(info.name)
-    return names
+        by_layer.setdefault(info.layer, []).append(info)
+    return by_layer
+
+
+def _names_in_layers(sources: Sources) -> list[list[str]]:
+    """Return the names of the tensors of each layer."""
+    by_layer = _by_layer(sources)
+    return [[info.name for info in by_layer[layer]] for layer in range(sources.num_layers)]
 
 
 def fixed_places(sources: Sources) -> str | None:
@@ -142,10 +148,7 @@ def is_scaled(name: str) -> bool:
 
 def path_tensors(recipe: PathRecipe, sources: Sources) -> list[PathTensor]:
     """Return the tensors of the path's model, in their order."""
-    by_layer: dict[int, list[TensorInfo]] = {}
-    for info in sources.layout:
-        by_layer.setdefault(info.layer, []).append(info)
-    ends = recipe.ends
+    by_layer, ends = _by_layer(sources), recipe.ends
     tensors = [PathTensor(info.name, info, ends, 1.0) for info in by_layer.get(-1, [])]
     for position, hop in enumerate(recipe.hops):
         for info in by_layer[hop.layer]:

@@ -188,6 +188,15 @@ Recipe: TypeAlias = MergeRecipe | PathRecipe
 """What an engine loads and an export writes."""
 
 
+def as_path(recipe: Recipe) -> PathRecipe | None:
+    """Return the path of a recipe: that through all layers of a copied model, or None if the recipe
+    merges several models."""
+    if isinstance(recipe, PathRecipe):
+        return recipe
+    copied = recipe.copied_model
+    return None if copied is None else PathRecipe.whole(copied, recipe.num_layers, recipe.dtype)
+
+
 def recipe_of_dict(data: Mapping[str, Any]) -> Recipe:
     """Return the merge or the path. `data` is the result of `to_dict`, possibly read from JSON."""
     return PathRecipe.from_dict(data) if "hops" in data else MergeRecipe.from_dict(data)

@@ -133,6 +133,18 @@ class Range(Section):
             raise ValueError(f"start {self.start:g} is outside {self.low:g} to {self.high:g}")
         return self
 
+    def clip(self, value: float) -> float:
+        """Return the value of the range that is closest to `value`."""
+        return min(max(value, self.low), self.high)
+
+    def share(self, value: float) -> float:
+        """Return the position of a value as a share of the range, which is 0 at its low end."""
+        return (value - self.low) / (self.high - self.low)
+
+    def at(self, share: float) -> float:
+        """Return the value at a share of the range, within the bounds."""
+        return self.clip(self.low + share * (self.high - self.low))
+
 
 class SpaceConfig(Section):
     """The ranges of the parameters. study/config/ranges.py has the defaults."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from objectives.merge.recipe import Hop, MergeRecipe, PathRecipe
+from objectives.merge.recipe import Hop, MergeRecipe, as_path
 from storage.trials import TrialRecord
 from study.search.genome import Genome, MergeGenome, recipe_of
 from study.search.history import search_trials
@@ -121,7 +121,7 @@ def merge_parameters(record: TrialRecord, genome: Genome) -> MergeParameters | N
 
 def _count_at_bound(record: TrialRecord, genome: MergeGenome) -> int:
     """Return how many parameters are within 1% of the ends of their ranges."""
-    shares = [(record.params[n] - r.low) / (r.high - r.low) for n, r in genome.space.items()]
+    shares = [r.share(record.params[name]) for name, r in genome.space.items()]
     return sum(not _BOUND_MARGIN < share < 1 - _BOUND_MARGIN for share in shares)
 
 
@@ -131,12 +131,11 @@ def path_parameters(
     """Return the path of a trial, or None if the study merges weights."""
     if not isinstance(genome, PathGenome):
         return None
-    recipe = recipe_of(record, genome)
-    if not isinstance(recipe, PathRecipe):  # a model
-        recipe = PathRecipe.whole(recipe.models[0], genome.num_layers)
+    path = as_path(recipe_of(record, genome))
+    assert path is not None
     scores = [
         ScoreAtDepth(len(genome.recipe(trial.params).hops), trial.value)
         for trial in search_trials(records)
         if trial.value is not None
     ]
-    return PathParameters(record.number, genome.models, genome.num_layers, recipe.hops, scores)
+    return PathParameters(record.number, genome.models, genome.num_layers, path.hops, scores)

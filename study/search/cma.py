@@ -30,6 +30,13 @@ def one_thread() -> AbstractContextManager[Any]:
     return context
 
 
+def symmetric_root(basis: Floats, scales: Floats, normal: Floats) -> Floats:
+    """Return the symmetric square root of a covariance, whose eigenvectors are the columns of
+    `basis` and whose eigenvalues are the squares of `scales`, times the vector `normal`."""
+    product: Floats = basis @ (scales * (basis.T @ normal))
+    return product
+
+
 class _Symmetric(CMA):  # type: ignore[misc]
     """CMA-ES whose points are drawn with the symmetric square root of the covariance.
 
@@ -40,8 +47,8 @@ class _Symmetric(CMA):  # type: ignore[misc]
 
     def _sample_solution(self) -> Floats:
         basis, scales = self._eigen_decomposition()
-        normal = self._rng.randn(len(self._mean))
-        point: Floats = self._mean + self._sigma * (basis @ (scales * (basis.T @ normal)))
+        step = symmetric_root(basis, scales, self._rng.randn(len(self._mean)))
+        point: Floats = self._mean + self._sigma * step
         return point
 
 

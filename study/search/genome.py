@@ -151,7 +151,7 @@ class MergeGenome:
             parameter = self._method.parameter(name.split("/")[-1])
             default = None if parameter is None else parameter.default
             value = start_value(range_) if default is None else float(default)
-            point[name] = min(max(value, range_.low), range_.high)
+            point[name] = range_.clip(value)
         return point
 
     def _halfway(self, pair: tuple[str, str]) -> Baseline:
@@ -178,10 +178,10 @@ class MergeGenome:
         for name in self._names():
             model, parameter = name.split("/")[0], name.split("/")[-1]
             if self._per_model and parameter == self._per_model[0].name in ("weight", "t"):
-                low, high = self.space[name].low, self.space[name].high
-                point[name] = min(max(weights.get(model, low), low), high)
+                range_ = self.space[name]
+                point[name] = range_.clip(weights.get(model, range_.low))
         if SCALE in point:
-            point[SCALE] = min(max(1.0, self.space[SCALE].low), self.space[SCALE].high)
+            point[SCALE] = self.space[SCALE].clip(1.0)
         return point
 
     def _knots(self) -> tuple[str, ...]:

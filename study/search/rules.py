@@ -156,7 +156,7 @@ class SearchRules:
         if self.config.search.start is None:
             return start_of(space, self.config.study.seed, self.config.random_init)
         point = self._point_of(self.config.search.start)
-        return [(point[name] - r.low) / (r.high - r.low) for name, r in space.items()]
+        return [r.share(point[name]) for name, r in space.items()]
 
     def _point_of(self, model: str) -> Mapping[str, float]:
         """Return the point at which one model of the merge is alone, within the bounds.

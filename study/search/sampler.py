@@ -116,14 +116,11 @@ class Replay:
         self._optimizer.tell(solutions)
 
     def _scaled(self, shares: NDArray[np.float64]) -> dict[str, float]:
-        params = {}
-        for share, (name, range_) in zip(shares, self._space.items(), strict=True):
-            value = range_.low + float(share) * (range_.high - range_.low)
-            params[name] = min(max(value, range_.low), range_.high)
-        return params
+        pairs = zip(shares, self._space.items(), strict=True)
+        return {name: range_.at(float(share)) for share, (name, range_) in pairs}
 
     def _shares(self, params: Mapping[str, float]) -> NDArray[np.float64]:
-        return np.array([(params[n] - r.low) / (r.high - r.low) for n, r in self._space.items()])
+        return np.array([r.share(params[name]) for name, r in self._space.items()])
 
 
 class ReplaySampler(BaseSampler):
@@ -188,6 +185,4 @@ def start_of(space: Mapping[str, Range], seed: int, random: bool) -> list[float]
     if random:
         generator = np.random.default_rng(np.random.SeedSequence([seed, len(space)]))
         return [float(u) for u in generator.random(len(space))]
-    return [
-        0.5 if r.start is None else (r.start - r.low) / (r.high - r.low) for r in space.values()
-    ]
+    return [0.5 if r.start is None else r.share(r.start) for r in space.values()]

@@ -89,5 +89,4 @@ def distribution(start: Mapping[str, Any]) -> Distribution:
 
 
 def _share(value: float, range_: Range) -> float:
-    share = (value - range_.low) / (range_.high - range_.low)
-    return round(min(max(share, 0.0), 1.0), _DIGITS)
+    return round(min(max(range_.share(value), 0.0), 1.0), _DIGITS)

@@ -31,16 +31,8 @@ DRAWS = "search.draws"
 _LATER_FACTS = (END_TOKENS, DRAWS)
 """Facts that older studies lack. Such a study keeps its original behaviour."""
 _OF_ANOTHER_SEARCH = {
-    *(
-        "genome.kind",
-        "models",
-        "base_model",
-        "filters",
-        "merge_method",
-        "parameters",
-        "smooth",
-        "held_out",
-    )
+    *("genome.kind", "models", "base_model", "filters", "merge_method", "parameters", "smooth"),
+    "held_out",
 }
 _OF_ANOTHER_SEARCH_PREFIXES = ("model ", "search questions of ", "held-out questions of ")
 """Keys of what is merged and asked; the prefixes are followed by the name of a model or a task."""

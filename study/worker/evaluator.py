@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from objectives.engines.engine import Engine
 from objectives.errors import EngineError, ScorerError
+from objectives.merge.recipe import PathRecipe
 from objectives.sampling import Sample
 from objectives.scoring import Scores, finite_or_none
 from storage.gradients import StoredGradient
@@ -89,8 +90,8 @@ class Evaluator:
         merged = time.perf_counter()
         scores = self._setup.search.evaluate(self._engine, samples)
         genome, penalty = self._setup.genome, 0.0
-        if isinstance(genome, PathGenome) and SLOT in job.attributes:
-            penalty = genome.penalty(job.params)
+        if isinstance(genome, PathGenome) and isinstance(job.recipe, PathRecipe):
+            penalty = genome.penalty(job.recipe) if SLOT in job.attributes else 0.0
         if scores.non_finite:
             log.warning(
                 "trial gave NaN or infinity in %d answers: they count as wrong", scores.non_finite

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from objectives.errors import MergeError, WeightError
 from objectives.merge.path import merged_path, path_tensors
-from objectives.merge.recipe import MergeRecipe, PathRecipe, Recipe, recipe_of_dict
+from objectives.merge.recipe import (
+    MergeRecipe,
+    PathRecipe,
+    Recipe,
+    as_path,
+    recipe_of_dict,
+)
 from objectives.merge.stores import Files, Resident, Store, Streamed
 from objectives.merge.stream import MergeStream
 from objectives.models.sources import Sources
@@ -98,14 +104,12 @@ class MergeExtension:
             yield name, tensor
 
     def _tensors(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
-        sources = self._stream.sources
         if self._max_hops is None:
             assert isinstance(recipe, MergeRecipe)
             return self._stream.tensors(recipe)
-        if isinstance(recipe, MergeRecipe):
-            assert recipe.copied_model is not None
-            recipe = PathRecipe.whole(recipe.copied_model, sources.num_layers, recipe.dtype)
-        return merged_path(recipe.padded(self._max_hops), sources, self._store)
+        path = as_path(recipe)
+        assert path is not None
+        return merged_path(path.padded(self._max_hops), self._stream.sources, self._store)
 
     def _check_names(self, merged: set[str]) -> None:
         """Check that a merge has exactly the model's tensors, because vLLM ignores missing ones."""

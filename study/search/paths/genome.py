@@ -79,9 +79,9 @@ class PathGenome:
             hops.append(Hop(*layer, params.get(self._name(position, "scale"), 1.0)))
         return PathRecipe(tuple(hops or [Hop(self.reference, 0)]), self.reference)
 
-    def penalty(self, params: Mapping[str, float]) -> float:
-        """Return what is subtracted from the objective of a point for the length of its path."""
-        return self.config.hop_penalty * (len(self.recipe(params).hops) - self.num_layers)
+    def penalty(self, path: PathRecipe) -> float:
+        """Return what is subtracted from the objective of a trial for the length of its path."""
+        return self.config.hop_penalty * (len(path.hops) - self.num_layers)
 
     def label(self, name: str, value: float) -> str:
         """Return the text of a parameter's value."""
@@ -144,24 +144,18 @@ class PathGenome:
     def _whole(self, model: str) -> dict[str, float]:
         """Return the point of the path through one model, except at fixed positions."""
         point: dict[str, float] = {}
-        for name, parameter in self.space.items():
-            if isinstance(parameter, Choice):
-                position = self._position_of[name]
-                chosen = (model, self.depths[position])
-                home = position in self._homes
-                point[name] = 1.0 + self._options[position].index(chosen) if home else 0.0
-            else:
-                point[name] = min(max(1.0, parameter.low), parameter.high)
+        for position in self._free:
+            point[self._name(position, "layer")] = float(self._index_of(model, position))
+            if self._scales is not None:
+                point[self._name(position, "scale")] = self._scales.clip(1.0)
         return point
 
     def _space(self) -> Space:
         space: dict[str, Range | Choice] = {}
-        self._position_of: dict[str, int] = {}
         for position in self._free:
             labels = [f"{model} {layer}" for model, layer in self._options[position]]
-            name = self._name(position, "layer")
-            self._position_of[name] = position
-            space[name] = Choice((NONE, *labels), self._start_of(position))
+            choice = Choice((NONE, *labels), self._start_of(position))
+            space[self._name(position, "layer")] = choice
             if self._scales is not None:
                 space[self._name(position, "scale")] = self._scales
         if not space:
@@ -178,15 +172,14 @@ class PathGenome:
             return None
         if configured is not None and configured.low < 0:
             raise ConfigError(f"space.scale: must be at least 0, not {configured.low:g}")
-        if unscalable is None and configured is not None and configured.start is None:
-            start = min(max(1.0, configured.low), configured.high)
-            return configured.model_copy(update={"start": start})
-        if unscalable is None:
+        if unscalable is not None:
+            if configured is not None or "scale_layers" in self.config.model_fields_set:
+                raise ConfigError(f"genome.scale_layers: layers cannot be scaled: {unscalable}")
+            log.warning("the layers are not scaled: %s", unscalable)
+            return None
+        if configured is None or configured.start is not None:
             return configured or SCALES
-        if configured is not None or "scale_layers" in self.config.model_fields_set:
-            raise ConfigError(f"genome.scale_layers: layers cannot be scaled: {unscalable}")
-        log.warning("the layers are not scaled: %s", unscalable)
-        return None
+        return configured.model_copy(update={"start": configured.clip(1.0)})
 
     def _max_hops(self) -> int:
         positions = self.config.positions(self.num_layers)
@@ -205,9 +198,14 @@ class PathGenome:
 
     def _start_of(self, position: int) -> int:
         """Return the index of the label at the start: the first model's layer, or none."""
+        return self._index_of(self.reference, position)
+
+    def _index_of(self, model: str, position: int) -> int:
+        """Return the index of the label of a model's layer in the path through it alone, or of
+        none."""
         if position not in self._homes:
             return 0
-        return 1 + self._options[position].index((self.reference, self.depths[position]))
+        return 1 + self._options[position].index((model, self.depths[position]))
 
     def _name(self, position: int, parameter: str) -> str:
         digits = len(str(self.max_hops - 1))

@@ -12,7 +12,7 @@ import numpy as np
 from cmaes import CatCMAwM
 from numpy.typing import NDArray
 
-from study.search.cma import Floats, one_thread
+from study.search.cma import Floats, one_thread, symmetric_root
 
 Point = tuple[Floats, NDArray[np.int64]]
 """The continuous coordinates, 0 to 1, and the index of each choice."""
@@ -24,8 +24,7 @@ class _Symmetric(CatCMAwM):  # type: ignore[misc]
 
     def _sample_from_gaussian(self) -> Floats:
         basis, scales = self._eigen_decomposition()
-        normal = self._rng.randn(self._Nmi)
-        step = basis @ (scales * (basis.T @ normal))
+        step = symmetric_root(basis, scales, self._rng.randn(self._Nmi))
         point: Floats = self._mean + self._sigma * self._A * step
         return point
 

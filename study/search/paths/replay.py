@@ -28,8 +28,7 @@ class PathReplay:
         are those of each choice's labels in the first generation."""
         self._space, self._ranges, self._choices = space, ranges(space), choices(space)
         self._seed, self.population, self._sigma = seed, population, sigma
-        starts = [(start_value(r) - r.low) / (r.high - r.low) for r in self._ranges.values()]
-        self._start = np.array(starts)
+        self._start = np.array([r.share(start_value(r)) for r in self._ranges.values()])
         self._first = [np.array(probabilities[name]) for name in self._choices]
         self._rewind()
 
@@ -80,13 +79,10 @@ class PathReplay:
     def _params(self, point: Point) -> dict[str, float]:
         shares, indices = point
         pairs = zip(shares, self._ranges.items(), strict=True)
-        params = {
-            name: min(max(r.low + float(share) * (r.high - r.low), r.low), r.high)
-            for share, (name, r) in pairs
-        }
+        params = {name: r.at(float(share)) for share, (name, r) in pairs}
         params |= {name: float(i) for i, name in zip(indices, self._choices, strict=True)}
         return {name: params[name] for name in self._space}
 
     def _point(self, params: Mapping[str, float]) -> Point:
-        shares = [(params[name] - r.low) / (r.high - r.low) for name, r in self._ranges.items()]
+        shares = [r.share(params[name]) for name, r in self._ranges.items()]
         return np.array(shares), np.array([int(params[name]) for name in self._choices])

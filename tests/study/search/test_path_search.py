@@ -160,11 +160,11 @@ def test_the_mean_has_the_most_frequent_choices() -> None:
 def test_the_penalty_counts_layers_beyond_those_of_a_model() -> None:
     genome = genome_of(max_hops=6, hop_penalty=0.25, repeats=9)
     start = start_of(genome)
-    assert genome.penalty(start) == 0.0
+    assert genome.penalty(genome.recipe(start)) == 0.0
     home = next(n for n, p in genome.space.items() if isinstance(p, Choice) and p.start)
-    assert genome.penalty(start | {home: 0.0}) == -0.25
+    assert genome.penalty(genome.recipe(start | {home: 0.0})) == -0.25
     spare = next(n for n, p in genome.space.items() if isinstance(p, Choice) and not p.start)
-    assert genome.penalty(start | {spare: 1.0}) == 0.25
+    assert genome.penalty(genome.recipe(start | {spare: 1.0})) == 0.25
 
 
 def test_models_that_cannot_be_scaled(caplog: pytest.LogCaptureFixture) -> None:
